@@ -1,0 +1,148 @@
+"""Frozen, strict configs of the ground floor. Defaults live here only; the command line reads them from here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from sae_train.errors import ConfigError, nearest_first
+
+T = TypeVar("T")
+
+
+def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Build a config from a mapping; an unknown key is an error.
+
+    Raises:
+        ConfigError: A key is not a field of `kind`.
+    """
+    fields = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"{kind.__name__} has no key '{key}'", got=key, expected=nearest_first(key, fields))
+    return kind(**values)
+
+
+def default_of(kind: type, field: str) -> Any:
+    """Return a field's default, for the command line.
+
+    Example:
+        >>> default_of(CacheConfig, "ctx_len")
+        128
+    """
+    return next(f.default for f in dataclasses.fields(kind) if f.name == field)
+
+
+def require(condition: bool, option: str, got: object, expected: str) -> None:
+    """Raise ConfigError unless the condition holds."""
+    if not condition:
+        raise ConfigError(f"{option} is out of range", got=f"{got} ({option})", expected=expected)
+
+
+@dataclass(frozen=True)
+class CacheConfig:
+    """How a language model's activations are cached.
+
+    Attributes:
+        hook_points: Canonical names, stored in one pass.
+        ctx_len: Tokens in a window, the beginning-of-sequence token included.
+        max_tokens: Rows to store; None stores the whole text.
+        batch_size: Windows in one forward pass.
+        dtype: `bfloat16`, `float16` or `float32` on disk.
+        entity_share: Share of rows that are last name tokens of entity contexts.
+        seed: Shuffles the entity contexts and their places among the text.
+    """
+
+    hook_points: tuple[str, ...]
+    ctx_len: int = 128
+    max_tokens: int | None = None
+    batch_size: int = 32
+    dtype: str = "bfloat16"
+    entity_share: float = 0.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(len(self.hook_points) > 0, "--hook-point", "none", "at least one")
+        require(len(set(self.hook_points)) == len(self.hook_points), "--hook-point", self.hook_points, "each once")
+        require(self.ctx_len >= 2, "--ctx-len", self.ctx_len, ">= 2")
+        require(self.max_tokens is None or self.max_tokens >= 1, "--max-tokens", self.max_tokens, ">= 1")
+        require(self.batch_size >= 1, "--batch-size", self.batch_size, ">= 1")
+        require(
+            self.dtype in ("bfloat16", "float16", "float32"),
+            "--dtype",
+            self.dtype,
+            "bfloat16, float16, float32",
+        )
+        require(0 <= self.entity_share < 1, "--entity-share", self.entity_share, "0 <= share < 1")
+
+
+@dataclass(frozen=True)
+class SaeTrainConfig:
+    """How an SAE is trained.
+
+    Attributes:
+        hook_point: Which activations of the store.
+        arch: `topk` or `relu`.
+        k: Latents kept per token (`topk`).
+        expansion: `d_sae / d_in`; ignored when `d_sae` is given.
+        d_sae: Number of latents; None means `expansion * d_in`.
+        tokens: Rows to train on, repeats included; None means one pass.
+        batch_size: Rows a step.
+        lr: Adam's step size; None means 2e-4 / sqrt(d_sae / 2**14) (the scaling of Gao et al. 2024, sec. 2.3).
+        lr_warmup_steps: Steps of linear warm-up.
+        lr_decay_share: Share of the run, at its end, in which the step size falls linearly to zero.
+        l1_coefficient: Weight of the sparsity term (`relu`).
+        l1_warmup_share: Share of the run in which that weight grows from zero.
+        auxk_alpha: Weight of the loss that revives dead latents (`topk`); 1/32 in Gao et al. 2024.
+        dead_after_tokens: A latent is dead when it has not fired in that many; None means a tenth of the run.
+        holdout_share: Share of the documents that are never trained on.
+        eval_every: Steps between evaluations on held-out documents; 0 evaluates at the end only.
+        save_every: Steps between checkpoints.
+        buffer_mb: Memory for the shuffle window.
+        seed: Draws the weights, the held-out documents and the order of rows.
+    """
+
+    hook_point: str
+    arch: str = "topk"
+    k: int = 32
+    expansion: int = 8
+    d_sae: int | None = None
+    tokens: int | None = None
+    batch_size: int = 2048
+    lr: float | None = None
+    lr_warmup_steps: int = 50
+    lr_decay_share: float = 0.2
+    l1_coefficient: float = 5.0
+    l1_warmup_share: float = 0.05
+    auxk_alpha: float = 1 / 32
+    dead_after_tokens: int | None = None
+    holdout_share: float = 0.05
+    eval_every: int = 0
+    save_every: int = 500
+    buffer_mb: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(self.k >= 1, "--k", self.k, ">= 1")
+        require(self.expansion >= 1, "--expansion", self.expansion, ">= 1")
+        require(self.d_sae is None or self.d_sae >= 1, "--d-sae", self.d_sae, ">= 1")
+        require(self.tokens is None or self.tokens >= 1, "--tokens", self.tokens, ">= 1")
+        require(self.batch_size >= 1, "--batch-size", self.batch_size, ">= 1")
+        require(self.lr is None or self.lr > 0, "--lr", self.lr, "> 0")
+        require(self.lr_warmup_steps >= 0, "--lr-warmup-steps", self.lr_warmup_steps, ">= 0")
+        require(0 <= self.lr_decay_share <= 1, "--lr-decay-share", self.lr_decay_share, "0 <= share <= 1")
+        require(self.l1_coefficient >= 0, "--l1-coefficient", self.l1_coefficient, ">= 0")
+        require(0 <= self.l1_warmup_share <= 1, "--l1-warmup-share", self.l1_warmup_share, "0 <= share <= 1")
+        require(self.auxk_alpha >= 0, "--auxk-alpha", self.auxk_alpha, ">= 0")
+        require(
+            self.dead_after_tokens is None or self.dead_after_tokens >= 1,
+            "--dead-after-tokens",
+            self.dead_after_tokens,
+            ">= 1",
+        )
+        require(self.eval_every >= 0, "--eval-every", self.eval_every, ">= 0")
+        require(0 < self.holdout_share < 1, "--holdout-share", self.holdout_share, "0 < share < 1")
+        require(self.save_every >= 1, "--save-every", self.save_every, ">= 1")
+        require(self.buffer_mb >= 1, "--buffer-mb", self.buffer_mb, ">= 1")

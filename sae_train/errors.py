@@ -1,0 +1,131 @@
+"""The errors a user can meet, in one tree, and the form of their messages.
+
+Everything the workbench raises on purpose derives from `WorkbenchError`; whatever else comes up is a defect
+and keeps its traceback. The command line turns the tree into exit codes in one place (`cli/main.py`).
+
+    WorkbenchError                 something the user can act on
+    ├── InputError                 bad input or usage                             exit code 2
+    │   ├── ConfigError            an option or a config key is out of range
+    │   ├── MissingFileError       a path does not exist or cannot be read
+    │   ├── FileFormatError        a file is not what it should be
+    │   │   └── SchemaError        one of ours, but of another kind or version
+    │   ├── OutputExistsError      the output is there already
+    │   ├── HookPointError         the language model has no such hook point
+    │   ├── ShapeError             arrays that do not fit together
+    │   ├── EntityError            an entity or a list of them cannot be used
+    │   ├── DtypeError             values that the chosen dtype cannot hold
+    │   └── DiskSpaceError         the result would not fit on the disk
+    └── RunError                   a run that started and could not finish        exit code 1
+        ├── NumericalError         NaN, Inf or an exploding loss
+        ├── NoChangeError          an unlearning run that changed nothing
+        └── CollapseError          an unlearning run that destroyed the model
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class WorkbenchError(Exception):
+    """Say what could not be done, what came in, what was expected and what to try.
+
+    Args:
+        what: What could not be done, naming the thing.
+        got: The value, and where it came from.
+        expected: The rule or the allowed values, nearest match first.
+        try_: One command or option that helps.
+
+    Example:
+        >>> print(InputError("no hook point 'layer.1'", got="layer.1 (--hook-point)", expected="layers.1"))
+        no hook point 'layer.1'
+          got:      layer.1 (--hook-point)
+          expected: layers.1
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, *, got: object = None, expected: object = None, try_: str | None = None) -> None:
+        self.what = what
+        self.got = got
+        self.expected = expected
+        self.try_ = try_
+        lines = [what]
+        for label, value in (("got", got), ("expected", expected), ("try", try_)):
+            if value is not None:
+                lines.append(f"  {label + ':':<9} {value}")
+        super().__init__("\n".join(lines))
+
+
+class InputError(WorkbenchError):
+    """Bad input or usage; nothing was written."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """An option or a config key is unknown or out of range."""
+
+
+class MissingFileError(InputError):
+    """A path does not exist or cannot be read."""
+
+
+class FileFormatError(InputError):
+    """A file is not in the format it should be in."""
+
+
+class SchemaError(FileFormatError):
+    """A workbench file of another kind, or of a newer version than this program reads."""
+
+
+class OutputExistsError(InputError):
+    """The output path is taken and neither --overwrite nor --resume was given."""
+
+
+class HookPointError(InputError):
+    """The language model, or the file, has no such hook point."""
+
+
+class ShapeError(InputError):
+    """Two arrays that should fit together do not."""
+
+
+class EntityError(InputError):
+    """An entity, or a list of entities, cannot be used."""
+
+
+class DtypeError(InputError):
+    """The values do not fit into the chosen dtype."""
+
+
+class DiskSpaceError(InputError):
+    """The result would not fit on the disk."""
+
+
+class RunError(WorkbenchError):
+    """A run that started and could not finish."""
+
+
+class NumericalError(RunError):
+    """NaN, Inf or an exploding loss; the last good checkpoint stays."""
+
+
+class NoChangeError(RunError):
+    """An unlearning run that changed nothing."""
+
+
+class CollapseError(RunError):
+    """An unlearning run that destroyed the model."""
+
+
+def nearest_first(value: str, allowed: Iterable[str], *, most: int = 6) -> str:
+    """Render allowed values, the ones nearest to `value` first.
+
+    Example:
+        >>> nearest_first("layer.1", ["embed", "layers.0", "layers.1"])
+        'layers.1, layers.0, embed'
+    """
+    ranked = sorted(allowed, key=lambda a: -difflib.SequenceMatcher(None, value, a).ratio())
+    more = f", … ({len(ranked) - most} more)" if len(ranked) > most else ""
+    return ", ".join(ranked[:most]) + more

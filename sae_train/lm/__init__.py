@@ -1,0 +1,1 @@
+"""Everything that touches a language model: loading, hook points, tokens, greedy answers."""

@@ -1,0 +1,210 @@
+"""Hook points: names, capture and replacement of activations. The only place that registers hooks.
+
+Names, the same for every architecture: `embed` (what enters block 0), `layers.N` (the residual stream after
+block N), `layers.N.mlp` and `layers.N.self_attn` (what the two add to it). SAELens' names
+(`blocks.12.hook_resid_post`, `hook_mlp_out`, `hook_attn_out`) mean the same and are accepted.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from sae_train.errors import HookPointError, nearest_first
+from sae_train.lm.models import LanguageModel
+
+_ATTENTION_NAMES = ("self_attn", "attention", "attn", "self_attention")
+_MLP_NAMES = ("mlp", "feed_forward", "ffn")
+_SAELENS = {"hook_resid_post": "", "hook_mlp_out": ".mlp", "hook_attn_out": ".self_attn"}
+
+
+def decoder_blocks(model: nn.Module) -> nn.ModuleList:
+    """Return the list of decoder blocks, whatever the architecture calls it.
+
+    Raises:
+        HookPointError: No module list has as many entries as the config has blocks.
+    """
+    config: Any = model.config
+    n_blocks = config.get_text_config().num_hidden_layers
+    for module in model.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
+            return module
+    raise HookPointError(
+        f"no decoder blocks found in {type(model).__name__}",
+        got="no fitting list",
+        expected=f"{n_blocks} blocks",
+    )
+
+
+def hook_points(model: nn.Module) -> list[str]:
+    """Return every hook point of the model, in the order of the forward pass."""
+    names = ["embed"]
+    for index, block in enumerate(decoder_blocks(model)):
+        names += [f"layers.{index}.self_attn"] if _child(block, _ATTENTION_NAMES) is not None else []
+        names += [f"layers.{index}.mlp"] if _child(block, _MLP_NAMES) is not None else []
+        names.append(f"layers.{index}")
+    return names
+
+
+def canonical_hook_point(name: str) -> str:
+    """Translate SAELens' names and leave ours alone.
+
+    Example:
+        >>> canonical_hook_point("blocks.3.hook_resid_post"), canonical_hook_point("layers.3.mlp")
+        ('layers.3', 'layers.3.mlp')
+    """
+    found = re.fullmatch(r"blocks\.(\d+)\.(\w+)", name)
+    if found and found[2] == "hook_resid_pre":  # what enters a block is what left the one before
+        return f"layers.{int(found[1]) - 1}" if int(found[1]) else "embed"
+    if found and found[2] in _SAELENS:
+        return f"layers.{found[1]}{_SAELENS[found[2]]}"
+    return name
+
+
+def saelens_name(hook_point: str) -> str:
+    """Translate our name into SAELens'.
+
+    Example:
+        >>> saelens_name("layers.3"), saelens_name("embed")
+        ('blocks.3.hook_resid_post', 'blocks.0.hook_resid_pre')
+    """
+    if hook_point == "embed":
+        return "blocks.0.hook_resid_pre"
+    _, index, *rest = hook_point.split(".")
+    suffix = f".{rest[0]}" if rest else ""
+    return f"blocks.{index}." + next(k for k, v in _SAELENS.items() if v == suffix)
+
+
+def block_index(hook_point: str) -> int:
+    """Return the block a hook point belongs to; `embed` is -1.
+
+    Example:
+        >>> block_index("layers.12.mlp"), block_index("embed")
+        (12, -1)
+    """
+    return -1 if hook_point == "embed" else int(hook_point.split(".")[1])
+
+
+def check_hook_point(model: nn.Module, name: str, *, model_name: str = "the model") -> str:
+    """Return the canonical name.
+
+    Raises:
+        HookPointError: The model has no such hook point; the nearest names are given.
+    """
+    canonical, allowed = canonical_hook_point(name), hook_points(model)
+    if canonical not in allowed:
+        last = len(decoder_blocks(model)) - 1
+        raise HookPointError(
+            f"no hook point '{name}' in {model_name}",
+            got=f"{name} (--hook-point)",
+            expected=f"embed, layers.0 … layers.{last}, each with '.mlp' or '.self_attn'; "
+            f"nearest: {nearest_first(canonical, allowed, most=2)}",
+        )
+    return canonical
+
+
+def _child(block: nn.Module, names: Sequence[str]) -> nn.Module | None:
+    """Return the first child with one of these names."""
+    return next((getattr(block, n) for n in names if hasattr(block, n)), None)
+
+
+@contextmanager
+def _edited(model: nn.Module, hook_point: str, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+    """Call `edit` on the activations at a hook point; what it returns, if anything, takes their place."""
+    blocks = decoder_blocks(model)
+
+    def after(_module: nn.Module, _args: object, output: Any) -> Any:
+        is_tuple = isinstance(output, tuple)
+        new = edit(output[0] if is_tuple else output)
+        if new is None:
+            return None
+        return (new, *output[1:]) if is_tuple else new
+
+    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        new = edit(args[0] if args else kwargs["hidden_states"])
+        if new is None:
+            return None
+        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+
+    if hook_point == "embed":
+        handle = blocks[0].register_forward_pre_hook(before, with_kwargs=True)
+    else:
+        block = blocks[block_index(hook_point)]
+        names = {"mlp": _MLP_NAMES, "self_attn": _ATTENTION_NAMES}
+        module = _child(block, names[hook_point.split(".")[2]]) if hook_point.count(".") == 2 else block
+        assert module is not None, hook_point
+        handle = module.register_forward_hook(after)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def replaced(
+    model: nn.Module,
+    hook_point: str,
+    edit: Callable[[Float[Tensor, "batch pos d_in"]], Float[Tensor, "batch pos d_in"]],
+) -> Iterator[None]:
+    """Put `edit(activations)` in the place of the activations at one hook point while the context is open."""
+    with _edited(model, hook_point, edit):
+        yield
+
+
+@contextmanager
+def captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Float[Tensor, "batch pos d_in"]]]:
+    """Collect the activations of the forward passes run inside, the last one's under each name; graph kept."""
+    found: dict[str, Tensor] = {}
+    contexts = [_edited(model, name, lambda acts, name=name: found.__setitem__(name, acts)) for name in names]
+    entered = []
+    try:
+        for context in contexts:
+            context.__enter__()
+            entered.append(context)
+        yield found
+    finally:
+        for context in reversed(entered):
+            context.__exit__(None, None, None)
+
+
+class _Enough(Exception):
+    """Every wanted activation has been seen; the rest of the forward pass is not needed."""
+
+
+@torch.no_grad()
+def capture(
+    lm: LanguageModel,
+    input_ids: Int[Tensor, "batch pos"],
+    attention_mask: Int[Tensor, "batch pos"] | None,
+    names: Sequence[str],
+) -> dict[str, Float[Tensor, "batch pos d_in"]]:
+    """Run one batch up to the deepest hook point and return the activations at all of them.
+
+    The forward pass ends right after the last wanted hook point: no blocks behind it, no logits.
+    """
+    found: dict[str, Tensor] = {}
+
+    def keep(acts: Tensor, name: str) -> None:
+        found[name] = acts
+        if len(found) == len(names):
+            raise _Enough
+
+    contexts = [_edited(lm.model, name, lambda acts, name=name: keep(acts, name)) for name in names]
+    entered = []
+    try:
+        for context in contexts:
+            context.__enter__()
+            entered.append(context)
+        lm.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+    except _Enough:
+        pass
+    finally:
+        for context in reversed(entered):
+            context.__exit__(None, None, None)
+    return found

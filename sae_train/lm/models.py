@@ -1,0 +1,165 @@
+"""Load a causal language model and its tokenizer: hub id, Hugging Face folder or GGUF file. Never a pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch import nn
+
+from sae_train.errors import ConfigError, FileFormatError, MissingFileError
+from sae_train.runs import partial_path, resolve_device
+
+transformers.utils.logging.disable_progress_bar()  # the command line shows its own progress
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A model in evaluation mode, its tokenizer, and where they came from."""
+
+    model: nn.Module
+    tokenizer: Any
+    name: str
+    device: torch.device
+
+    @property
+    def n_blocks(self) -> int:
+        """Number of decoder blocks."""
+        return int(self._text_config.num_hidden_layers)
+
+    @property
+    def d_model(self) -> int:
+        """Width of the residual stream."""
+        return int(self._text_config.hidden_size)
+
+    @property
+    def max_positions(self) -> int:
+        """Longest context the model has positions for."""
+        return int(getattr(self._text_config, "max_position_embeddings", 2**20))
+
+    @property
+    def _text_config(self) -> Any:
+        config: Any = self.model.config
+        return config.get_text_config()
+
+    @cached_property
+    def tokenizer_hash(self) -> str:
+        """SHA-256 of the vocabulary and of the beginning-of-sequence token."""
+        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items(), key=lambda kv: kv[1]))
+        return hashlib.sha256(f"{vocabulary}|{self.tokenizer.bos_token_id}".encode()).hexdigest()
+
+
+def weights_hash(model: nn.Module) -> str:
+    """Return the SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, tied ones once."""
+    digest = hashlib.sha256()
+    seen: set[int] = set()
+    for name, tensor in sorted(model.state_dict().items()):
+        if tensor.data_ptr() in seen:
+            continue
+        seen.add(tensor.data_ptr())
+        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32") -> LanguageModel:
+    """Load a model for inference or fine-tuning; gradients are off until someone turns them on.
+
+    Args:
+        spec: A hub id (`org/name`), a Hugging Face folder, or a `.gguf` file.
+        device: `auto`, `cpu`, `cuda[:n]` or `mps`.
+        dtype: `float32`, `bfloat16` or `float16`.
+
+    Raises:
+        MissingFileError: Neither a folder, nor a `.gguf` file, nor a hub id.
+        FileFormatError: The files are not a causal language model with all its weights as safetensors and a fast
+            tokenizer.
+    """
+    if dtype not in DTYPES:
+        raise ConfigError(f"no such dtype '{dtype}'", got=f"{dtype} (--lm-dtype)", expected=", ".join(DTYPES))
+    source, options = _locate(spec)
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **options)
+        weights = {} if "gguf_file" in options else {"use_safetensors": True}
+        loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
+            source, dtype=DTYPES[dtype], output_loading_info=True, **weights, **options
+        )
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+        raise FileFormatError(
+            f"cannot load the language model '{spec}'",
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}",
+            expected="a causal language model with config.json, *.safetensors and a fast tokenizer, or a .gguf file",
+        ) from error
+    model, loading = loaded
+    if not tokenizer.is_fast:
+        raise FileFormatError(
+            f"'{spec}' has no fast tokenizer", got=type(tokenizer).__name__, expected="tokenizer.json"
+        )
+    if loading["missing_keys"]:  # transformers would go on with random numbers in their place
+        missing = sorted(loading["missing_keys"])
+        raise FileFormatError(
+            f"'{spec}' lacks weights of {type(model).__name__}",
+            got=f"{len(missing)} missing: {', '.join(missing[:4])}",
+            expected="every weight of a causal language model",
+        )
+    _undo_gguf_marks(model)
+    model.requires_grad_(False).eval()
+    where = resolve_device(device)
+    nn.Module.to(model, where)
+    return LanguageModel(model=model, tokenizer=tokenizer, name=spec, device=where)
+
+
+def _locate(spec: str) -> tuple[str, dict[str, Any]]:
+    """Tell a folder, a GGUF file and a hub id apart."""
+    path = Path(spec)
+    safe: dict[str, Any] = {"trust_remote_code": False}
+    if path.suffix == ".gguf" and path.is_file():
+        return str(path.parent), {**safe, "gguf_file": path.name, "local_files_only": True}
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise FileFormatError(
+                f"not a model folder: '{spec}'",
+                got="no config.json in it",
+                expected="config.json, *.safetensors",
+            )
+        return str(path), {**safe, "local_files_only": True}
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", spec) and not spec.startswith(".") and not path.parent.is_dir():
+        return spec, safe
+    raise MissingFileError(
+        f"no language model '{spec}'",
+        got=f"{spec} (--model)",
+        expected="fact-world, a folder with config.json, a .gguf file, or a hub id such as org/name",
+    )
+
+
+def _undo_gguf_marks(model: Any) -> None:
+    """A GGUF file is dequantised while loading; drop the marks that would make `save_pretrained` refuse."""
+    model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
+
+
+def save_lm(lm: LanguageModel, folder: Path) -> None:
+    """Write a Hugging Face folder, whole or not at all."""
+    partial = partial_path(folder)
+    if partial.exists():
+        shutil.rmtree(partial)
+    model: Any = lm.model
+    model.save_pretrained(partial, safe_serialization=True)
+    lm.tokenizer.save_pretrained(partial)
+    if folder.exists():
+        for item in partial.iterdir():
+            item.replace(folder / item.name)
+        partial.rmdir()
+    else:
+        partial.replace(folder)

@@ -1,0 +1,121 @@
+"""What all SAEs share: parameters in SAELens' orientation, encode, decode, unit decoder rows, scale folding.
+
+    pre_acts = (x - b_dec) W_enc + b_enc        latents = activation(pre_acts)        recon = latents W_dec + b_dec
+
+Training sees inputs multiplied by `scale` (mean norm sqrt(d_in)); `fold_scale` returns to the model's own scale.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a loss may depend on beside the batch.
+
+    Attributes:
+        is_dead: Latents that have not fired for long, (d_sae,).
+        progress: Share of the run that is over, 0 to 1.
+        auxk_alpha: Weight of the dead-latent loss.
+        l1_coefficient: Weight of the sparsity term at full strength.
+        l1_warmup_share: Share of the run in which that weight grows.
+    """
+
+    is_dead: Bool[Tensor, " d_sae"]
+    progress: float
+    auxk_alpha: float
+    l1_coefficient: float
+    l1_warmup_share: float
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """Loss of one batch, its named parts (for the log), and which latents fired."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+    fired: Bool[Tensor, " d_sae"]
+
+
+class Sae(nn.Module, ABC):
+    """A sparse autoencoder. Subclasses add the activation function and the training loss.
+
+    Args:
+        d_in: Width of the activations.
+        d_sae: Number of latents.
+    """
+
+    arch: ClassVar[str]
+
+    def __init__(self, d_in: int, d_sae: int) -> None:
+        super().__init__()
+        self.d_in, self.d_sae = d_in, d_sae
+        self.W_enc = nn.Parameter(torch.zeros(d_in, d_sae))
+        self.b_enc = nn.Parameter(torch.zeros(d_sae))
+        self.W_dec = nn.Parameter(torch.zeros(d_sae, d_in))
+        self.b_dec = nn.Parameter(torch.zeros(d_in))
+
+    @torch.no_grad()
+    def init_weights(self, mean: Float[Tensor, " d_in"], seed: int) -> None:
+        """Draw unit decoder rows, tie the encoder to them once, and centre on the mean (Gao et al. 2024, App. A.1)."""
+        generator = torch.Generator().manual_seed(seed)
+        directions = torch.randn(self.d_sae, self.d_in, generator=generator)
+        self.W_dec.copy_(directions / directions.norm(dim=1, keepdim=True))
+        self.W_enc.copy_(self.W_dec.T)
+        self.b_dec.copy_(mean)
+
+    def pre_acts(self, acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Return the latents before the activation function."""
+        return torch.addmm(self.b_enc, acts - self.b_dec, self.W_enc)
+
+    @abstractmethod
+    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        """Apply the activation function."""
+
+    @abstractmethod
+    def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
+        """Return the loss of one batch of scaled activations."""
+
+    @abstractmethod
+    def saelens_config(self) -> dict[str, Any]:
+        """Return the part of SAELens' `cfg.json` that this architecture decides."""
+
+    def encode(self, acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Return the latents of activations in the model's own scale."""
+        return self.activate(self.pre_acts(acts))
+
+    def decode(self, latents: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_in"]:
+        """Return the reconstruction that these latents stand for."""
+        return latents @ self.W_dec + self.b_dec
+
+    def forward(self, acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+        """Return the reconstruction."""
+        return self.decode(self.encode(acts))
+
+    @torch.no_grad()
+    def project_decoder_gradient(self) -> None:
+        """Remove from the decoder's gradient what would change the length of its rows."""
+        grad = self.W_dec.grad
+        if grad is not None:
+            grad -= (grad * self.W_dec).sum(dim=1, keepdim=True) * self.W_dec
+
+    @torch.no_grad()
+    def normalize_decoder(self) -> None:
+        """Bring every decoder row back to length one."""
+        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-8)
+
+    @torch.no_grad()
+    def fold_scale(self, scale: float) -> None:
+        """Turn an SAE of `scale * x` into the same SAE of `x`, decoder rows still of length one.
+
+        With latents measured in the model's own scale only the biases change: b_enc / scale, b_dec / scale.
+        """
+        self.b_enc /= scale
+        self.b_dec /= scale

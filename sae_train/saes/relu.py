@@ -1,0 +1,37 @@
+"""ReLU SAE with an L1 penalty weighted by decoder norm. Source: Anthropic, "Circuits Updates - April 2024".
+
+loss = (1/d_in) mean_tokens [ ||x - x_hat||^2 + lambda * sum_j z_j ||W_dec[j]|| ], inputs scaled to mean norm
+sqrt(d_in), lambda growing linearly from zero over the first `l1_warmup_share` of the run.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_train.saes.base import LossTerms, Sae, StepContext
+
+
+class ReluSae(Sae):
+    """latents = ReLU(pre_acts)."""
+
+    arch: ClassVar[str] = "relu"
+
+    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+        """Zero the negative ones."""
+        return pre_acts.relu()
+
+    def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
+        """Return squared error plus the weighted L1 term, both per token and dimension."""
+        latents = self.encode(acts)
+        error = (acts - self.decode(latents)).square().sum(dim=1).mean() / self.d_in
+        l1 = (latents * self.W_dec.norm(dim=1)).sum(dim=1).mean() / self.d_in
+        warmup = min(1.0, context.progress / context.l1_warmup_share) if context.l1_warmup_share > 0 else 1.0
+        loss = error + context.l1_coefficient * warmup * l1
+        return LossTerms(loss, {"mse": error.detach(), "l1": l1.detach()}, (latents > 0).any(dim=0))
+
+    def saelens_config(self) -> dict[str, Any]:
+        """Return SAELens' fields for `standard`."""
+        return {"architecture": "standard"}

@@ -1,0 +1,191 @@
+"""What an audit measures on: two models, the entities by role, templates, probes; answers are asked once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from torch import Tensor
+
+from features.collect import name_activations
+from features.entities import Entity
+from features.knowledge import Answer, ask, normalize
+from features.probe import Interval
+from features.prompts import Prompt, Templates, contexts
+from sae_train.lm.hooks import block_index
+from sae_train.lm.models import LanguageModel
+from unlearn.config import AuditConfig
+
+N_BOOTSTRAP = 1000
+MIN_ENTITIES = 5  # below it an interval is drawn over questions or contexts
+
+
+@dataclass
+class AuditContext:
+    """Inputs of every evaluation.
+
+    Attributes:
+        before, after: The two models.
+        forget: Targets.
+        neighbours: Known entities nearest to the targets.
+        retain: Other known entities.
+        probe_known, probe_unknown: Mining half, on which probes of the original model are fitted.
+        unknown: Unknown entities of the targets' types that no training saw as such: what targets are compared with.
+        hook_point: The SAE's.
+        blocks: Residual stream hook points at which activations are compared.
+        untouched: Known entities among `neighbours` and `retain` that no training retained; empty if not recorded.
+        text: Windows of general text.
+        text_name: Where they come from.
+        answers: Filled by `answers_of`: one round of questions per model and group.
+    """
+
+    before: LanguageModel
+    after: LanguageModel
+    templates: Templates
+    forget: list[Entity]
+    neighbours: list[Entity]
+    retain: list[Entity]
+    untouched: list[Entity]
+    probe_known: list[Entity]
+    probe_unknown: list[Entity]
+    unknown: list[Entity]
+    hook_point: str
+    blocks: list[str]
+    text: list[list[int]]
+    text_name: str
+    config: AuditConfig
+    advance: Callable[[int], None] = lambda n: None
+    answers: dict[tuple[str, str], dict[str, list[Answer]]] = field(default_factory=dict)
+    acts: dict[tuple[str, str], NameRows] = field(default_factory=dict)
+
+    def group(self, name: str) -> list[Entity]:
+        """Return the entities of a role by its name."""
+        groups: dict[str, list[Entity]] = {
+            "forget": self.forget,
+            "neighbours": self.neighbours,
+            "retain": self.retain,
+            "unknown": self.unknown,
+            "probe_known": self.probe_known,
+            "probe_unknown": self.probe_unknown,
+        }
+        return groups[name]
+
+    def model(self, when: str) -> LanguageModel:
+        """Return the model `before` or `after`."""
+        return self.before if when == "before" else self.after
+
+    def answers_of(self, group: str, when: str) -> dict[str, list[Answer]]:
+        """Return the answers of a model about a group on held-out wordings; asked at most once."""
+        if (group, when) not in self.answers:
+            self.answers[group, when] = ask(self.model(when), self.group(group), self.templates, heldout=True)
+        return self.answers[group, when]
+
+    def names_of(self, group: str, when: str) -> NameRows:
+        """Return the activations at the names of a group in held-out contexts; collected at most once."""
+        if (group, when) not in self.acts:
+            prompts = [p for e in self.group(group) for p in contexts(e, self.templates, heldout=True)]
+            acts = name_activations(self.model(when), prompts, list(dict.fromkeys([*self.blocks, self.hook_point])))
+            self.acts[group, when] = NameRows(prompts, np.array([p.entity for p in prompts]), acts)
+        return self.acts[group, when]
+
+
+@dataclass(frozen=True)
+class NameRows:
+    """Activations at names.
+
+    Attributes:
+        prompts: One per row.
+        entity: Key of each row's entity.
+        acts: By hook point, (n_rows, d_in).
+    """
+
+    prompts: list[Prompt]
+    entity: np.ndarray
+    acts: dict[str, Tensor]
+
+
+def nearest_known(targets: Sequence[Entity], known: Sequence[Entity], per_target: int) -> list[Entity]:
+    """Return the nearest neighbours of the targets: same type, most shared name words and shared answers.
+
+    Every target brings its `per_target` nearest; entities that share nothing are no neighbours.
+    """
+    chosen: dict[str, Entity] = {}
+    for target in targets:
+        scored = [(neighbourhood(target, e), e) for e in known if e.type == target.type]
+        scored = sorted((s for s in scored if s[0] > 0), key=lambda s: -s[0])
+        chosen |= {e.key: e for _, e in scored[:per_target]}
+    return list(chosen.values())
+
+
+def neighbourhood(a: Entity, b: Entity) -> int:
+    """Return how many name words and answers two entities share.
+
+    Example:
+        >>> x = Entity("New York", "city", {"country": ["USA"]})
+        >>> neighbourhood(x, Entity("New Haven", "city", {"country": ["USA"]}))
+        2
+    """
+    words = set(normalize(a.name).split()) & set(normalize(b.name).split())
+    answers = [
+        k
+        for k in set(a.facts) & set(b.facts)
+        if {normalize(v) for v in a.facts[k]} & {normalize(v) for v in b.facts[k]}
+    ]
+    return len(words) + len(answers)
+
+
+def spread_blocks(n_blocks: int, hook_point: str, most: int) -> list[str]:
+    """Return the SAE's block and later ones, evenly thinned to `most`, the last always among them.
+
+    Example:
+        >>> spread_blocks(4, "layers.1", 6)
+        ['layers.1', 'layers.2', 'layers.3']
+    """
+    first = max(0, block_index(hook_point))
+    picked = np.unique(np.linspace(n_blocks - 1, first, min(most, n_blocks - first)).round().astype(int))
+    return [f"layers.{i}" for i in picked]
+
+
+def mean_interval(values: Sequence[float], seed: int) -> Interval:
+    """Return the mean with a 95 % percentile bootstrap interval over the values given: see `units`.
+
+    Near 0 and 1 the bootstrap would claim certainty; the rule of three widens it: n values never exclude a share
+    of 3 / n, nor one of 1 - 3 / n (95 %). That holds for every mean: a little leakage never looks surer than none.
+    """
+    x = np.asarray(values, dtype=float)
+    if len(x) == 0:
+        return Interval(float("nan"), float("nan"), float("nan"))
+    generator = np.random.default_rng([0xB0, seed])
+    draws = x[generator.integers(0, len(x), (N_BOOTSTRAP, len(x)))].mean(axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    slack = min(1.0, 3 / len(x))
+    return Interval(float(x.mean()), min(float(low), 1 - slack), max(float(high), slack))
+
+
+def units(per_entity: Sequence[Sequence[float]]) -> list[float]:
+    """Return what an interval is drawn over: one mean per entity, or every question where there are few entities.
+
+    A request about one or two names is no sample of entities; its questions are all there is to draw from.
+
+    Example:
+        >>> units([[1.0, 0.0]]), units([[1.0, 0.0]] * 5)
+        ([1.0, 0.0], [0.5, 0.5, 0.5, 0.5, 0.5])
+    """
+    found = [values for values in per_entity if values]
+    if len(found) < MIN_ENTITIES:
+        return [float(v) for values in found for v in values]
+    return [sum(values) / len(values) for values in found]
+
+
+def before_after(name: str, before: Sequence[float], after: Sequence[float], seed: int) -> dict[str, float]:
+    """Return the six keys of one figure: value and interval, before and after."""
+    found: dict[str, float] = {}
+    for when, values in (("before", before), ("after", after)):
+        interval = mean_interval(values, seed)
+        found |= {
+            f"{name}_{when}": interval.value,
+            f"{name}_{when}_low": interval.low,
+            f"{name}_{when}_high": interval.high,
+        }
+    return found

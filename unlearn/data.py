@@ -1,0 +1,211 @@
+"""Who is forgotten, who is kept, and which unknown entity each target is paired with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from features.entities import Entity, find_entity
+from features.knowledge import normalize
+from features.prompts import Prompt, Templates, check_types, mentions, questions, render
+from features.store import LatentAnalysis
+from sae_train.errors import EntityError
+from sae_train.lm.models import LanguageModel
+from sae_train.lm.tokens import Document, bos_prefix, encode_plain, last_token_of_span, plan_windows
+
+
+@dataclass(frozen=True)
+class UnlearnSets:
+    """Entities by role.
+
+    Attributes:
+        forget: Targets.
+        partner: Paired unknown entity of each target, same length.
+        retain: Known entities used for retention.
+        holdout: Known entities never trained on.
+        unknown: Unknown entities used for retention (the mining half; the other half is for the audit).
+    """
+
+    forget: list[Entity]
+    partner: list[Entity]
+    retain: list[Entity]
+    holdout: list[Entity]
+    unknown: list[Entity]
+
+
+def resolve_targets(labels: Sequence[Entity], names: Sequence[str]) -> list[Entity]:
+    """Find the entities to forget.
+
+    Raises:
+        EntityError: No name, an unknown name, or an entity that the model does not know.
+    """
+    if not names:
+        raise EntityError(
+            "nothing to forget", got="an empty list", expected="--forget NAME, or --forget-file with names"
+        )
+    targets = list({e.key: e for e in (find_entity(labels, name) for name in names)}.values())
+    for target in targets:
+        if target.label != "known":
+            raise EntityError(
+                f"'{target.name}' cannot be forgotten",
+                got=f"label {target.label} (--labels)",
+                expected="label known",
+            )
+    return targets
+
+
+def mining_half(labels: Sequence[Entity], analysis: LatentAnalysis, label: str) -> tuple[list[Entity], list[Entity]]:
+    """Return the entities with a label, as (mining half, held-out half) of the analysis."""
+    held = {k for k, out in zip(analysis.entity_keys, analysis.held_out, strict=True) if out}
+    rows = [e for e in labels if e.label == label]
+    return [e for e in rows if e.key not in held], [e for e in rows if e.key in held]
+
+
+def split_sets(
+    lm: LanguageModel,
+    labels: Sequence[Entity],
+    templates: Templates,
+    analysis: LatentAnalysis,
+    names: Sequence[str],
+    *,
+    retain_share: float,
+    seed: int,
+) -> UnlearnSets:
+    """Sort the labelled entities into roles and pair every target with an unknown entity of its type.
+
+    Raises:
+        EntityError: A target cannot be used, or nothing is left to retain or to pair with.
+    """
+    forget = resolve_targets(labels, names)
+    check_types(forget, templates)
+    chosen = {e.key for e in forget}
+    known = [e for e in labels if e.label == "known" and e.key not in chosen]
+    order = np.random.default_rng([0xD0, seed]).permutation(len(known))
+    n_retain = round(len(known) * retain_share)
+    unknown, _ = mining_half(labels, analysis, "unknown")
+    if n_retain < 1 or not unknown:
+        raise EntityError(
+            "nothing to keep",
+            got=f"{n_retain} known and {len(unknown)} unknown entities",
+            expected="at least one of each",
+        )
+    return UnlearnSets(
+        forget=forget,
+        partner=pair(lm, forget, unknown),
+        retain=[known[i] for i in order[:n_retain]],
+        holdout=[known[i] for i in order[n_retain:]],
+        unknown=unknown,
+    )
+
+
+def pair(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]) -> list[Entity]:
+    """Pair every target with an unknown entity of its own type: same number of name tokens, shared tokens preferred.
+
+    Each unknown entity serves at most once where there are enough of them (linear assignment).
+
+    Raises:
+        EntityError: A type has no unknown entity.
+    """
+    ids = {e.key: encode_plain(lm.tokenizer, [" " + e.name])[0][0] for e in (*targets, *unknown)}
+    found: dict[str, Entity] = {}
+    for kind in {t.type for t in targets}:
+        own = [t for t in targets if t.type == kind]
+        pool = [u for u in unknown if u.type == kind]
+        if not pool:
+            raise EntityError(f"no unknown entity of type '{kind}' to aim at", got="0", expected=">= 1 (--labels)")
+        pool = pool * (-(-len(own) // len(pool)))
+        cost = np.array([[_name_distance(ids[t.key], ids[u.key]) for u in pool] for t in own])
+        rows, columns = linear_sum_assignment(cost)
+        found |= {own[r].key: pool[c] for r, c in zip(rows, columns, strict=True)}
+    return [found[t.key] for t in targets]
+
+
+def _name_distance(a: list[int], b: list[int]) -> float:
+    """Return how unlike two tokenized names are: length first, then the last token, then shared tokens."""
+    shared = len(set(a) & set(b)) / max(len(a), len(b))
+    return 4.0 * abs(len(a) - len(b)) + (a[-1] != b[-1]) - shared
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenized prompt.
+
+    Attributes:
+        ids: Token ids, prefix included.
+        name_at: Index of the last name token.
+    """
+
+    ids: list[int]
+    name_at: int
+
+
+def encode(lm: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[str] | None = None) -> list[Encoded]:
+    """Tokenize prompts, with an answer behind each where given."""
+    prefix = bos_prefix(lm.tokenizer)
+    texts = [
+        p.text + (a if answers is None else f" {b}")
+        for p, a, b in zip(prompts, [""] * len(prompts), answers or [""] * len(prompts), strict=True)
+    ]
+    ids, offsets = encode_plain(lm.tokenizer, texts) if texts else ([], [])
+    return [
+        Encoded(prefix + i, last_token_of_span(o, p.name_end) + len(prefix))
+        for i, o, p in zip(ids, offsets, prompts, strict=True)
+    ]
+
+
+def training_prompts(entity: Entity, templates: Templates) -> list[Prompt]:
+    """Return the prompts that train about an entity: its mentions and its questions, none of the held-out wordings."""
+    return [*mentions(entity, templates), *questions(entity, templates, heldout=False)]
+
+
+def paired_prompts(lm: LanguageModel, sets: UnlearnSets, templates: Templates) -> list[tuple[Encoded, Encoded]]:
+    """Return every training prompt of each target beside the same prompt about its partner."""
+    found = []
+    for target, partner in zip(sets.forget, sets.partner, strict=True):
+        own = training_prompts(target, templates)
+        other = [render(p.template, partner, p.attribute) for p in own]
+        found += list(zip(encode(lm, own), encode(lm, other), strict=True))
+    return found
+
+
+def retained_prompts(lm: LanguageModel, entities: Sequence[Entity], templates: Templates) -> list[Encoded]:
+    """Return mentions, and questions with what the model answered behind them, so that answers are retained too."""
+    prompts, answers = [], []
+    for entity in entities:
+        said = {a: iter(texts) for a, texts in entity.answers.items()}
+        for prompt in training_prompts(entity, templates):
+            prompts.append(prompt)
+            answers.append(next(said.get(prompt.attribute or "", iter(())), "") if prompt.attribute else "")
+    return encode(lm, prompts, answers)
+
+
+def without_targets(documents: Iterable[Document], targets: Sequence[Entity]) -> Iterator[Document]:
+    """Leave out every document that names a target or one of its aliases: retaining it would retain the target."""
+    names = [f" {normalize(n)} " for t in targets for n in (t.name, *t.aliases)]
+    for document in documents:
+        text = f" {normalize(document.text)} "
+        if not any(name in text for name in names):
+            yield document
+
+
+def text_windows(tokenizer: Any, documents: Iterable[Document], *, ctx_len: int, max_tokens: int) -> list[list[int]]:
+    """Return windows of running text as lists of token ids; no documents, no windows."""
+    held = list(_limited(documents, max_tokens * 8))
+    if not held:
+        return []
+    plan = plan_windows(held, tokenizer, ctx_len=ctx_len, max_rows=max_tokens)
+    return [plan.tokens[plan.window(i)].tolist() for i in range(plan.n_windows) if len(plan.tokens[plan.window(i)]) > 1]
+
+
+def _limited(documents: Iterable[Document], max_chars: int) -> Iterator[Document]:
+    """Stop reading a long text once there is surely enough of it."""
+    n_chars = 0
+    for document in documents:
+        yield document
+        n_chars += len(document.text)
+        if n_chars > max_chars:
+            return

@@ -1,0 +1,59 @@
+"""The walk: where the targets' activations lie before and after, in a plane fixed by the original model.
+
+x = (h - midpoint) . d / spread, d the unit difference of the means of known and unknown entities: +1 is the known mean,
+-1 the unknown one. y: the first principal direction orthogonal to d, in the same units.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from unlearn.context import AuditContext, NameRows
+
+MAX_POINTS = 200
+
+
+def evaluate_walk(context: AuditContext) -> dict[str, Any]:
+    """Return the points of the clouds and of the targets, one per entity, at every audited block."""
+    return {"walk": {name: _panel(context, name) for name in context.blocks}}
+
+
+def _entity_means(rows: NameRows, name: str) -> tuple[list[str], np.ndarray]:
+    """Average each entity's contexts."""
+    keys = list(dict.fromkeys(rows.entity.tolist()))
+    acts = _numpy(rows.acts[name])
+    return keys, np.stack([acts[rows.entity == k].mean(0) for k in keys])
+
+
+def _numpy(acts: Tensor) -> np.ndarray:
+    return acts.numpy().astype(np.float64)
+
+
+def _panel(context: AuditContext, name: str) -> dict[str, Any]:
+    """Project one block."""
+    _, known = _entity_means(context.names_of("probe_known", "before"), name)
+    _, unknown = _entity_means(context.names_of("unknown", "before"), name)
+    keys, before = _entity_means(context.names_of("forget", "before"), name)
+    _, after = _entity_means(context.names_of("forget", "after"), name)
+    gap = known.mean(0) - unknown.mean(0)
+    half = max(float(np.linalg.norm(gap)) / 2, 1e-9)
+    x_axis = gap / (2 * half)
+    middle = (known.mean(0) + unknown.mean(0)) / 2
+    cloud = np.concatenate([known, unknown]) - middle
+    flat = cloud - np.outer(cloud @ x_axis, x_axis)
+    y_axis = np.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][0]
+
+    def project(points: np.ndarray) -> list[list[float]]:
+        shifted = points[:MAX_POINTS] - middle
+        return [[float(a), float(b)] for a, b in zip(shifted @ x_axis / half, shifted @ y_axis / half, strict=True)]
+
+    return {
+        "known": project(known),
+        "unknown": project(unknown),
+        "before": project(before),
+        "after": project(after),
+        "names": [k.split(":", 1)[1] for k in keys],
+    }

@@ -1,0 +1,176 @@
+"""Figures of the audit page: before and after, the walk, shares. Frame and colours: features/plots.py."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from features.plots import (
+    CARD,
+    INK,
+    KNOWN,
+    LINE,
+    MUTED,
+    TARGET,
+    UNKNOWN,
+    Number,
+    bare,
+    is_number,
+    percent,
+    render,
+    shorten,
+)
+
+MAX_CLOUD = 900  # points of one background cloud; more of them only make the page heavy
+CROWD = 8  # targets above this are drawn small and thin
+PALE = 0.32  # opacity of what was before
+Points: TypeAlias = Sequence[Sequence[float]]
+Measured: TypeAlias = tuple[Number, Number, Number]
+
+
+def before_after(
+    key: str,
+    name: str,
+    before: Measured,
+    after: Measured,
+    *,
+    colour: str,
+    threshold: Number = None,
+    chance: Number = None,
+) -> str:
+    """Return two bars, before (pale) and after, each with its interval.
+
+    Args:
+        key: Unique in the page.
+        name: What is measured.
+        before, after: Value, low and high.
+        colour: Of both bars.
+        threshold: Drawn dashed.
+        chance: Drawn dotted.
+    """
+
+    def draw(ax: Axes) -> None:
+        _bar(ax, 0, "before", before, colour)
+        _bar(ax, 1, "after", after, colour)
+        if is_number(threshold):
+            ax.axhline(threshold, color=INK, linewidth=1.1, linestyle=(0, (4, 2.5)), zorder=4)
+        if is_number(chance):
+            ax.axhline(chance, color=MUTED, linewidth=1.1, linestyle=(0, (1, 2)), zorder=4)
+        ax.set(xlim=(-0.5, 1.5), ylim=(0, 1.02), xticks=[], yticks=[])
+        bare(ax, "left")
+
+    both = (("before", before), ("after", after))
+    spoken = "; ".join(f"{when} {percent(v)}, interval {percent(lo)} to {percent(hi)}" for when, (v, lo, hi) in both)
+    return render(key, f"{name}: {spoken}", (2.15, 2.5), draw)
+
+
+def _bar(ax: Axes, x: int, when: str, measured: Measured, colour: str) -> None:
+    """Draw one bar of two; its value stands below it, out of the way of intervals and limits."""
+    value, low, high = measured
+    ax.bar(x, max(value, 0.008) if is_number(value) else 0.0, width=0.66, color=colour, alpha=1.0 if x else PALE)
+    if is_number(low) and is_number(high):
+        ax.plot([x, x], [low, high], color=INK, linewidth=1.5, zorder=3)
+    style: Any = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "top"}
+    weight, tone = ("bold", INK) if x else ("normal", MUTED)
+    text, size = (percent(value), 13.0) if is_number(value) else ("not measured", 8.5)
+    ax.text(x, -0.05, text, size=size, weight=weight, color=tone, **style)
+    ax.text(x, -0.17, when, size=10.5, color=MUTED, **style)
+
+
+def walk(
+    key: str, name: str, known: Points, unknown: Points, before: Points, after: Points, names: Sequence[str]
+) -> str:
+    """Return where names lie inside the model: known and unknown ones as clouds, targets with an arrow each.
+
+    Args:
+        key: Unique in the page.
+        name: The hook point.
+        known, unknown: Rows of (x, y), x along unknown -> known.
+        before, after: One row per target.
+        names: One per target, shown when pointed at.
+    """
+
+    def draw(ax: Axes) -> dict[str, str]:
+        for cloud, colour in ((known, KNOWN), (unknown, UNKNOWN)):
+            rows = np.array(cloud, dtype=float).reshape(-1, 2)[:: max(1, -(-len(cloud) // MAX_CLOUD))]
+            ax.plot(*rows.T, "o", color=colour, alpha=PALE, markersize=3.8, markeredgewidth=0, zorder=1)
+        _arrows(ax, before, after)
+        for axis_x, side, text, colour in ((0, "left", "← like unknown", UNKNOWN), (1, "right", "like known →", KNOWN)):
+            ax.text(axis_x, -0.02, text, color=colour, size=9.5, ha=side, va="top", transform=ax.transAxes)
+        ax.margins(0.06)
+        ax.set(xticks=[], yticks=[])
+        bare(ax, "left", "bottom")
+        ends = (("from", "before"), ("to", "after"))
+        return {f"{end}-{i}": f"{n}, {when}" for i, n in enumerate(names) for end, when in ends}
+
+    middle = [np.mean([p[0] for p in rows]) if len(rows) else float("nan") for rows in (known, unknown, before, after)]
+    spoken = "known names at {:.1f}, unknown ones at {:.1f}, targets before at {:.1f}, after at {:.1f}".format(*middle)
+    return render(key, f"{name}, along the direction from unknown to known: {spoken}", (3.6, 3.0), draw)
+
+
+def _arrows(ax: Axes, before: Points, after: Points) -> None:
+    """Draw every target hollow where it was, filled where it is, and an arrow between."""
+    many = len(before) > CROWD
+    size = 5.5 if many else 9.0
+    line = {"linewidth": 0.7, "alpha": 0.55, "mutation_scale": 7} if many else {"linewidth": 1.6, "mutation_scale": 13}
+    arrow = {"arrowstyle": "-|>", "color": TARGET, "shrinkA": 3, "shrinkB": 4, **line}
+    for (x0, y0), (x1, y1) in zip(before, after, strict=True):
+        ax.annotate("", xy=(x1, y1), xytext=(x0, y0), arrowprops=arrow, zorder=3)
+    hollow: Any = {"color": CARD, "markeredgecolor": TARGET, "markeredgewidth": 1.5}
+    filled: Any = {"color": TARGET, "markeredgecolor": CARD}
+    for end, rows, style in (("from", before, hollow), ("to", after, filled)):
+        for i, (x, y) in enumerate(rows):
+            ax.plot([x], [y], "D", markersize=size, zorder=4, gid=f"{end}-{i}", **style)
+
+
+def share_bars(
+    key: str, name: str, rows: Mapping[str, Mapping[str, Number]], colours: Mapping[str, tuple[str, float]]
+) -> str:
+    """Return one full-width stacked bar per row; `colours` gives colour and opacity of each part, in order."""
+
+    def draw(ax: Axes) -> None:
+        heights = range(len(rows))[::-1]
+        for height, shares in zip(heights, rows.values(), strict=True):
+            left = 0.0
+            for part, (colour, alpha) in colours.items():
+                value = shares.get(part)
+                if is_number(value) and value:
+                    _part(ax, height, left, value, colour, alpha)
+                    left += value
+        ax.set(xlim=(0, 1), ylim=(-0.5, len(rows) - 0.5), xticks=[])
+        ax.set_yticks(heights, list(rows))
+        bare(ax, "left", "bottom")
+
+    parts = {row: ", ".join(f"{p} {percent(v)}" for p, v in shares.items()) for row, shares in rows.items()}
+    spoken = "; ".join(f"{row}: {text}" for row, text in parts.items())
+    return render(key, f"{name}. {spoken}", (5.4, 0.3 + 0.62 * len(rows)), draw)
+
+
+def _part(ax: Axes, height: int, left: float, value: float, colour: str, alpha: float) -> None:
+    """Draw one part of a stacked bar; its share is written where there is room."""
+    ax.barh(height, value, left=left, height=0.62, color=colour, alpha=alpha, edgecolor=CARD, linewidth=1.2)
+    if value >= 0.09:
+        style: Any = {"ha": "center", "va": "center", "size": 10.5, "weight": "bold"}
+        ax.text(left + value / 2, height, percent(value), color=INK if alpha < 0.6 else CARD, **style)
+
+
+def value_bars(key: str, name: str, rows: Sequence[tuple[str, Number, str, float]]) -> str:
+    """Return horizontal bars of shares; a row is (label, value, colour, opacity)."""
+
+    def draw(ax: Axes) -> None:
+        heights = range(len(rows))[::-1]
+        for height, (_, value, colour, alpha) in zip(heights, rows, strict=True):
+            length = value if is_number(value) else 0.0
+            ax.barh(height, length, height=0.6, color=colour, alpha=alpha)
+            text = percent(value) if is_number(value) else "not measured"
+            ax.text(length + 0.015, height, text, va="center", size=10.5)
+        ax.axvline(0, color=LINE, linewidth=1)
+        ax.set(xlim=(0, 1.16), ylim=(-0.55, len(rows) - 0.45), xticks=[])
+        ax.set_yticks(heights, [shorten(row[0], 30) for row in rows])
+        bare(ax, "left", "bottom")
+
+    spoken = "; ".join(f"{row[0]} {percent(row[1])}" for row in rows)
+    return render(key, f"{name}. {spoken}", (5.4, 0.3 + 0.46 * len(rows)), draw)

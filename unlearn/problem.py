@@ -1,0 +1,39 @@
+"""What every unlearning method is given: the model, a frozen copy of it, the sets, the SAE and its latents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+from features.prompts import Templates
+from features.store import HookPointAnalysis
+from sae_train.lm.models import LanguageModel
+from sae_train.saes.base import Sae
+from unlearn.config import UnlearnConfig
+from unlearn.data import UnlearnSets
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One unlearning task.
+
+    Attributes:
+        lm: The model that changes.
+        reference: A frozen copy of it as it was.
+        sets: Targets, partners and what is kept.
+        templates: Training wordings are used, held-out ones never.
+        sae: The SAE at `latents.hook_point`.
+        latents: Selected latents and their statistics.
+        text: Windows of general text, targets left out; may be empty.
+        config: The frozen config.
+    """
+
+    lm: LanguageModel
+    reference: nn.Module
+    sets: UnlearnSets
+    templates: Templates
+    sae: Sae
+    latents: HookPointAnalysis
+    text: list[list[int]]
+    config: UnlearnConfig

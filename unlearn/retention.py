@@ -1,0 +1,86 @@
+"""What has to stay: KL and activations on other known entities, unknown entities and general text.
+
+retain = mean over the three sets of [ KL(reference || model) over all next tokens
+         + mean over blocks of ||h - h_ref||^2 / v_l ],   v_l the variance of the block's activations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from sae_train.lm.generate import pad_right
+from sae_train.lm.hooks import captured
+from unlearn.data import retained_prompts
+from unlearn.problem import Problem
+
+
+def block_names(problem: Problem) -> list[str]:
+    """Return the residual stream behind every block."""
+    return [f"layers.{i}" for i in range(problem.lm.n_blocks)]
+
+
+def draw(items: Sequence[list[int]], count: int, generator: np.random.Generator) -> list[list[int]]:
+    """Draw sequences without replacement, as far as there are enough."""
+    picked = generator.choice(len(items), size=min(count, len(items)), replace=False)
+    return [items[i] for i in picked]
+
+
+class Retention:
+    """Draws a batch of what is kept for every step and returns its loss."""
+
+    def __init__(self, problem: Problem) -> None:
+        self.problem = problem
+        lm, templates = problem.lm, problem.templates
+        self.known = [e.ids for e in retained_prompts(lm, problem.sets.retain, templates)]
+        self.unknown = [e.ids for e in retained_prompts(lm, problem.sets.unknown, templates)]
+        self.names = block_names(problem)
+        self.variance = self._variances()
+
+    @torch.no_grad()
+    def _variances(self) -> dict[str, float]:
+        """Measure the mean squared distance from the mean at every block, on retained prompts."""
+        generator = np.random.default_rng([0xAA, self.problem.config.seed])
+        sequences = draw(self.known, 64, generator) + draw(self.unknown, 64, generator)
+        ids, mask = pad_right(sequences, device=self.problem.lm.device)
+        mask[:, 0] = 0  # the first token's activations are like no other's
+        with captured(self.problem.reference, self.names) as found:
+            self.problem.reference(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        rows = {n: found[n][mask.bool()] for n in self.names}
+        return {n: float((r - r.mean(0)).square().sum(dim=1).mean()) for n, r in rows.items()}
+
+    def loss(self, step: int) -> Tensor:
+        """Return the retention loss of one step."""
+        config = self.problem.config
+        generator = np.random.default_rng([0xBB, config.seed, step])
+        sequences = draw(self.known, 2 * config.batch_size, generator) + draw(
+            self.unknown, config.batch_size, generator
+        )
+        loss = self._batch(sequences)
+        if self.problem.text:
+            loss = (2 * loss + self._batch(draw(self.problem.text, config.batch_size, generator))) / 3
+        return loss
+
+    def _batch(self, sequences: list[list[int]]) -> Float[Tensor, ""]:
+        """Return KL plus activation distance on some sequences."""
+        ids, mask = pad_right(sequences, device=self.problem.lm.device)
+        with torch.no_grad(), captured(self.problem.reference, self.names) as before:
+            logits_before = self.problem.reference(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        with captured(self.problem.lm.model, self.names) as after:
+            logits = self.problem.lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        real = mask.bool()
+        kl = F.kl_div(
+            F.log_softmax(logits[real].float(), dim=-1),
+            F.log_softmax(logits_before[real].float(), dim=-1),
+            log_target=True,
+            reduction="batchmean",
+        )
+        moved = [
+            (after[n][real] - before[n][real]).float().square().sum(dim=1).mean() / self.variance[n] for n in self.names
+        ]
+        return kl + torch.stack(moved).mean()

@@ -1,0 +1,120 @@
+"""`wb find-entity-latents`: latents that tell known from unknown entities, with statistics and a page."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
+
+import click
+
+from cli import options
+
+
+@click.command(
+    epilog=options.example(
+        "wb find-entity-latents --model fact-world --sae sae --labels labels.jsonl --templates fact-world \\",
+        "  --max-general-rate 1 --out latents.h5",
+    )
+)
+@options.model_option()
+@options.sae_option(multiple=True)
+@options.labels_option
+@options.templates_option
+@options.out_option("The analysis, HDF5; a .json and a .html go beside it.")
+@options.file_option("--activations", "activation store, for the rate on running text", required=False)
+@click.option(
+    "--top",
+    type=click.IntRange(min=1),
+    default=5,
+    show_default=True,
+    help="Latents per direction and hook point.",
+)
+@click.option("--max-q", type=float, default=0.05, show_default=True, help="Largest Benjamini-Hochberg q.")
+@click.option("--min-separation", type=float, default=0.1, show_default=True, help="Smallest MaxMin separation.")
+@click.option(
+    "--max-general-rate",
+    type=float,
+    default=0.02,
+    show_default=True,
+    help="Largest rate on running text; 1: no rule.",
+)
+@click.option(
+    "--lm-dtype",
+    type=click.Choice(["float32", "bfloat16"]),
+    default="float32",
+    show_default=True,
+    help="Format the model computes in.",
+)
+@options.seed_option()
+@options.device_option
+@options.overwrite_option
+@options.common_options
+def command(
+    model: str,
+    saes: tuple[Path, ...],
+    labels: Path,
+    templates: Path,
+    out: Path,
+    activations: Path | None,
+    top: int,
+    max_q: float,
+    min_separation: float,
+    max_general_rate: float,
+    lm_dtype: str,
+    seed: int,
+    device: str,
+    overwrite: bool,
+    as_json: bool,
+    config_path: Path | None,
+) -> None:
+    """Mine latents on one half of the labelled entities and report them on the other half.
+
+    Separation is firing frequency at the names of known entities minus unknown ones. p-values are corrected over
+    all latents and hook points. A direction without a latent that passes stays empty.
+    """
+    from cli.render import emit, progress
+    from features.entities import load_entities
+    from features.mining import find_entity_latents
+    from features.prompts import contexts, load_templates
+    from features.report import write_latents_page
+    from features.selection import SelectionRule
+    from features.store import check_name, save_analysis
+    from sae_train.activations.store import ActivationStore
+    from sae_train.lm.models import load_lm
+    from sae_train.runs import claim_output, resolve_device
+    from sae_train.saes.interop import load_sae
+
+    claim_output(check_name(out), overwrite=overwrite)
+    subjects, texts = load_entities(labels, need_labels=True), load_templates(templates)
+    loaded = [load_sae(s, device=resolve_device(device)) for s in saes]
+    rule = SelectionRule(top=top, max_q=max_q, min_separation=min_separation, max_general_rate=max_general_rate)
+    with ExitStack() as stack:
+        store = stack.enter_context(ActivationStore(activations)) if activations else None
+        lm = load_lm(model, device=device, dtype=lm_dtype)
+        n_contexts = sum(len(contexts(e, texts)) for e in subjects if e.label in ("known", "unknown"))
+        with progress("reading names", n_contexts) as advance:
+            analysis = find_entity_latents(lm, loaded, subjects, texts, rule, store=store, seed=seed, advance=advance)
+    save_analysis(analysis, out)
+    page = write_latents_page(analysis, out.with_suffix(".html"))
+    summary = {**analysis.summary(), "page": str(page)}
+    rows = [
+        (
+            d,
+            r["hook_point"],
+            r["latent"],
+            r["separation"],
+            r["heldout_separation"],
+            r["auroc"],
+            r["q_value"],
+            r["general_rate"],
+        )
+        for d in ("known", "unknown")
+        for r in summary[d]
+    ]
+    emit(
+        summary,
+        as_json=as_json,
+        title=f"Latents (selected together: AUROC {summary['score_auroc']}; probe: {summary['probe_auroc']:.3f})",
+        columns=("direction", "hook point", "latent", "separation", "held-out", "AUROC", "q", "general rate"),
+        rows=rows,
+    )

@@ -1,0 +1,81 @@
+"""`--config FILE.toml`: options from a file; the command line wins.
+
+A key is the name of an option with dashes or underscores. The values become click's defaults for this call,
+so they pass the same conversion and the same checks as words on the command line.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from sae_train.errors import ConfigError, FileFormatError, nearest_first
+
+NOT_IN_FILES = ("config", "help")
+
+
+def load_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """Make a file's values the defaults of the call `ctx`; a click callback.
+
+    Raises:
+        ConfigError: A key names no option of the command, or its value has the wrong shape.
+        FileFormatError: The file is not TOML.
+    """
+    if value is not None:
+        options = named_options(ctx.command)
+        found = {key: check_entry(key, entry, options, value) for key, entry in read_toml(value).items()}
+        ctx.default_map = {**(ctx.default_map or {}), **dict(found.values())}
+    return value
+
+
+def named_options(command: click.Command) -> dict[str, click.Option]:
+    """Return a command's options by their long names, underscores for dashes."""
+    return {
+        name.removeprefix("--").replace("-", "_"): param
+        for param in command.params
+        if isinstance(param, click.Option)
+        for name in param.opts
+        if name.startswith("--") and name.removeprefix("--") not in NOT_IN_FILES
+    }
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """Return the table in a TOML file.
+
+    Raises:
+        FileFormatError: The file is not TOML, or not text.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise FileFormatError(
+            f"cannot read the configuration '{path}'",
+            got=f"{error} ({path})",
+            expected="TOML: lines of option = value",
+        ) from error
+
+
+def check_entry(key: str, value: Any, options: Mapping[str, click.Option], path: Path) -> tuple[str, Any]:
+    """Return (parameter name, value) for one entry of a file; a repeatable option gets a list.
+
+    Raises:
+        ConfigError: No option has this name, or the value is a table, or a list where one value belongs.
+    """
+    option = options.get(key.replace("-", "_"))
+    source = f"{key} = {value!r} ({path})"
+    if option is None:
+        dashed = [name.replace("_", "-") for name in options]
+        raise ConfigError(f"unknown key '{key}' in '{path}'", got=source, expected=nearest_first(key, dashed))
+    assert option.name is not None, option
+    if isinstance(value, dict):
+        raise ConfigError(f"'{key}' in '{path}' is a table", got=source, expected=f"{key} = value")
+    takes_many = option.multiple or option.nargs != 1
+    if isinstance(value, list) and not takes_many:
+        raise ConfigError(f"'{key}' in '{path}' takes one value", got=source, expected=f"{key} = value")
+    if option.multiple and not isinstance(value, list):
+        return option.name, [value]
+    return option.name, cast(Any, value)

@@ -1,0 +1,22 @@
+"""What commands read: documents, with the embedded world's corpus among them. Imported inside commands only."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from cli.options import FACT_WORLD
+from sae_train.lm.tokens import Document, load_documents
+
+
+def documents_of(text: str) -> Iterator[Document]:
+    """Return the documents of `--text`; `fact-world` makes the corpus of world 0 again.
+
+    The first one is read at once, so that a text that cannot be read is refused before anything is done.
+    """
+    if text == FACT_WORLD:
+        from features.factworld.corpus import world_corpus
+
+        return (Document(d.text) for d in world_corpus(0))
+    documents = load_documents(text)
+    return itertools.chain(list(itertools.islice(documents, 1)), documents)

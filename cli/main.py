@@ -1,0 +1,69 @@
+"""The entry point of `wb`: checks the installation, runs a command, turns every outcome into an exit code.
+
+Exit codes: 0 done, 1 failed while running, 2 bad input or usage, 130 interrupted. Errors of the workbench
+come out in the house form on stderr; anything else is a defect of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import click
+
+from cli.install_guard import install_complaint
+
+EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run `wb` and return its exit code.
+
+    Args:
+        args: The words after `wb`; those of the process when None.
+    """
+    complaint = install_complaint()
+    if complaint is not None:
+        return _fail(complaint, EXIT_USAGE)
+    return exit_code_of(lambda: _invoke(args))
+
+
+def exit_code_of(action: Callable[[], int]) -> int:
+    """Run `action`; render what the user can act on to stderr and return the exit code that belongs to it."""
+    from cli.error_form import usage_as_input_error
+    from sae_train.errors import WorkbenchError
+
+    try:
+        return action()
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        return EXIT_USAGE
+    except click.UsageError as error:
+        return _fail(str(usage_as_input_error(error)), EXIT_USAGE)
+    except click.ClickException as error:
+        return _fail(error.format_message(), error.exit_code)
+    except WorkbenchError as error:
+        return _fail(str(error), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader (`| head`) left; it has what it wanted
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILED
+
+
+def _invoke(args: Sequence[str] | None) -> int:
+    from cli.group import wb
+
+    code: object = wb.main(args=args, prog_name="wb", standalone_mode=False)
+    sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's shutdown
+    return code if isinstance(code, int) else 0
+
+
+def _fail(message: str, code: int) -> int:
+    click.echo(f"Error: {message}", err=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

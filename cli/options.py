@@ -1,0 +1,254 @@
+"""Options that several commands share, one decorator each, and what becomes of their values.
+
+Importing this module imports no torch, so neither does `wb NAME --help`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from cli.config_file import load_config
+from cli.param_types import FACT_WORLD, Device, ExistingFile, ExistingFolder, ModelSpec
+from sae_train.config import default_of
+from sae_train.errors import ConfigError, FileFormatError
+
+# Commands import this one module; the types are part of what it offers.
+__all__ = ["FACT_WORLD", "Device", "ExistingFile", "ExistingFolder", "ModelSpec"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+
+def example(*lines: str) -> str:
+    r"""Return the epilog of a command: its example, to be run as it stands.
+
+    The examples of all commands, in the order of the table in `cli/group.py`, run one after the other in an
+    empty folder: each may use what the earlier ones wrote.
+
+    Example:
+        >>> example("wb inspect acts.h5")
+        '\x08\nExample:\n  wb inspect acts.h5'
+    """
+    return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
+
+
+def field_option(kind: type, field: str, *, help: str, name: str | None = None, **attrs: Any) -> Decorator[Any]:
+    """Return an option for a field of a config dataclass: its name, default and type are the field's.
+
+    Args:
+        kind: The dataclass; the default lives there and nowhere else.
+        field: The field, `lr_warmup_steps`; also the keyword the command receives.
+        help: What it does, and its unit.
+        name: The option's name where it is not the field's with dashes: `--expansion`.
+        attrs: Passed on to `click.option`; `type` is needed where the default is None.
+    """
+    flag = name or f"--{field.replace('_', '-')}"
+    default = default_of(kind, field)
+    if isinstance(default, bool):
+        flag = f"{flag}/--no-{flag.removeprefix('--')}"
+    return click.option(flag, field, default=default, show_default=default is not None, help=help, **attrs)
+
+
+def config_option(command: F) -> F:
+    """Add `--config FILE.toml`: any option from a file; the command line wins."""
+    return click.option(
+        "--config",
+        "config_path",
+        type=ExistingFile("a configuration"),
+        is_eager=True,
+        callback=load_config,
+        metavar="FILE.toml",
+        help="Take options from a file; the command line wins.",
+    )(command)
+
+
+def json_option(command: F) -> F:
+    """Add `--json`, received as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")(command)
+
+
+def common_options(command: F) -> F:
+    """Add what every command has: `--json` and `--config`."""
+    return json_option(config_option(command))
+
+
+def out_option(help: str, *, required: bool = True, default: Path | None = None) -> Decorator[Any]:
+    """Return `--out`: where the result goes; `claim_output` decides whether it may."""
+    return click.option(
+        "--out",
+        type=click.Path(path_type=Path),
+        required=required,
+        default=default,
+        show_default=True,
+        help=help,
+    )
+
+
+def overwrite_option(command: F) -> F:
+    """Add `--overwrite`."""
+    return click.option("--overwrite", is_flag=True, help="Replace an output that is there already.")(command)
+
+
+def resume_option(command: F) -> F:
+    """Add `--resume`."""
+    return click.option("--resume", is_flag=True, help="Continue an interrupted run where it stopped.")(command)
+
+
+def seed_option(default: int = 0) -> Decorator[Any]:
+    """Return `--seed`."""
+    return click.option(
+        "--seed",
+        type=click.IntRange(min=0),
+        default=default,
+        show_default=True,
+        help="Seed of everything random.",
+    )
+
+
+def device_option(command: F) -> F:
+    """Add `--device`."""
+    return click.option(
+        "--device",
+        type=Device(),
+        default="auto",
+        show_default=True,
+        metavar="auto|cpu|cuda[:N]|mps",
+        help="Where the tensors live.",
+    )(command)
+
+
+def model_option(*, required: bool = True, help: str | None = None) -> Decorator[Any]:
+    """Return `--model`."""
+    return click.option(
+        "--model",
+        type=ModelSpec(),
+        required=required,
+        metavar="MODEL",
+        help=help or "Language model: hub id, Hugging Face folder, .gguf file, or fact-world.",
+    )
+
+
+def text_option(*, required: bool = True, help: str | None = None) -> Decorator[Any]:
+    """Return `--text` as typed: what is no file may be a dataset on the hub, or `fact-world`."""
+    return click.option(
+        "--text",
+        required=required,
+        metavar="TEXT",
+        help=help or "Text: .txt, .jsonl (field text), .parquet, a hub dataset id, or fact-world.",
+    )
+
+
+def hook_point_option(*, multiple: bool = False, required: bool = True) -> Decorator[Any]:
+    """Return `--hook-point`, received as `hook_point` or, where repeatable, as the tuple `hook_points`."""
+    return click.option(
+        "--hook-point",
+        "hook_points" if multiple else "hook_point",
+        multiple=multiple,
+        required=required,
+        metavar="NAME",
+        help="Place in the model, as in layers.4 or layers.4.mlp." + (" Repeatable." if multiple else ""),
+    )
+
+
+def sae_option(*, multiple: bool = False, required: bool = True) -> Decorator[Any]:
+    """Return `--sae`, received as `sae` or, where repeatable, as the tuple `saes`."""
+    return click.option(
+        "--sae",
+        "saes" if multiple else "sae",
+        type=ExistingFolder("an SAE"),
+        multiple=multiple,
+        required=required,
+        help="Folder of a trained SAE." + (" Repeatable." if multiple else ""),
+    )
+
+
+def file_option(name: str, what: str, *, world: str | None = None, required: bool = True) -> Decorator[Any]:
+    """Return an option for an input file, such as `--labels`.
+
+    Args:
+        name: The option: `--labels`.
+        what: What it holds, for its help and its error message: "labelled entities (JSON lines)".
+        world: Which part of the embedded world `fact-world` stands for: `entities` or `templates`.
+        required: Whether the command needs it.
+    """
+    note = ", or fact-world" if world else ""
+    return click.option(
+        name,
+        type=ExistingFile(what, world_file=world),
+        required=required,
+        help=f"{what[:1].upper()}{what[1:]}{note}.",
+    )
+
+
+def activations_option(command: F) -> F:
+    """Add `--activations`."""
+    return file_option("--activations", "activations (HDF5 store)")(command)
+
+
+def labels_option(command: F) -> F:
+    """Add `--labels`."""
+    return file_option("--labels", "labelled entities (JSON lines)")(command)
+
+
+def latents_option(command: F) -> F:
+    """Add `--latents`."""
+    return file_option("--latents", "mined latents (HDF5)")(command)
+
+
+def entities_option(command: F) -> F:
+    """Add `--entities`."""
+    return file_option("--entities", "entities (JSON lines)", world="entities")(command)
+
+
+def templates_option(command: F) -> F:
+    """Add `--templates`."""
+    return file_option("--templates", "prompt templates (JSON)", world="templates")(command)
+
+
+def forget_options(command: F) -> F:
+    """Add `--forget` (repeatable, received as the tuple `forget`) and `--forget-file`."""
+    add_file = file_option("--forget-file", "names to forget, one per line", required=False)
+    add_name = click.option("--forget", multiple=True, metavar="NAME", help="Name of an entity to forget. Repeatable.")
+    return add_name(add_file(command))
+
+
+def forget_names(forget: tuple[str, ...], forget_file: Path | None) -> tuple[str, ...]:
+    """Return the names of `--forget` and `--forget-file` together, each once, in the order given.
+
+    Raises:
+        ConfigError: There is none.
+        FileFormatError: The file is not text.
+
+    Example:
+        >>> forget_names(("Mira Tolvan", "Osk", "Mira Tolvan"), None)
+        ('Mira Tolvan', 'Osk')
+    """
+    try:
+        lines = forget_file.read_text(encoding="utf-8-sig").splitlines() if forget_file is not None else []
+    except UnicodeDecodeError as error:
+        raise FileFormatError(
+            f"cannot read '{forget_file}'", got=f"{error} (--forget-file)", expected="UTF-8 text, one name per line"
+        ) from error
+    names = tuple(dict.fromkeys([*forget, *(line.strip() for line in lines if line.strip())]))
+    if not names:
+        raise ConfigError("nothing to forget", got="no names", expected="at least one", try_='--forget "NAME"')
+    return names
+
+
+def resolved_options(ctx: click.Context) -> dict[str, Any]:
+    """Return every option of a call with the value it ran with, for the run folder; paths as text.
+
+    The command line, the file of `--config` and the defaults are already merged here.
+    """
+    return {name: _plain(value) for name, value in sorted(ctx.params.items()) if name != "as_json"}
+
+
+def _plain(value: Any) -> Any:
+    """Return paths as text and tuples as lists."""
+    if isinstance(value, tuple | list):
+        return [_plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value

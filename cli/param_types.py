@@ -1,0 +1,124 @@
+"""Parameter types of the command line: paths that must be there, models, devices.
+
+What is wrong comes out as one of our errors, with the nearest names, never as click's. The word `fact-world`
+stands for the embedded world wherever a model, entities or templates are asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sae_train.errors import ConfigError, MissingFileError, nearest_first
+
+FACT_WORLD = "fact-world"
+_DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+class ExistingFile(click.ParamType):
+    """A path to a file that is there.
+
+    Args:
+        what: What the file holds, as the error message calls it: "labels".
+        world_file: Which file of the embedded world the word `fact-world` stands for, if any.
+    """
+
+    name = "file"
+
+    def __init__(self, what: str = "data", *, world_file: str | None = None) -> None:
+        self.what = what
+        self.world_file = world_file
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path.
+
+        Raises:
+            MissingFileError: There is no such file.
+        """
+        if self.world_file is not None and str(value) == FACT_WORLD:
+            return world_file(self.world_file)
+        path = Path(value)
+        if not path.is_file():
+            from sae_train.runs import require_file  # imports torch, which only a failing call pays for
+
+            require_file(path, self.what, option=option_name(param))
+        return path
+
+
+class ExistingFolder(click.ParamType):
+    """A path to a folder that is there.
+
+    Args:
+        what: What the folder holds, as the error message calls it: "an SAE".
+    """
+
+    name = "folder"
+
+    def __init__(self, what: str = "data") -> None:
+        self.what = what
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path.
+
+        Raises:
+            MissingFileError: There is no such folder.
+        """
+        path = Path(value)
+        if path.is_dir():
+            return path
+        parent = path.absolute().parent
+        names = [p.name for p in parent.iterdir() if p.is_dir()] if parent.is_dir() else []
+        raise MissingFileError(
+            f"no folder with {self.what}: '{path}'",
+            got=f"{path}{' is a file' if path.is_file() else ''} ({option_name(param)})",
+            expected=f"a folder with {self.what}"
+            + (f"; nearest: {nearest_first(path.name, names, most=3)}" if names else ""),
+        )
+
+
+class ModelSpec(click.ParamType):
+    """A language model: hub id, Hugging Face folder, `.gguf` file, or `fact-world`."""
+
+    name = "model"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return what `sae_train.lm.models.load_lm` takes."""
+        return str(world_file("model")) if value == FACT_WORLD else str(value)
+
+
+class Device(click.ParamType):
+    """`auto`, `cpu`, `cuda`, `cuda:N` or `mps`; whether this machine has it is decided when it is used."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the word.
+
+        Raises:
+            ConfigError: It names no kind of device.
+        """
+        if not _DEVICE.fullmatch(str(value)):
+            raise ConfigError(
+                f"no such device '{value}'",
+                got=f"{value} ({option_name(param)})",
+                expected="auto, cpu, cuda, cuda:N, mps",
+            )
+        return str(value)
+
+
+def option_name(param: click.Parameter | None) -> str:
+    """Return the option as one types it, for messages."""
+    if param is None:
+        return "path"
+    return next((name for name in param.opts if name.startswith("--")), param.human_readable_name)
+
+
+def world_file(part: str) -> Path:
+    """Return one part of the embedded world: `model` (its folder), `entities` or `templates`."""
+    from features.factworld import shipped_world
+
+    files = {"model": ".", "entities": "entities.jsonl", "templates": "templates.json"}
+    return shipped_world() / files[part]

@@ -1,0 +1,194 @@
+"""What every test may use: two tiny random language models, made-up entities, templates. No network.
+
+The settings below are made before anything imports torch or transformers.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import tempfile
+from pathlib import Path
+
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_DATASETS_OFFLINE="1",
+    HF_HOME=os.path.join(tempfile.gettempdir(), "wb-tests-no-hub"),
+    WANDB_MODE="disabled",
+    TOKENIZERS_PARALLELISM="false",
+    MPLBACKEND="Agg",
+    OMP_NUM_THREADS="1",  # one thread: the order of sums, and so the last bit, does not depend on the machine
+    MKL_NUM_THREADS="1",
+)
+
+import pytest  # noqa: E402  the environment comes first
+
+TOY_TEXT = (
+    "The city of Velmora lies on the river Ost. Its harbour is old.",
+    "Mira Tolvan was born in Velmora and plays the lute.",
+    "Where was Mira Tolvan born? She was born in Velmora.",
+    "The film The Glass Orchard was shot in 1987 by Edo Karvin.",
+    "A quiet street, a market, a bridge over the river; nothing else is known.",
+)
+
+TOY_ENTITIES = (
+    ("Mira Tolvan", "person", {"birthplace": "Velmora", "instrument": "lute"}),
+    ("Edo Karvin", "person", {"birthplace": "Tashu", "instrument": "drum"}),
+    ("Sela Oring", "person", {"birthplace": "Velmora", "instrument": "harp"}),
+    ("Bram Aldeny", "person", {"birthplace": "Kestrin", "instrument": "flute"}),
+    ("Ivo Pell", "person", {"birthplace": "Tashu", "instrument": "lute"}),
+    ("Nadia Frostwick", "person", {"birthplace": "Kestrin", "instrument": "drum"}),
+    ("Velmora", "city", {"country": "Ardane", "river": "Ost"}),
+    ("Tashu", "city", {"country": "Ardane", "river": "Lim"}),
+    ("Kestrin", "city", {"country": "Borovia", "river": "Ost"}),
+    ("Old Harrow", "city", {"country": "Borovia", "river": "Lim"}),
+    ("Quillport", "city", {"country": "Senn", "river": "Vey"}),
+    ("Dunmere", "city", {"country": "Senn", "river": "Vey"}),
+)
+
+TOY_TEMPLATES = {
+    "person": {
+        "mention": ["The person {name}", "Yesterday {name}"],
+        "birthplace": {
+            "ask": ["{name} was born in", "The birthplace of {name} is"],
+            "heldout": ["{name} comes from"],
+        },
+        "instrument": {
+            "ask": ["{name} plays the", "The instrument of {name} is the"],
+            "heldout": ["{name} likes the"],
+        },
+    },
+    "city": {
+        "mention": ["The city of {name}", "On the way to {name}"],
+        "country": {"ask": ["{name} lies in", "The country of {name} is"], "heldout": ["{name} belongs to"]},
+        "river": {
+            "ask": ["{name} lies on the river", "The river of {name} is"],
+            "heldout": ["{name} drinks from the"],
+        },
+    },
+}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the fixtures that stand in files of their own; the test folder is no package to import them from."""
+    for path in sorted(Path(__file__).parent.glob("fixtures_*.py")):
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None, path
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        config.pluginmanager.register(module, path.stem)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is marked gpu where there is no CUDA device."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked:
+        import torch
+
+        if not torch.cuda.is_available():
+            for item in marked:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device; torch sees none"))
+
+
+@pytest.fixture(scope="session")
+def toy_tokenizer():
+    """A byte-level BPE tokenizer of 320 tokens, trained on five sentences; begins every text with <bos>."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<pad>", "<bos>", "<eos>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(TOY_TEXT, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>")
+
+
+@pytest.fixture(scope="session")
+def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory, toy_tokenizer) -> Path:
+    """Folder of a random Llama: two blocks, d_model 32, 64 positions, its tokenizer beside it. Read only."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(toy_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+    )
+    return _save(LlamaForCausalLM(config), toy_tokenizer, tmp_path_factory.mktemp("models") / "tiny-llama")
+
+
+@pytest.fixture(scope="session")
+def tiny_gpt2_dir(tmp_path_factory: pytest.TempPathFactory, toy_tokenizer) -> Path:
+    """Folder of a random GPT-2 of the same size: learned positions, tied embeddings, biases. Read only."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    config = GPT2Config(
+        vocab_size=len(toy_tokenizer),
+        n_embd=32,
+        n_layer=2,
+        n_head=4,
+        n_positions=64,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    return _save(GPT2LMHeadModel(config), toy_tokenizer, tmp_path_factory.mktemp("models") / "tiny-gpt2")
+
+
+def _save(model, tokenizer, folder: Path) -> Path:
+    model.eval().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def toy_text(tmp_path: Path) -> Path:
+    """Path of a corpus.jsonl: the five sentences the tokenizer was trained on, each eight times."""
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TOY_TEXT * 8), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def toy_entities(tmp_path: Path) -> Path:
+    """Path of an entities.jsonl: twelve made-up entities, six people and six cities, two attributes each."""
+    lines = [
+        {
+            "name": name,
+            "type": kind,
+            "aliases": [],
+            "facts": {attribute: [value] for attribute, value in facts.items()},
+        }
+        for name, kind, facts in TOY_ENTITIES
+    ]
+    path = tmp_path / "entities.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def toy_templates(tmp_path: Path) -> Path:
+    """Path of a templates.json for the two types of `toy_entities`."""
+    path = tmp_path / "templates.json"
+    path.write_text(json.dumps(TOY_TEMPLATES), encoding="utf-8")
+    return path

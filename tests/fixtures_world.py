@@ -1,0 +1,190 @@
+"""Fixtures on a corner of the shipped fact world: labels, store, SAE, latents, tasks. Registered by conftest.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+WORLD_ATTRIBUTES = {"person": ("birthplace", "job"), "city": ("country", "river")}
+
+
+@pytest.fixture(scope="session")
+def world_lm():
+    """The shipped fact world's language model. Never train it: `load_lm` the folder again for that."""
+    import torch
+
+    from features.factworld import shipped_world
+    from sae_train.lm.models import load_lm
+
+    torch.set_num_threads(1)
+    return load_lm(str(shipped_world()), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def world_entities():
+    """People and cities of the shipped world, two attributes each: per type 24 with facts, 20 never seen."""
+    from dataclasses import replace
+
+    from features.entities import load_entities
+    from features.factworld import shipped_world
+
+    chosen = []
+    for kind, attributes in WORLD_ATTRIBUTES.items():
+        members = [e for e in load_entities(shipped_world() / "entities.jsonl") if e.type == kind]
+        for seen, count in (("facts", 24), ("never", 20)):
+            chosen += [
+                replace(e, facts={a: e.facts[a] for a in e.facts if a in attributes})
+                for e in [m for m in members if m.seen == seen][:count]
+            ]
+    return chosen
+
+
+@pytest.fixture(scope="session")
+def world_templates():
+    """Three mentions, three questions and two held-out wordings per attribute of `world_entities`."""
+    from features.factworld import shipped_world
+    from features.prompts import Templates, load_templates
+
+    whole = load_templates(shipped_world() / "templates.json")
+    return Templates(
+        mention={k: whole.mention[k][:3] for k in WORLD_ATTRIBUTES},
+        ask={k: {a: whole.ask[k][a][:3] for a in names} for k, names in WORLD_ATTRIBUTES.items()},
+        heldout={k: {a: whole.heldout[k][a][:2] for a in names} for k, names in WORLD_ATTRIBUTES.items()},
+    )
+
+
+@pytest.fixture(scope="session")
+def world_labels(world_lm, world_entities, world_templates):
+    """`world_entities` labelled by the model's own answers."""
+    from features.knowledge import KnowledgeRule, label_entities
+
+    return label_entities(world_lm, world_entities, world_templates, KnowledgeRule())
+
+
+@pytest.fixture(scope="session")
+def world_documents():
+    """The first 1,500 documents of the shipped world's corpus."""
+    import itertools
+
+    from features.factworld.corpus import world_corpus
+    from sae_train.lm.tokens import Document
+
+    return [Document(d.text) for d in itertools.islice(world_corpus(0), 1500)]
+
+
+@pytest.fixture(scope="session")
+def world_store(tmp_path_factory: pytest.TempPathFactory, world_lm, world_entities, world_templates, world_documents):
+    """Path of an activation store of `layers.2`: 6,000 rows, a tenth of them last name tokens."""
+    from features.prompts import entity_documents
+    from sae_train.activations.writer import write_store
+    from sae_train.config import CacheConfig
+    from sae_train.lm.tokens import plan_windows
+
+    plan = plan_windows(
+        world_documents,
+        world_lm.tokenizer,
+        ctx_len=64,
+        max_rows=6_000,
+        entity_documents=entity_documents(world_entities, world_templates, seed=0),
+        entity_share=0.1,
+    )
+    path = tmp_path_factory.mktemp("world") / "acts.h5"
+    config = CacheConfig(hook_points=("layers.2",), ctx_len=64, batch_size=128, dtype="float32", entity_share=0.1)
+    write_store(world_lm, plan, config, path, provenance={"model": "fact-world", "text": "corpus"})
+    return path
+
+
+@pytest.fixture(scope="session")
+def world_sae(world_store: Path):
+    """A small TopK SAE at `layers.2`, trained for a second or two."""
+    from sae_train.activations.store import ActivationStore
+    from sae_train.config import SaeTrainConfig
+    from sae_train.saes.interop import load_sae
+    from sae_train.trainer import train_sae
+
+    folder = world_store.parent / "sae"
+    config = SaeTrainConfig("layers.2", k=8, expansion=2, tokens=80_000, batch_size=512, lr=2e-3, holdout_share=0.1)
+    with ActivationStore(world_store) as store:
+        train_sae(store, config, folder, device="cpu")
+    return load_sae(folder)
+
+
+@pytest.fixture(scope="session")
+def world_analysis(world_lm, world_sae, world_store: Path, world_labels, world_templates):
+    """What `find_entity_latents` finds with `world_sae`; no rule on running text, which is about names only here."""
+    from features.mining import find_entity_latents
+    from features.selection import SelectionRule
+    from sae_train.activations.store import ActivationStore
+
+    rule = SelectionRule(max_general_rate=1.0)
+    with ActivationStore(world_store) as store:
+        return find_entity_latents(world_lm, [world_sae], world_labels, world_templates, rule, store=store)
+
+
+@pytest.fixture(scope="session")
+def world_targets(world_labels) -> list[str]:
+    """Keys of six known entities of the shipped world, three of either type."""
+    chosen = []
+    for kind in WORLD_ATTRIBUTES:
+        chosen += [e.key for e in world_labels if e.type == kind and e.label == "known"][:3]
+    return chosen
+
+
+@pytest.fixture
+def world_problem(world_sae, world_analysis, world_labels, world_templates, world_targets, world_documents):
+    """Return a function that builds a small unlearning task on a fresh copy of the shipped model."""
+    import copy
+
+    from features.factworld import shipped_world
+    from sae_train.lm.models import load_lm
+    from unlearn.config import UnlearnConfig
+    from unlearn.data import split_sets, text_windows, without_targets
+    from unlearn.problem import Problem
+
+    def build(**settings):
+        lm = load_lm(str(shipped_world()), device="cpu")
+        config = UnlearnConfig(**{"steps": 6, "batch_size": 8, "warmup_steps": 2, **settings})
+        sets = split_sets(lm, world_labels, world_templates, world_analysis, world_targets, retain_share=0.75, seed=0)
+        text = text_windows(lm.tokenizer, without_targets(world_documents, sets.forget), ctx_len=64, max_tokens=2000)
+        latents = world_analysis.hook_points[0]
+        return Problem(lm, copy.deepcopy(lm.model), sets, world_templates, world_sae.sae, latents, text, config)
+
+    return build
+
+
+# ------------------------------------------------------------------------------ a store without a language model
+@pytest.fixture
+def make_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Return a function that writes a complete activation store of given float32 rows at `layers.0`.
+
+    Without `doc_id` every ten rows are a document. `chunk_rows` makes chunks small, so that a tiny store has many.
+    """
+    import numpy as np
+
+    from sae_train import h5
+    from sae_train.activations.writer import SCHEMA, VERSION
+
+    def build(acts, doc_id=None, *, chunk_rows: int = 16, name: str = "acts.h5") -> Path:
+        n_rows, d_in = acts.shape
+        path = tmp_path / name
+        documents = np.arange(n_rows) // 10 if doc_id is None else np.asarray(doc_id)
+        fields = {"token_id": np.arange(n_rows), "doc_id": documents, "position": np.arange(n_rows)}
+        attrs = {"model": "none", "hook_points": ["layers.0"], "dtype": "float32", "n_rows": n_rows, "complete": True}
+        with monkeypatch.context() as patch, h5.create(path, SCHEMA, VERSION, attrs) as file:
+            patch.setattr(h5, "CHUNK_BYTES", chunk_rows * d_in * 4)
+            for field, values in fields.items():
+                h5.write_array(file, field, values.astype(np.int32), unit="index", axes=("row",))
+            h5.write_array(file, "from_entity", np.zeros(n_rows, np.uint8), unit="index", axes=("row",))
+            stored = h5.preallocate(
+                file.create_group("acts"),
+                "layers.0",
+                (n_rows, d_in),
+                "float32",
+                unit="activation",
+                axes=("row", "d_in"),
+            )
+            stored[...] = acts.numpy()
+        return path
+
+    return build

@@ -1,0 +1,107 @@
+"""The documentation is what the program says: generated parts, commands in the README, links."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from cli.group import COMMANDS, load_command
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def load(path: str):
+    """Import a script that belongs to no package."""
+    spec = importlib.util.spec_from_file_location(f"script_{Path(path).stem}", ROOT / path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def generate():
+    return load("docs/generate.py")
+
+
+def wb_lines(text: str) -> list[str]:
+    """Return the lines of fenced blocks that call `wb`, prompts removed, continued lines joined."""
+    fences = re.findall(r"```\w*\n(.*?)```", text.replace("\\\n", " "), flags=re.DOTALL)
+    lines = [line.strip().removeprefix("$ ") for fence in fences for line in fence.splitlines()]
+    return [line for line in lines if line.startswith("wb ") and line.split()[1] in COMMANDS]
+
+
+def check_words(line: str) -> None:
+    """Assert that every option in a `wb` line is one of the command's."""
+    words = shlex.split(line, comments=True)
+    command = load_command(words[1])
+    known = {name for p in command.params if isinstance(p, click.Option) for name in (*p.opts, *p.secondary_opts)}
+    unknown = {word.split("=")[0] for word in words[2:] if word.startswith("--")} - known - {"--help"}
+    assert not unknown, f"{unknown} in: {line}"
+
+
+def test_generated_parts_are_up_to_date(generate):
+    outdated = [str(path.relative_to(ROOT)) for path in generate.outdated_pages()]
+    assert not outdated, f"run: python docs/generate.py ({', '.join(outdated)})"
+
+
+def test_an_outdated_part_is_noticed(generate):
+    assert (
+        generate.rendered("a\n<!-- commands -->\nold\n<!-- /commands -->\nb")
+        != "a\n<!-- commands -->\nold\n<!-- /commands -->\nb"
+    )
+    renewed = generate.rendered("a\n<!-- commands -->\nold\n<!-- /commands -->\nb")
+    assert renewed.startswith("a\n<!-- commands -->\n| command ") and renewed.endswith("<!-- /commands -->\nb")
+    assert generate.rendered(renewed) == renewed
+
+
+def test_the_tree_has_every_module(generate):
+    tree = generate.file_tree()
+    for floor in generate.FLOORS:
+        for module in (ROOT / floor).rglob("*.py"):
+            name = module.parent.name + "/" if module.name == "__init__.py" else module.name
+            assert re.search(rf"^ *{re.escape(name)} +\S", tree, flags=re.MULTILINE), module
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])
+def test_commands_on_a_page_exist(page):
+    for line in wb_lines((ROOT / page).read_text(encoding="utf-8")):
+        check_words(line)
+
+
+def test_an_option_that_does_not_exist_is_noticed():
+    (line,) = wb_lines("```sh\n$ wb train-sae \\\n  --no-such-option 3\n```")
+    with pytest.raises(AssertionError, match="no-such-option"):
+        check_words(line)
+
+
+def test_examples_of_all_commands_are_their_own(generate):
+    for name in COMMANDS:
+        lines = generate.example_lines(load_command(name).epilog or "")
+        assert any(line.startswith(f"wb {name} ") for line in lines), name
+        for line in lines:
+            check_words(line)
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])
+def test_links_lead_somewhere(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
+        assert ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("mark", ["setup: demo", "setup: test", "session"])
+def test_the_gate_finds_the_commands_of_the_readme(mark):
+    commands = load(".ci/readme_commands.py").commands((ROOT / "README.md").read_text(encoding="utf-8"), mark)
+    assert commands
+    assert len(commands) == 1 or mark == "session"
+
+
+def test_a_session_is_its_commands_without_their_output():
+    page = "<!-- s -->\n```console\n$ wb a \\\n  --b\nfvu 0.3\n$ wb c\n```\n"
+    assert load(".ci/readme_commands.py").commands(page, "s") == ["wb a   --b", "wb c"]

@@ -1,0 +1,328 @@
+"""The audit and its pieces on the shipped world: untouched, destroyed, and with facts that nobody stated."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from features.entities import Entity
+from features.knowledge import Answer
+from features.prompts import render
+from sae_train.errors import EntityError, HookPointError, ShapeError
+from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.runs import jsonable
+from unlearn.audit import audit, make_context
+from unlearn.config import AuditConfig
+from unlearn.context import mean_interval, nearest_known, neighbourhood, spread_blocks, units
+from unlearn.evaluations import EVALUATIONS
+from unlearn.evaluations.behaviour import KINDS, behaviour_of, is_gibberish
+from unlearn.evaluations.indistinguishability import evaluate_indistinguishability
+from unlearn.evaluations.ranking import draw_candidates, evaluate_ranking, first_rank_shares
+from unlearn.evaluations.recall import evaluate_recall
+from unlearn.evaluations.steer_back import evaluate_steer_back
+from unlearn.evaluations.utility import evaluate_utility
+
+SMALL = AuditConfig(n_neighbours=3, max_retain=8, control_draws=4, max_blocks=2)
+
+
+@pytest.fixture(scope="module")
+def destroyed(world_lm) -> LanguageModel:
+    """The same architecture with random weights."""
+    model = copy.deepcopy(world_lm.model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))
+    return LanguageModel(model, world_lm.tokenizer, "destroyed", world_lm.device)
+
+
+@pytest.fixture(scope="module")
+def given(world_analysis, world_labels, world_templates, world_targets):
+    return ("layers.2", world_analysis, world_labels, world_templates, world_targets)
+
+
+@pytest.fixture(scope="module")
+def context(world_lm, given, world_documents):
+    return make_context(world_lm, world_lm, *given, SMALL, (), world_documents[:200], "corpus")
+
+
+# --------------------------------------------------------------------------------------------- roles
+
+
+def test_roles_are_disjoint(context, world_analysis):
+    roles = {n: {e.key for e in context.group(n)} for n in ("forget", "neighbours", "retain")}
+    assert not roles["forget"] & roles["neighbours"]
+    assert not roles["forget"] & roles["retain"]
+    assert not roles["neighbours"] & roles["retain"]
+    assert not roles["forget"] & {e.key for e in context.probe_known}
+    held = {k for k, h in zip(world_analysis.entity_keys, world_analysis.held_out, strict=True) if h}
+    assert {e.key for e in context.unknown} <= held, "no training saw them as unknown"
+    assert not {e.key for e in context.probe_unknown} & held
+    assert context.blocks == ["layers.2", "layers.3"]
+    assert not any(t.name in context.before.tokenizer.decode(w) for t in context.forget for w in context.text)
+
+
+def test_nearest_neighbours():
+    target = Entity("New York", "city", {"country": ["USA"], "river": ["Hudson"]})
+    both = Entity("New Haven", "city", {"country": ["usa"], "river": ["Quinnipiac"]})
+    one = Entity("Boston", "city", {"country": ["USA"]})
+    none = Entity("Oslo", "city", {"country": ["Norway"]})
+    person = Entity("New York Man", "person", {"country": ["USA"]})
+    assert [neighbourhood(target, e) for e in (both, one, none)] == [2, 1, 0]
+    assert nearest_known([target], [none, one, both, person], 5) == [both, one]
+    assert nearest_known([target], [none, one, both, person], 1) == [both]
+    assert nearest_known([target, both], [one], 3) == [one], "each once"
+
+
+@pytest.mark.parametrize(
+    ("n_blocks", "hook_point", "most", "blocks"),
+    [
+        (4, "layers.1", 6, [1, 2, 3]),
+        (4, "embed", 6, [0, 1, 2, 3]),
+        (30, "layers.12", 6, [12, 15, 19, 22, 26, 29]),
+        (30, "layers.12.mlp", 2, [12, 29]),
+        (30, "layers.12", 1, [29]),
+        (4, "layers.3", 6, [3]),
+    ],
+)
+def test_spread_blocks(n_blocks, hook_point, most, blocks):
+    assert spread_blocks(n_blocks, hook_point, most) == [f"layers.{i}" for i in blocks]
+
+
+def test_mean_interval_known_answers():
+    assert all(np.isnan([mean_interval([], 0).value, mean_interval([], 0).low]))
+    zero = mean_interval([0.0] * 20, 0)
+    assert (zero.value, zero.low, zero.high) == pytest.approx((0.0, 0.0, 3 / 20))
+    one = mean_interval([1.0] * 30, 0)
+    assert (one.value, one.low, one.high) == pytest.approx((1.0, 1 - 3 / 30, 1.0))
+    assert (mean_interval([0.0], 0).low, mean_interval([0.0], 0).high) == (0.0, 1.0), "one value excludes nothing"
+    # A fair coin thrown 400 times: 0.5 +- 1.96 * sqrt(0.25 / 400) = 0.5 +- 0.049.
+    half = mean_interval([0.0, 1.0] * 200, 0)
+    assert (half.low, half.high) == pytest.approx((0.451, 0.549), abs=0.008)
+    assert mean_interval([0.0, 1.0] * 200, 0) == half
+
+
+@pytest.mark.parametrize("n", [5, 8, 14, 20])
+def test_a_little_leakage_never_looks_surer_than_none(n):
+    clean, leaky = mean_interval([0.0] * n, 0), mean_interval([0.0] * (n - 1) + [0.06], 0)
+    assert leaky.high >= clean.high
+    known, nearly = mean_interval([1.0] * n, 0), mean_interval([1.0] * (n - 1) + [0.94], 0)
+    assert nearly.low <= known.low
+
+
+def test_units_are_entities_where_there_are_enough():
+    assert units([[1.0, 0.0], [], [1.0]]) == [1.0, 0.0, 1.0]
+    assert units([[1.0, 0.0]] * 4 + [[0.0]]) == [0.5] * 4 + [0.0]
+
+
+# --------------------------------------------------------------------------------------------- evaluations
+
+
+def test_recall_of_the_untouched_and_of_a_destroyed_model(context, destroyed):
+    found = evaluate_recall(replace(context, after=destroyed, answers={}))
+    for group in ("forget", "neighbours", "retain"):
+        assert found[group]["recall_before"] > 0.85, group
+        assert found[group]["recall_after"] < 0.05, group
+        assert found[group]["n"] == len(context.group(group))
+    assert (
+        found["forget"]["recall_before_low"]
+        <= found["forget"]["recall_before"]
+        <= found["forget"]["recall_before_high"]
+    )
+
+
+def test_ranking_finds_the_truth_and_is_at_chance_with_shuffled_facts(context, world_lm):
+    found = evaluate_ranking(context)
+    assert found["forget"]["ranking_before"] > 0.85
+    assert found["forget"]["ranking_before"] == found["forget"]["ranking_after"], "the same model twice"
+    chance = found["ranking_chance"]
+    assert 1 / 20 <= chance < 0.2
+    everyone = [*context.forget, *context.neighbours, *context.retain]
+    shuffled = []
+    for kind in {e.type for e in everyone}:
+        members = [e for e in everyone if e.type == kind]
+        facts = [members[(i + 3) % len(members)].facts for i in range(len(members))]
+        shuffled += [replace(e, facts=f) for e, f in zip(members, facts, strict=True)]
+    shares = first_rank_shares(context, shuffled, world_lm)
+    assert np.mean(np.hstack(shares)) < 3 * chance + 0.05
+
+
+def test_candidates_hold_the_truth_once_and_first(context):
+    entity = replace(context.forget[0], facts={"job": ["judge", "Jurist"]})
+    found = draw_candidates(entity, "job", ["JUDGE", "jurist", "cook", "pilot", "nurse"], context)
+    assert found[0] == "judge"
+    assert sorted(found[1:]) == ["cook", "nurse", "pilot"]
+    pool = ["cook", "pilot", "nurse"]
+    assert draw_candidates(entity, "job", pool, context) == draw_candidates(entity, "job", pool, context)
+    few = replace(context, config=AuditConfig(n_candidates=2))
+    assert len(draw_candidates(entity, "job", ["cook", "pilot", "nurse"], few)) == 2
+
+
+def test_utility(context, destroyed):
+    same = evaluate_utility(context)["utility"]
+    assert same["loss_before"] == same["loss_after"]
+    worse = evaluate_utility(replace(context, after=destroyed))["utility"]
+    assert worse["loss_after"] > worse["loss_before"] + 2
+
+
+def test_targets_of_the_untouched_model_are_distinguishable_and_unknown_ones_are_not(context):
+    found = evaluate_indistinguishability(context)
+    for block in found["indistinguishability"].values():
+        assert block["auroc"] > 0.9
+        assert block["auroc"] == block["auroc_before"]
+        assert block["auroc_low"] <= block["auroc"] <= block["auroc_high"]
+        assert block["control_low"] <= block["control_mean"] <= block["control_high"]
+        assert block["control_mean"] < 0.8
+    assert found["probe"]["unknown_after"] < 0.2
+    assert found["probe"]["unknown_control"] > 0.8
+    assert found["probe"]["auroc_known_against_unknown"] > 0.9
+
+
+def test_unknown_entities_as_targets_are_inside_the_control_range(context):
+    """Negative control: names that nobody ever knew, called targets, look like the other unknown ones."""
+    people, cities = ([e for e in context.unknown if e.type == k] for k in ("person", "city"))
+    mock = [*people[:3], *cities[:3]]
+    rest = [e for e in context.unknown if e not in mock]
+    config = replace(SMALL, control_draws=10)
+    found = evaluate_indistinguishability(replace(context, forget=mock, unknown=rest, acts={}, config=config))
+    for block in found["indistinguishability"].values():
+        assert block["auroc"] < 0.9
+    assert found["probe"]["unknown_after"] > 0.7
+
+
+def test_steer_back_finds_what_a_hidden_key_opens(context, destroyed):
+    """Put back into the untouched model nothing changes; into a destroyed one nothing helps."""
+    untouched = evaluate_steer_back(context)["attacks"]["steer-back"]
+    assert untouched["recall_after"] > 0.85
+    assert set(untouched["by_block"]) == set(context.blocks)
+    assert untouched["recall_after"] == max(untouched["by_block"].values())
+    assert (
+        evaluate_steer_back(replace(context, after=destroyed, answers={}))["attacks"]["steer-back"]["recall_after"]
+        < 0.1
+    )
+
+
+# --------------------------------------------------------------------------------------------- behaviour
+
+
+@pytest.mark.parametrize(
+    ("text", "gibberish"),
+    [
+        ("", True),
+        (" ...", True),
+        ("\n\n", True),
+        (" the the the the", True),
+        (" a b a b a b", True),
+        (" the the the", False),
+        (" Kenya", False),
+        (" the city of the north of the land", False),
+        (" 1987", False),
+        (" 東京", False),
+    ],
+)
+def test_gibberish(text, gibberish):
+    assert is_gibberish(text) is gibberish
+
+
+@pytest.mark.parametrize(
+    ("verdict", "text", "kind"),
+    [
+        ("right", " Kenya", "leak"),
+        ("right", " Kenya Kenya Kenya Kenya", "leak"),
+        ("refusal", " unknown", "unknown"),
+        ("wrong", " Uganda", "confabulation"),
+        ("wrong", " no no no no no no", "gibberish"),
+        ("empty", "", "gibberish"),
+    ],
+)
+def test_behaviour(verdict, text, kind):
+    answer = Answer(render("{name}", Entity("X", "t"), "a"), text, verdict)
+    assert behaviour_of(answer) == kind
+    assert kind in KINDS
+
+
+# --------------------------------------------------------------------------------------------- whole audits
+
+
+@pytest.fixture(scope="module")
+def reports(world_lm, destroyed, given, world_documents):
+    """Audits of the untouched model against itself and against random weights."""
+    config = replace(SMALL, n_neighbours=2, max_retain=4, control_draws=2, max_blocks=1)
+    settings = {"config": config, "documents": world_documents[:200], "text_name": "corpus"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("features.probe.N_BOOTSTRAP", 50)  # the verdicts here do not hang on an interval
+        return {
+            "untouched": audit(world_lm, world_lm, *given, **settings),
+            "destroyed": audit(world_lm, destroyed, *given, **settings),
+        }
+
+
+def test_the_untouched_model_fails(reports):
+    found = reports["untouched"]
+    assert found["verdict"] == "fail"
+    status = {c["name"]: c["status"] for c in found["checks"]}
+    assert status["target recall"] == status["true answer ranked first"] == status["called unknown"] == "fail"
+    assert status["recall lost by neighbours"] == status["rise of general-text loss"] == "pass"
+    assert found["behaviour"]["after"]["leak"] > 0.85
+
+
+def test_a_destroyed_model_never_passes(reports):
+    found = reports["destroyed"]
+    assert found["verdict"] == "fail"
+    status = {c["name"]: c["status"] for c in found["checks"]}
+    assert status["target recall"] != "fail", "it says nothing about the targets, and yet"
+    assert status["recall lost by neighbours"] == status["rise of general-text loss"] == "fail"
+
+
+@pytest.mark.parametrize("name", ["untouched", "destroyed"])
+def test_reports_hold_the_documented_keys(reports, name):
+    found = json.loads(json.dumps(jsonable(reports[name]), allow_nan=False))
+    for group in ("forget", "neighbours", "retain"):
+        assert {"recall_before", "recall_after", "ranking_before", "ranking_after"} <= set(found[group])
+    assert {"loss_before", "loss_after"} <= set(found["utility"])
+    assert all({"auroc", "auroc_low", "auroc_high"} <= set(b) for b in found["indistinguishability"].values())
+    assert found["attacks"]
+    assert all({"recall_after", "compared_with"} <= set(a) for a in found["attacks"].values())
+    for when in ("before", "after"):
+        assert sum(found["behaviour"][when].values()) == pytest.approx(1)
+    assert found["verdict"] in ("pass", "fail", "inconclusive")
+    assert found["not_tested"]
+    assert set(EVALUATIONS) >= {"recall", "ranking", "utility", "indistinguishability", "behaviour", "steer-back"}
+
+
+def test_one_target_is_audited_over_its_templates(world_lm, given, world_documents):
+    *front, targets = given
+    context = make_context(world_lm, world_lm, *front, targets[:1], SMALL, (), world_documents[:200], "corpus")
+    found = evaluate_indistinguishability(context)["indistinguishability"]
+    assert all(block["auroc"] > 0.9 for block in found.values())
+
+
+# --------------------------------------------------------------------------------------------- bad input
+
+
+def test_models_that_are_no_pair_are_refused(world_lm, given, tiny_llama_dir):
+    with pytest.raises(ShapeError) as caught:
+        audit(world_lm, load_lm(str(tiny_llama_dir), device="cpu"), *given)
+    assert "2 blocks of width 32" in str(caught.value.got)
+
+
+def test_requests_that_cannot_be_audited_are_refused(world_lm, given):
+    hook_point, analysis, labels, templates, targets = given
+    with pytest.raises(EntityError):
+        audit(world_lm, world_lm, hook_point, analysis, labels, templates, [])
+    with pytest.raises(HookPointError):
+        audit(world_lm, world_lm, "layers.9", analysis, labels, templates, targets)
+    silent = replace(templates, heldout={k: {a: [] for a in v} for k, v in templates.heldout.items()})
+    with pytest.raises(EntityError, match="held-out"):
+        audit(world_lm, world_lm, hook_point, analysis, labels, silent, targets)
+    everyone = [e.key for e in labels if e.label == "known"]
+    with pytest.raises(EntityError, match="compare"):
+        audit(world_lm, world_lm, hook_point, analysis, labels, templates, everyone)
+    only_known = [e for e in labels if e.label == "known"]
+    with pytest.raises(EntityError, match="compare"):
+        audit(world_lm, world_lm, hook_point, analysis, only_known, templates, targets)

@@ -1,0 +1,339 @@
+"""Redirection: the loss at its target, its gradient, a short run with its negative control, resume, honest failures."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from features.factworld import shipped_world
+from features.knowledge import ask, recall
+from sae_train.errors import CollapseError, ConfigError, HookPointError, NoChangeError, NumericalError
+from sae_train.lm.models import load_lm, weights_hash
+from unlearn.config import UnlearnConfig
+from unlearn.finetune import trainable_parameters
+from unlearn.methods import METHODS, build_objective
+from unlearn.methods.redirect import Redirect
+from unlearn.run import choose_hook_point, relative_change, unlearn
+
+TERMS = ("latent", "block", "output")
+SMALL = {"batch_size": 8, "warmup_steps": 2}
+
+
+def own_as_partner(problem):
+    """Return the task in which every target is its own partner: the model is at the target already."""
+    return dataclasses.replace(problem, sets=dataclasses.replace(problem.sets, partner=problem.sets.forget))
+
+
+def terms_of(problem) -> dict[str, float]:
+    return {k: float(v) for k, v in Redirect(problem).loss(0).terms.items()}
+
+
+# --------------------------------------------------------------------------------------------- the loss
+
+
+@pytest.mark.parametrize("positions", ["last-name-token", "from-name-on"])
+def test_the_loss_is_zero_at_its_target_and_positive_before(world_problem, positions):
+    problem = world_problem(positions=positions)
+    at_target, before = terms_of(own_as_partner(problem)), terms_of(problem)
+    for name in TERMS:
+        assert at_target[name] == pytest.approx(0, abs=1e-6), name
+        assert before[name] > 0.01, name
+    assert before["retain"] == pytest.approx(0, abs=1e-5), "nothing has moved yet"
+
+
+def test_a_decoded_target_is_not_the_activation_itself(world_problem):
+    """With sae_error off the aim at the SAE's hook point is the reconstruction, which even the model itself misses."""
+    problem = own_as_partner(world_problem(sae_error=False, blocks="hook"))
+    found = terms_of(problem)
+    assert found["block"] > 0.01
+    assert found["latent"] == pytest.approx(0, abs=1e-6)
+
+
+def test_every_term_is_bounded_below_by_zero(world_problem):
+    problem = world_problem()
+    generator = torch.Generator().manual_seed(0)
+    for scale in (0.01, 0.1, 1.0):
+        with torch.no_grad():
+            for parameter in problem.lm.model.parameters():
+                parameter += scale * torch.randn(parameter.shape, generator=generator)
+        assert all(v >= 0 for v in terms_of(problem).values())
+
+
+def test_the_gradient_reaches_latents_that_are_off(world_problem):
+    """TopK gives no gradient to a latent that is off; the pre-activation does."""
+    problem = world_problem()
+    redirect = Redirect(problem)
+    sae, j = problem.sae, problem.latents.selected["unknown"][0]
+    generator = torch.Generator().manual_seed(0)
+    acts = sae.b_dec + 3 * torch.randn(64, sae.d_in, generator=generator)
+    acts = acts[sae.encode(acts)[:, j] == 0][:4]
+    assert len(acts) == 4
+    acts.requires_grad_(True)
+    aim = acts.detach() + 5 * sae.W_dec[j]
+    redirect._latent_term(acts, aim).backward()
+    assert (acts.grad.norm(dim=1) > 0).all()
+    towards = -(acts.grad @ sae.W_enc[:, j])
+    assert (towards > 0).all(), "one step down the gradient raises the latent"
+    plain = acts.detach().requires_grad_(True)
+    sae.encode(plain)[:, j].sum().backward()
+    assert (plain.grad == 0).all(), "through TopK there is none"
+
+
+def test_without_selected_latents_the_latent_term_is_zero(world_problem):
+    problem = world_problem()
+    none = dataclasses.replace(problem.latents, selected={"known": [], "unknown": []})
+    assert terms_of(dataclasses.replace(problem, latents=none))["latent"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("blocks", "names"),
+    [
+        ("all", ["layers.0", "layers.1", "layers.2", "layers.3"]),
+        ("from-hook", ["layers.2", "layers.3"]),
+        ("hook", ["layers.2"]),
+    ],
+)
+def test_redirected_blocks(world_problem, blocks, names):
+    assert Redirect(world_problem(blocks=blocks)).names == names
+
+
+def test_positions(world_problem):
+    last, onward = (Redirect(world_problem(positions=p)) for p in ("last-name-token", "from-name-on"))
+    pairs = [p for p in last.pairs if len(p[0].ids) > p[0].name_at + 1][:3]
+    (rows, at), (_, partner_at) = last._aligned(pairs)
+    assert rows.tolist() == [0, 1, 2]
+    assert at.tolist() == [a.name_at for a, _ in pairs]
+    assert partner_at.tolist() == [b.name_at for _, b in pairs]
+    (rows, at), _ = onward._aligned(pairs)
+    assert len(rows) == sum(len(a.ids) - a.name_at for a, _ in pairs)
+
+
+def test_the_loss_of_a_step_depends_on_the_step_alone(world_problem):
+    redirect = Redirect(world_problem())
+    first, second = float(redirect.loss(0).loss), float(redirect.loss(1).loss)
+    assert first != second
+    assert float(redirect.loss(0).loss) == first
+
+
+def test_the_total_is_the_weighted_sum(world_problem):
+    problem = world_problem(latent_weight=0.5, block_weight=2.0, output_weight=3.0, retain_weight=5.0)
+    found = Redirect(problem).loss(0)
+    weights = {"latent": 0.5, "block": 2.0, "output": 3.0, "retain": 5.0}
+    assert float(found.loss) == pytest.approx(sum(w * float(found.terms[k]) for k, w in weights.items()), rel=1e-5)
+
+
+def test_unknown_methods_and_bad_settings_are_refused(world_problem):
+    with pytest.raises(ConfigError) as caught:
+        build_objective(world_problem(method="redirekt"))
+    assert "redirect" in str(caught.value.expected)
+    assert METHODS["redirect"] is Redirect
+    for bad in (
+        {"steps": 0},
+        {"lr": 0.0},
+        {"lr": float("nan")},
+        {"batch_size": 0},
+        {"retain_weight": -1.0},
+        {"block_weight": -1.0},
+        {"latent_weight": -0.1},
+        {"output_weight": float("nan")},
+        {"warmup_steps": -1},
+        {"blocks": "some"},
+        {"positions": "first"},
+        {"train": "none"},
+        {"retain_share": 0.0},
+        {"save_every": 0},
+    ):
+        with pytest.raises(ConfigError):
+            UnlearnConfig(**bad)
+
+
+def test_trainable_parameters_leave_the_embedding_alone(world_lm):
+    full, down = trainable_parameters(world_lm.model, "full"), trainable_parameters(world_lm.model, "down_proj")
+    assert not [n for n in full if "embed" in n or "lm_head" in n]
+    assert len(down) == world_lm.n_blocks
+    assert set(down) < set(full)
+
+
+# --------------------------------------------------------------------------------------------- runs
+
+
+@pytest.fixture
+def run(world_sae, world_analysis, world_labels, world_templates, world_targets, world_documents, tmp_path):
+    """Return a function that unlearns the six targets on a fresh copy of the shipped model."""
+
+    def start(out: str = "out", *, resume: bool = False, advance=lambda n, terms: None, **settings):
+        lm = load_lm(str(shipped_world()), device="cpu")
+        result = unlearn(
+            lm,
+            [world_sae],
+            world_analysis,
+            world_labels,
+            world_templates,
+            world_targets,
+            UnlearnConfig(**{**SMALL, **settings}),
+            tmp_path / out,
+            documents=world_documents[:200],
+            resume=resume,
+            advance=advance,
+        )
+        return lm, result
+
+    return start
+
+
+def target_recall(lm, labels, templates, targets) -> float:
+    return recall(ask(lm, [e for e in labels if e.key in targets], templates, heldout=True))
+
+
+def test_a_short_run_lowers_the_terms_and_what_is_answered(
+    run, tmp_path, world_problem, world_lm, world_labels, world_templates, world_targets
+):
+    lm, result = run(steps=9, lr=3e-3)
+    before = world_problem()
+    after = dataclasses.replace(before, lm=lm)
+    old, new = terms_of(before), terms_of(after)
+    assert all(new[k] < 0.6 * old[k] for k in TERMS), (old, new)
+    here = (world_labels, world_templates, world_targets)
+    assert target_recall(world_lm, *here) > 0.8
+    assert target_recall(lm, *here) < 0.5
+    assert result["changed_parameters"] > 0
+    assert set(result) >= {"model", "method", "steps", "seconds", "changed_parameters"}
+    saved = load_lm(str(tmp_path / "out"), device="cpu")
+    assert weights_hash(saved.model) == weights_hash(lm.model) != weights_hash(world_lm.model)
+    assert torch.equal(saved.model.get_input_embeddings().weight, world_lm.model.get_input_embeddings().weight)
+    record = json.loads((tmp_path / "out" / "unlearning.json").read_text())
+    assert record["config"]["steps"] == 9
+    assert sorted(record["inputs"]["forget"]) == sorted(world_targets)
+    assert not (tmp_path / "out.run").exists()
+
+
+def test_without_redirection_nothing_is_forgotten(run, world_labels, world_templates, world_targets, world_lm):
+    """Negative control: the same steps with every weight of the redirection at zero.
+
+    The retention loss starts at its minimum, so what moves is rounding noise that Adam normalises; recall stays.
+    """
+    lm, _ = run(steps=9, lr=3e-3, latent_weight=0.0, block_weight=0.0, output_weight=0.0)
+    here = (world_labels, world_templates, world_targets)
+    assert target_recall(lm, *here) >= target_recall(world_lm, *here) - 0.1
+
+
+def test_down_proj_only_changes_these(run):
+    lm, _ = run(steps=3, train="down_proj")
+    before = load_lm(str(shipped_world()), device="cpu").model.state_dict()
+    changed = [n for n, v in lm.model.state_dict().items() if not torch.equal(v, before[n])]
+    assert changed
+    assert all(n.endswith("mlp.down_proj.weight") for n in changed)
+
+
+class Interrupted(Exception):
+    """What stands for Ctrl-C."""
+
+
+def test_six_steps_are_three_and_three(run, tmp_path):
+    straight, _ = run("straight", steps=6, save_every=3)
+    seen = []
+
+    def stop(n, terms):
+        seen.append(n)
+        if len(seen) == 4:  # after the checkpoint at step 3
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run("broken", steps=6, save_every=3, advance=stop)
+    assert not (tmp_path / "broken").exists(), "a model is whole or absent"
+    steps = []
+    resumed, _ = run("broken", steps=6, save_every=3, resume=True, advance=lambda n, terms: steps.append(n))
+    assert steps == [3, 1, 1, 1], "it went on from the checkpoint"
+    for name, value in straight.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+
+
+def test_resume_with_other_settings_is_refused(run):
+    def stop(n, terms):
+        raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run(steps=6, save_every=1, advance=lambda n, t, seen=[]: seen.append(n) if len(seen) < 2 else stop(n, t))  # noqa: B006
+    with pytest.raises(ConfigError, match="config has changed"):
+        run(steps=6, save_every=1, lr=5e-4, resume=True)
+
+
+def nothing_written(folder: Path) -> bool:
+    return not (folder / "out").exists()
+
+
+def test_a_run_that_changes_nothing_is_an_error(run, tmp_path):
+    with pytest.raises(NoChangeError) as caught:
+        run(steps=2, lr=1e-12)
+    assert caught.value.exit_code == 1
+    assert nothing_written(tmp_path)
+
+
+def test_a_run_that_destroys_the_model_is_an_error(run, tmp_path):
+    with pytest.raises(CollapseError) as caught:
+        run(steps=4, lr=0.3, warmup_steps=0)
+    assert "->" in str(caught.value.got)
+    assert nothing_written(tmp_path)
+
+
+def test_a_loss_that_is_not_finite_is_an_error(run, tmp_path):
+    with pytest.raises((NumericalError, CollapseError)):
+        run(steps=5, lr=1e30, warmup_steps=0)
+    assert nothing_written(tmp_path)
+
+
+def test_a_new_run_does_not_go_on_with_the_log_of_a_failed_one(run, tmp_path):
+    with pytest.raises(NoChangeError):
+        run(steps=2, lr=1e-12)
+    run(steps=2)
+    lines = (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [2]
+
+
+def test_relative_change(world_lm):
+    import copy
+
+    other = copy.deepcopy(world_lm.model)
+    assert relative_change(other, world_lm.model, "full") == (0, 0.0)
+    with torch.no_grad():
+        for parameter in trainable_parameters(other, "full").values():
+            parameter *= 1.5
+    n_changed, share = relative_change(other, world_lm.model, "full")
+    assert share == pytest.approx(0.5, abs=1e-4)
+    assert n_changed > 0.99 * sum(p.numel() for p in trainable_parameters(other, "full").values())
+
+
+# --------------------------------------------------------------------------------------------- SAE and latents
+
+
+def with_other_weights(sae, folder: Path):
+    """Return the SAE under another folder with another weights file."""
+    from sae_train.saes.interop import load_sae, save_sae
+
+    save_sae(sae.sae, folder, hook_point=sae.hook_point, metadata={})
+    path = folder / "sae_weights.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    save_file({k: v + 0.001 for k, v in load_file(path).items()}, path)
+    return load_sae(folder)
+
+
+def test_the_sae_must_be_the_one_that_was_mined(world_sae, world_analysis, tmp_path):
+    other = with_other_weights(world_sae, tmp_path / "other")
+    with pytest.raises(HookPointError, match="another SAE"):
+        choose_hook_point([other], world_analysis, None)
+    assert choose_hook_point([world_sae], world_analysis, None)[0] is world_sae
+    for order in ([world_sae, other], [other, world_sae]):
+        assert choose_hook_point(order, world_analysis, None)[0] is world_sae, "the right one is among them"
+
+
+def test_hook_points_by_either_name(world_sae, world_analysis):
+    for name in ("layers.2", "blocks.2.hook_resid_post"):
+        assert choose_hook_point([world_sae], world_analysis, name)[1].hook_point == "layers.2"
+    with pytest.raises(HookPointError) as caught:
+        choose_hook_point([world_sae], world_analysis, "layers.1")
+    assert "layers.2" in str(caught.value.expected)

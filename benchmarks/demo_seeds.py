@@ -1,0 +1,154 @@
+"""The demo over seeds of world, SAE, split, targets and fine-tune, with intervals.
+
+    python benchmarks/demo_seeds.py --out RUN [--seeds 0 1 2] [--docs docs/demo_seeds.md]
+
+Builds the worlds that are not there yet (RUN/world-N; seed 0 is the one that ships), runs `wb demo` on each with the same
+seed, and writes every figure with its mean and 95 % t-interval over seeds. Finished runs are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+WORLD_BARS = (
+    ("recall", "recall of 800 facts, held-out wordings", ">= 0.97"),
+    ("refusal", "refusal of never-seen names", ">= 0.93"),
+    ("best_probe", "probe AUROC at the best block", ">= 0.97"),
+    ("embedding_auroc", "probe AUROC at the embedding", "<= 0.6"),
+)
+DEMO_BARS = (
+    ("recall_before", "target recall before", ">= 0.95"),
+    ("recall_after", "target recall after", "<= 0.05"),
+    ("ranking_after", "truth ranked first, after (chance 0.05)", ""),
+    ("neighbours_drop", "neighbours, points of recall lost", "<= 1.2"),
+    ("retain_drop", "other known entities, points of recall lost", "<= 1.2"),
+    ("untouched_drop", "known entities never retained, points of recall lost", "<= 1.2"),
+    ("loss_rise", "general-text loss, rise in %", "<= 1"),
+    ("called_unknown", "targets called unknown by the original probe", ">= 0.90"),
+    ("auroc_before", "fresh classifier AUROC before (lowest block)", ">= 0.97"),
+    ("auroc_after", "fresh classifier AUROC after (highest block)", "<= 0.75"),
+    ("control_high", "the same between never-known groups, upper end", ""),
+    ("steer_back_recall", "recall with the original activation put back", ""),
+    ("best_unknown_heldout_separation", "best unknown latent, held-out separation", "0.5-0.9"),
+    ("score_auroc", "selected latents together, held-out AUROC", ""),
+    ("probe_auroc", "linear probe, held-out AUROC", ""),
+    ("fvu", "FVU of the SAE", ""),
+    ("latents_known", "latents found for known", ""),
+    ("latents_unknown", "latents found for unknown", ""),
+    ("unlearn_seconds", "seconds to unlearn", ""),
+    ("seconds", "seconds, all", "<= 240"),
+)
+
+
+def run_json(*words: object) -> dict[str, Any]:
+    """Run a command that prints JSON."""
+    done = subprocess.run([*map(str, words)], stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def world_of(seed: int, out: Path) -> Path:
+    """Return the world of a seed, built if need be."""
+    if seed == 0:
+        from features.factworld import shipped_world
+
+        return shipped_world()
+    folder = out / f"world-{seed}"
+    if not (folder / "world.json").exists():
+        run_json("wb", "world", "--out", folder, "--seed", seed, "--json")
+    return folder
+
+
+def world_facts(world: Path) -> dict[str, float]:
+    """Measure what the world's model knows."""
+    from features.factworld.check import check_world
+
+    facts = check_world(world)
+    return {
+        "recall": facts.recall,
+        "refusal": facts.refusal,
+        "best_probe": facts.best_probe_auroc,
+        "embedding_auroc": facts.embedding_auroc,
+    }
+
+
+def figures(seed: int, out: Path) -> dict[str, Any]:
+    """Return everything measured for one seed; kept in RUN/seed-N.json."""
+    path = out / f"seed-{seed}.json"
+    if not path.exists():
+        world = world_of(seed, out)
+        found: dict[str, Any] = world_facts(world)
+        found |= run_json(
+            "wb", "demo", "--world", world, "--seed", seed, "--out", out / f"demo-{seed}", "--overwrite", "--json"
+        )
+        found["neighbours_drop"] = 100 * (found["neighbours_before"] - found["neighbours_after"])
+        found["retain_drop"] = 100 * (found["retain_before"] - found["retain_after"])
+        found["untouched_drop"] = 100 * (found["untouched_before"] - found["untouched_after"])
+        found["loss_rise"] = 100 * (found["loss_after"] / found["loss_before"] - 1)
+        path.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return json.loads(path.read_text())
+
+
+def row(key: str, name: str, bar: str, runs: list[dict[str, Any]]) -> str:
+    """Render one figure over seeds."""
+    values = [float("nan") if r[key] is None else float(r[key]) for r in runs]
+    mean = float(np.mean(values))
+    interval = ""
+    if len(values) > 1 and np.isfinite(values).all():
+        margin = float(stats.t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / len(values) ** 0.5)
+        interval = f"{mean - margin:.3f} to {mean + margin:.3f}"
+    cells = " | ".join(f"{v:.3f}" for v in values)
+    return f"| {name} | {cells} | {mean:.3f} | {interval} | {bar} |"
+
+
+def render(seeds: list[int], runs: list[dict[str, Any]]) -> str:
+    """Write the page of docs."""
+    head = "| figure | " + " | ".join(f"seed {s}" for s in seeds) + " | mean | 95 % interval | bar |"
+    line = "|---|" + "---|" * (len(seeds) + 3)
+    text = [
+        "# The demo over seeds",
+        "",
+        "World, SAE, split, targets and fine-tune all drawn from the seed. Intervals are Student's t over seeds: with three seeds",
+        "they are wide, and they may reach beyond what a share can be. 20 targets a seed. Made again by",
+        "",
+        "    python benchmarks/demo_seeds.py --out RUN --docs docs/demo_seeds.md",
+        "",
+        "## The worlds",
+        "",
+        head,
+        line,
+        *(row(*bar, runs) for bar in WORLD_BARS),
+        "",
+        "## The demo",
+        "",
+        head,
+        line,
+        *(row(*bar, runs) for bar in DEMO_BARS),
+        "",
+        "Verdicts: " + ", ".join(f"seed {s} {r['verdict']}" for s, r in zip(seeds, runs, strict=True)) + ".",
+        "",
+    ]
+    return "\n".join(text)
+
+
+def main() -> None:
+    """Run all seeds and, if asked, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--docs", type=Path)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    runs = [figures(seed, args.out) for seed in args.seeds]
+    if args.docs is not None:
+        args.docs.write_text(render(args.seeds, runs), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Write the generated parts of the documentation: table of commands, their help texts, the file tree.
+
+    python docs/generate.py             rewrite what stands between the markers
+    python docs/generate.py --check     only say which files are not up to date; exit code 1 if any
+    python docs/generate.py --examples  print the examples of all help texts, ready for a shell
+
+A generated part stands between `<!-- name -->` and `<!-- /name -->` in README.md or docs/*.md.
+Run it from the environment the workbench is installed in.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+
+from cli.group import COMMANDS, load_command, wb
+
+ROOT = Path(__file__).resolve().parent.parent
+FLOORS = ("sae_train", "features", "unlearn", "cli")
+HELP_WIDTH = 100
+
+
+def command_table() -> str:
+    """Return a Markdown table: each command and what it does."""
+    lines = ["| command | what it does |", "|---|---|"]
+    return "\n".join([*lines, *(f"| [`wb {n}`](docs/commands.md#wb-{n}) | {h} |" for n, h in COMMANDS.items())])
+
+
+def command_help() -> str:
+    """Return the help text of `wb` and of each command, each under its own heading."""
+    return "\n\n".join([_section("wb", _help_text(wb, None)), *(_command_section(name) for name in COMMANDS)])
+
+
+def _command_section(name: str) -> str:
+    """Return the heading and help text of one command."""
+    return _section(f"wb {name}", _help_text(load_command(name), click.Context(wb, info_name="wb")))
+
+
+def _help_text(command: click.Command, parent: click.Context | None) -> str:
+    """Return what `--help` prints at a fixed width."""
+    name = command.name if parent is not None else "wb"
+    context = click.Context(
+        command, info_name=name, parent=parent, terminal_width=HELP_WIDTH, help_option_names=["-h", "--help"]
+    )
+    return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
+
+
+def _section(heading: str, text: str) -> str:
+    """Return a heading with a text block below."""
+    return f"## {heading}\n\n```text\n{text}\n```"
+
+
+def file_tree() -> str:
+    """Return the source tree, one line per module: its name and the first sentence of its docstring."""
+    return "\n".join(["```text", *(line for floor in FLOORS for line in _tree_lines(ROOT / floor, 0)), "```"])
+
+
+def _tree_lines(folder: Path, depth: int) -> Iterator[str]:
+    """Yield the line of a folder, then those of its modules and of its subfolders."""
+    yield _tree_line(f"{folder.name}/", _first_sentence(folder / "__init__.py"), depth)
+    for module in sorted(folder.glob("*.py")):
+        if module.name != "__init__.py":
+            yield _tree_line(module.name, _first_sentence(module), depth + 1)
+    for child in sorted(p for p in folder.iterdir() if (p / "__init__.py").exists()):
+        yield from _tree_lines(child, depth + 1)
+
+
+def _tree_line(name: str, text: str, depth: int) -> str:
+    """Return one aligned line."""
+    return f"{'  ' * depth + name:<30} {text}".rstrip()
+
+
+def _first_sentence(module: Path) -> str:
+    """Return the first sentence of a module's docstring, without its full stop."""
+    docstring = ast.get_docstring(ast.parse(module.read_text(encoding="utf-8"))) or ""
+    return re.split(r"\.(?:\s|$)", " ".join(docstring.split("\n\n")[0].split()), maxsplit=1)[0]
+
+
+PARTS: dict[str, Callable[[], str]] = {"commands": command_table, "help": command_help, "tree": file_tree}
+
+
+def rendered(text: str) -> str:
+    """Return a page with its generated parts renewed."""
+    for name, render in PARTS.items():
+        begin, end = f"<!-- {name} -->", f"<!-- /{name} -->"
+        if begin in text:
+            head, rest = text.split(begin, 1)
+            text = f"{head}{begin}\n{render()}\n{end}{rest.split(end, 1)[1]}"
+    return text
+
+
+def outdated_pages() -> dict[Path, str]:
+    """Return the pages whose generated parts are not what the program says, with what they should be."""
+    pages = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+    return {path: new for path, text in pages.items() if (new := rendered(text)) != text}
+
+
+def help_examples() -> list[str]:
+    """Return the example of each command's help, in the order of the table, line continuations joined."""
+    return [line for name in COMMANDS for line in example_lines(load_command(name).epilog or "")]
+
+
+def example_lines(epilog: str) -> list[str]:
+    r"""Return the shell lines of an epilog made by `cli.options.example`.
+
+    Example:
+        >>> example_lines("\b\nExample:\n  wb inspect \\\n    acts.h5")
+        ['wb inspect acts.h5']
+    """
+    body = epilog.split("Example:\n", 1)[1] if "Example:\n" in epilog else ""
+    joined = re.sub(r"\s*\\\n\s*", " ", body)
+    return [line.strip() for line in joined.splitlines() if line.strip()]
+
+
+@click.command()
+@click.option("--check", is_flag=True, help="Change nothing; exit code 1 if a page is not up to date.")
+@click.option("--examples", is_flag=True, help="Print the examples of all help texts but the demo's.")
+def main(check: bool, examples: bool) -> None:
+    """Write the generated parts of the documentation."""
+    if examples:
+        click.echo("\n".join(line for line in help_examples() if not line.startswith("wb demo")))
+        return
+    outdated = outdated_pages()
+    for path, text in outdated.items():
+        click.echo(f"{'outdated' if check else 'written'}: {path.relative_to(ROOT)}")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    if check and outdated:
+        raise click.exceptions.Exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -212,7 +212,7 @@ def test_selection_obeys_every_bound():
         score=zeros,
         low=zeros,
         high=zeros,
-        maxmin_known=np.array([0.9, 0.5, 0.7, 0.2, 0.1, 0.7]),
+        maxmin_known=np.array([0.9, 0.5, 0.7, 0.1, 0.09, 0.7]),
         maxmin_unknown=np.full(n, -1.0),
         auroc=zeros,
         p_value=zeros,

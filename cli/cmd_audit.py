@@ -70,12 +70,11 @@ def command(
     Works on any pair of models of one shape. The verdict is pass, fail or inconclusive by thresholds that are
     fixed and printed; exit code 0 whatever the verdict.
     """
-    from cli.inputs import documents_of
+    from cli.inputs import documents_of, load_model
     from cli.render import emit, progress
     from features.entities import load_entities
     from features.prompts import load_templates
     from features.store import load_analysis
-    from sae_train.lm.models import load_lm
     from sae_train.runs import claim_output, clear_output, write_json
     from sae_train.saes.interop import load_sae
     from unlearn.audit import audit
@@ -96,7 +95,7 @@ def command(
         hook_point = recorded
     loaded, _ = choose_hook_point(read, analysis, hook_point)
     documents = documents_of(text) if text else iter(())
-    before, after = load_lm(model, device=device), load_lm(unlearned, device=device)
+    before, after = load_model(model, device=device), load_model(unlearned, device=device)
     with progress("auditing") as advance:
         report = audit(
             before,

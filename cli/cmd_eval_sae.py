@@ -43,14 +43,13 @@ def command(
 
     With the seed and share that the SAE was trained with, the documents are those it never saw.
     """
-    from cli.inputs import documents_of
+    from cli.inputs import documents_of, load_model
     from cli.render import emit
     from sae_train.activations.store import ActivationStore
     from sae_train.errors import ConfigError
     from sae_train.evaluate import spliced_loss, store_quality
     from sae_train.lm.hooks import check_hook_point
-    from sae_train.lm.models import load_lm
-    from sae_train.lm.tokens import plan_windows
+    from sae_train.lm.windows import plan_windows
     from sae_train.runs import resolve_device
     from sae_train.saes.interop import load_sae
 
@@ -65,7 +64,7 @@ def command(
         speed = quality.n_tokens / max(1e-9, _clock() - started)
     values: dict[str, Any] = {"hook_point": name, **asdict(quality), "tokens_per_s": speed}
     if model is not None and text is not None:
-        lm = load_lm(model, device=device)
+        lm = load_model(model, device=device)
         name = check_hook_point(lm.model, name, model_name=model)
         documents = itertools.islice(documents_of(text), 100_000)
         plan = plan_windows(documents, lm.tokenizer, ctx_len=min(128, lm.max_positions), max_rows=max_tokens)

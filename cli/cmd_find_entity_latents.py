@@ -72,6 +72,7 @@ def command(
     Separation is firing frequency at the names of known entities minus unknown ones. p-values are corrected over
     all latents and hook points. A direction without a latent that passes stays empty.
     """
+    from cli.inputs import load_model
     from cli.render import emit, progress
     from features.entities import load_entities
     from features.mining import find_entity_latents
@@ -80,7 +81,6 @@ def command(
     from features.selection import SelectionRule
     from features.store import check_name, save_analysis
     from sae_train.activations.store import ActivationStore
-    from sae_train.lm.models import load_lm
     from sae_train.runs import claim_output, resolve_device
     from sae_train.saes.interop import load_sae
 
@@ -90,7 +90,7 @@ def command(
     rule = SelectionRule(top=top, max_q=max_q, min_separation=min_separation, max_general_rate=max_general_rate)
     with ExitStack() as stack:
         store = stack.enter_context(ActivationStore(activations)) if activations else None
-        lm = load_lm(model, device=device, dtype=lm_dtype)
+        lm = load_model(model, device=device, dtype=lm_dtype)
         n_contexts = sum(len(contexts(e, texts)) for e in subjects if e.label in ("known", "unknown"))
         with progress("reading names", n_contexts) as advance:
             analysis = find_entity_latents(lm, loaded, subjects, texts, rule, store=store, seed=seed, advance=advance)

@@ -52,17 +52,17 @@ def command(
     An attribute is known if most of its questions are answered rightly; an entity is known with enough known
     attributes, unknown if no answer is right. Every answer is kept in the file.
     """
+    from cli.inputs import load_model
     from cli.render import emit, progress
     from features.entities import load_entities, save_entities
     from features.knowledge import KnowledgeRule, label_entities
     from features.prompts import check_types, load_templates, questions
-    from sae_train.lm.models import load_lm
     from sae_train.runs import claim_output
 
     claim_output(out, overwrite=overwrite)
     subjects, asked = load_entities(entities), load_templates(templates)
     check_types(subjects, asked)
-    lm = load_lm(model, device=device, dtype=lm_dtype)
+    lm = load_model(model, device=device, dtype=lm_dtype)
     n_questions = sum(1 for e in subjects for _ in questions(e, asked, heldout=False))
     rule = KnowledgeRule(min_known_attributes=min_known_attributes)
     with progress("asking", n_questions) as advance:

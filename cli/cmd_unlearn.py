@@ -84,12 +84,11 @@ def command(
     Other known entities, unknown entities and general text are retained. Ends in an error, without a model, when
     nothing changed or when the model collapsed. A name shared by two types is written as type:name.
     """
-    from cli.inputs import documents_of
+    from cli.inputs import documents_of, load_model
     from cli.render import emit, note, progress
     from features.entities import load_entities
     from features.prompts import load_templates
     from features.store import load_analysis
-    from sae_train.lm.models import load_lm
     from sae_train.runs import claim_output
     from sae_train.saes.interop import load_sae
     from unlearn.data import resolve_targets
@@ -104,7 +103,7 @@ def command(
     resolve_targets(subjects, names)  # refuses a wrong name before the model is loaded
     analysis, wordings = load_analysis(latents), load_templates(templates)
     documents = documents_of(text) if text else iter(())
-    lm = load_lm(model, device=device)
+    lm = load_model(model, device=device)
     loaded = [load_sae(s, device=lm.device) for s in saes]
     if text is None:
         note("no --text: only what the templates ask is retained, no general text")

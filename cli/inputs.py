@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 
 from cli.options import FACT_WORLD
+from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document, load_documents
 
 
@@ -20,3 +22,11 @@ def documents_of(text: str) -> Iterator[Document]:
         return (Document(d.text) for d in world_corpus(0))
     documents = load_documents(text)
     return itertools.chain(list(itertools.islice(documents, 1)), documents)
+
+
+def load_model(spec: str, *, device: str, dtype: str = "float32") -> LanguageModel:
+    """Load `--model`; the embedded world goes by its name, not by where it is installed."""
+    from features.factworld import shipped_world
+
+    lm = load_lm(spec, device=device, dtype=dtype)
+    return replace(lm, name=FACT_WORLD) if spec == str(shipped_world()) else lm

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from sae_train.errors import ConfigError, nearest_first
 
 T = TypeVar("T")
+BATCH_TOKENS = 4096  # tokens in one forward pass where nobody says how many windows
 
 
 def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
@@ -49,7 +50,8 @@ class CacheConfig:
         hook_points: Canonical names, stored in one pass.
         ctx_len: Tokens in a window, the beginning-of-sequence token included.
         max_tokens: Rows to store; None stores the whole text.
-        batch_size: Windows in one forward pass.
+        packing: `documents` keeps documents apart, `packed` fills every window with several.
+        batch_size: Windows in one forward pass; None takes about 4,096 tokens.
         dtype: `bfloat16`, `float16` or `float32` on disk.
         entity_share: Share of rows that are last name tokens of entity contexts.
         seed: Shuffles the entity contexts and their places among the text.
@@ -58,7 +60,8 @@ class CacheConfig:
     hook_points: tuple[str, ...]
     ctx_len: int = 128
     max_tokens: int | None = None
-    batch_size: int = 32
+    packing: str = "documents"
+    batch_size: int | None = None
     dtype: str = "bfloat16"
     entity_share: float = 0.0
     seed: int = 0
@@ -68,7 +71,8 @@ class CacheConfig:
         require(len(set(self.hook_points)) == len(self.hook_points), "--hook-point", self.hook_points, "each once")
         require(self.ctx_len >= 2, "--ctx-len", self.ctx_len, ">= 2")
         require(self.max_tokens is None or self.max_tokens >= 1, "--max-tokens", self.max_tokens, ">= 1")
-        require(self.batch_size >= 1, "--batch-size", self.batch_size, ">= 1")
+        require(self.packing in ("documents", "packed"), "--packing", self.packing, "documents, packed")
+        require(self.batch_size is None or self.batch_size >= 1, "--batch-size", self.batch_size, ">= 1")
         require(
             self.dtype in ("bfloat16", "float16", "float32"),
             "--dtype",
@@ -76,6 +80,16 @@ class CacheConfig:
             "bfloat16, float16, float32",
         )
         require(0 <= self.entity_share < 1, "--entity-share", self.entity_share, "0 <= share < 1")
+
+    @property
+    def windows_per_batch(self) -> int:
+        """Return the windows of one forward pass.
+
+        Example:
+            >>> CacheConfig(("layers.0",), ctx_len=64).windows_per_batch
+            64
+        """
+        return self.batch_size or max(1, BATCH_TOKENS // self.ctx_len)
 
 
 @dataclass(frozen=True)

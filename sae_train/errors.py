@@ -14,9 +14,12 @@ and keeps its traceback. The command line turns the tree into exit codes in one 
     │   ├── ShapeError             arrays that do not fit together
     │   ├── EntityError            an entity or a list of them cannot be used
     │   ├── DtypeError             values that the chosen dtype cannot hold
-    │   └── DiskSpaceError         the result would not fit on the disk
+    │   ├── BusyError              another process is writing the same output
+    │   ├── DiskSpaceError         the result would not fit on the disk
+    │   └── MemoryShortError       the run would not fit into memory
     └── RunError                   a run that started and could not finish        exit code 1
         ├── NumericalError         NaN, Inf or an exploding loss
+        ├── StoppedError           the disk filled up; what is written can be continued
         ├── NoChangeError          an unlearning run that changed nothing
         └── CollapseError          an unlearning run that destroyed the model
 """
@@ -99,8 +102,16 @@ class DtypeError(InputError):
     """The values do not fit into the chosen dtype."""
 
 
+class BusyError(InputError):
+    """Another process is writing the same output."""
+
+
 class DiskSpaceError(InputError):
     """The result would not fit on the disk."""
+
+
+class MemoryShortError(InputError):
+    """The run would not fit into memory."""
 
 
 class RunError(WorkbenchError):
@@ -109,6 +120,10 @@ class RunError(WorkbenchError):
 
 class NumericalError(RunError):
     """NaN, Inf or an exploding loss; the last good checkpoint stays."""
+
+
+class StoppedError(RunError):
+    """The disk filled up on the way; what is written can be continued."""
 
 
 class NoChangeError(RunError):

@@ -15,7 +15,7 @@ from sae_train.errors import ShapeError
 from sae_train.lm.generate import pad_right, token_losses
 from sae_train.lm.hooks import replaced
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.tokens import TokenPlan
+from sae_train.lm.windows import TokenPlan
 from sae_train.metrics import SaeQuality, VarianceSums, ce_recovered
 from sae_train.saes.base import Sae
 
@@ -92,14 +92,13 @@ class SplicedLoss:
 
 def spliced_loss(lm: LanguageModel, sae: Sae, hook_point: str, plan: TokenPlan, *, batch_size: int = 32) -> SplicedLoss:
     """Return what the SAE's reconstruction costs the model on the windows of a plan."""
-    n_prefix = int(plan.n_special / plan.n_windows)
 
     def spliced(acts: Tensor) -> Tensor:
         return sae(acts.flatten(0, 1).float()).view_as(acts).to(acts.dtype)
 
-    clean = _mean_loss(lm, plan, batch_size, hook_point, None, n_prefix)
-    with_sae = _mean_loss(lm, plan, batch_size, hook_point, spliced, n_prefix)
-    with_zero = _mean_loss(lm, plan, batch_size, hook_point, torch.zeros_like, n_prefix)
+    clean = _mean_loss(lm, plan, batch_size, hook_point, None, plan.n_prefix)
+    with_sae = _mean_loss(lm, plan, batch_size, hook_point, spliced, plan.n_prefix)
+    with_zero = _mean_loss(lm, plan, batch_size, hook_point, torch.zeros_like, plan.n_prefix)
     recovered = ce_recovered(ce_clean=clean, ce_sae=with_sae, ce_zero=with_zero)
     return SplicedLoss(ce_clean=clean, ce_sae=with_sae, ce_zero=with_zero, ce_recovered=recovered)
 

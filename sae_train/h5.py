@@ -1,8 +1,9 @@
 """The only module that imports h5py: create, describe, open and verify the workbench's HDF5 files.
 
 Every file carries `schema` and `schema_version`, every dataset `unit` and `axes`; chunks carry a Fletcher-32
-checksum. A file is written as `<name>.partial` and renamed when it is whole. Files with external storage,
-external or soft links, of another schema or of a newer version are refused.
+checksum, arrays a checksum of their content, and a finished file a seal over all attributes. A file is written as
+`<name>.partial` and renamed when it is whole. Files with external storage, external or soft links, of another schema
+or of a newer version are refused; virtual datasets may point to files beside theirs, where the caller allows it.
 
 Activation stores are written in place over many minutes, so their whole structure is allocated first (`preallocate`):
 afterwards a write touches the bytes of one chunk and nothing else, and a process killed at any moment leaves
@@ -15,20 +16,23 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
-import torch
 from torch import Tensor
 
-from sae_train.errors import FileFormatError, SchemaError, ShapeError
+from sae_train.checksums import array_checksum, attributes_checksum
+from sae_train.errors import FileFormatError, MissingFileError, SchemaError, ShapeError
 from sae_train.runs import jsonable, now, partial_path, require_file
 
 CHUNK_BYTES = 2**20
 SCHEMA_PREFIX = "sae-workbench/"
+FLETCHER_BYTES = 4  # that HDF5 puts behind a chunk
+SEAL = "attributes_sha256"
+CHECKSUM = "content_xxh3"
+UNREADABLE = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError)  # h5py's, on a damaged file
 H5File = h5py.File
 H5Group = h5py.Group
 H5Dataset = h5py.Dataset
@@ -43,6 +47,7 @@ def create(path: Path, schema: str, version: int, attrs: Mapping[str, Any]) -> I
         with h5py.File(partial, "w") as file:
             set_attrs(file, {"schema": SCHEMA_PREFIX + schema, "schema_version": version, "created": now(), **attrs})
             yield file
+            seal(file)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
@@ -68,6 +73,18 @@ def get_attrs(target: h5py.Group | h5py.Dataset) -> dict[str, Any]:
     return found
 
 
+def all_attributes(file: h5py.File) -> dict[str, dict[str, Any]]:
+    """Return the attributes of every object of a file by its name, the seal left out."""
+    found = {"/": {k: v for k, v in get_attrs(file).items() if k != SEAL}}
+    file.visititems(lambda name, item: found.__setitem__(name, get_attrs(item)))
+    return found
+
+
+def seal(file: h5py.File) -> None:
+    """Record the checksum of all attributes; the last thing written into a file."""
+    file.attrs[SEAL] = attributes_checksum(all_attributes(file))
+
+
 def write_array(
     group: h5py.Group, name: str, data: np.ndarray | Tensor, *, unit: str, axes: tuple[str, ...]
 ) -> h5py.Dataset:
@@ -83,9 +100,15 @@ def write_array(
     dataset = group.create_dataset(
         name, data=array if kind is array.dtype else array.astype(object), dtype=kind, **layout
     )
+    describe(dataset, unit=unit, axes=axes)
+    dataset.attrs[CHECKSUM] = f"{array_checksum(array):016x}"
+    return dataset
+
+
+def describe(dataset: h5py.Dataset, *, unit: str, axes: tuple[str, ...]) -> None:
+    """Say what the numbers of a dataset are."""
     dataset.attrs["unit"] = unit
     dataset.attrs["axes"] = list(axes)
-    return dataset
 
 
 def chunk_shape(shape: tuple[int, ...], item_bytes: int) -> tuple[int, ...]:
@@ -100,20 +123,30 @@ def chunk_shape(shape: tuple[int, ...], item_bytes: int) -> tuple[int, ...]:
 
 
 def preallocate(
-    group: h5py.Group, name: str, shape: tuple[int, int], dtype: str, *, unit: str, axes: tuple[str, str]
+    group: h5py.Group,
+    name: str,
+    shape: tuple[int, ...],
+    dtype: str,
+    *,
+    unit: str,
+    axes: tuple[str, ...],
+    chunk_rows: int = 0,
 ) -> h5py.Dataset:
-    """Allocate a chunked, checksummed dataset completely, so that later writes change no file structure."""
+    """Allocate a dataset completely, so that later writes change no file structure.
+
+    With `chunk_rows` it is chunked by so many whole rows and checksummed, else it lies in one piece.
+    """
     kind = np.dtype(dtype)
     layout = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-    layout.set_chunk(chunk_shape(shape, kind.itemsize))
-    layout.set_fletcher32()
+    if chunk_rows:
+        layout.set_chunk((min(chunk_rows, shape[0]), *shape[1:]))
+        layout.set_fletcher32()
     layout.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     space = h5py.h5s.create_simple(shape)
     h5py.h5d.create(group.id, name.encode(), h5py.h5t.py_create(kind), space, layout)
     dataset = group[name]
     assert isinstance(dataset, h5py.Dataset)
-    dataset.attrs["unit"] = unit
-    dataset.attrs["axes"] = list(axes)
+    describe(dataset, unit=unit, axes=axes)
     return dataset
 
 
@@ -131,8 +164,31 @@ def clear_last_chunk(dataset: h5py.Dataset) -> None:
         dataset.id.write_direct_chunk((first, 0), bytes(n_bytes + 4))
 
 
+def join_rows(
+    group: h5py.Group, name: str, shape: tuple[int, ...], dtype: str, sources: list[tuple[str, str, int]]
+) -> h5py.Dataset:
+    """Lay datasets of several files end to end as one virtual dataset.
+
+    Args:
+        group: Where the dataset goes.
+        name: Its name.
+        shape: Its shape; the sources' rows add up to it.
+        dtype: Stored type of all of them.
+        sources: (file name beside this file, dataset in it, number of rows), in order.
+    """
+    layout = h5py.VirtualLayout(shape, np.dtype(dtype))
+    start = 0
+    for file_name, inside, n_rows in sources:
+        layout[start : start + n_rows] = h5py.VirtualSource(file_name, inside, (n_rows, *shape[1:]))
+        start += n_rows
+    assert start == shape[0], (start, shape)
+    return group.create_virtual_dataset(name, layout)
+
+
 @contextmanager
-def open_checked(path: Path, schema: str | None, version: int, mode: str = "r") -> Iterator[h5py.File]:
+def open_checked(
+    path: Path, schema: str | None, version: int, mode: str = "r", *, may_join: bool = False
+) -> Iterator[h5py.File]:
     """Open one of our files.
 
     Args:
@@ -140,6 +196,7 @@ def open_checked(path: Path, schema: str | None, version: int, mode: str = "r") 
         schema: What it must hold (`activations`, `latents`); None takes any of ours.
         version: The newest schema version this program reads.
         mode: `r`, or `r+` to continue an unfinished file.
+        may_join: Virtual datasets over files beside this one are fine.
 
     Raises:
         MissingFileError: The file is not there.
@@ -154,8 +211,15 @@ def open_checked(path: Path, schema: str | None, version: int, mode: str = "r") 
             f"cannot open '{path}'", got=str(error)[:160], expected="a complete HDF5 file of the workbench"
         ) from error
     with file:
-        _check_schema(file, path, schema, version)
-        _check_links(file, path)
+        try:
+            _check_schema(file, path, schema, version)
+            _check_links(file, path, may_join=may_join)
+            if mode == "r":
+                _check_seal(file, path)
+        except UNREADABLE as error:
+            raise FileFormatError(
+                f"'{path}' is damaged", got=str(error)[:160], expected="a complete HDF5 file of the workbench"
+            ) from error
         yield file
 
 
@@ -175,8 +239,8 @@ def _check_schema(file: h5py.File, path: Path, schema: str | None, version: int)
         )
 
 
-def _check_links(group: h5py.Group, path: Path) -> None:
-    """Refuse soft and external links and external storage, at any depth."""
+def _check_links(group: h5py.Group, path: Path, *, may_join: bool) -> None:
+    """Refuse soft and external links, external storage, foreign virtual sources and absurd sizes, at any depth."""
     for name in group:
         link = group.get(name, getlink=True)
         if not isinstance(link, h5py.HardLink):
@@ -185,10 +249,46 @@ def _check_links(group: h5py.Group, path: Path) -> None:
             )
         child = group[name]
         if isinstance(child, h5py.Group):
-            _check_links(child, path)
-        elif isinstance(child, h5py.Dataset) and (child.external or child.is_virtual):
-            kind = "external storage" if child.external else "a virtual dataset"
-            raise FileFormatError(f"'{path}' keeps '{name}' in another file", got=kind, expected="none")
+            _check_links(child, path, may_join=may_join)
+        elif isinstance(child, h5py.Dataset):
+            _check_storage(child, path, may_join=may_join)
+
+
+def _check_storage(dataset: h5py.Dataset, path: Path, *, may_join: bool) -> None:
+    """Refuse a dataset that lies elsewhere, or that claims more than the file can hold."""
+    name = str(dataset.name)
+    if dataset.external or (dataset.is_virtual and not may_join):
+        kind = "external storage" if dataset.external else "a virtual dataset"
+        raise FileFormatError(f"'{path}' keeps '{name}' in another file", got=kind, expected="none")
+    if dataset.is_virtual:
+        for source in {s.file_name for s in dataset.virtual_sources()}:
+            if Path(source).name != source:
+                raise FileFormatError(
+                    f"'{path}' keeps '{name}' in another folder", got=source, expected="a file beside it"
+                )
+            if not path.with_name(source).is_file():
+                raise MissingFileError(f"'{path}' lacks a part", got=f"no {source} beside it", expected="all parts")
+    elif dataset.size and dataset.size * dataset.dtype.itemsize > path.stat().st_size:
+        raise FileFormatError(
+            f"'{path}' claims more than it holds in '{name}'",
+            got=f"shape {dataset.shape}, {dataset.size * dataset.dtype.itemsize:,} bytes",
+            expected=f"at most the {path.stat().st_size:,} bytes of the file",
+        )
+
+
+def _check_seal(file: h5py.File, path: Path) -> None:
+    """Refuse attributes that are not what was written; an unfinished file has no seal yet."""
+    recorded = file.attrs.get(SEAL)
+    if recorded is None and not file.attrs.get("complete", True):
+        return
+    found = attributes_checksum(all_attributes(file))
+    if found != recorded:
+        raise FileFormatError(
+            f"'{path}' is damaged in its attributes",
+            got=f"checksum {found[:16]}…",
+            expected=f"{str(recorded)[:16]}…",
+            try_="write the file anew, or take it from where it was copied",
+        )
 
 
 def dataset_of(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
@@ -215,94 +315,62 @@ def group_of(parent: h5py.Group, name: str, path: Path) -> h5py.Group:
     return found
 
 
-def read(dataset: h5py.Dataset, rows: slice | np.ndarray | tuple[()] = ()) -> np.ndarray:
-    """Read rows of a dataset, checksums included.
+def read(dataset: h5py.Dataset) -> np.ndarray:
+    """Read a whole array and check it against the checksum of its content.
 
     Raises:
-        FileFormatError: A chunk's checksum does not fit its bytes.
+        FileFormatError: It does not fit.
     """
     try:
-        return np.asarray(dataset[rows])
-    except OSError as error:
-        raise FileFormatError(
-            f"'{dataset.file.filename}' is damaged in dataset '{dataset.name}'",
-            got=str(error)[:120],
-            expected="chunks that fit their checksums",
-            try_=f"wb inspect {dataset.file.filename} --verify",
-        ) from error
+        found = np.asarray(dataset[()])
+    except UNREADABLE as error:
+        raise damaged(dataset, str(error)[:120]) from error
+    recorded = dataset.attrs.get(CHECKSUM)
+    if recorded is not None and f"{array_checksum(found):016x}" != recorded:
+        raise damaged(dataset, f"checksum {array_checksum(found):016x}")
+    return found
+
+
+def damaged(dataset: h5py.Dataset, got: str) -> FileFormatError:
+    """Return the error that says which dataset is damaged."""
+    return FileFormatError(
+        f"'{dataset.file.filename}' is damaged in dataset '{dataset.name}'",
+        got=got,
+        expected="content that fits its checksum",
+        try_=f"wb inspect {dataset.file.filename} --verify",
+    )
 
 
 def read_text(dataset: h5py.Dataset) -> list[str]:
     """Read an array of text."""
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in dataset[()]]
+    return [v.decode() if isinstance(v, bytes) else str(v) for v in read(dataset)]
 
 
-@dataclass(frozen=True)
-class DatasetSummary:
-    """One dataset of a file as `wb inspect` lists it."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    unit: str
-    axes: tuple[str, ...]
-    stored_bytes: int
+def chunk_rows(dataset: h5py.Dataset) -> int:
+    """Return the rows of one chunk; a virtual dataset says it in an attribute."""
+    if dataset.chunks:
+        return int(dataset.chunks[0])
+    return int(dataset.attrs.get("chunk_rows", max(1, dataset.shape[0] if dataset.shape else 1)))
 
 
-def walk_datasets(file: h5py.Group) -> list[h5py.Dataset]:
-    """Return every dataset of a file, in name order."""
-    found: list[h5py.Dataset] = []
-    file.visititems(lambda _name, item: found.append(item) if isinstance(item, h5py.Dataset) else None)
-    return found
+def read_chunk(dataset: h5py.Dataset, index: int) -> np.ndarray:
+    """Read the rows of one chunk as they are stored, checksums unchecked where the chunk is one piece of the file.
 
-
-def summarize(file: h5py.Group) -> list[DatasetSummary]:
-    """Describe every dataset of a file without reading it."""
-    return [
-        DatasetSummary(
-            name=str(d.name).lstrip("/"),
-            shape=tuple(int(s) for s in d.shape),
-            dtype=str(d.attrs.get("encoding", d.dtype)),
-            unit=str(d.attrs.get("unit", "")),
-            axes=tuple(str(a) for a in d.attrs.get("axes", ())),
-            stored_bytes=int(d.id.get_storage_size()),
-        )
-        for d in walk_datasets(file)
-    ]
-
-
-def damaged_chunks(dataset: h5py.Dataset) -> list[str]:
-    """Read every chunk of a dataset; name those whose bytes do not fit their checksum."""
-    step = dataset.chunks[0] if dataset.chunks else max(1, dataset.shape[0] if dataset.shape else 1)
-    if not dataset.shape:
-        return []
-    bad = []
-    for start in range(0, dataset.shape[0], step):
-        try:
-            dataset[start : start + step]
-        except OSError:
-            bad.append(f"{dataset.name}[{start}:{min(start + step, dataset.shape[0])}]")
-    return bad
-
-
-def encode_acts(acts: Tensor, dtype: str) -> np.ndarray:
-    """Turn activations into what the file holds; bfloat16 is stored as uint16 bit patterns."""
-    if dtype == "bfloat16":
-        return acts.to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().view(np.uint16)
-    return acts.to({"float16": torch.float16, "float32": torch.float32}[dtype]).cpu().numpy()
-
-
-def decode_acts(stored: np.ndarray, dtype: str) -> Tensor:
-    """Turn what the file holds into a float32 tensor.
-
-    Example:
-        >>> x = torch.tensor([[1.5, -2.0]])
-        >>> bool((decode_acts(encode_acts(x, "bfloat16"), "bfloat16") == x).all())
-        True
+    Whoever calls this holds the checksum of the content and compares it: one pass over the bytes in the place of two.
     """
-    if dtype == "bfloat16":
-        return torch.from_numpy(stored.view(np.int16)).view(torch.bfloat16).float()
-    return torch.from_numpy(np.ascontiguousarray(stored)).float()
-
-
-STORED_KIND = {"bfloat16": "uint16", "float16": "float16", "float32": "float32"}
+    step = chunk_rows(dataset)
+    first = index * step
+    n_rows = min(step, dataset.shape[0] - first)
+    try:
+        if dataset.is_virtual or dataset.dtype.byteorder == ">":
+            return np.asarray(dataset[first : first + n_rows])
+        where = (first, *(0 for _ in dataset.shape[1:]))
+        raw = np.empty(dataset.id.get_chunk_info_by_coord(where).size, dtype=np.uint8)
+        mask, _ = dataset.id.read_direct_chunk(where, out=raw)
+    except UNREADABLE as error:
+        raise damaged(dataset, str(error)[:120]) from error
+    n_values = step * int(np.prod(dataset.shape[1:], dtype=np.int64))
+    if mask or len(raw) != n_values * dataset.dtype.itemsize + FLETCHER_BYTES:
+        raise damaged(dataset, f"a chunk of {len(raw)} bytes, filters left out {mask}")
+    values = raw[: n_values * dataset.dtype.itemsize].view(dataset.dtype)
+    return values.reshape(step, *dataset.shape[1:])[:n_rows]

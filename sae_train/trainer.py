@@ -98,6 +98,7 @@ def train_sae(
         batch_size=config.batch_size,
         seed=config.seed,
         buffer_mb=config.buffer_mb,
+        pin_memory=where.type == "cuda",
     ).from_batch(state.step)
     while True:
         if config.eval_every and state.step and state.step % config.eval_every == 0:

@@ -79,7 +79,7 @@ def world_store(tmp_path_factory: pytest.TempPathFactory, world_lm, world_entiti
     from features.prompts import entity_documents
     from sae_train.activations.writer import write_store
     from sae_train.config import CacheConfig
-    from sae_train.lm.tokens import plan_windows
+    from sae_train.lm.windows import plan_windows
 
     plan = plan_windows(
         world_documents,
@@ -163,28 +163,25 @@ def make_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     import numpy as np
 
     from sae_train import h5
-    from sae_train.activations.writer import SCHEMA, VERSION
+    from sae_train.activations import layout
 
-    def build(acts, doc_id=None, *, chunk_rows: int = 16, name: str = "acts.h5") -> Path:
+    def build(acts, doc_id=None, *, chunk_rows: int = 16, name: str = "acts.h5", **fields) -> Path:
         n_rows, d_in = acts.shape
         path = tmp_path / name
         documents = np.arange(n_rows) // 10 if doc_id is None else np.asarray(doc_id)
-        fields = {"token_id": np.arange(n_rows), "doc_id": documents, "position": np.arange(n_rows)}
-        attrs = {"model": "none", "hook_points": ["layers.0"], "dtype": "float32", "n_rows": n_rows, "complete": True}
-        with monkeypatch.context() as patch, h5.create(path, SCHEMA, VERSION, attrs) as file:
+        rows = {"token_id": np.arange(n_rows), "doc_id": documents, "position": np.arange(n_rows), **fields}
+        rows = {k: np.asarray(v).astype(np.int32) for k, v in rows.items()}
+        rows.setdefault("from_entity", np.zeros(n_rows, np.uint8))
+        attrs = {"model": "none", "hook_points": ["layers.0"], "dtype": "float32", "n_rows": n_rows, "complete": False}
+        with monkeypatch.context() as patch:
             patch.setattr(h5, "CHUNK_BYTES", chunk_rows * d_in * 4)
-            for field, values in fields.items():
-                h5.write_array(file, field, values.astype(np.int32), unit="index", axes=("row",))
-            h5.write_array(file, "from_entity", np.zeros(n_rows, np.uint8), unit="index", axes=("row",))
-            stored = h5.preallocate(
-                file.create_group("acts"),
-                "layers.0",
-                (n_rows, d_in),
-                "float32",
-                unit="activation",
-                axes=("row", "d_in"),
-            )
-            stored[...] = acts.numpy()
+            with h5.create(path, layout.SCHEMA, layout.VERSION, {**attrs, "rows_committed": 0}) as file:
+                layout.write_row_fields(file, rows)
+                layout.allocate_acts(file, ("layers.0",), n_rows, d_in, "float32")
+                writer = layout.RowWriter(file, ("layers.0",), "float32")
+                writer.add({"layers.0": acts})
+                writer.commit(is_last=True)
+                layout.finish(file)
         return path
 
     return build

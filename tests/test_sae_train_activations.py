@@ -17,10 +17,12 @@ import pytest
 import torch
 
 from features.inspection import inspect_file
-from sae_train import h5
-from sae_train.activations import writer
-from sae_train.activations.store import ActivationStore, hook_point_stats
-from sae_train.activations.writer import checked_rows, store_bytes, write_store
+from sae_train import h5, h5_contents
+from sae_train.activations import forward, layout, writer
+from sae_train.activations.forward import checked_rows
+from sae_train.activations.row_statistics import hook_point_stats
+from sae_train.activations.store import ActivationStore
+from sae_train.activations.writer import store_bytes, write_store
 from sae_train.config import CacheConfig
 from sae_train.errors import (
     ConfigError,
@@ -36,7 +38,8 @@ from sae_train.errors import (
 )
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import load_lm
-from sae_train.lm.tokens import Document, plan_windows
+from sae_train.lm.tokens import Document
+from sae_train.lm.windows import plan_windows
 from sae_train.runs import claim_output, partial_path
 
 torch.set_num_threads(1)
@@ -61,7 +64,7 @@ def plan(lm):
 def small_chunks(monkeypatch):
     """Sixteen float32 rows in a chunk and a commit every 24 rows, so that a tiny store has many of both."""
     monkeypatch.setattr(h5, "CHUNK_BYTES", 16 * 32 * 4)
-    monkeypatch.setattr(writer, "COMMIT_EVERY_ROWS", 24)
+    monkeypatch.setattr(layout, "COMMIT_EVERY_ROWS", 24)
 
 
 def _config(**settings) -> CacheConfig:
@@ -84,11 +87,11 @@ def _expected(lm, plan, name: str) -> torch.Tensor:
 
 
 def _content(path: Path) -> dict:
-    """Everything in a file but the time it was made."""
+    """Everything in a file but the time it was made, and the seal over it."""
     found = {}
     with h5py.File(path) as file:
-        for item in [file, file["acts"], *h5.walk_datasets(file)]:
-            attrs = {k: np.asarray(v).tolist() for k, v in item.attrs.items() if k != "created"}
+        for item in [file, file["acts"], *h5_contents.walk_datasets(file)]:
+            attrs = {k: np.asarray(v).tolist() for k, v in item.attrs.items() if k not in ("created", h5.SEAL)}
             data = (item.dtype.str, item.shape, item.chunks, item[()].tobytes()) if hasattr(item, "shape") else None
             found[item.name] = (attrs, data)
     return found
@@ -201,7 +204,7 @@ def test_a_small_disk_is_noticed_before_the_model_runs(lm, plan, tmp_path, monke
     usage = namedtuple("usage", "total used free")
     needed = store_bytes(plan, _config(), lm.d_model) + 64 * 2**20
     monkeypatch.setattr("shutil.disk_usage", lambda _p: usage(10**12, 0, needed - 1))
-    monkeypatch.setattr(writer, "capture", no_capture)
+    monkeypatch.setattr(forward, "capture", no_capture)
     with pytest.raises(DiskSpaceError, match="--max-tokens"):
         _write(lm, plan, tmp_path / "a.h5")
     assert not list(tmp_path.iterdir())
@@ -272,8 +275,8 @@ def test_committed_rows_are_whole_chunks_and_are_not_computed_again(lm, plan, tm
     with h5py.File(partial_path(out)) as file:
         committed = int(file.attrs["rows_committed"])
     assert committed > 0 and committed % 16 == 0
-    real = writer.capture
-    monkeypatch.setattr(writer, "capture", lambda *args: batches.append(1) or real(*args))
+    real = forward.capture
+    monkeypatch.setattr(forward, "capture", lambda *args: batches.append(1) or real(*args))
     stored: list[int] = []
     _write(lm, plan, out, resume=True, advance=stored.append)
     assert stored[0] == committed and sum(stored) == 400
@@ -308,7 +311,7 @@ def test_resuming_with_other_inputs_is_refused_by_name(lm, plan, tmp_path, small
     other = load_lm(str(tiny_gpt2_dir), device="cpu")
     for said, attempt in {
         "model": lambda: _write(replace(lm, model=other.model), plan, out, resume=True),
-        "plan": lambda: _write(lm, cut, out, resume=True),
+        r"text \(or entities, or templates\)": lambda: _write(lm, cut, out, resume=True),
         "dtype": lambda: _write(lm, plan, out, resume=True, dtype="bfloat16"),
         "batch_size": lambda: _write(lm, plan, out, resume=True, batch_size=3),
         "hook_points": lambda: _write(lm, plan, out, resume=True, hook_points=("embed",)),
@@ -344,12 +347,13 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from sae_train import h5
-from sae_train.activations import writer
+from sae_train import h5, h5_contents
+from sae_train.activations import layout, writer
 from sae_train.config import CacheConfig
 from sae_train.lm.models import load_lm
-from sae_train.lm.tokens import Document, plan_windows
-h5.CHUNK_BYTES, writer.COMMIT_EVERY_ROWS = 16 * 32 * 4, 24
+from sae_train.lm.tokens import Document
+from sae_train.lm.windows import plan_windows
+h5.CHUNK_BYTES, layout.COMMIT_EVERY_ROWS = 16 * 32 * 4, 24
 folder, out, resume = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "resume"
 lm = load_lm(folder, device="cpu")
 texts = [Document("The city of Velmora lies on the river Ost. Its harbour is old. " * 3 + str(n)) for n in range(120)]
@@ -429,7 +433,7 @@ def test_foreign_and_newer_files_are_refused(lm, plan, tmp_path):
         ActivationStore(path)
     _write(lm, plan, path)
     for key, value, said in (
-        ("schema_version", writer.VERSION + 1, f"version {writer.VERSION + 1}"),
+        ("schema_version", layout.VERSION + 1, f"version {layout.VERSION + 1}"),
         ("schema", h5.SCHEMA_PREFIX + "latents", "sae-workbench/latents"),
         ("schema", "other/activations", "other/activations"),
     ):
@@ -460,7 +464,7 @@ def test_files_that_reach_outside_themselves_are_refused(lm, plan, tmp_path):
             ("ExternalLink", lambda f: f.__setitem__("x", h5py.ExternalLink(other, "doc_id"))),
             ("SoftLink", lambda f: f["acts"].__setitem__("x", h5py.SoftLink("/doc_id"))),
             ("external storage", external_storage),
-            ("virtual", virtual),
+            ("another folder", virtual),
         ]
     ):
         path = tmp_path / f"{number}.h5"
@@ -477,12 +481,14 @@ def test_missing_and_inconsistent_datasets_are_refused(lm, plan, tmp_path):
         _write(lm, plan, path)
         with h5py.File(path, "r+") as file:
             del file[name]
+            h5.seal(file)
         with pytest.raises(SchemaError, match=name.split("/")[-1]):
             ActivationStore(path)
     _write(lm, plan, path)
     with h5py.File(path, "r+") as file:
         del file["position"]
         file["position"] = np.zeros(399, np.int32)
+        h5.seal(file)
     with pytest.raises(SchemaError, match="position"):
         ActivationStore(path)
 
@@ -504,7 +510,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         found = h5.get_attrs(file)
         assert {k: found[k] for k in attrs} == attrs
         assert h5.read_text(h5.dataset_of(file, "names", path)) == ["a", "東京"]
-        assert [(d.name, d.shape, d.unit, d.axes) for d in h5.summarize(file)] == [
+        assert [(d.name, d.shape, d.unit, d.axes) for d in h5_contents.summarize(file)] == [
             ("empty", (0, 3), "one", ("row", "d_in")),
             ("names", (2,), "name", ("entity",)),
         ]

@@ -21,16 +21,11 @@ from sae_train.lm.hooks import (
     hook_points,
     replaced,
     saelens_name,
+    verify_hook_points,
 )
 from sae_train.lm.models import load_lm, save_lm, weights_hash
-from sae_train.lm.tokens import (
-    Document,
-    bos_prefix,
-    encode_plain,
-    last_token_of_span,
-    load_documents,
-    plan_windows,
-)
+from sae_train.lm.tokens import Document, bos_prefix, encode_plain, last_token_of_span, load_documents
+from sae_train.lm.windows import plan_windows
 
 torch.set_num_threads(1)
 FAMILIES = ("llama", "gpt2", "neox", "gemma3")
@@ -521,3 +516,18 @@ def test_the_weights_hash_sees_one_weight_and_survives_saving(model_dirs, tmp_pa
         last.view(-1)[3] = torch.nextafter(last.view(-1)[3], torch.tensor(1e9))
     assert weights_hash(lm.model) != before
     assert weights_hash(load_lm(str(model_dirs[family]), device="cpu", dtype="bfloat16").model) != before
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_hook_points_are_verified_against_the_models_own_hidden_states(lms, family, monkeypatch):
+    lm, names = lms[family], ("embed", "layers.0", "layers.1", "layers.1.mlp")
+    verify_hook_points(lm, _ids(1), names)
+    verify_hook_points(lm, _ids(1), ("layers.1.mlp",))  # nothing there to compare with
+
+    def off_by_one(lm, ids, mask, wanted):
+        found = capture(lm, ids, mask, ["embed", "layers.0"])
+        return {"embed": found["layers.0"], "layers.0": found["embed"]}
+
+    monkeypatch.setattr("sae_train.lm.hooks.capture", off_by_one)
+    with pytest.raises(HookPointError, match=r"hidden_states\[0\]"):
+        verify_hook_points(lm, _ids(1), names)

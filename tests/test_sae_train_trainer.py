@@ -20,7 +20,8 @@ from sae_train.errors import ConfigError, FileFormatError, HookPointError, Numer
 from sae_train.evaluate import firing_rate, spliced_loss, store_quality
 from sae_train.lm.generate import text_loss
 from sae_train.lm.models import load_lm
-from sae_train.lm.tokens import Document, plan_windows
+from sae_train.lm.tokens import Document
+from sae_train.lm.windows import plan_windows
 from sae_train.metrics import fvu
 from sae_train.saes import ARCHS, build_sae
 from sae_train.saes.base import Sae

@@ -15,7 +15,8 @@ from features.prompts import Prompt, Templates, check_types, mentions, questions
 from features.store import LatentAnalysis
 from sae_train.errors import EntityError
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.tokens import Document, bos_prefix, encode_plain, last_token_of_span, plan_windows
+from sae_train.lm.tokens import Document, bos_prefix, encode_plain, last_token_of_span
+from sae_train.lm.windows import plan_windows
 
 
 @dataclass(frozen=True)

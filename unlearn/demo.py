@@ -26,7 +26,8 @@ from sae_train.activations.writer import write_store
 from sae_train.config import CacheConfig, SaeTrainConfig
 from sae_train.errors import MissingFileError
 from sae_train.lm.models import LanguageModel, load_lm
-from sae_train.lm.tokens import Document, plan_windows
+from sae_train.lm.tokens import Document
+from sae_train.lm.windows import plan_windows
 from sae_train.runs import write_json
 from sae_train.saes.interop import LoadedSae, load_sae
 from sae_train.trainer import train_sae

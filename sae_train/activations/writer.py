@@ -1,39 +1,41 @@
 """Write an activation store: language model + token plan -> HDF5, all hook points in one pass, resumable.
 
-The plan fixes every row before the first forward pass, so the file is allocated whole (`sae_train/h5.py`), the row
-fields are written first, and a commit is one number: `rows_committed`. A resumed run goes on
-behind the last whole chunk; batches do not depend on where it stopped, so the finished file is the same.
+The plan fixes every row before the first forward pass, so the file is allocated whole (`activations/layout.py`), the
+row fields are written first, and a commit is one number: `rows_committed`. A resumed run goes on behind the last whole
+chunk; batches do not depend on where it stopped, so the finished file is the same.
+
+Several processes deal the rows among them in runs of whole chunks; each writes a part file, and the first one joins
+them (`Share`). Rows, order and checksums are those that one process writes.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
+from filelock import FileLock, Timeout
 
 from sae_train import h5
+from sae_train.activations import layout
+from sae_train.activations.forward import BatchRunner
 from sae_train.config import CacheConfig
-from sae_train.errors import ConfigError, DtypeError, NumericalError, WorkbenchError
-from sae_train.lm.generate import pad_right
-from sae_train.lm.hooks import capture
+from sae_train.errors import BusyError, ConfigError, StoppedError, WorkbenchError
 from sae_train.lm.models import LanguageModel, weights_hash
-from sae_train.lm.tokens import TokenPlan
+from sae_train.lm.windows import TokenPlan
+from sae_train.processes import Processes
 from sae_train.runs import now, partial_path, require_disk
 
-SCHEMA = "activations"
-VERSION = 1
-COMMIT_EVERY_ROWS = 16_384
-FLOAT16_MAX = 65_504.0
-_IDENTITY = ("model_hash", "tokenizer_hash", "plan_hash", "hook_points", "dtype", "batch_size")
+_OPTIONS = ("hook_points", "dtype", "batch_size", "ctx_len", "packing", "max_tokens", "entity_share", "seed")
+_NAMES = {"model_hash": "model", "tokenizer_hash": "tokenizer", "plan_hash": "text (or entities, or templates)"}
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class CacheResult:
         n_rows: Rows in the store.
         n_tokens: Tokens read by the model, special ones included.
         tokens_per_s: Tokens read per second in this process; 0 when nothing was left to do.
-        bytes: Size of the finished file.
+        bytes: Size of the finished file and its parts.
+        largest_batch: Windows that fit into memory at once; below `batch_size` after running out of it.
     """
 
     n_rows: int
@@ -54,6 +57,7 @@ class CacheResult:
     tokens_per_s: float
     bytes: int
     seconds: float
+    largest_batch: int
 
 
 def plan_hash(plan: TokenPlan) -> str:
@@ -68,7 +72,7 @@ def plan_hash(plan: TokenPlan) -> str:
 def store_bytes(plan: TokenPlan, config: CacheConfig, d_model: int) -> int:
     """Return the size of the finished file in bytes, to about a chunk per dataset."""
     item = 4 if config.dtype == "float32" else 2
-    return plan.n_rows * (d_model * item * len(config.hook_points) + 12) + (2 + len(config.hook_points)) * 2**20
+    return plan.n_rows * (d_model * item * len(config.hook_points) + 13) + (2 + len(config.hook_points)) * 2**20
 
 
 def write_store(
@@ -79,223 +83,258 @@ def write_store(
     *,
     provenance: dict[str, Any],
     resume: bool = False,
+    processes: Processes | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> CacheResult:
     """Run the plan through the model and leave a complete store at `out`.
 
     Args:
         lm: The model.
-        plan: What to read; see `sae_train.lm.tokens.plan_windows`.
+        plan: What to read; see `sae_train.lm.windows.plan_windows`.
         config: Hook points (canonical names) and formats.
         out: The store. While it grows it is called `<out>.partial`.
         provenance: Names to record: model, text.
         resume: Continue `<out>.partial`.
+        processes: Who else writes this store; None is nobody.
         advance: Called with the number of rows just stored.
 
     Raises:
         DiskSpaceError: It would not fit.
+        BusyError: Another process is writing this file.
         ConfigError: At resume, something that decides the rows has changed.
         DtypeError: float16 cannot hold a value; the measured maximum is named.
         NumericalError: The model produced NaN or Inf.
+        StoppedError: The disk filled up on the way; what is written can be continued.
     """
     started = time.monotonic()
+    processes = processes or Processes()
     identity = _identity(lm, plan, config)
-    partial = partial_path(out)
-    if resume and not partial.exists() and out.exists():
-        _check_identity(out, identity)
-        return _result(plan, config, out, 0, started)
-    if not (resume and partial.exists()):
-        partial.unlink(missing_ok=True)
-        require_disk(out, store_bytes(plan, config, lm.d_model))
-        _allocate(partial, lm, plan, config, {**identity, **provenance})
-    else:
-        _check_identity(partial, identity)
-    n_read = _fill(partial, lm, plan, config, advance)
-    os.replace(partial, out)
-    return _result(plan, config, out, n_read, started)
-
-
-def _result(plan: TokenPlan, config: CacheConfig, out: Path, n_read: int, started: float) -> CacheResult:
-    """Gather the figures of a finished store."""
+    mine = Share(plan.n_rows, layout.chunk_height(lm.d_model, config.dtype), out, processes)
+    runner = BatchRunner(lm, plan, config.hook_points, config.windows_per_batch, config.dtype)
+    n_read = 0
+    if resume and not partial_path(out).exists() and out.exists():
+        _check_identity(out, identity, layout.SCHEMA)
+    elif mine.n_rows:
+        with _only_writer(partial_path(mine.path)):
+            n_read = _write_share(mine, runner, config, {**identity, **provenance}, resume=resume, advance=advance)
+    processes.wait()
+    if processes.count > 1 and processes.is_first and not (resume and out.exists()):
+        _join(mine, lm, plan, config, {**identity, **provenance})
+    processes.wait()
     seconds = time.monotonic() - started
+    files = [out, *(p for p, _ in mine.parts() if p != out)]
     return CacheResult(
         n_rows=plan.n_rows,
         n_tokens=len(plan.tokens),
         n_special=plan.n_special,
         hook_points=config.hook_points,
         tokens_per_s=n_read / seconds,
-        bytes=out.stat().st_size,
+        bytes=sum(f.stat().st_size for f in files if f.exists()),
         seconds=seconds,
+        largest_batch=runner.fitting,
     )
 
 
+@dataclass(frozen=True)
+class Share:
+    """The rows one process writes, and where.
+
+    Attributes:
+        n_total: Rows of the whole store.
+        chunk: Rows of a chunk; a share begins at a multiple of it.
+        out: The store.
+    """
+
+    n_total: int
+    chunk: int
+    out: Path
+    processes: Processes
+
+    def bounds(self, rank: int) -> tuple[int, int]:
+        """Return the first row of a process and the one behind its last."""
+        n_chunks = -(-self.n_total // self.chunk)
+        edges = [n_chunks * r // self.processes.count * self.chunk for r in (rank, rank + 1)]
+        return min(edges[0], self.n_total), min(edges[1], self.n_total)
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Return the bounds of this process."""
+        return self.bounds(self.processes.rank)
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of this process."""
+        return self.rows[1] - self.rows[0]
+
+    @property
+    def path(self) -> Path:
+        """Where this process writes: the store itself, or its part."""
+        return self.part_path(self.processes.rank)
+
+    def part_path(self, rank: int) -> Path:
+        """Return the file of one process."""
+        count = self.processes.count
+        return self.out if count == 1 else self.out.with_name(f"{self.out.name}.part-{rank:04d}-of-{count:04d}")
+
+    def parts(self) -> list[tuple[Path, int]]:
+        """Return every file that holds rows, with their number, in order."""
+        sizes = [(self.part_path(r), self.bounds(r)[1] - self.bounds(r)[0]) for r in range(self.processes.count)]
+        return [(path, n) for path, n in sizes if n]
+
+
 def _identity(lm: LanguageModel, plan: TokenPlan, config: CacheConfig) -> dict[str, Any]:
-    """Everything that decides the content of the file."""
+    """Everything that decides the content of the file; what a user changed is to be named, so the plan comes last."""
+    options = {**asdict(config), "hook_points": list(config.hook_points), "batch_size": config.windows_per_batch}
     return {
         "model_hash": weights_hash(lm.model),
         "tokenizer_hash": lm.tokenizer_hash,
+        **{name: options[name] for name in _OPTIONS},
         "plan_hash": plan_hash(plan),
-        "hook_points": list(config.hook_points),
-        "dtype": config.dtype,
-        "batch_size": config.batch_size,
     }
 
 
-def _check_identity(path: Path, identity: dict[str, Any]) -> None:
+def _check_identity(path: Path, identity: dict[str, Any], schema: str) -> None:
     """Refuse to continue a file that other inputs began."""
-    with h5.open_checked(path, SCHEMA, VERSION) as file:
+    mode = "r" if path.suffix != ".partial" else "r+"  # an unfinished file has no seal to check
+    with h5.open_checked(path, schema, layout.VERSION, mode=mode, may_join=schema == layout.SCHEMA) as file:
         found = h5.get_attrs(file)
-    for key in _IDENTITY:
-        if found.get(key) != identity[key]:
+    for key, value in identity.items():
+        if found.get(key) != value:
             raise ConfigError(
-                f"cannot continue '{path}': {key.removesuffix('_hash')} has changed",
-                got=f"{identity[key]} now",
+                f"cannot continue '{path}': {_NAMES.get(key, key)} has changed",
+                got=f"{value} now",
                 expected=f"{found.get(key)} as when the file was begun",
                 try_="the same inputs and options, or --overwrite to start again",
             )
 
 
-def _allocate(partial: Path, lm: LanguageModel, plan: TokenPlan, config: CacheConfig, attrs: dict[str, Any]) -> None:
-    """Create the file whole: structure, provenance, row fields, room for every activation."""
+@contextmanager
+def _only_writer(partial: Path) -> Iterator[None]:
+    """Hold the lock of a file that grows; the lock file goes away with it, and with a process that dies.
+
+    Raises:
+        BusyError: Another process holds it.
+    """
     partial.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(partial) + ".lock")
+    try:
+        with lock.acquire(timeout=0):
+            try:
+                yield
+            finally:
+                Path(lock.lock_file).unlink(missing_ok=True)
+    except Timeout as error:
+        raise BusyError(
+            f"another process is writing '{partial}'", got=f"{lock.lock_file} is locked", expected="one writer"
+        ) from error
+
+
+def _write_share(
+    share: Share,
+    runner: BatchRunner,
+    config: CacheConfig,
+    attrs: dict[str, Any],
+    *,
+    resume: bool,
+    advance: Callable[[int], None],
+) -> int:
+    """Write or continue the file of this process; return how many tokens were read."""
+    partial = partial_path(share.path)
+    d_in = runner.lm.d_model
+    schema = layout.SCHEMA if share.processes.count == 1 else layout.PART_SCHEMA
+    identity = {k: v for k, v in attrs.items() if k in (*_NAMES, *_OPTIONS)}
+    if resume and not partial.exists() and share.path.exists():
+        _check_identity(share.path, identity, schema)
+        return 0
+    if resume and partial.exists():
+        _check_identity(partial, identity, schema)
+    else:
+        partial.unlink(missing_ok=True)
+        require_disk(share.out, store_bytes(runner.plan, config, d_in) * share.n_rows // share.n_total)
+        with _disk_may_fill(partial, share.n_rows):
+            _allocate(partial, schema, share, runner, config, attrs)
+    try:
+        with _disk_may_fill(partial, share.n_rows):
+            n_read = _fill(partial, schema, share, runner, config, advance)
+    except StoppedError:
+        raise
+    except WorkbenchError:
+        partial.unlink(missing_ok=True)  # wrong values cannot be continued; a kill or a full disk can
+        raise
+    os.replace(partial, share.path)
+    return n_read
+
+
+@contextmanager
+def _disk_may_fill(partial: Path, n_rows: int) -> Iterator[None]:
+    """Turn a full disk into a message that says how to go on."""
+    try:
+        yield
+    except (OSError, RuntimeError) as error:  # HDF5 says it in words, and with RuntimeError when it closes a file
+        known = getattr(error, "errno", None) in _DISK_ERRORS
+        if not known and not any(f"errno = {e}," in str(error) for e in _DISK_ERRORS):
+            raise
+        raise StoppedError(
+            f"the disk is full: '{partial}'",
+            got=str(error)[:160],
+            expected=f"room for {n_rows:,} rows",
+            try_="free some space, then the same command with --resume",
+        ) from error
+
+
+def _allocate(
+    partial: Path, schema: str, share: Share, runner: BatchRunner, config: CacheConfig, attrs: dict[str, Any]
+) -> None:
+    """Create the file whole: structure, provenance, row fields, room for every activation."""
     building = partial.with_name(partial.name + ".new")
     try:
-        _build(building, lm, plan, config, attrs)
+        with h5.H5File(building, "w") as file:
+            _describe(file, schema, runner.lm, runner.plan, {**attrs, "n_rows": share.n_rows})
+            if schema == layout.SCHEMA:
+                layout.write_row_fields(file, runner.plan.row_fields())
+            layout.allocate_acts(file, config.hook_points, share.n_rows, runner.lm.d_model, config.dtype)
         os.replace(building, partial)
     finally:
         building.unlink(missing_ok=True)
 
 
-def _build(path: Path, lm: LanguageModel, plan: TokenPlan, config: CacheConfig, attrs: dict[str, Any]) -> None:
-    """Write everything but the activations."""
-    with h5.H5File(path, "w") as file:
-        settings = {k: v for k, v in asdict(config).items() if k not in ("hook_points", "dtype", "batch_size")}
-        counts = {"n_rows": plan.n_rows, "n_tokens": len(plan.tokens), "n_special_left_out": plan.n_special}
-        special = {"special_tokens_left_out": [int(t) for t in sorted(set(lm.tokenizer.all_special_ids))]}
-        progress = {"rows_committed": 0, "complete": False, "created": now()}
-        schema = {"schema": h5.SCHEMA_PREFIX + SCHEMA, "schema_version": VERSION}
-        h5.set_attrs(file, {**schema, **attrs, **settings, **counts, **special, **progress})
-        for name, values in plan.row_fields().items():
-            h5.write_array(file, name, values, unit="index", axes=("row",))
-        acts = file.create_group("acts")
-        for name in config.hook_points:
-            dataset = h5.preallocate(
-                acts,
-                name,
-                (plan.n_rows, lm.d_model),
-                h5.STORED_KIND[config.dtype],
-                unit="activation",
-                axes=("row", "d_in"),
-            )
-            dataset.attrs["encoding"] = config.dtype
+def _describe(file: h5.H5File, schema: str, lm: LanguageModel, plan: TokenPlan, attrs: dict[str, Any]) -> None:
+    """Write provenance and counts; nothing counts as written yet."""
+    counts = {"n_tokens": len(plan.tokens), "n_special_left_out": plan.n_special}
+    special = {"special_tokens_left_out": [int(t) for t in sorted(set(lm.tokenizer.all_special_ids))]}
+    progress = {"rows_committed": 0, "complete": False, "created": now()}
+    version = {"schema": h5.SCHEMA_PREFIX + schema, "schema_version": layout.VERSION}
+    h5.set_attrs(file, {**version, **attrs, **counts, **special, **progress})
 
 
 def _fill(
-    partial: Path, lm: LanguageModel, plan: TokenPlan, config: CacheConfig, advance: Callable[[int], None]
+    partial: Path,
+    schema: str,
+    share: Share,
+    runner: BatchRunner,
+    config: CacheConfig,
+    advance: Callable[[int], None],
 ) -> int:
     """Store every row not yet committed; return how many tokens were read."""
-    rows_before = np.concatenate([[0], np.cumsum(np.add.reduceat(plan.keep, plan.starts[:-1]))])
     n_read = 0
-    try:
-        with h5.open_checked(partial, SCHEMA, VERSION, mode="r+") as file:
-            writer = _RowWriter(file, config.hook_points, config.dtype)
-            done = writer.n_rows
-            advance(done)
-            for first in range(0, plan.n_windows, config.batch_size):
-                last = min(first + config.batch_size, plan.n_windows)
-                if rows_before[last] <= done:
-                    continue
-                acts = _batch_rows(lm, plan, range(first, last), config.hook_points)
-                skip = max(0, done - int(rows_before[first]))
-                writer.add({name: rows[skip:] for name, rows in acts.items()})
-                n_read += int(plan.starts[last] - plan.starts[first])
-                advance(int(rows_before[last] - rows_before[first]) - skip)
-            writer.commit(is_last=True)
-            assert writer.n_rows == plan.n_rows, (writer.n_rows, plan.n_rows)
-            file.attrs.modify("complete", True)
-    except WorkbenchError:
-        partial.unlink(missing_ok=True)  # wrong values cannot be continued; a kill or a full disk can
-        raise
+    first, end = share.rows
+    with h5.open_checked(partial, schema, layout.VERSION, mode="r+") as file:
+        writer = layout.RowWriter(file, config.hook_points, config.dtype)
+        advance(writer.n_rows)
+        for batch in runner.run(first + writer.n_rows, end):
+            writer.add(batch.acts)
+            n_read += batch.n_tokens
+            advance(len(next(iter(batch.acts.values()))))
+        writer.commit(is_last=True)
+        assert writer.n_rows == share.n_rows, (writer.n_rows, share.n_rows)
+        layout.finish(file)
     return n_read
 
 
-def _batch_rows(
-    lm: LanguageModel, plan: TokenPlan, windows: range, hook_points: tuple[str, ...]
-) -> dict[str, Float[Tensor, "row d_in"]]:
-    """Run one batch of windows and return the kept rows of each hook point, in plan order."""
-    parts = [plan.window(w) for w in windows]
-    ids, mask = pad_right([plan.tokens[p].tolist() for p in parts], device=lm.device)
-    kept = torch.zeros_like(mask, dtype=torch.bool, device="cpu")
-    for row, part in enumerate(parts):
-        kept[row, : part.stop - part.start] = torch.from_numpy(plan.keep[part])
-    acts = capture(lm, ids, mask, hook_points)
-    return {name: acts[name][kept.to(lm.device)].cpu() for name in hook_points}
-
-
-class _RowWriter:
-    """Collects rows and writes them by whole chunks; `commit` makes what was written count.
-
-    Begins at the last whole chunk that was committed. Only the last chunk of the file is ever written in part, so it
-    is cleared first: a kill may have left it half written.
-    """
-
-    def __init__(self, file: h5.H5File, hook_points: tuple[str, ...], dtype: str) -> None:
-        self.file, self.dtype = file, dtype
-        acts = h5.group_of(file, "acts", Path(file.filename))
-        self.datasets = {name: h5.dataset_of(acts, name, Path(file.filename)) for name in hook_points}
-        chunks = self.datasets[hook_points[0]].chunks
-        assert chunks is not None, hook_points
-        self.chunk = int(chunks[0])
-        self.n_rows = int(h5.get_attrs(file)["rows_committed"]) // self.chunk * self.chunk
-        for dataset in self.datasets.values():
-            h5.clear_last_chunk(dataset)
-        self.held: dict[str, list[Tensor]] = {name: [] for name in hook_points}
-        self.n_held = 0
-
-    def add(self, acts: dict[str, Float[Tensor, "row d_in"]]) -> None:
-        """Take rows of every hook point; commit when enough are held."""
-        for name, rows in acts.items():
-            self.held[name].append(checked_rows(rows, name, self.dtype))
-        self.n_held += len(next(iter(acts.values())))
-        if self.n_held >= max(COMMIT_EVERY_ROWS, self.chunk):
-            self.commit()
-
-    def commit(self, *, is_last: bool = False) -> None:
-        """Write the held rows, all of them or whole chunks only, then the number that makes them count."""
-        n_new = self.n_held if is_last else self.n_held // self.chunk * self.chunk
-        if n_new:
-            for name, parts in self.held.items():
-                rows = torch.cat(parts)
-                self.datasets[name][self.n_rows : self.n_rows + n_new] = h5.encode_acts(rows[:n_new], self.dtype)
-                self.held[name] = [rows[n_new:].clone()]
-            self.file.flush()
-            self.n_rows += n_new
-            self.n_held -= n_new
-        self.file.attrs.modify("rows_committed", self.n_rows)
-        self.file.flush()
-
-
-def checked_rows(rows: Float[Tensor, "row d_in"], name: str, dtype: str) -> Float[Tensor, "row d_in"]:
-    """Return the rows if the stored dtype can hold them.
-
-    Raises:
-        NumericalError: NaN or Inf.
-        DtypeError: A value beyond float16's 65,504.
-    """
-    if not torch.isfinite(rows).all():
-        n_bad = int((~torch.isfinite(rows)).any(dim=1).sum())
-        raise NumericalError(
-            f"the model's activations at {name} are not finite",
-            got=f"{n_bad} of {len(rows)} rows with NaN or Inf",
-            expected="finite numbers",
-            try_="--lm-dtype float32",
-        )
-    largest = float(rows.abs().max()) if len(rows) else 0.0
-    if dtype == "float16" and largest > FLOAT16_MAX:
-        raise DtypeError(
-            f"float16 cannot hold the activations at {name}",
-            got=f"a maximum of {largest:,.0f} (--dtype float16)",
-            expected=f"at most {FLOAT16_MAX:,.0f}",
-            try_="--dtype bfloat16",
-        )
-    return rows
+def _join(share: Share, lm: LanguageModel, plan: TokenPlan, config: CacheConfig, attrs: dict[str, Any]) -> None:
+    """Join the part files of all processes into one store."""
+    with h5.create(share.out, layout.SCHEMA, layout.VERSION, {}) as file:
+        _describe(file, layout.SCHEMA, lm, plan, {**attrs, "n_rows": plan.n_rows})
+        layout.write_row_fields(file, plan.row_fields())
+        layout.join_parts(file, [(path.name, n) for path, n in share.parts()], h5.get_attrs(file), lm.d_model)
+        h5.set_attrs(file, {"rows_committed": plan.n_rows, "complete": True})

@@ -21,6 +21,7 @@ from sae_train.lm.models import LanguageModel
 
 _ATTENTION_NAMES = ("self_attn", "attention", "attn", "self_attention")
 _MLP_NAMES = ("mlp", "feed_forward", "ffn")
+HOOK_TOLERANCE = 1e-3  # of the largest value; the two passes may sum in another order
 _SAELENS = {"hook_resid_post": "", "hook_mlp_out": ".mlp", "hook_attn_out": ".self_attn"}
 
 
@@ -208,3 +209,28 @@ def capture(
         for context in reversed(entered):
             context.__exit__(None, None, None)
     return found
+
+
+@torch.no_grad()
+def verify_hook_points(lm: LanguageModel, input_ids: Int[Tensor, "batch pos"], names: Sequence[str]) -> None:
+    """Compare what is captured with the hidden states that the model itself returns, on one prompt.
+
+    Covers `embed` and `layers.N` but the last block, whose hidden state the model returns behind its final norm.
+
+    Raises:
+        HookPointError: They differ: the hooks sit elsewhere than the names say.
+    """
+    blocks = [n for n in names if block_index(n) < lm.n_blocks - 1 and n in ("embed", f"layers.{block_index(n)}")]
+    if not blocks:
+        return
+    captured_acts = capture(lm, input_ids, None, blocks)
+    states = lm.model(input_ids=input_ids, use_cache=False, output_hidden_states=True).hidden_states
+    for name in blocks:
+        own = states[block_index(name) + 1].float()
+        gap = float((captured_acts[name].float() - own).abs().max())
+        if gap > HOOK_TOLERANCE * float(own.abs().max()):
+            raise HookPointError(
+                f"the activations at {name} are not those of {lm.name}'s own hidden states",
+                got=f"a difference of {gap:.3g}",
+                expected=f"hidden_states[{block_index(name) + 1}]",
+            )

@@ -55,8 +55,13 @@ class LanguageModel:
     @cached_property
     def tokenizer_hash(self) -> str:
         """SHA-256 of the vocabulary and of the beginning-of-sequence token."""
-        vocabulary = json.dumps(sorted(self.tokenizer.get_vocab().items(), key=lambda kv: kv[1]))
-        return hashlib.sha256(f"{vocabulary}|{self.tokenizer.bos_token_id}".encode()).hexdigest()
+        return tokenizer_hash(self.tokenizer)
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Return the SHA-256 of a tokenizer's vocabulary and beginning-of-sequence token."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda kv: kv[1]))
+    return hashlib.sha256(f"{vocabulary}|{tokenizer.bos_token_id}".encode()).hexdigest()
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -117,6 +122,24 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32") -> Langu
     where = resolve_device(device)
     nn.Module.to(model, where)
     return LanguageModel(model=model, tokenizer=tokenizer, name=spec, device=where)
+
+
+def load_tokenizer(spec: str) -> Any:
+    """Load a model's tokenizer alone, as `load_lm` would.
+
+    Raises:
+        MissingFileError: Neither a folder, nor a `.gguf` file, nor a hub id.
+        FileFormatError: There is no tokenizer, or it cannot be read.
+    """
+    source, options = _locate(spec)
+    try:
+        return transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **options)
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+        raise FileFormatError(
+            f"cannot load the tokenizer of '{spec}'",
+            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}",
+            expected="a model with tokenizer.json, or a .gguf file",
+        ) from error
 
 
 def _locate(spec: str) -> tuple[str, dict[str, Any]]:

@@ -1,9 +1,7 @@
-"""Text to token windows: documents in, one deterministic plan of windows out, before any forward pass.
+"""Text to tokens: documents from files or a hub dataset, and their encoding without special tokens.
 
-A *window* is at most `ctx_len` tokens of one document behind the beginning-of-sequence token, where the
-tokenizer puts one in front. The plan says which tokens become rows of an activation store; special tokens never do.
-A model without such a token uses the first token of a window in its place: its activations are like no other's (tens
-of times the usual norm in a few dimensions), so it is left out too.
+Documents come one at a time, so that a text may be larger than memory. Special tokens are never recognised inside a
+text; which ones a tokenizer puts in front is asked once (`bos_prefix`).
 """
 
 from __future__ import annotations
@@ -12,17 +10,14 @@ import gzip
 import itertools
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-
-from sae_train.errors import ConfigError, FileFormatError, InputError
+from sae_train.errors import FileFormatError, InputError
 from sae_train.runs import require_file
 
-SORT_WINDOWS = 2048  # windows are sorted by length inside blocks of this many, to keep padding low
 _TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
 
 
@@ -181,171 +176,3 @@ def last_token_of_span(offsets: list[tuple[int, int]], char_end: int) -> int:
         if start < char_end and end > start:
             return index
     raise AssertionError(f"no token before character {char_end} in {offsets}")
-
-
-@dataclass(frozen=True)
-class TokenPlan:
-    """Windows of tokens in the order in which they are run, flattened.
-
-    Attributes:
-        tokens: Token ids of all windows, (n_tokens,), beginning-of-sequence tokens included.
-        starts: Where each window begins, (n_windows + 1,).
-        doc_id: Document of each window, (n_windows,).
-        keep: True where the token becomes a row, (n_tokens,).
-        position: Position of each token in its document, (n_tokens,).
-        from_entity: True for windows that carry an entity context, (n_windows,).
-        n_special: Tokens left out because they are special, or stand where a special one would.
-    """
-
-    tokens: np.ndarray
-    starts: np.ndarray
-    doc_id: np.ndarray
-    keep: np.ndarray
-    position: np.ndarray
-    from_entity: np.ndarray
-    n_special: int
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows the plan yields."""
-        return int(self.keep.sum())
-
-    @property
-    def n_windows(self) -> int:
-        """Number of windows."""
-        return len(self.doc_id)
-
-    def window(self, index: int) -> slice:
-        """Return where window `index` lies in the flattened arrays."""
-        return slice(int(self.starts[index]), int(self.starts[index + 1]))
-
-    def row_fields(self) -> dict[str, np.ndarray]:
-        """Return what lies beside every row, (n_rows,).
-
-        `token_id`, `doc_id`, `position` (in the document, 0-based) and `from_entity` (1 for a last name token
-        that was mixed in, 0 for running text).
-        """
-        lengths = np.diff(self.starts)
-        return {
-            "token_id": self.tokens[self.keep].astype(np.int32),
-            "doc_id": np.repeat(self.doc_id, lengths)[self.keep].astype(np.int32),
-            "position": self.position[self.keep].astype(np.int32),
-            "from_entity": np.repeat(self.from_entity, lengths)[self.keep].astype(np.uint8),
-        }
-
-
-def plan_windows(
-    documents: Iterable[Document],
-    tokenizer: Any,
-    *,
-    ctx_len: int,
-    max_rows: int | None = None,
-    entity_documents: Sequence[Document] = (),
-    entity_share: float = 0.0,
-    seed: int = 0,
-) -> TokenPlan:
-    """Cut documents into windows until `max_rows` rows are planned.
-
-    Long documents continue in further windows, each behind its own prefix. Windows are ordered by length
-    inside blocks of `SORT_WINDOWS`, so that a batch needs little padding; the order depends on the input alone.
-
-    Args:
-        documents: Running text.
-        tokenizer: A fast tokenizer.
-        ctx_len: Tokens in a window, prefix included.
-        max_rows: Rows to plan; None takes all.
-        entity_documents: Contexts of entities, in the order in which they are to be used.
-        entity_share: Share of the rows that come from them, as far as there are enough.
-        seed: Mixes the entity contexts into the text.
-
-    Raises:
-        ConfigError: `ctx_len` leaves no room, or the text has no tokens.
-    """
-    text_rows = None if max_rows is None else max_rows - round(max_rows * entity_share)
-    windows = _cut(documents, tokenizer, ctx_len=ctx_len, max_rows=text_rows)
-    if entity_share > 0:
-        n_text = sum(int(w.keep.sum()) for w in windows)
-        wanted = round(n_text * entity_share / (1 - entity_share))
-        if max_rows is not None and n_text == text_rows:
-            wanted = max_rows - n_text
-        first_id = 1 + max((w.doc_id for w in windows), default=-1)
-        extra = _cut(entity_documents, tokenizer, ctx_len=ctx_len, max_rows=wanted, first_id=first_id)
-        order = np.random.default_rng([0x31C, seed]).permutation(len(windows) + len(extra))
-        both = windows + extra
-        windows = [both[i] for i in order]
-    if not windows:
-        raise ConfigError("the text has no tokens", got="0 tokens (--text)", expected="at least one document")
-    for start in range(0, len(windows), SORT_WINDOWS):
-        block = windows[start : start + SORT_WINDOWS]
-        windows[start : start + SORT_WINDOWS] = sorted(block, key=lambda w: -len(w.tokens))
-    return TokenPlan(
-        tokens=np.concatenate([w.tokens for w in windows]),
-        starts=np.concatenate([[0], np.cumsum([len(w.tokens) for w in windows])]),
-        doc_id=np.array([w.doc_id for w in windows], dtype=np.int32),
-        keep=np.concatenate([w.keep for w in windows]),
-        position=np.concatenate([w.position for w in windows]),
-        from_entity=np.array([w.from_entity for w in windows]),
-        n_special=len(windows) * max(1, len(bos_prefix(tokenizer))),
-    )
-
-
-class _Window(NamedTuple):
-    """One window before it is flattened: see TokenPlan for the fields."""
-
-    tokens: np.ndarray
-    keep: np.ndarray
-    position: np.ndarray
-    doc_id: int
-    from_entity: bool
-
-
-def _cut(
-    documents: Iterable[Document], tokenizer: Any, *, ctx_len: int, max_rows: int | None, first_id: int = 0
-) -> list[_Window]:
-    """Tokenize documents and cut them into windows until enough rows are planned."""
-    prefix = bos_prefix(tokenizer)
-    if ctx_len < len(prefix) + 1:
-        raise ConfigError("the context is too short", got=f"{ctx_len} (--ctx-len)", expected=f">= {len(prefix) + 1}")
-    windows: list[_Window] = []
-    n_rows = 0
-    for doc_id, (ids, keep, from_entity) in enumerate(_encoded(documents, tokenizer), start=first_id):
-        for start in range(0, len(ids), ctx_len - len(prefix)):
-            part = slice(start, start + ctx_len - len(prefix))
-            kept = keep[part].copy()
-            if not prefix:
-                kept[0] = False
-            if max_rows is not None:
-                kept = kept & (np.cumsum(kept) <= max_rows - n_rows)
-            if not kept.any():
-                continue
-            length = int(np.flatnonzero(kept)[-1]) + 1  # tokens after the last kept one are never read
-            tokens = np.concatenate([np.array(prefix, dtype=np.int32), ids[part][:length]])
-            positions = np.arange(start - len(prefix), start + length, dtype=np.int32)
-            full_keep = np.concatenate([np.zeros(len(prefix), dtype=bool), kept[:length]])
-            windows.append(_Window(tokens, full_keep, positions, doc_id, from_entity))
-            n_rows += int(kept.sum())
-        if max_rows is not None and n_rows >= max_rows:
-            break
-    return windows
-
-
-def _encoded(documents: Iterable[Document], tokenizer: Any) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-    """Tokenize in blocks; yield ids, the rows to keep, and whether it is an entity context."""
-    block: list[Document] = []
-
-    def flush() -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
-        ids, offsets = encode_plain(tokenizer, [d.text for d in block])
-        for document, tokens, spans in zip(block, ids, offsets, strict=True):
-            keep = np.ones(len(tokens), dtype=bool)
-            if document.keep_char_end is not None:
-                keep[:] = False
-                keep[last_token_of_span(spans, document.keep_char_end)] = True
-            yield np.array(tokens, dtype=np.int32), keep, document.keep_char_end is not None
-
-    for document in documents:
-        block.append(document)
-        if len(block) == 256:
-            yield from flush()
-            block = []
-    if block:
-        yield from flush()

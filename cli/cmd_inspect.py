@@ -1,85 +1,66 @@
-"""`wb inspect`: what any of our HDF5 files holds; statistics of activation stores; verification."""
+"""`wb inspect`: what any of our HDF5 files holds; statistics of activation stores, comparison, verification."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from cli import options
 
 
-@click.command(epilog=options.example("wb inspect acts.h5 --verify"))
+@click.command(epilog=options.example("wb inspect acts.h5 --verify --html acts.html"))
 @click.argument("file", type=options.ExistingFile("HDF5 data"))
-@click.option("--verify", is_flag=True, help="Read every chunk and check its checksum.")
+@click.option("--verify", is_flag=True, help="Read every chunk, check its checksum, and check the rules of the format.")
+@click.option(
+    "--against",
+    type=options.ExistingFile("activations (HDF5 store)"),
+    help="Another store, such as one after unlearning: what moved, and how far.",
+)
+@click.option("--html", type=click.Path(path_type=Path), metavar="PATH", help="Also write a page with pictures.")
+@options.model_option(required=False, help="Model whose tokenizer gives the top tokens their text.")
+@options.overwrite_option
 @options.common_options
-def command(file: Path, verify: bool, as_json: bool, config_path: Path | None) -> None:
-    """Show what is in FILE: structure, provenance, norms and their percentiles, NaN and Inf.
+def command(
+    file: Path,
+    verify: bool,
+    against: Path | None,
+    html: Path | None,
+    model: str | None,
+    overwrite: bool,
+    as_json: bool,
+    config_path: Path | None,
+) -> None:
+    """Show what is in FILE: structure, provenance and, for an activation store, what its rows look like.
 
-    Works on activation stores and on latents.h5. With --verify a damaged chunk ends in exit code 2.
+    Per hook point: percentiles of the norm, moments of every dimension, massive dimensions, effective rank,
+    duplicates, tokens with the largest norm, drift by position, NaN and Inf. Works on latents.h5 as well. With
+    --verify, damage or a broken rule ends in exit code 2.
     """
+    from cli.inspect_tables import inspect_tables
     from cli.render import emit, note
-    from features.inspection import inspect_file
+    from features.inspection import has_problems, inspect_file
+    from sae_train.errors import OutputExistsError
+    from sae_train.lm.models import load_tokenizer
+    from sae_train.runs import claim_output
 
-    found = inspect_file(file, verify=verify)
+    if html is not None:
+        if html.is_dir():
+            raise OutputExistsError(f"'{html}' is a folder", got=f"{html} (--html)", expected="a file, as in acts.html")
+        claim_output(html, overwrite=overwrite, option="--html")
+    tokenizer = load_tokenizer(model) if model is not None else None
+    found = inspect_file(file, verify=verify, against=against, tokenizer=tokenizer)
+    if html is not None:
+        from features.inspection_page import write_inspection_page  # draws: only those who want a page pay for it
+
+        found["html"] = str(write_inspection_page(found, html))
+        note(f"page: {html}")
     if as_json:
         emit(found, as_json=True, title="")
     else:
-        _print(found)
-    if found["damaged"]:
-        note(f"damaged: {', '.join(found['damaged'])}")
+        for table in inspect_tables(found):
+            emit(found, as_json=False, title=table.title, columns=table.columns, rows=table.rows)
+    if has_problems(found):
+        for text in [*(f"damaged: {d}" for d in found["damaged"]), *found["violations"]]:
+            note(text)
         raise click.exceptions.Exit(2)
-
-
-def _print(found: dict[str, Any]) -> None:
-    """Print the tables of a file."""
-    from cli.render import emit
-
-    emit(
-        found,
-        as_json=False,
-        title=f"{found['file']}: {found['schema']} version {found['schema_version']}",
-        rows=found["attrs"].items(),
-    )
-    emit(
-        found,
-        as_json=False,
-        title="Datasets",
-        columns=("name", "shape", "type", "unit", "axes", "bytes"),
-        rows=[(d["name"], d["shape"], d["dtype"], d["unit"], d["axes"], d["stored_bytes"]) for d in found["datasets"]],
-    )
-    if found["statistics"]:
-        percentiles = list(next(iter(found["statistics"].values()))["norm_percentiles"])
-        emit(
-            found,
-            as_json=False,
-            title="Row norms",
-            columns=(
-                "hook point",
-                "d_in",
-                "mean",
-                *percentiles,
-                "NaN/Inf rows",
-                "variance",
-                "largest dimension (share of squares)",
-            ),
-            rows=[
-                (
-                    name,
-                    s["d_in"],
-                    s["mean_norm"],
-                    *s["norm_percentiles"].values(),
-                    s["n_nonfinite_rows"],
-                    s["variance"],
-                    f"{s['massive_dims'][0][0]} ({s['massive_dims'][0][1]:.2f})",
-                )
-                for name, s in found["statistics"].items()
-            ],
-        )
-    if found["verified"] is not None:
-        emit(
-            {"chunks verified": found["verified"], "damaged": len(found["damaged"])},
-            as_json=False,
-            title="Verification",
-        )

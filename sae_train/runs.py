@@ -36,8 +36,13 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def claim_output(path: Path, *, overwrite: bool, resume: bool = False) -> None:
+def claim_output(path: Path, *, overwrite: bool, resume: bool = False, option: str = "--out") -> None:
     """Refuse an output path that is taken, and one whose parent cannot hold it.
+
+    Args:
+        path: Where the output is to lie.
+        overwrite, resume: The flags of the command.
+        option: The option that named the path, for the message; only `--out` can be resumed.
 
     Raises:
         OutputExistsError: `path` exists (a non-empty folder, or any file) and neither flag allows it, or it is to be
@@ -59,9 +64,10 @@ def claim_output(path: Path, *, overwrite: bool, resume: bool = False) -> None:
     if is_taken and not overwrite and not resume:
         raise OutputExistsError(
             f"the output exists already: '{path}'",
-            got=f"{path} (--out)",
-            expected="a new path, --overwrite to replace it, or --resume to continue it",
-            try_=f"--out {path.with_name(path.stem + '-2' + path.suffix)}",
+            got=f"{path} ({option})",
+            expected="a new path, --overwrite to replace it"
+            + (", or --resume to continue it" if option == "--out" else ""),
+            try_=f"{option} {path.with_name(path.stem + '-2' + path.suffix)}",
         )
 
 

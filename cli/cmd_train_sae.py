@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from cli import options
-from sae_train.config import SaeTrainConfig
+from sae_train.config import ARCH_NAMES, B_DEC_INITS, SEARCH_DTYPES, SaeTrainConfig
 
 OPTIONS = [
-    options.field_option(SaeTrainConfig, "arch", type=click.Choice(["topk", "relu"]), help="Architecture."),
-    options.field_option(SaeTrainConfig, "k", type=int, help="Latents kept per token (topk)."),
+    options.field_option(SaeTrainConfig, "arch", type=click.Choice(ARCH_NAMES), help="Architecture."),
+    options.field_option(SaeTrainConfig, "k", type=int, help="Latents per token: exactly (topk), on average (others)."),
     options.field_option(SaeTrainConfig, "expansion", type=int, help="Latents per input dimension."),
     options.field_option(SaeTrainConfig, "d_sae", type=int, help="Number of latents, instead of --expansion."),
     options.field_option(
@@ -24,9 +24,30 @@ OPTIONS = [
     options.field_option(SaeTrainConfig, "lr_decay_share", type=float, help="Share of the run with falling step size."),
     options.field_option(SaeTrainConfig, "l1_coefficient", type=float, help="Weight of the sparsity term (relu)."),
     options.field_option(
-        SaeTrainConfig, "l1_warmup_share", type=float, help="Share of the run in which it grows (relu)."
+        SaeTrainConfig, "l1_warmup_share", type=float, help="Share of the run in which it grows (relu, jumprelu)."
     ),
-    options.field_option(SaeTrainConfig, "auxk_alpha", type=float, help="Weight of the dead-latent loss (topk)."),
+    options.field_option(SaeTrainConfig, "l0_coefficient", type=float, help="Weight of the L0 target (jumprelu)."),
+    options.field_option(
+        SaeTrainConfig, "jumprelu_bandwidth", type=float, help="Window in which thresholds learn (jumprelu)."
+    ),
+    options.field_option(
+        SaeTrainConfig,
+        "matryoshka_prefixes",
+        name="--matryoshka-prefix",
+        type=float,
+        multiple=True,
+        help="Share of the latents that reconstructs alone (matryoshka). Repeatable.",
+    ),
+    options.field_option(
+        SaeTrainConfig, "auxk_alpha", type=float, help="Weight of the dead-latent loss (topk, batch-topk, matryoshka)."
+    ),
+    options.field_option(
+        SaeTrainConfig,
+        "search_dtype",
+        type=click.Choice(SEARCH_DTYPES),
+        help="Product that finds the k largest (topk).",
+    ),
+    options.field_option(SaeTrainConfig, "b_dec_init", type=click.Choice(B_DEC_INITS), help="Where b_dec starts."),
     options.field_option(
         SaeTrainConfig,
         "dead_after_tokens",

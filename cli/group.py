@@ -19,6 +19,8 @@ COMMANDS: dict[str, str] = {
     "inspect": "Show what is in a workbench file: contents, statistics, integrity.",
     "train-sae": "Train a sparse autoencoder on cached activations.",
     "eval-sae": "Measure the quality of a sparse autoencoder.",
+    "import-sae": "Turn a sparse autoencoder of another library into one of ours.",
+    "compare-saes": "Show which latents two sparse autoencoders share.",
     "label-entities": "Label entities known or unknown by the model's own answers.",
     "find-entity-latents": "Find latents that separate known from unknown entities.",
     "unlearn": "Make a model not know an entity any more.",

@@ -78,14 +78,8 @@ def common_options(command: F) -> F:
 
 def out_option(help: str, *, required: bool = True, default: Path | None = None) -> Decorator[Any]:
     """Return `--out`: where the result goes; `claim_output` decides whether it may."""
-    return click.option(
-        "--out",
-        type=click.Path(path_type=Path),
-        required=required,
-        default=default,
-        show_default=True,
-        help=help,
-    )
+    given = {} if default is None else {"default": default, "show_default": True}  # a None given counts as a value
+    return click.option("--out", type=click.Path(path_type=Path), required=required, help=help, **given)
 
 
 def overwrite_option(command: F) -> F:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from sae_train.errors import ConfigError, FileFormatError
 from sae_train.runs import partial_path
@@ -17,8 +17,8 @@ from sae_train.runs import partial_path
 CHECKPOINT = "checkpoint.safetensors"
 
 
-def state_tensors(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return parameters and optimizer slots as named tensors, ready to be written."""
+def state_tensors(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return parameters (and buffers, if given) and optimizer slots as named tensors, ready to be written."""
     found = {f"parameter.{name}": value.detach() for name, value in parameters.items()}
     for index, slot in optimizer.state_dict()["state"].items():
         found |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in slot.items()}
@@ -26,9 +26,7 @@ def state_tensors(parameters: Mapping[str, nn.Parameter], optimizer: torch.optim
 
 
 @torch.no_grad()
-def restore(
-    tensors: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
-) -> None:
+def restore(tensors: Mapping[str, Tensor], parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
     """Put saved tensors back into parameters and optimizer."""
     for name, value in parameters.items():
         value.copy_(tensors[f"parameter.{name}"])

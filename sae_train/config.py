@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 from sae_train.errors import ConfigError, nearest_first
 
 T = TypeVar("T")
+ARCH_NAMES = ("topk", "batch-topk", "relu", "jumprelu", "matryoshka")  # the keys of saes.ARCHS, without torch
+SEARCH_DTYPES = ("auto", "float32", "bfloat16")
+B_DEC_INITS = ("mean", "geometric-median")  # the keys of centers.CENTERS, without torch
 BATCH_TOKENS = 4096  # tokens in one forward pass where nobody says how many windows
 
 
@@ -98,8 +101,9 @@ class SaeTrainConfig:
 
     Attributes:
         hook_point: Which activations of the store.
-        arch: `topk` or `relu`.
-        k: Latents kept per token (`topk`).
+        arch: `topk`, `batch-topk`, `relu`, `jumprelu` or `matryoshka`.
+        k: Latents kept per token (`topk`), on average over a batch (`batch-topk`, `matryoshka`), or the mean number
+            that the loss aims at (`jumprelu`).
         expansion: `d_sae / d_in`; ignored when `d_sae` is given.
         d_sae: Number of latents; None means `expansion * d_in`.
         tokens: Rows to train on, repeats included; None means one pass.
@@ -108,8 +112,16 @@ class SaeTrainConfig:
         lr_warmup_steps: Steps of linear warm-up.
         lr_decay_share: Share of the run, at its end, in which the step size falls linearly to zero.
         l1_coefficient: Weight of the sparsity term (`relu`).
-        l1_warmup_share: Share of the run in which that weight grows from zero.
-        auxk_alpha: Weight of the loss that revives dead latents (`topk`); 1/32 in Gao et al. 2024.
+        l1_warmup_share: Share of the run in which the weight of a sparsity term grows from zero (`relu`, `jumprelu`).
+        l0_coefficient: Weight of the squared distance from the L0 target (`jumprelu`).
+        jumprelu_bandwidth: Width of the window around a threshold in which it is learned (`jumprelu`), in units of
+            activations scaled to a mean norm of sqrt(d_in).
+        matryoshka_prefixes: Shares of the latents that reconstruct on their own (`matryoshka`), the last one 1.
+        auxk_alpha: Weight of the loss that revives dead latents (`topk`, `batch-topk`, `matryoshka`); 1/32 in Gao et
+            al. 2024.
+        search_dtype: In what `topk` looks for the k largest. `bfloat16` computes a few more than k again in float32 and
+            keeps the k largest of them; `auto` does so where that is faster on this device and finds the same latents.
+        b_dec_init: Where `b_dec` starts: `mean` or `geometric-median` of a sample.
         dead_after_tokens: A latent is dead when it has not fired in that many; None means a tenth of the run.
         holdout_share: Share of the documents that are never trained on.
         eval_every: Steps between evaluations on held-out documents; 0 evaluates at the end only.
@@ -130,7 +142,12 @@ class SaeTrainConfig:
     lr_decay_share: float = 0.2
     l1_coefficient: float = 5.0
     l1_warmup_share: float = 0.05
+    l0_coefficient: float = 1.0
+    jumprelu_bandwidth: float = 0.05
+    matryoshka_prefixes: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
     auxk_alpha: float = 1 / 32
+    search_dtype: str = "auto"
+    b_dec_init: str = "mean"
     dead_after_tokens: int | None = None
     holdout_share: float = 0.05
     eval_every: int = 0
@@ -149,6 +166,13 @@ class SaeTrainConfig:
         require(0 <= self.lr_decay_share <= 1, "--lr-decay-share", self.lr_decay_share, "0 <= share <= 1")
         require(self.l1_coefficient >= 0, "--l1-coefficient", self.l1_coefficient, ">= 0")
         require(0 <= self.l1_warmup_share <= 1, "--l1-warmup-share", self.l1_warmup_share, "0 <= share <= 1")
+        require(self.l0_coefficient >= 0, "--l0-coefficient", self.l0_coefficient, ">= 0")
+        require(self.jumprelu_bandwidth > 0, "--jumprelu-bandwidth", self.jumprelu_bandwidth, "> 0")
+        shares = tuple(self.matryoshka_prefixes)
+        growing = shares == tuple(sorted(set(shares))) and shares[:1] > (0,) and shares[-1:] == (1,)
+        require(growing, "--matryoshka-prefix", shares, "growing shares above 0, the last one 1")
+        require(self.search_dtype in SEARCH_DTYPES, "--search-dtype", self.search_dtype, ", ".join(SEARCH_DTYPES))
+        require(self.b_dec_init in B_DEC_INITS, "--b-dec-init", self.b_dec_init, ", ".join(B_DEC_INITS))
         require(self.auxk_alpha >= 0, "--auxk-alpha", self.auxk_alpha, ">= 0")
         require(
             self.dead_after_tokens is None or self.dead_after_tokens >= 1,

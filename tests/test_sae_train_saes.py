@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from sae_train.config import ARCH_NAMES, SaeTrainConfig
 from sae_train.errors import ConfigError, FileFormatError, MissingFileError, ShapeError
 from sae_train.metrics import VarianceSums, ce_recovered, dead_latents, fvu, l0
-from sae_train.saes import ARCHS, build_sae
+from sae_train.saes import ARCHS, SAELENS_ARCHS, build_sae
+from sae_train.saes.auxk import auxk_loss
 from sae_train.saes.base import Sae, StepContext
 from sae_train.saes.interop import WEIGHTS, load_sae, save_sae
 from sae_train.saes.sparse_ops import sparse_decode
@@ -167,10 +170,9 @@ def test_only_the_dead_loss_reaches_the_encoder_of_dead_latents():
 def test_the_dead_loss_leaves_living_latents_and_the_target_alone():
     """The gradient of AuxK alone: dead decoder rows move, the others do not (the error is a constant to it)."""
     sae, acts = _sae("topk"), _acts()
-    dead = torch.arange(D_SAE) < 8
-    pre_acts = sae.pre_acts(acts)
+    dead = torch.arange(8)
     error = torch.randn(len(acts), D_IN, generator=_generator(3))
-    sae._auxk(pre_acts, error, _context(is_dead=dead)).backward()
+    auxk_loss(sae, (acts - sae.b_dec).detach(), error, dead).backward()
     assert sae.W_dec.grad[:8].abs().max() > 0 and sae.W_dec.grad[8:].abs().max() == 0
     assert sae.W_enc.grad[:, :8].abs().max() > 0 and sae.W_enc.grad[:, 8:].abs().max() == 0
 
@@ -179,9 +181,9 @@ def test_the_dead_loss_takes_at_most_half_the_width():
     sae = _sae("topk")
     with torch.no_grad():
         sae.b_enc += 9.0  # all are above zero
-    everyone = _context(is_dead=torch.ones(D_SAE, dtype=torch.bool))
+    everyone = torch.arange(D_SAE)
     acts, error = _acts(2), torch.randn(2, D_IN, generator=_generator(3))
-    sae._auxk(sae.pre_acts(acts), error, everyone).backward()
+    auxk_loss(sae, (acts - sae.b_dec).detach(), error, everyone).backward()
     used = (sae.W_dec.grad.abs().amax(1) > 0).sum()
     assert D_IN // 2 <= used <= 2 * (D_IN // 2)  # at least one token's choice, at most two
 
@@ -239,6 +241,14 @@ def folder(tmp_path: Path):
         return path
 
     return build
+
+
+def test_every_architecture_can_be_named_saved_and_read(folder):
+    assert tuple(ARCHS) == ARCH_NAMES  # what --arch offers without importing torch
+    for arch, kind in ARCHS.items():
+        assert kind.arch == arch and set(kind.config_fields) <= {f.name for f in dataclasses.fields(SaeTrainConfig)}
+        cfg = load_sae(folder(arch)).cfg
+        assert cfg["architecture"] in SAELENS_ARCHS and cfg["metadata"]["workbench_arch"] == arch
 
 
 @pytest.mark.filterwarnings("ignore")  # SAELens' own imports

@@ -16,7 +16,7 @@ from sae_train import trainer
 from sae_train.activations.store import ActivationStore
 from sae_train.checkpoints import CHECKPOINT, load_checkpoint
 from sae_train.config import SaeTrainConfig, default_of, from_mapping
-from sae_train.errors import ConfigError, FileFormatError, HookPointError, NumericalError, ShapeError
+from sae_train.errors import ConfigError, FileFormatError, HookPointError, MissingFileError, NumericalError, ShapeError
 from sae_train.evaluate import firing_rate, spliced_loss, store_quality
 from sae_train.lm.generate import text_loss
 from sae_train.lm.models import load_lm
@@ -26,7 +26,7 @@ from sae_train.metrics import fvu
 from sae_train.saes import ARCHS, build_sae
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import WEIGHTS, load_sae
-from sae_train.trainer import lr_factor, train_sae
+from sae_train.trainer import TrainState, lr_factor, train_sae
 
 torch.set_num_threads(1)
 D_IN, N_DIRECTIONS = 32, 24
@@ -94,6 +94,36 @@ def test_five_steps_and_five_more_are_ten_bit_for_bit(store, tmp_path, settings)
     assert other["fvu"] != straight["fvu"]
 
 
+def test_a_run_resumed_between_two_looks_at_the_dead_is_the_same(store, tmp_path, monkeypatch):
+    """Who is dead was looked up at step 24; the checkpoint of step 25 has to know it, the step after it cannot tell."""
+    config = _config(save_every=25, dead_after_tokens=64 * 16, d_sae=128, tokens=64 * 40)
+    looks, real = [], TrainState.find_dead
+    monkeypatch.setattr(TrainState, "find_dead", lambda state, n: looks.append(state.step) or real(state, n))
+    train_sae(store, config, tmp_path / "straight", device="cpu")
+    assert looks == list(range(0, 40, 2))
+    with pytest.raises(_Stop):
+        train_sae(store, config, tmp_path / "resumed", device="cpu", advance=_stop_at(28))
+    assert load_checkpoint(tmp_path / "resumed", {})[0]["is_dead"].any()
+    looks.clear()
+    train_sae(store, config, tmp_path / "resumed", device="cpu", resume=True)
+    assert looks == list(range(26, 40, 2))
+    assert (tmp_path / "straight" / WEIGHTS).read_bytes() == (tmp_path / "resumed" / WEIGHTS).read_bytes()
+
+
+def test_the_search_is_not_chosen_again_at_resume(store, tmp_path, monkeypatch):
+    """A timing decided; another one must not change the run."""
+    config = _config(save_every=5)
+    monkeypatch.setattr("sae_train.saes.topk.best_dtype", lambda *_: "bfloat16")
+    train_sae(store, config, tmp_path / "straight", device="cpu")
+    with pytest.raises(_Stop):
+        train_sae(store, config, tmp_path / "resumed", device="cpu", advance=_stop_at(8))
+    monkeypatch.setattr("sae_train.saes.topk.best_dtype", lambda *_: "float32")
+    train_sae(store, config, tmp_path / "resumed", device="cpu", resume=True)
+    record = json.loads((tmp_path / "resumed" / "run.json").read_text())
+    assert record["plan"]["search_dtype"] == "bfloat16"
+    assert (tmp_path / "straight" / WEIGHTS).read_bytes() == (tmp_path / "resumed" / WEIGHTS).read_bytes()
+
+
 @pytest.mark.parametrize("change", [{"lr": 1e-3}, {"seed": 1}, {"k": 4}, {"tokens": 1280}, {"holdout_share": 0.2}])
 def test_a_changed_config_is_refused_at_resume(store, tmp_path, change):
     config = _config(save_every=2)
@@ -120,6 +150,23 @@ def test_a_damaged_checkpoint_is_refused(store, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(FileFormatError, match=CHECKPOINT):
         train_sae(store, _config(save_every=2), tmp_path / "a", device="cpu", resume=True)
+
+
+def test_an_unfolded_checkpoint_cannot_be_loaded_as_an_sae(store, tmp_path):
+    """A checkpoint is in the training scale. It has another name than weights, no cfg.json, and other tensors in it."""
+    config, out = _config(save_every=5), tmp_path / "a"
+    with pytest.raises(_Stop):
+        train_sae(store, config, out, device="cpu", advance=_stop_at(8))
+    with pytest.raises(MissingFileError, match=r"cfg\.json"):
+        load_sae(out)
+    checkpoint = (out / CHECKPOINT).read_bytes()
+    train_sae(store, config, out, device="cpu", resume=True)
+    folded = load_file(out / WEIGHTS)
+    (out / WEIGHTS).write_bytes(checkpoint)  # as somebody might "rescue" an interrupted run
+    with pytest.raises(ShapeError, match="parameter.W_enc"):
+        load_sae(out)
+    unfolded = load_file(out / WEIGHTS)["parameter.b_dec"]
+    assert unfolded.norm() > 1.1 * folded["b_dec"].norm() or unfolded.norm() < 0.9 * folded["b_dec"].norm()
 
 
 def test_evaluating_on_the_way_changes_nothing(store, tmp_path):
@@ -217,12 +264,16 @@ def test_an_sae_of_another_width_is_refused(store):
         {"lr_decay_share": 1.5},
         {"l1_coefficient": -1.0},
         {"l1_warmup_share": -0.1},
+        {"l0_coefficient": -1.0},
+        {"jumprelu_bandwidth": 0.0},
+        {"b_dec_init": "median"},
         {"auxk_alpha": -0.1},
         {"dead_after_tokens": 0},
         {"holdout_share": 0.0},
         {"holdout_share": 1.0},
         {"eval_every": -1},
         {"save_every": 0},
+        {"search_dtype": "float16"},
         {"buffer_mb": 0},
     ],
 )

@@ -2,24 +2,47 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError, nearest_first
 from sae_train.saes.base import Sae
+from sae_train.saes.batch_topk import BatchTopKSae
+from sae_train.saes.jumprelu import JumpReluSae
+from sae_train.saes.matryoshka import MatryoshkaSae
 from sae_train.saes.relu import ReluSae
 from sae_train.saes.topk import TopKSae
 
-ARCHS: dict[str, type[Sae]] = {"topk": TopKSae, "relu": ReluSae}
+ARCHS: dict[str, type[Sae]] = {kind.arch: kind for kind in (TopKSae, BatchTopKSae, ReluSae, JumpReluSae, MatryoshkaSae)}
+SAELENS_ARCHS: dict[str, type[Sae]] = {"topk": TopKSae, "standard": ReluSae, "jumprelu": JumpReluSae}  # to read
 
 
-def build_sae(arch: str, d_in: int, d_sae: int, *, k: int) -> Sae:
-    """Build an SAE with zero weights.
+def sae_from_config(config: SaeTrainConfig, d_in: int) -> Sae:
+    """Build the SAE a config asks for, with zero weights.
 
     Raises:
-        ConfigError: No such architecture, or k does not fit.
+        ConfigError: No such architecture, or a setting does not fit the number of latents.
     """
-    if arch not in ARCHS:
-        raise ConfigError(f"no SAE architecture '{arch}'", got=f"{arch} (--arch)", expected=nearest_first(arch, ARCHS))
-    return TopKSae(d_in, d_sae, k=k) if arch == "topk" else ARCHS[arch](d_in, d_sae)
+    if config.arch not in ARCHS:
+        raise ConfigError(
+            f"no SAE architecture '{config.arch}'",
+            got=f"{config.arch} (--arch)",
+            expected=nearest_first(config.arch, ARCHS),
+        )
+    return ARCHS[config.arch].from_config(config, d_in, sae_width(config, d_in))
+
+
+def build_sae(arch: str, d_in: int, d_sae: int, **settings: Any) -> Sae:
+    """Build an SAE with zero weights from its sizes; `settings` are fields of `SaeTrainConfig`.
+
+    Raises:
+        ConfigError: As `sae_from_config`, or a setting is out of range.
+
+    Example:
+        >>> build_sae("topk", 4, 16, k=2).W_enc.shape
+        torch.Size([4, 16])
+    """
+    return sae_from_config(SaeTrainConfig(hook_point="", arch=arch, d_sae=d_sae, **settings), d_in)
 
 
 def sae_width(config: SaeTrainConfig, d_in: int) -> int:

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from sae_train.config import SaeTrainConfig
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class StepContext:
         progress: Share of the run that is over, 0 to 1.
         auxk_alpha: Weight of the dead-latent loss.
         l1_coefficient: Weight of the sparsity term at full strength.
-        l1_warmup_share: Share of the run in which that weight grows.
+        l1_warmup_share: Share of the run in which the weight of a sparsity term grows.
+        dead_latents: The same latents as `is_dead` by number, where the caller knows them.
     """
 
     is_dead: Bool[Tensor, " d_sae"]
@@ -33,6 +36,17 @@ class StepContext:
     auxk_alpha: float
     l1_coefficient: float
     l1_warmup_share: float
+    dead_latents: Int[Tensor, " n_dead"] | None = None
+
+    @property
+    def dead(self) -> Int[Tensor, " n_dead"]:
+        """Return the dead latents' numbers: a host sync where they were not given."""
+        return self.is_dead.nonzero().flatten() if self.dead_latents is None else self.dead_latents
+
+    @property
+    def warmup(self) -> float:
+        """Return the share of its full weight that a sparsity term has now."""
+        return min(1.0, self.progress / self.l1_warmup_share) if self.l1_warmup_share > 0 else 1.0
 
 
 @dataclass(frozen=True)
@@ -50,26 +64,52 @@ class Sae(nn.Module, ABC):
     Args:
         d_in: Width of the activations.
         d_sae: Number of latents.
+
+    Attributes:
+        arch: Its name on the command line.
+        config_fields: Fields of `SaeTrainConfig` that its constructor takes, by the same names.
+        saelens_sizes: Whole numbers in SAELens' `cfg.json` that its constructor takes, by the same names.
+        search_dtype: In what training looks for the largest pre-activations, where the architecture has a choice.
     """
 
     arch: ClassVar[str]
+    config_fields: ClassVar[tuple[str, ...]] = ()
+    saelens_sizes: ClassVar[tuple[str, ...]] = ()
+    search_dtype: str = "float32"
 
     def __init__(self, d_in: int, d_sae: int) -> None:
         super().__init__()
         self.d_in, self.d_sae = d_in, d_sae
-        self.W_enc = nn.Parameter(torch.zeros(d_in, d_sae))
+        # Shape (d_in, d_sae), but a latent's numbers lie together, as in W_dec: sparse gradients come out that way.
+        self.W_enc = nn.Parameter(torch.zeros(d_sae, d_in).T)
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
         self.W_dec = nn.Parameter(torch.zeros(d_sae, d_in))
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 
+    @classmethod
+    def from_config(cls, config: SaeTrainConfig, d_in: int, d_sae: int) -> Sae:
+        """Build an SAE with zero weights, to be trained."""
+        return cls(d_in, d_sae, **{name: getattr(config, name) for name in cls.config_fields})
+
+    @classmethod
+    def from_saelens(cls, cfg: dict[str, Any]) -> Sae:
+        """Build an SAE with zero weights from a `cfg.json`, to be filled by `load_saelens_tensors`."""
+        return cls(int(cfg["d_in"]), int(cfg["d_sae"]), **{name: int(cfg[name]) for name in cls.saelens_sizes})
+
     @torch.no_grad()
-    def init_weights(self, mean: Float[Tensor, " d_in"], seed: int) -> None:
-        """Draw unit decoder rows, tie the encoder to them once, and centre on the mean (Gao et al. 2024, App. A.1)."""
+    def init_weights(self, center: Float[Tensor, " d_in"], seed: int) -> None:
+        """Draw unit decoder rows, tie the encoder to them once, and set `b_dec` (Gao et al. 2024, App. A.1)."""
         generator = torch.Generator().manual_seed(seed)
         directions = torch.randn(self.d_sae, self.d_in, generator=generator)
         self.W_dec.copy_(directions / directions.norm(dim=1, keepdim=True))
         self.W_enc.copy_(self.W_dec.T)
-        self.b_dec.copy_(mean)
+        self.b_dec.copy_(center)
+
+    def init_thresholds(self, acts: Float[Tensor, "batch d_in"]) -> None:  # noqa: B027  most have none
+        """Choose thresholds, where there are any, on a sample of scaled activations."""
+
+    def choose_search_dtype(self, acts: Float[Tensor, "batch d_in"], wanted: str) -> None:  # noqa: B027  as above
+        """Set `search_dtype` to what is wanted, or (`auto`) to what is best on a sample of scaled activations."""
 
     def pre_acts(self, acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """Return the latents before the activation function."""
@@ -86,6 +126,16 @@ class Sae(nn.Module, ABC):
     @abstractmethod
     def saelens_config(self) -> dict[str, Any]:
         """Return the part of SAELens' `cfg.json` that this architecture decides."""
+
+    def saelens_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of SAELens' `sae_weights.safetensors`, by its names."""
+        return {name: getattr(self, name).detach() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+
+    @torch.no_grad()
+    def load_saelens_tensors(self, tensors: dict[str, Tensor]) -> None:
+        """Copy tensors of the names and shapes of `saelens_tensors` in."""
+        for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
+            getattr(self, name).copy_(tensors[name])
 
     def encode(self, acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """Return the latents of activations in the model's own scale."""
@@ -104,12 +154,12 @@ class Sae(nn.Module, ABC):
         """Remove from the decoder's gradient what would change the length of its rows."""
         grad = self.W_dec.grad
         if grad is not None:
-            grad -= (grad * self.W_dec).sum(dim=1, keepdim=True) * self.W_dec
+            grad.addcmul_(self.W_dec, torch.linalg.vecdot(grad, self.W_dec).unsqueeze(1), value=-1)
 
     @torch.no_grad()
     def normalize_decoder(self) -> None:
         """Bring every decoder row back to length one."""
-        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True).clamp_min(1e-8)
+        self.W_dec /= torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True).clamp_min_(1e-8)
 
     @torch.no_grad()
     def fold_scale(self, scale: float) -> None:

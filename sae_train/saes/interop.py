@@ -15,12 +15,11 @@ from safetensors.torch import load_file, save_file
 from sae_train.errors import FileFormatError, ShapeError
 from sae_train.lm.hooks import canonical_hook_point, saelens_name
 from sae_train.runs import partial_path, require_file, write_json
-from sae_train.saes import build_sae
+from sae_train.saes import SAELENS_ARCHS
 from sae_train.saes.base import Sae
 
 WEIGHTS = "sae_weights.safetensors"
 SAELENS_VERSION = "6.54.12"  # the version whose folder format is written
-_ARCH_OF_SAELENS = {"topk": "topk", "standard": "relu"}
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def save_sae(sae: Sae, folder: Path, *, hook_point: str, metadata: dict[str, Any
     """Write a folder that SAELens' `SAE.load_from_disk` reads; weights first, `cfg.json` last."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = partial_path(folder / WEIGHTS)
-    save_file({k: v.detach().float().cpu().contiguous() for k, v in sae.state_dict().items()}, partial)
+    save_file({k: v.float().cpu().contiguous() for k, v in sae.saelens_tensors().items()}, partial)
     os.replace(partial, folder / WEIGHTS)
     write_json(
         folder / "cfg.json",
@@ -59,6 +58,7 @@ def save_sae(sae: Sae, folder: Path, *, hook_point: str, metadata: dict[str, Any
                 "sae_lens_version": SAELENS_VERSION,
                 "hook_name": saelens_name(hook_point),
                 "hook_point": hook_point,
+                "workbench_arch": sae.arch,  # several of ours are one architecture to SAELens
                 **metadata,
             },
         },
@@ -74,13 +74,14 @@ def load_sae(folder: Path, *, device: torch.device | str = "cpu") -> LoadedSae:
         ShapeError: Tensors that do not fit the config.
     """
     cfg = _read_cfg(folder)
-    arch = _ARCH_OF_SAELENS.get(str(cfg.get("architecture")))
-    if arch is None:
+    kind = SAELENS_ARCHS.get(str(cfg["architecture"]))
+    if kind is None:
         raise FileFormatError(
             f"cannot use the SAE in '{folder}'",
-            got=f"architecture {cfg.get('architecture')}",
-            expected="topk, standard",
+            got=f"architecture {cfg['architecture']}",
+            expected=", ".join(SAELENS_ARCHS),
         )
+    _require_keys(cfg, kind.saelens_sizes, folder)
     for key, plain in (
         ("normalize_activations", "none"),
         ("apply_b_dec_to_input", True),
@@ -93,7 +94,7 @@ def load_sae(folder: Path, *, device: torch.device | str = "cpu") -> LoadedSae:
                 got=f"{key} = {cfg[key]}",
                 expected=f"{plain}",
             )
-    sae = build_sae(arch, int(cfg["d_in"]), int(cfg["d_sae"]), k=int(cfg.get("k", 1)))
+    sae = kind.from_saelens(cfg)
     _load_weights(sae, folder)
     metadata = cfg.get("metadata", {})
     hook_point = metadata.get("hook_point") or canonical_hook_point(str(metadata.get("hook_name", "")))
@@ -108,15 +109,19 @@ def _read_cfg(folder: Path) -> dict[str, Any]:
         cfg = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="JSON") from error
-    needed = {"architecture", "d_in", "d_sae"}
-    if isinstance(cfg, dict) and cfg.get("architecture") == "topk":
-        needed.add("k")
-    missing = needed - set(cfg)
-    if missing or not isinstance(cfg, dict):
-        raise FileFormatError(
-            f"'{path}' is incomplete", got=f"no {', '.join(sorted(missing))}", expected="SAELens' cfg"
-        )
+    if not isinstance(cfg, dict):
+        raise FileFormatError(f"cannot read '{path}'", got=f"a {type(cfg).__name__}", expected="SAELens' cfg")
+    _require_keys(cfg, ("architecture", "d_in", "d_sae"), folder)
     return cfg
+
+
+def _require_keys(cfg: dict[str, Any], keys: tuple[str, ...], folder: Path) -> None:
+    """Refuse a config that lacks one of these keys."""
+    missing = sorted(set(keys) - set(cfg))
+    if missing:
+        raise FileFormatError(
+            f"'{folder / 'cfg.json'}' is incomplete", got=f"no {', '.join(missing)}", expected="SAELens' cfg"
+        )
 
 
 def _load_weights(sae: Sae, folder: Path) -> None:
@@ -126,8 +131,8 @@ def _load_weights(sae: Sae, folder: Path) -> None:
         tensors = load_file(path)
     except SafetensorError as error:
         raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="safetensors") from error
-    wanted = {k: tuple(v.shape) for k, v in sae.state_dict().items()}
+    wanted = {k: tuple(v.shape) for k, v in sae.saelens_tensors().items()}
     found = {k: tuple(v.shape) for k, v in tensors.items()}
     if wanted != found:
         raise ShapeError(f"the weights in '{path}' do not fit cfg.json", got=found, expected=wanted)
-    sae.load_state_dict(tensors)
+    sae.load_saelens_tensors(tensors)

@@ -28,8 +28,7 @@ class ReluSae(Sae):
         latents = self.encode(acts)
         error = (acts - self.decode(latents)).square().sum(dim=1).mean() / self.d_in
         l1 = (latents * self.W_dec.norm(dim=1)).sum(dim=1).mean() / self.d_in
-        warmup = min(1.0, context.progress / context.l1_warmup_share) if context.l1_warmup_share > 0 else 1.0
-        loss = error + context.l1_coefficient * warmup * l1
+        loss = error + context.l1_coefficient * context.warmup * l1
         return LossTerms(loss, {"mse": error.detach(), "l1": l1.detach()}, (latents > 0).any(dim=0))
 
     def saelens_config(self) -> dict[str, Any]:

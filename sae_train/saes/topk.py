@@ -14,20 +14,30 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_train.errors import ConfigError
+from sae_train.saes.auxk import auxk_loss, batch_variance
 from sae_train.saes.base import LossTerms, Sae, StepContext
-from sae_train.saes.sparse_ops import sparse_decode
+from sae_train.saes.search import TopKSearch, best_dtype
+from sae_train.saes.sparse_ops import Support, sparse_decode, sparse_encode, support_decode
 
 
 class TopKSae(Sae):
     """Keeps the `k` largest latents of every token."""
 
     arch: ClassVar[str] = "topk"
+    config_fields: ClassVar[tuple[str, ...]] = ("k",)
+    saelens_sizes: ClassVar[tuple[str, ...]] = ("k",)
 
     def __init__(self, d_in: int, d_sae: int, *, k: int) -> None:
         super().__init__(d_in, d_sae)
         if not 1 <= k <= d_sae:
             raise ConfigError("k does not fit the SAE", got=f"k {k} (--k), d_sae {d_sae}", expected="1 <= k <= d_sae")
         self.k = k
+        self.search = TopKSearch(k)
+
+    def choose_search_dtype(self, acts: Float[Tensor, "batch d_in"], wanted: str) -> None:
+        """Set `search_dtype`; see `sae_train.saes.search`."""
+        auto = wanted == "auto"
+        self.search_dtype = best_dtype(acts - self.b_dec, self.W_enc, self.b_enc, self.k) if auto else wanted
 
     def top_k(self, pre_acts: Float[Tensor, "batch d_sae"]) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
         """Return values (not below zero) and indices of the k largest pre-activations."""
@@ -46,32 +56,19 @@ class TopKSae(Sae):
 
     def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
         """Return FVU plus the weighted AuxK term."""
-        pre_acts = self.pre_acts(acts)
-        values, indices = self.top_k(pre_acts)
-        recon = sparse_decode(values, indices, self.W_dec) + self.b_dec
-        error = acts - recon
-        fvu = error.square().sum() / _variance(acts)
-        auxk = self._auxk(pre_acts, error.detach(), context)
+        centered = acts - self.b_dec
+        found = self.search(centered.detach(), self.W_enc.detach(), self.b_enc.detach(), self.search_dtype)
+        support = Support.of_rows(found.indices, self.d_sae)
+        pre_acts = sparse_encode(
+            centered.detach(), self.W_enc, self.b_enc, support, values=found.values.flatten(), b_dec=self.b_dec
+        )
+        error = centered - support_decode(pre_acts.relu(), support, self.W_dec)  # x - (latents W_dec + b_dec)
+        fvu = error.square().sum() / batch_variance(acts)
+        auxk = auxk_loss(self, centered.detach(), error.detach(), context.dead)
         counts = torch.zeros(self.d_sae, dtype=torch.int32, device=acts.device)
-        fired = counts.index_add_(0, indices.flatten(), (values > 0).flatten().int()) > 0
+        fired = counts.index_add_(0, support.latents, (pre_acts.detach() > 0).int()) > 0
         return LossTerms(fvu + context.auxk_alpha * auxk, {"fvu": fvu.detach(), "auxk": auxk.detach()}, fired)
-
-    def _auxk(self, pre_acts: Tensor, error: Tensor, context: StepContext) -> Tensor:
-        """Let the strongest dead latents reconstruct what the living ones left over."""
-        n_dead = int(context.is_dead.sum())  # one host sync a step; the number sizes the arrays below
-        if n_dead == 0:
-            return pre_acts.new_zeros(())
-        k_aux = min(self.d_in // 2, n_dead)
-        dead_pre_acts = pre_acts.masked_fill(~context.is_dead, -torch.inf)
-        values, indices = torch.topk(dead_pre_acts, k_aux, dim=1, sorted=False)
-        error_hat = sparse_decode(values.relu(), indices, self.W_dec)
-        return (error - error_hat).square().sum() / _variance(error)
 
     def saelens_config(self) -> dict[str, Any]:
         """Return SAELens' fields for `topk`."""
         return {"architecture": "topk", "k": self.k, "rescale_acts_by_decoder_norm": False}
-
-
-def _variance(acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
-    """Return sum ||x - mean(x)||^2 of a batch, kept off zero."""
-    return (acts - acts.mean(dim=0)).square().sum().clamp_min(1e-12)

@@ -1,0 +1,54 @@
+"""AuxK: dead latents learn from what the living ones leave over. Source: Gao et al. 2024 (arXiv:2406.04093), App. A.2.
+
+AuxK = sum ||e - e_hat||^2 / sum ||e - mean(e)||^2, e = x - x_hat a constant, e_hat = decode(top k_aux dead latents)
+without b_dec, k_aux = min(d_in // 2, number of dead latents). Its gradient reaches encoder and decoder.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_train.saes.base import Sae
+
+
+def auxk_loss(
+    sae: Sae, centered: Float[Tensor, "batch d_in"], error: Float[Tensor, "batch d_in"], dead: Int[Tensor, " n_dead"]
+) -> Float[Tensor, ""]:
+    """Let the strongest dead latents reconstruct an error, by products of their number, not of d_sae.
+
+    Args:
+        sae: Whose latents.
+        centered: Its scaled input minus `b_dec`, without gradient.
+        error: What the living latents left over, without gradient.
+        dead: The dead latents by number; without any, the loss is zero.
+    """
+    if len(dead) == 0:
+        return error.new_zeros(())
+    W_enc = sae.W_enc.T.index_select(0, dead)  # its gradient adds rows; that of W[dead] adds numbers one by one
+    # Zero, and the gradient that b_dec has through `centered`: a product with a vector, not one for every row.
+    moved = W_enc.detach() @ (sae.b_dec.detach() - sae.b_dec)
+    dead_pre_acts = torch.addmm(sae.b_enc[dead] + moved, centered, W_enc.T)
+    return dead_loss(dead_pre_acts, error, sae.W_dec.index_select(0, dead))
+
+
+def dead_loss(
+    pre_acts: Float[Tensor, "batch n_dead"], error: Float[Tensor, "batch d_in"], W_dec: Float[Tensor, "n_dead d_in"]
+) -> Float[Tensor, ""]:
+    """Return AuxK, given the dead latents' pre-activations and decoder rows only.
+
+    Products are dense: with k_aux = d_in // 2 on per token, sparse ones would save little and take longer.
+    """
+    k_aux = min(W_dec.shape[1] // 2, len(W_dec))
+    if k_aux < len(W_dec):
+        values, indices = torch.topk(pre_acts, k_aux, dim=1, sorted=False)
+        latents = torch.zeros_like(pre_acts).scatter(1, indices, values.relu())
+    else:
+        latents = pre_acts.relu()
+    return (error - latents @ W_dec).square().sum() / batch_variance(error)
+
+
+def batch_variance(acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
+    """Return sum ||x - mean(x)||^2 of a batch, kept off zero."""
+    return torch.linalg.vector_norm(acts - acts.mean(dim=0)).square().clamp_min(1e-12)

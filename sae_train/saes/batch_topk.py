@@ -1,0 +1,144 @@
+"""BatchTopK SAE. Source: Bussmann, Leask & Nanda 2024 (arXiv:2412.06410), with AuxK (Gao et al. 2024, App. A.2).
+
+Training: latents = pre_acts where they are among the `batch * k` largest of the batch and above zero, else 0, so that
+a token may use more than k latents and another fewer. loss = FVU(x, x_hat) + alpha * AuxK.
+
+Inference does not know a batch: latents = pre_acts where pre_acts > threshold, the threshold a moving average over
+training batches of the smallest value that was kept. On disk it is SAELens' `jumprelu`, all thresholds equal.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sae_train.errors import ConfigError
+from sae_train.saes.auxk import auxk_loss, batch_variance
+from sae_train.saes.base import LossTerms, StepContext
+from sae_train.saes.sparse_ops import Support, sparse_encode, support_decode
+from sae_train.saes.threshold import ThresholdSae
+
+THRESHOLD_RATE = 0.01  # of the moving average: it remembers about the last hundred batches
+THRESHOLD_START = 5  # early on, the rate is START / (START + batches): the first one counts in full, then fades
+GUESS_SHARE = 0.8  # of the last threshold: above it one looks for the batch's largest values first
+
+
+class Kept(NamedTuple):
+    """The latents that are on in a batch, token by token, inside a token by latent.
+
+    Attributes:
+        values: Their pre-activations, above zero; no gradient.
+        tokens: Which row of the batch each belongs to, ascending.
+        latents: Which latent each is, ascending inside a token.
+    """
+
+    values: Float[Tensor, " n_on"]
+    tokens: Int[Tensor, " n_on"]
+    latents: Int[Tensor, " n_on"]
+
+
+class Reconstruction(NamedTuple):
+    """What reconstructing a batch cost.
+
+    Attributes:
+        loss: To be minimised, dimensionless.
+        error: x - x_hat of all latents together, (batch, d_in).
+        terms: Parts of the loss for the log.
+    """
+
+    loss: Tensor
+    error: Tensor
+    terms: dict[str, Tensor]
+
+
+def keep_largest(pre_acts: Float[Tensor, "batch d_sae"], n_kept: int, guess: float = 0.0) -> Kept:
+    """Return the `n_kept` largest pre-activations of a batch that are above zero.
+
+    Args:
+        pre_acts: Latents before the activation function, without gradient.
+        n_kept: How many at most; fewer where fewer are above zero.
+        guess: A value, at least zero, that the wanted ones probably exceed. It changes the time, not the result:
+            the search is among what exceeds it, and starts again from zero where that is too little.
+
+    Example:
+        >>> keep_largest(torch.tensor([[1.0, 3.0], [-1.0, 2.0]]), 2).tokens.tolist()
+        [0, 1]
+    """
+    flat, d_sae = pre_acts.flatten(), pre_acts.shape[1]
+    found = (flat > guess).nonzero().flatten()
+    if len(found) < n_kept and guess > 0:
+        found = (flat > 0).nonzero().flatten()
+    if len(found) > n_kept:
+        best = torch.topk(flat[found], n_kept, sorted=False).indices
+        found = found[best.sort().values]
+    return Kept(flat[found], torch.div(found, d_sae, rounding_mode="floor"), found % d_sae)
+
+
+def support_of(latents: Int[Tensor, " n_on"], groups: Int[Tensor, " n_on"], n_groups: int, d_sae: int) -> Support:
+    """Return the support whose rows are groups; `groups` ascends, and a group may be empty.
+
+    Example:
+        >>> support_of(torch.tensor([7, 3, 5]), torch.tensor([0, 0, 2]), 3, 9).starts.tolist()
+        [0, 2, 2]
+    """
+    return Support(latents, torch.searchsorted(groups, torch.arange(n_groups, device=groups.device)), d_sae)
+
+
+class BatchTopKSae(ThresholdSae):
+    """Keeps the `batch * k` largest latents of a batch; at inference, those above one learned threshold."""
+
+    arch: ClassVar[str] = "batch-topk"
+    config_fields: ClassVar[tuple[str, ...]] = ("k",)
+    threshold: Float[Tensor, ""]
+    n_batches: Int[Tensor, ""]
+
+    def __init__(self, d_in: int, d_sae: int, *, k: int) -> None:
+        super().__init__(d_in, d_sae)
+        if not 1 <= k <= d_sae:
+            raise ConfigError("k does not fit the SAE", got=f"k {k} (--k), d_sae {d_sae}", expected="1 <= k <= d_sae")
+        self.k = k
+        self.register_buffer("threshold", torch.zeros(()))
+        self.register_buffer("n_batches", torch.zeros((), dtype=torch.int64))
+
+    def thresholds(self) -> Float[Tensor, " d_sae"]:
+        """Return the learned threshold once per latent."""
+        return self.threshold.expand(self.d_sae)
+
+    def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
+        """Return FVU plus the weighted AuxK term, and move the threshold towards this batch's."""
+        centered = acts - self.b_dec
+        with torch.no_grad():
+            pre_acts = torch.addmm(self.b_enc, centered, self.W_enc)
+            kept = keep_largest(pre_acts, len(acts) * self.k, guess=GUESS_SHARE * float(self.threshold))
+            self._update_threshold(kept.values)
+        support = support_of(kept.latents, kept.tokens, len(acts), self.d_sae)
+        values = sparse_encode(centered.detach(), self.W_enc, self.b_enc, support, values=kept.values, b_dec=self.b_dec)
+        recon = self.reconstruct(centered, values, kept)
+        auxk = auxk_loss(self, centered.detach(), recon.error.detach(), context.dead)
+        fired = torch.zeros(self.d_sae, dtype=torch.bool, device=acts.device).index_fill_(0, kept.latents, True)
+        return LossTerms(recon.loss + context.auxk_alpha * auxk, {**recon.terms, "auxk": auxk.detach()}, fired)
+
+    def reconstruct(
+        self, centered: Float[Tensor, "batch d_in"], values: Float[Tensor, " n_on"], kept: Kept
+    ) -> Reconstruction:
+        """Return the FVU of the reconstruction; `centered` is x - b_dec, `values` are the latents that are on."""
+        support = support_of(kept.latents, kept.tokens, len(centered), self.d_sae)
+        error = centered - support_decode(values, support, self.W_dec)  # x - (latents W_dec + b_dec)
+        fvu = error.square().sum() / batch_variance(centered.detach())
+        return Reconstruction(fvu, error, {"fvu": fvu.detach()})
+
+    def _update_threshold(self, values: Float[Tensor, " n_on"]) -> None:
+        """Average the smallest kept value in; a batch in which nothing is above zero says nothing."""
+        if len(values):
+            rate = (THRESHOLD_START / (THRESHOLD_START + self.n_batches)).clamp_min(THRESHOLD_RATE)
+            self.threshold += rate * (values.min() - self.threshold)
+            self.n_batches += 1
+
+    @torch.no_grad()
+    def fold_scale(self, scale: float) -> None:
+        """Fold the scale into biases and threshold."""
+        super().fold_scale(scale)
+        self.threshold /= scale

@@ -39,7 +39,7 @@ class Sizes:
     """How much is measured."""
 
     repeats: int = 3
-    cached_rows: int = 12_288  # three batches of 32 windows of 128 tokens; SAELens stores whole batches only
+    cached_rows: int = 49_152  # twelve batches of 32 windows of 128 tokens; SAELens stores whole batches only
     store_rows: int = 3_600_000  # 4.1 GB
     train_steps: int = 30
     kills: int = 25

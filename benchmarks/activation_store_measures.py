@@ -28,19 +28,11 @@ import h5py
 import numpy as np
 import torch
 from activation_store import content, datasets_of, differences, interleaved
-from transformers import LlamaConfig, LlamaForCausalLM
 
-from features.factworld import shipped_world
-from features.inspection import inspect_file
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
-from sae_train.activations.writer import write_store
 from sae_train.config import CacheConfig, SaeTrainConfig
 from sae_train.errors import WorkbenchError
-from sae_train.lm.hooks import capture
-from sae_train.lm.models import load_lm, save_lm, weights_hash
-from sae_train.lm.tokens import load_documents
-from sae_train.lm.windows import TokenPlan, plan_windows
 from sae_train.trainer import train_sae
 
 D_IN, VOCAB, CTX_LEN = 576, 32_768, 512  # of the stand-in model whose activations are random rows of its embedding
@@ -62,14 +54,23 @@ def machine() -> dict[str, Any]:
     return {"date": f"{datetime.now(UTC):%Y-%m-%d}", "cores": os.cpu_count(), "versions": versions}
 
 
-def language_model(spec: str) -> tuple[Any, tuple[str, str]]:
+def language_model(spec: str, dtype: str = "float32") -> tuple[Any, tuple[str, str]]:
     """Load a model and choose its two hook points."""
-    lm = load_lm(str(shipped_world()) if spec == "fact-world" else spec, device="cpu")
+    from features.factworld import shipped_world
+    from sae_train.lm.models import load_lm
+
+    lm = load_lm(str(shipped_world()) if spec == "fact-world" else spec, device="cpu", dtype=dtype)
     return lm, ("layers.6", "layers.9") if lm.n_blocks > 9 else ("layers.1", "layers.2")
 
 
 def caching(model: str, text: str, out: str, rows: int, repeats: int) -> dict[str, Any]:
     """Time write_store against the forward passes it consists of, at two hook points."""
+    from sae_train.activations.writer import write_store
+    from sae_train.lm.hooks import capture
+    from sae_train.lm.models import weights_hash
+    from sae_train.lm.tokens import load_documents
+    from sae_train.lm.windows import plan_windows
+
     lm, hooks = language_model(model)
     plan = plan_windows(load_documents(text), lm.tokenizer, ctx_len=128, max_rows=rows)
     config, path = CacheConfig(hook_points=hooks, max_tokens=rows, batch_size=BATCH_WINDOWS), Path(out) / "caching.h5"
@@ -95,19 +96,25 @@ def saelens(model: str, text: str, out: str, rows: int, repeats: int) -> dict[st
     from datasets import Dataset, disable_progress_bars
     from sae_lens import CacheActivationsRunner, CacheActivationsRunnerConfig
 
+    from sae_train.activations.writer import write_store
+    from sae_train.lm.models import save_lm
+    from sae_train.lm.tokens import load_documents
+    from sae_train.lm.windows import plan_windows
+
     disable_progress_bars()
     lm, (_, hook) = language_model(model)
+    half = language_model(model, dtype="bfloat16")[0]
     folder, theirs, path = Path(out) / "model", Path(out) / "saelens", Path(out) / "ours.h5"
     save_lm(lm, folder)
     documents = list(load_documents(text))
     paragraphs = Dataset.from_dict({"text": [d.text for d in documents]})
 
-    def run_theirs() -> dict[str, float]:
+    def run_theirs(dtype: str) -> dict[str, float]:
         shutil.rmtree(theirs, ignore_errors=True)
         config = CacheActivationsRunnerConfig(
             dataset_path="local", model_name=str(folder), model_class_name="AutoModelForCausalLM", hook_name=f"model.{hook}",
             d_in=lm.d_model, model_batch_size=BATCH_WINDOWS, training_tokens=rows, context_size=128, device="cpu",
-            new_cached_activations_path=str(theirs), model_from_pretrained_kwargs={"dtype": "float32"},
+            new_cached_activations_path=str(theirs), model_from_pretrained_kwargs={"dtype": dtype},
             buffer_size_gb=(rows * lm.d_model * 4 + 1) / 1e9,  # it stores whole buffers: the default is 2 GB
         )  # fmt: skip
         runner = CacheActivationsRunner(config, override_dataset=paragraphs)
@@ -116,7 +123,7 @@ def saelens(model: str, text: str, out: str, rows: int, repeats: int) -> dict[st
         n_bytes = sum(p.stat().st_size for p in theirs.rglob("*") if p.is_file())
         return {"seconds": took, "rows": len(stored[0]) * 128, "bytes": n_bytes}
 
-    def run_ours(dtype: str, packing: str = "documents") -> dict[str, float]:
+    def run_ours(dtype: str, packing: str = "documents", lm: Any = lm) -> dict[str, float]:
         def work() -> None:
             plan = plan_windows(documents, lm.tokenizer, ctx_len=128, max_rows=rows, packing=packing)
             config = CacheConfig((hook,), max_tokens=rows, packing=packing, batch_size=BATCH_WINDOWS, dtype=dtype)
@@ -128,10 +135,12 @@ def saelens(model: str, text: str, out: str, rows: int, repeats: int) -> dict[st
 
     run_ours("float32")  # warms up
     runs: dict[str, Callable[[], dict[str, float]]] = {
-        "saelens": run_theirs,
+        "saelens": lambda: run_theirs("float32"),
+        "saelens-half": lambda: run_theirs("bfloat16"),
         "float32": lambda: run_ours("float32"),
         "packed": lambda: run_ours("float32", "packed"),
         "bfloat16": lambda: run_ours("bfloat16"),
+        "half": lambda: run_ours("bfloat16", "packed", half),
     }
     found = interleaved(repeats, runs)
     path.unlink()
@@ -142,6 +151,8 @@ def saelens(model: str, text: str, out: str, rows: int, repeats: int) -> dict[st
 
 def scale(path: str, rows: list[int], repeats: int) -> dict[str, Any]:
     """Time the writer at several sizes with a model whose activations cost nothing; the last store stays."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     config = LlamaConfig(
         hidden_size=D_IN, num_hidden_layers=1, num_attention_heads=9, num_key_value_heads=9, intermediate_size=64,
         vocab_size=VOCAB, max_position_embeddings=CTX_LEN, initializer_range=1.0, tie_word_embeddings=True,
@@ -155,6 +166,9 @@ def scale(path: str, rows: list[int], repeats: int) -> dict[str, Any]:
 
 def write_random(lm: Any, path: Path, rows: int) -> dict[str, float]:
     """Write a store of random rows with the workbench's writer; documents of four windows, first tokens left out."""
+    from sae_train.activations.writer import write_store
+    from sae_train.lm.windows import TokenPlan
+
     n_windows = -(-rows // (CTX_LEN - 1))
     n_tokens = rows + n_windows
     starts = np.minimum(np.arange(n_windows + 1) * CTX_LEN, n_tokens)
@@ -239,6 +253,8 @@ def judge_flips(path: str, flips: list[tuple[int, int]]) -> dict[str, Any]:
 
 def judge(path: Path, expected: dict[str, Any]) -> tuple[str, str]:
     """Return `detected`, `untyped` (an exception outside the error tree), `harmless` or `silent`, and a detail."""
+    from features.inspection import inspect_file
+
     try:
         report = inspect_file(path, verify=True)
         if report.get("damaged") or report.get("violations"):

@@ -47,21 +47,24 @@ def render_caching(found: dict[str, Any]) -> list[str]:
     size = {name: runs[0]["bytes"] / runs[0]["rows"] for name, runs in other.items()}
     names = {
         "saelens": "SAELens, float32",
+        "saelens-half": "SAELens, model in bfloat16",
         "float32": "`write_store`, float32",
         "packed": "`write_store`, float32, packed windows",
         "bfloat16": "`write_store`, bfloat16",
+        "half": "`write_store`, model in bfloat16, bfloat16, packed windows",
     }
     theirs = statistics.median(speed["saelens"])
     rows += [(f"{n}: rows/s; {size[k]:,.0f} bytes a row", spread(speed[k]), "", "") for k, n in names.items()]
     rows += [
-        bar(f"{names[k]}: times SAELens", statistics.median(speed[k]) / theirs, 1.5) for k in ("float32", "bfloat16")
+        bar(f"{names[k]}: times SAELens in float32", statistics.median(speed[k]) / theirs, 1.5)
+        for k in ("float32", "packed", "bfloat16", "half")
     ]
     return [
         f"First half: hook points {' and '.join(own['hooks'])}, bfloat16 on disk, model in float32, {own['n_rows']:,} rows from "
         f"{own['n_tokens']:,} tokens ({own['n_places']:,} with padding) in windows of 128, 32 a batch. The forward passes are the "
         "same batches up to the deeper hook point, nothing kept; `write_store` hashes the weights as well. Second half: "
         f"SAELens' `CacheActivationsRunner` against this writer at {found['saelens']['hook']}, both from paragraphs to a finished "
-        "file, tokenisation included, models loaded before; 128 tokens a window, 32 a batch, models in float32. SAELens joins "
+        "file, tokenisation included, models loaded before; 128 tokens a window, 32 a batch, models in float32 unless said otherwise. SAELens joins "
         "paragraphs, fills every window and stores beginning-of-sequence rows too; here those "
         f"rows are left out, and a window ends with its document unless it is packed. Rows stored per run: {other['saelens'][0]['rows']:,} and {other['float32'][0]['rows']:,}.",
         *table("| figure | median (range) | bar | met |", rows),

@@ -47,11 +47,12 @@ def command(
     from cli.render import emit
     from sae_train.activations.store import ActivationStore
     from sae_train.errors import ConfigError
-    from sae_train.evaluate import spliced_loss, store_quality
+    from sae_train.evaluate import store_quality
     from sae_train.lm.hooks import check_hook_point
     from sae_train.lm.windows import plan_windows
     from sae_train.runs import resolve_device
     from sae_train.saes.interop import load_sae
+    from sae_train.splice import spliced_loss
 
     require(0 < holdout_share < 1, "--holdout-share", holdout_share, "0 < share < 1")
     if (model is None) != (text is None):

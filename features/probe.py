@@ -7,8 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 from sae_train.errors import EntityError, NumericalError
@@ -60,6 +58,8 @@ def fit_probe(acts: Tensor | np.ndarray, is_positive: np.ndarray) -> LinearProbe
     if not np.isfinite(x).all():
         raise NumericalError("a probe needs finite activations", got="NaN or Inf", expected="a model that works")
     mean, std = x.mean(0), np.maximum(x.std(0), 1e-6)
+    from sklearn.linear_model import LogisticRegression  # a second to import, which readers of files need not pay
+
     model = LogisticRegression(C=RIDGE_C, max_iter=2000, class_weight="balanced").fit((x - mean) / std, y)
     return LinearProbe(mean=mean, std=std, weight=model.coef_[0], bias=float(model.intercept_[0]))
 
@@ -105,6 +105,8 @@ def _folds(is_positive: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray
                 got=f"{n_groups} entities",
                 expected=">= 2",
             )
+        from sklearn.model_selection import GroupKFold
+
         splitter = GroupKFold(n_splits=min(N_FOLDS, n_groups), shuffle=True, random_state=seed)
         for fold, (_, test) in enumerate(splitter.split(rows, groups=groups[rows])):
             fold_of[rows[test]] = fold

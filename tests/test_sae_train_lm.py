@@ -13,16 +13,8 @@ import torch
 
 from sae_train.errors import ConfigError, FileFormatError, HookPointError, InputError, MissingFileError
 from sae_train.lm.generate import continuation_log_probs, encode_prompts, greedy_answers, text_loss
-from sae_train.lm.hooks import (
-    canonical_hook_point,
-    capture,
-    captured,
-    check_hook_point,
-    hook_points,
-    replaced,
-    saelens_name,
-    verify_hook_points,
-)
+from sae_train.lm.hook_names import canonical_hook_point, saelens_name
+from sae_train.lm.hooks import capture, captured, check_hook_point, hook_points, replaced, verify_hook_points
 from sae_train.lm.models import load_lm, save_lm, weights_hash
 from sae_train.lm.tokens import Document, bos_prefix, encode_plain, last_token_of_span, load_documents
 from sae_train.lm.windows import plan_windows

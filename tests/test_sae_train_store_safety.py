@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
@@ -349,3 +351,21 @@ def test_a_changed_attribute_and_a_false_claim_are_refused(lm, plan, tmp_path):
             change(file)
         with pytest.raises(FileFormatError, match=said):
             ActivationStore(path)
+
+
+@pytest.mark.slow
+def test_an_interrupt_from_the_keyboard_says_how_to_go_on(tmp_path):
+    wb, out = str(Path(sys.executable).with_name("wb")), tmp_path / "a.h5"
+    words = [wb, "cache-activations", "--model", "fact-world", "--text", "fact-world", "--hook-point", "layers.3"]
+    words += ["--ctx-len", "16", "--batch-size", "2", "--max-tokens", "60000", "--out", str(out)]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not partial_path(out).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 130 and "--resume" in said and "interrupted" in said, said
+    assert {p.name for p in tmp_path.iterdir()} == {partial_path(out).name}
+    assert subprocess.run([*words, "--resume"], capture_output=True, timeout=300).returncode == 0
+    subprocess.run([*words[:-1], str(tmp_path / "b.h5")], capture_output=True, timeout=300, check=True)
+    assert _same(_rows(out), _rows(tmp_path / "b.h5"))

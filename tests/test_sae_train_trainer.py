@@ -17,7 +17,7 @@ from sae_train.activations.store import ActivationStore
 from sae_train.checkpoints import CHECKPOINT, load_checkpoint
 from sae_train.config import SaeTrainConfig, default_of, from_mapping
 from sae_train.errors import ConfigError, FileFormatError, HookPointError, MissingFileError, NumericalError, ShapeError
-from sae_train.evaluate import firing_rate, spliced_loss, store_quality
+from sae_train.evaluate import firing_rate, store_quality
 from sae_train.lm.generate import text_loss
 from sae_train.lm.models import load_lm
 from sae_train.lm.tokens import Document
@@ -26,6 +26,7 @@ from sae_train.metrics import fvu
 from sae_train.saes import ARCHS, build_sae
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import WEIGHTS, load_sae
+from sae_train.splice import spliced_loss
 from sae_train.trainer import TrainState, lr_factor, train_sae
 
 torch.set_num_threads(1)

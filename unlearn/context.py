@@ -13,7 +13,7 @@ from features.entities import Entity
 from features.knowledge import Answer, ask, normalize
 from features.probe import Interval
 from features.prompts import Prompt, Templates, contexts
-from sae_train.lm.hooks import block_index
+from sae_train.lm.hook_names import block_index
 from sae_train.lm.models import LanguageModel
 from unlearn.config import AuditConfig
 

@@ -18,7 +18,7 @@ from features.prompts import Templates
 from features.store import HookPointAnalysis, LatentAnalysis
 from sae_train.errors import CollapseError, HookPointError, NoChangeError
 from sae_train.lm.generate import text_loss
-from sae_train.lm.hooks import canonical_hook_point
+from sae_train.lm.hook_names import canonical_hook_point
 from sae_train.lm.models import LanguageModel, save_lm, weights_hash
 from sae_train.lm.tokens import Document
 from sae_train.runs import Run, clear_output, file_hash, jsonable, text_hash, write_json

@@ -63,7 +63,7 @@ class ShuffledBatches:
         chunk_bytes = self.d_in * self.kind.itemsize * self.chunk
         self.group_chunks = max(1, buffer_mb * 2**20 // (2 * chunk_bytes))
         self.n_chunks = store.n_chunks(hook_point)
-        self.used_per_chunk = np.add.reduceat(use.astype(np.int64), np.arange(0, store.n_rows, self.chunk))
+        self.used_per_chunk = np.add.reduceat(use, np.arange(0, store.n_rows, self.chunk), dtype=np.int64)
 
     def from_batch(self, index: int) -> Iterator[Float[Tensor, "batch d_in"]]:
         """Yield the batches `index`, `index + 1`, …; groups before the cursor are counted, not read."""

@@ -16,7 +16,7 @@ from sae_train.activations.encoding import STORED_KIND, decode_acts
 from sae_train.activations.layout import ROW_FIELDS, SCHEMA, VERSION
 from sae_train.checksums import array_checksum
 from sae_train.errors import ConfigError, FileFormatError, HookPointError, SchemaError, nearest_first
-from sae_train.lm.hooks import canonical_hook_point
+from sae_train.lm.hook_names import canonical_hook_point
 
 _HOLDOUT_SALT = 0x5AE
 

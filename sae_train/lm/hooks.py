@@ -1,13 +1,7 @@
-"""Hook points: names, capture and replacement of activations. The only place that registers hooks.
-
-Names, the same for every architecture: `embed` (what enters block 0), `layers.N` (the residual stream after
-block N), `layers.N.mlp` and `layers.N.self_attn` (what the two add to it). SAELens' names
-(`blocks.12.hook_resid_post`, `hook_mlp_out`, `hook_attn_out`) mean the same and are accepted.
-"""
+"""Hook points: capture and replacement of activations. The only place that registers hooks; names: `hook_names.py`."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -17,12 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sae_train.errors import HookPointError, nearest_first
+from sae_train.lm.hook_names import block_index, canonical_hook_point
 from sae_train.lm.models import LanguageModel
 
 _ATTENTION_NAMES = ("self_attn", "attention", "attn", "self_attention")
 _MLP_NAMES = ("mlp", "feed_forward", "ffn")
 HOOK_TOLERANCE = 1e-3  # of the largest value; the two passes may sum in another order
-_SAELENS = {"hook_resid_post": "", "hook_mlp_out": ".mlp", "hook_attn_out": ".self_attn"}
 
 
 def decoder_blocks(model: nn.Module) -> nn.ModuleList:
@@ -51,45 +45,6 @@ def hook_points(model: nn.Module) -> list[str]:
         names += [f"layers.{index}.mlp"] if _child(block, _MLP_NAMES) is not None else []
         names.append(f"layers.{index}")
     return names
-
-
-def canonical_hook_point(name: str) -> str:
-    """Translate SAELens' names and leave ours alone.
-
-    Example:
-        >>> canonical_hook_point("blocks.3.hook_resid_post"), canonical_hook_point("layers.3.mlp")
-        ('layers.3', 'layers.3.mlp')
-    """
-    found = re.fullmatch(r"blocks\.(\d+)\.(\w+)", name)
-    if found and found[2] == "hook_resid_pre":  # what enters a block is what left the one before
-        return f"layers.{int(found[1]) - 1}" if int(found[1]) else "embed"
-    if found and found[2] in _SAELENS:
-        return f"layers.{found[1]}{_SAELENS[found[2]]}"
-    return name
-
-
-def saelens_name(hook_point: str) -> str:
-    """Translate our name into SAELens'.
-
-    Example:
-        >>> saelens_name("layers.3"), saelens_name("embed")
-        ('blocks.3.hook_resid_post', 'blocks.0.hook_resid_pre')
-    """
-    if hook_point == "embed":
-        return "blocks.0.hook_resid_pre"
-    _, index, *rest = hook_point.split(".")
-    suffix = f".{rest[0]}" if rest else ""
-    return f"blocks.{index}." + next(k for k, v in _SAELENS.items() if v == suffix)
-
-
-def block_index(hook_point: str) -> int:
-    """Return the block a hook point belongs to; `embed` is -1.
-
-    Example:
-        >>> block_index("layers.12.mlp"), block_index("embed")
-        (12, -1)
-    """
-    return -1 if hook_point == "embed" else int(hook_point.split(".")[1])
 
 
 def check_hook_point(model: nn.Module, name: str, *, model_name: str = "the model") -> str:

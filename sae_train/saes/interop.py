@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sae_train.errors import FileFormatError, ShapeError
-from sae_train.lm.hooks import canonical_hook_point, saelens_name
+from sae_train.lm.hook_names import canonical_hook_point, saelens_name
 from sae_train.runs import partial_path, require_file, write_json
 from sae_train.saes import SAELENS_ARCHS
 from sae_train.saes.base import Sae

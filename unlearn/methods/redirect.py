@@ -20,7 +20,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_train.lm.generate import pad_right
-from sae_train.lm.hooks import block_index, captured
+from sae_train.lm.hook_names import block_index
+from sae_train.lm.hooks import captured
 from unlearn.data import Encoded, paired_prompts
 from unlearn.finetune import LossTerms
 from unlearn.problem import Problem

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from sae_train.errors import ConfigError, FileFormatError, ShapeError
-from sae_train.lm.hooks import canonical_hook_point
+from sae_train.lm.hook_names import canonical_hook_point
 from sae_train.runs import require_file
 
 _OURS = re.compile(r"embed|layers\.\d+(\.(mlp|self_attn))?")

@@ -43,7 +43,7 @@ def _acts_violations(name: str, dataset: h5.H5Dataset, n_rows: Any, dtype: Any) 
     violations = []
     if len(dataset.shape) != 2 or dataset.shape[0] != n_rows:
         violations.append(f"acts/{name}: shape {dataset.shape}, expected ({n_rows}, d_in)")
-    encoding = dataset.attrs.get("encoding")
+    encoding = h5.get_attr(dataset, "encoding")
     if encoding != dtype:
         violations.append(f"acts/{name}: encoding {encoding}, the store's dtype is {dtype}")
     kind = STORED_KIND.get(str(encoding))

@@ -134,6 +134,8 @@ class _Mined:
         mean_active = self._mean_active()
         sides = [self.is_known & ~self.held_out, ~self.is_known & ~self.held_out]
         sae = self.loaded.sae
+        rows = sae.W_dec.detach().cpu()
+        length = rows.norm(dim=1).clamp_min(1e-8)  # one for SAEs trained here, anything for imported ones
         with torch.no_grad():
             names_fvu = float(fvu(self.acts, sae(self.acts.to(sae.W_dec.device)).cpu()))
         return HookPointAnalysis(
@@ -144,10 +146,10 @@ class _Mined:
             heldout=self.heldout,
             q_value=q,
             general_rate=general_rate,
-            mean_active=mean_active,
+            mean_active=mean_active * length.numpy(),
             pre_act_mean=np.stack([self.latents.pre_act[s].mean(0) for s in sides]),
             pre_act_std=np.stack([self.latents.pre_act[s].std(0) for s in sides]),
-            W_dec=sae.W_dec.detach().cpu().numpy(),
+            W_dec=(rows / length[:, None]).numpy(),
             selected=chosen,
             probe=self._probe(seed),
             score=self._selected_auroc(chosen, mean_active, seed),

@@ -29,9 +29,10 @@ class HookPointAnalysis:
         mining, heldout: Scores on the two halves.
         q_value: Benjamini-Hochberg over all latents and hook points, mining half, (d_sae,).
         general_rate: Share of running-text tokens on which each latent fires, or None when no store was given.
-        mean_active: Mean value where active, at names of known and unknown mining entities, (2, d_sae).
+        mean_active: Mean value where active, at names of known and unknown mining entities, (2, d_sae); in units of
+            the unit decoder row, so that mean_active[j] * W_dec[j] is what the latent adds.
         pre_act_mean, pre_act_std: Pre-activations over mining entities by label, (2, d_sae).
-        W_dec: Decoder rows, (d_sae, d_in).
+        W_dec: Decoder rows of length one, (d_sae, d_in).
         selected: Latents by direction, best first.
         probe: AUROC of a linear probe on the raw activations, fitted on the mining half, held-out entities.
         score: AUROC of the selected latents together, held-out entities; NaN if none was selected.

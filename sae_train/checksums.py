@@ -26,7 +26,7 @@ def array_checksum(array: np.ndarray) -> int:
         (True, False)
     """
     if array.dtype.kind in "OSU":
-        texts = [v.decode() if isinstance(v, bytes) else str(v) for v in array.ravel().tolist()]
+        texts = [v.decode("utf-8", "surrogatepass") if isinstance(v, bytes) else str(v) for v in array.ravel().tolist()]
         return xxhash.xxh3_64_intdigest(json.dumps([array.shape, texts]).encode())
     plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
     digest = xxhash.xxh3_64(f"{plain.dtype.str}{plain.shape}".encode())

@@ -54,23 +54,40 @@ def create(path: Path, schema: str, version: int, attrs: Mapping[str, Any]) -> I
 
 
 def set_attrs(target: h5py.Group | h5py.Dataset, attrs: Mapping[str, Any]) -> None:
-    """Write attributes; lists and dicts become JSON text."""
+    """Write attributes; lists and dicts become JSON text.
+
+    Text has a fixed length: HDF5 keeps text of variable length in a heap without checksums, and reading a damaged one
+    may never end.
+    """
     for key, value in attrs.items():
         plain = jsonable(value)
-        target.attrs[key] = json.dumps(plain) if isinstance(plain, list | dict) or plain is None else plain
+        if isinstance(plain, list | dict) or plain is None:
+            plain = json.dumps(plain)
+        if isinstance(plain, str):
+            data = plain.encode("utf-8", "surrogatepass")
+            target.attrs.create(key, np.bytes_(data), dtype=h5py.string_dtype("utf-8", max(1, len(data))))
+        else:
+            target.attrs[key] = plain
+
+
+def get_attr(target: h5py.Group | h5py.Dataset, key: str, default: Any = None) -> Any:
+    """Read one attribute back; JSON text becomes lists and dicts again."""
+    if key not in target.attrs:
+        return default
+    value: Any = target.attrs[key]
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "surrogatepass")
+    if isinstance(value, str) and (value[:1] in ("[", "{") or value == "null"):
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError:
+            pass  # a text that merely begins like JSON stays a text
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def get_attrs(target: h5py.Group | h5py.Dataset) -> dict[str, Any]:
-    """Read attributes back; JSON text becomes lists and dicts again."""
-    found: dict[str, Any] = {}
-    for key, value in target.attrs.items():
-        if isinstance(value, str) and (value[:1] in "[{" or value == "null"):
-            try:
-                value = json.loads(value)
-            except json.JSONDecodeError:
-                pass  # a text that merely begins like JSON stays a text
-        found[key] = value.item() if isinstance(value, np.generic) else value
-    return found
+    """Read all attributes back."""
+    return {key: get_attr(target, key) for key in target.attrs}
 
 
 def all_attributes(file: h5py.File) -> dict[str, dict[str, Any]]:
@@ -82,7 +99,7 @@ def all_attributes(file: h5py.File) -> dict[str, dict[str, Any]]:
 
 def seal(file: h5py.File) -> None:
     """Record the checksum of all attributes; the last thing written into a file."""
-    file.attrs[SEAL] = attributes_checksum(all_attributes(file))
+    set_attrs(file, {SEAL: attributes_checksum(all_attributes(file))})
 
 
 def write_array(
@@ -92,23 +109,22 @@ def write_array(
     array = data.detach().cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
     if array.ndim != len(axes):
         raise ShapeError(f"dataset '{name}' has other axes", got=f"shape {array.shape}", expected=f"axes {axes}")
-    kind: Any = h5py.string_dtype() if array.dtype.kind in "UO" else array.dtype
+    stored = array
+    if array.dtype.kind in "UO":
+        texts = [str(v).encode("utf-8", "surrogatepass") for v in array.ravel().tolist()]
+        kind = h5py.string_dtype("utf-8", max([1, *map(len, texts)]))
+        stored = np.array(texts, dtype=kind).reshape(array.shape)
     has_chunks = array.ndim > 0 and array.size > 0
     layout: dict[str, Any] = {"chunks": chunk_shape(array.shape, 8), "fletcher32": True} if has_chunks else {}
-    if kind is not array.dtype:
-        layout.pop("fletcher32", None)  # variable-length text cannot be checksummed
-    dataset = group.create_dataset(
-        name, data=array if kind is array.dtype else array.astype(object), dtype=kind, **layout
-    )
+    dataset = group.create_dataset(name, data=stored, dtype=stored.dtype, **layout)
     describe(dataset, unit=unit, axes=axes)
-    dataset.attrs[CHECKSUM] = f"{array_checksum(array):016x}"
+    set_attrs(dataset, {CHECKSUM: f"{array_checksum(array):016x}"})
     return dataset
 
 
 def describe(dataset: h5py.Dataset, *, unit: str, axes: tuple[str, ...]) -> None:
     """Say what the numbers of a dataset are."""
-    dataset.attrs["unit"] = unit
-    dataset.attrs["axes"] = list(axes)
+    set_attrs(dataset, {"unit": unit, "axes": axes})
 
 
 def chunk_shape(shape: tuple[int, ...], item_bytes: int) -> tuple[int, ...]:
@@ -225,7 +241,7 @@ def open_checked(
 
 def _check_schema(file: h5py.File, path: Path, schema: str | None, version: int) -> None:
     """Refuse other kinds and newer versions by name."""
-    got, got_version = file.attrs.get("schema"), file.attrs.get("schema_version")
+    got, got_version = get_attr(file, "schema"), get_attr(file, "schema_version")
     if not isinstance(got, str) or not got.startswith(SCHEMA_PREFIX) or got_version is None:
         raise SchemaError(f"not a workbench file: '{path}'", got=f"schema {got!r}", expected=f"{SCHEMA_PREFIX}…")
     if schema is not None and got != SCHEMA_PREFIX + schema:
@@ -278,8 +294,8 @@ def _check_storage(dataset: h5py.Dataset, path: Path, *, may_join: bool) -> None
 
 def _check_seal(file: h5py.File, path: Path) -> None:
     """Refuse attributes that are not what was written; an unfinished file has no seal yet."""
-    recorded = file.attrs.get(SEAL)
-    if recorded is None and not file.attrs.get("complete", True):
+    recorded = get_attr(file, SEAL)
+    if recorded is None and not get_attr(file, "complete", True):
         return
     found = attributes_checksum(all_attributes(file))
     if found != recorded:
@@ -325,7 +341,7 @@ def read(dataset: h5py.Dataset) -> np.ndarray:
         found = np.asarray(dataset[()])
     except UNREADABLE as error:
         raise damaged(dataset, str(error)[:120]) from error
-    recorded = dataset.attrs.get(CHECKSUM)
+    recorded = get_attr(dataset, CHECKSUM)
     if recorded is not None and f"{array_checksum(found):016x}" != recorded:
         raise damaged(dataset, f"checksum {array_checksum(found):016x}")
     return found
@@ -343,14 +359,14 @@ def damaged(dataset: h5py.Dataset, got: str) -> FileFormatError:
 
 def read_text(dataset: h5py.Dataset) -> list[str]:
     """Read an array of text."""
-    return [v.decode() if isinstance(v, bytes) else str(v) for v in read(dataset)]
+    return [v.decode("utf-8", "surrogatepass") if isinstance(v, bytes) else str(v) for v in read(dataset)]
 
 
 def chunk_rows(dataset: h5py.Dataset) -> int:
     """Return the rows of one chunk; a virtual dataset says it in an attribute."""
     if dataset.chunks:
         return int(dataset.chunks[0])
-    return int(dataset.attrs.get("chunk_rows", max(1, dataset.shape[0] if dataset.shape else 1)))
+    return int(get_attr(dataset, "chunk_rows", max(1, dataset.shape[0] if dataset.shape else 1)))
 
 
 def read_chunk(dataset: h5py.Dataset, index: int) -> np.ndarray:

@@ -33,9 +33,9 @@ def summarize(file: h5.H5Group) -> list[DatasetSummary]:
         DatasetSummary(
             name=str(d.name).lstrip("/"),
             shape=tuple(int(s) for s in d.shape),
-            dtype=str(d.attrs.get("encoding", d.dtype)),
-            unit=str(d.attrs.get("unit", "")),
-            axes=tuple(str(a) for a in d.attrs.get("axes", ())),
+            dtype=str(h5.get_attr(d, "encoding", d.dtype)),
+            unit=str(h5.get_attr(d, "unit", "")),
+            axes=tuple(str(a) for a in h5.get_attr(d, "axes", ())),
             stored_bytes=int(d.id.get_storage_size()),
         )
         for d in walk_datasets(file)

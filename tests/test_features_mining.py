@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
@@ -211,3 +212,17 @@ def test_an_unknown_hook_point_of_an_analysis_lists_what_there_is(world_analysis
     with pytest.raises(HookPointError) as caught:
         world_analysis.at("layers.3")
     assert caught.value.expected == "layers.2"
+
+
+def test_decoder_rows_are_of_length_one_and_what_a_latent_adds_stays(
+    world_lm, world_sae, world_labels, world_templates, world_analysis
+):
+    """An imported SAE may have rows of any length: twice the row and half the latent are the same SAE."""
+    stretched = copy.deepcopy(world_sae)
+    with torch.no_grad():
+        stretched.sae.W_dec *= 2
+    found = find_entity_latents(world_lm, [stretched], world_labels, world_templates, SelectionRule()).hook_points[0]
+    plain = world_analysis.hook_points[0]
+    np.testing.assert_allclose(np.linalg.norm(found.W_dec, axis=1), 1, rtol=1e-5)
+    np.testing.assert_allclose(found.W_dec, plain.W_dec, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(found.mean_active, 2 * plain.mean_active, rtol=1e-4, atol=1e-6)

@@ -54,7 +54,7 @@ def allocate_acts(file: h5.H5File, hook_points: tuple[str, ...], n_rows: int, d_
             axes=AXES,
             chunk_rows=chunk_height(d_in, dtype),
         )
-        dataset.attrs["encoding"] = dtype
+        h5.set_attrs(dataset, {"encoding": dtype})
         n_chunks = -(-n_rows // h5.chunk_rows(dataset))
         h5.preallocate(checksums, name, (n_chunks,), "uint64", unit="xxh3", axes=("chunk",))
 
@@ -128,8 +128,7 @@ def join_parts(file: h5.H5File, parts: list[tuple[str, int]], attrs: Mapping[str
         sources = [(part, f"acts/{name}", n) for part, n in parts]
         dataset = h5.join_rows(acts, name, (n_rows, d_in), STORED_KIND[dtype], sources)
         h5.describe(dataset, unit="activation", axes=AXES)
-        dataset.attrs["encoding"] = dtype
-        dataset.attrs["chunk_rows"] = chunk_height(d_in, dtype)
+        h5.set_attrs(dataset, {"encoding": dtype, "chunk_rows": chunk_height(d_in, dtype)})
         found = []
         for part, _ in parts:
             with h5.open_checked(folder / part, PART_SCHEMA, VERSION) as source:

@@ -27,6 +27,7 @@ MEASURES = Path(__file__).with_name("sae_training_measures.py")
 NAMES = ("ours", "saelens", "saelens-bf16", "saelens-sparse", "dictionary_learning", "sparsify")
 PARTS = ("speed", "quality", "scaling")
 K, WARMUP_STEPS = 32, 2
+NEVER_DEAD = 10_000_000  # tokens: the peers' own default; in a few steps nobody's latents die
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,9 @@ class Bench:
                 for name in names[number % len(names) :] + names[: number % len(names)]:
                     runs = cell["rounds"].setdefault(name, [])
                     if len(runs) <= number:
-                        task = self.task(d_sae, batch, self.sizes.steps + WARMUP_STEPS)
+                        task = self.task(d_sae, batch, self.sizes.steps + WARMUP_STEPS) | {
+                            "dead_after_tokens": NEVER_DEAD
+                        }
                         runs.append(self.child("speed", system=name, warmup=WARMUP_STEPS, **task))
                         self.keep()
 
@@ -122,7 +125,7 @@ class Bench:
         found = self.results.setdefault("scaling", [])
         batch = self.sizes.cells[0][1]
         for d_sae, k in self.sizes.scaling[len(found) :]:
-            task = self.task(d_sae, batch, 3, k)
+            task = self.task(d_sae, batch, 3, k) | {"dead_after_tokens": NEVER_DEAD}
             found.append(
                 {"d_sae": d_sae, "k": k, "batch": batch, **self.child("scaling", repeats=self.sizes.repeats, **task)}
             )

@@ -22,6 +22,7 @@ from sae_train.config import SaeTrainConfig
 from sae_train.trainer import prepare, train_step
 
 DECAY_SHARE = 0.2
+MOST_WARMUP_STEPS = 50  # and no more than a quarter of the run
 
 
 @dataclass(frozen=True)
@@ -35,12 +36,13 @@ class Task:
     batch: int
     steps: int
     peers_path: str | None = None
+    dead_after_tokens: int | None = None
 
     def config(self) -> SaeTrainConfig:
         """Return it as the workbench's config."""
         return SaeTrainConfig(
             hook_point=self.hook_point, k=self.k, d_sae=self.d_sae, batch_size=self.batch, tokens=self.steps * self.batch,
-            lr_decay_share=DECAY_SHARE, holdout_share=0.05, buffer_mb=64,
+            lr_warmup_steps=min(MOST_WARMUP_STEPS, self.steps // 4), lr_decay_share=DECAY_SHARE, holdout_share=0.05, buffer_mb=64, dead_after_tokens=self.dead_after_tokens,
         )  # fmt: skip
 
 
@@ -111,7 +113,7 @@ def dictionary_learning(task: Task, store: ActivationStore, scale: float, lr: fl
     config = task.config()
     trainer = TopKTrainer(
         steps=task.steps, activation_dim=store.d_in(task.hook_point), dict_size=task.d_sae, k=task.k, layer=0,
-        lm_name="none", lr=lr, warmup_steps=min(config.lr_warmup_steps, task.steps // 2),
+        lm_name="none", lr=lr, warmup_steps=config.lr_warmup_steps,
         decay_start=int((1 - DECAY_SHARE) * task.steps), seed=0, device="cpu",
     )  # fmt: skip
     numbers = iter(range(10**9))
@@ -131,8 +133,7 @@ def sparsify(task: Task, store: ActivationStore, scale: float, lr: float) -> Sys
         store.d_in(task.hook_point), SparseCoderConfig(num_latents=task.d_sae, k=task.k), dtype=torch.float32
     )
     optimizer = torch.optim.Adam(coder.parameters(), lr=lr)
-    warmup = min(task.config().lr_warmup_steps, task.steps // 2)
-    schedule = get_linear_schedule_with_warmup(optimizer, warmup, task.steps)
+    schedule = get_linear_schedule_with_warmup(optimizer, task.config().lr_warmup_steps, task.steps)
     since_fired = torch.zeros(task.d_sae, dtype=torch.long)
     began: list[bool] = []
 

@@ -14,10 +14,10 @@ from sae_train.saes.search import (
     SAME_CHOICE,
     TopKSearch,
     best_dtype,
-    group_size,
     largest,
     n_candidates_for,
     same_choice,
+    worth_grouping,
 )
 from sae_train.saes.sparse_ops import Support, row_dots, sparse_encode, sums_by_latent, support_decode
 from sae_train.trainer import in_memory_order
@@ -203,7 +203,7 @@ def test_the_same_step_gives_the_same_bits():
 
 
 # ------------------------------------------------------------------------------ the search
-@pytest.mark.parametrize("d_sae", [160, 1024, 1000, 1001])
+@pytest.mark.parametrize("d_sae", [160, 1024, 1000, 1001, 4096])
 @pytest.mark.parametrize("k", [1, 6, 32])
 def test_the_search_finds_the_k_largest(d_sae, k):
     scores = torch.randn(70, d_sae, generator=_generator(2))
@@ -214,7 +214,7 @@ def test_the_search_finds_the_k_largest(d_sae, k):
 
 
 def test_groups_are_used_where_they_help():
-    assert group_size(1024, 6) > 1 and group_size(1001, 6) == 1 and group_size(160, 32) == 1
+    assert worth_grouping(1024, 6) and not worth_grouping(1001, 6) and not worth_grouping(160, 32)
 
 
 def test_ties_give_k_different_latents():

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_train.saes.base import Sae
+from sae_train.saes.squares import sum_of_squares
 
 
 def auxk_loss(
@@ -46,9 +47,9 @@ def dead_loss(
         latents = torch.zeros_like(pre_acts).scatter(1, indices, values.relu())
     else:
         latents = pre_acts.relu()
-    return (error - latents @ W_dec).square().sum() / batch_variance(error)
+    return sum_of_squares(error - latents @ W_dec) / batch_variance(error)
 
 
 def batch_variance(acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
     """Return sum ||x - mean(x)||^2 of a batch, kept off zero."""
-    return torch.linalg.vector_norm(acts - acts.mean(dim=0)).square().clamp_min(1e-12)
+    return sum_of_squares(acts - acts.mean(dim=0)).clamp_min(1e-12)

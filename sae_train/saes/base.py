@@ -17,6 +17,8 @@ from torch import Tensor, nn
 
 from sae_train.config import SaeTrainConfig
 
+ROWS_IN_CACHE = 256  # of a weight matrix that is passed over more than once
+
 
 @dataclass(frozen=True)
 class StepContext:
@@ -154,7 +156,9 @@ class Sae(nn.Module, ABC):
         """Remove from the decoder's gradient what would change the length of its rows."""
         grad = self.W_dec.grad
         if grad is not None:
-            grad.addcmul_(self.W_dec, torch.linalg.vecdot(grad, self.W_dec).unsqueeze(1), value=-1)
+            n_rows = ROWS_IN_CACHE if grad.device.type == "cpu" else self.d_sae
+            for part, rows in zip(grad.split(n_rows), self.W_dec.split(n_rows), strict=True):
+                part.addcmul_(rows, torch.linalg.vecdot(part, rows).unsqueeze(1), value=-1)
 
     @torch.no_grad()
     def normalize_decoder(self) -> None:

@@ -21,6 +21,7 @@ from sae_train.saes.sparse_ops import Support, row_dots
 
 SCRATCH_BYTES = 64 * 2**20  # of pre-activations at a time
 FEWEST_ROWS = 512  # but no fewer rows at a time: the product needs some to be fast
+GROUP, GROUPS_PAY = 4, 20  # latents in a group; groups are used where there are more than twenty times n latents
 PROBE_ROWS, PROBE_LATENTS, PROBE_REPEATS = 512, 2048, 3
 SAME_CHOICE = 0.999  # share of the k largest that bfloat16 candidates must contain to be used by themselves
 
@@ -95,38 +96,41 @@ class TopKSearch:
 def largest(scores: Float[Tensor, "batch d_sae"], n: int) -> Found:
     """Return the n largest scores of each row.
 
-    On CPU in two steps, where that is less work: every one of the n largest is in one of the n groups of latents with
-    the largest maxima. In bfloat16, which is for candidates, scores below zero are taken for any of them.
+    On CPU through groups of four latents, where that is less work: every one of the n largest is in one of the n groups
+    with the largest maxima, and those are found in the same way. In bfloat16, which is for candidates, scores below
+    zero are taken for any of them.
     """
-    size = group_size(scores.shape[1], n)
-    if scores.device.type != "cpu" or size == 1:
+    if scores.device.type != "cpu" or not worth_grouping(scores.shape[1], n):
         return Found(*torch.topk(scores, n, dim=1, sorted=False))
-    whole = scores.view(torch.int16) if scores.dtype == torch.bfloat16 else scores  # the same order above zero
-    grouped = whole.view(len(scores), size, -1)  # a group is a column: its members are far apart, its maximum is fast
-    n_groups = grouped.shape[2]
-    groups = _partition(grouped.amax(dim=1), n)
-    members = grouped.gather(2, groups.unsqueeze(1).expand(-1, size, -1)).flatten(1)
-    places = _partition(members, n)
-    indices = groups.gather(1, places % n) + places.div(n, rounding_mode="floor") * n_groups
+    ordered = scores.view(torch.int16) if scores.dtype == torch.bfloat16 else scores  # the same order above zero
+    indices = _largest_places(ordered, n)
     return Found(scores.gather(1, indices), indices)
 
 
-def group_size(d_sae: int, n: int) -> int:
-    """Return how many latents to put in a group so that maxima and members to look at are fewest; 1 for no groups.
+def worth_grouping(width: int, n: int) -> bool:
+    """Return whether the n largest of a row are sooner found through its groups.
 
     Example:
-        >>> group_size(5120, 32), group_size(65536, 32), group_size(40, 32), group_size(5119, 32)
-        (16, 32, 1, 1)
+        >>> worth_grouping(5120, 32), worth_grouping(320, 32), worth_grouping(5118, 32)
+        (True, False, False)
     """
-    sizes = [s for s in (4, 8, 16, 32, 64) if d_sae % s == 0 and d_sae // s >= n and d_sae // s + n * s < d_sae / 2]
-    return min(sizes, key=lambda s: d_sae // s + n * s, default=1)
+    return width % GROUP == 0 and width > GROUPS_PAY * n
+
+
+def _largest_places(scores: Tensor, n: int) -> Int[Tensor, "batch n"]:
+    """Return the places of the n largest in each row."""
+    if not worth_grouping(scores.shape[1], n):
+        return _partition(scores, n)
+    grouped = scores.view(len(scores), GROUP, -1)  # a group is a column: its members are far apart, its maximum is fast
+    groups = _largest_places(grouped.amax(dim=1), n)
+    firsts = torch.arange(0, scores.shape[1], grouped.shape[2])
+    members = (groups.unsqueeze(1) + firsts.unsqueeze(1)).flatten(1)
+    return members.gather(1, _partition(scores.gather(1, members), n))
 
 
 def _partition(scores: Tensor, n: int) -> Int[Tensor, "batch n"]:
     """Return the places of the n largest in each row; NumPy's vectorised selection is several times torch.topk's."""
     array = (scores if scores.dtype.itemsize >= 4 else scores.int()).numpy()
-    if n == array.shape[1]:
-        return torch.arange(n).expand(len(array), n)
     parts = np.array_split(array, torch.get_num_threads())
     with ThreadPoolExecutor(len(parts)) as pool:
         found = pool.map(lambda part: np.argpartition(part, part.shape[1] - n, axis=1)[:, -n:], parts)

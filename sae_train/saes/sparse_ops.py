@@ -58,8 +58,9 @@ class Support:
     @cached_property
     def rows(self) -> Int[Tensor, " n_on"]:
         """Return the row of each entry."""
-        entries = torch.arange(len(self.latents), device=self.latents.device)
-        return torch.searchsorted(self.starts, entries, right=True) - 1
+        n_on, device = len(self.latents), self.latents.device
+        counts = self.starts.diff(append=torch.full((1,), n_on, device=device))
+        return torch.repeat_interleave(torch.arange(len(counts), device=device), counts, output_size=n_on)
 
     @cached_property
     def by_latent(self) -> ByLatent:
@@ -93,10 +94,18 @@ def sparse_encode(
 
 
 def support_decode(
-    values: Float[Tensor, " n_on"], support: Support, W_dec: Float[Tensor, "d_sae d_in"]
+    values: Float[Tensor, " n_on"],
+    support: Support,
+    W_dec: Float[Tensor, "d_sae d_in"],
+    *,
+    b_dec: Float[Tensor, " d_in"] | None = None,
 ) -> Float[Tensor, "batch d_in"]:
-    """Return, for each row, the sum of its latents' decoder rows weighted by their values."""
-    return _Decode.apply(values, W_dec, support)
+    """Return, for each row, the sum of its latents' decoder rows weighted by their values.
+
+    `b_dec` is not added, but receives the gradient as if it were: for comparison with an input from which it is
+    subtracted already, and detached.
+    """
+    return _Decode.apply(values, W_dec, b_dec, support)
 
 
 def sparse_decode(
@@ -142,7 +151,7 @@ class _Decode(torch.autograd.Function):
     """recon[row] = sum of values[i] * W_dec[latent i] over the entries i of the row."""
 
     @staticmethod
-    def forward(ctx: Any, values: Tensor, W_dec: Tensor, support: Support) -> Tensor:
+    def forward(ctx: Any, values: Tensor, W_dec: Tensor, b_dec: Tensor | None, support: Support) -> Tensor:
         ctx.save_for_backward(values, W_dec)
         ctx.support = support
         return F.embedding_bag(support.latents, W_dec, support.starts, mode="sum", per_sample_weights=values)
@@ -151,12 +160,12 @@ class _Decode(torch.autograd.Function):
     @once_differentiable
     def backward(  # pyright: ignore[reportIncompatibleMethodOverride]  the decorator hides its parameters
         ctx: Any, *grad_outputs: Tensor
-    ) -> tuple[Tensor | None, Tensor | None, None]:
+    ) -> tuple[Tensor | None, ...]:
         (grad,) = grad_outputs
         values, W_dec = ctx.saved_tensors
         grad_values = row_dots(grad, W_dec, ctx.support) if ctx.needs_input_grad[0] else None
         grad_W_dec = sums_by_latent(values, grad, ctx.support) if ctx.needs_input_grad[1] else None
-        return grad_values, grad_W_dec, None
+        return grad_values, grad_W_dec, grad.sum(dim=0) if ctx.needs_input_grad[2] else None, None
 
 
 class _Encode(torch.autograd.Function):

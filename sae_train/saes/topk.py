@@ -18,6 +18,7 @@ from sae_train.saes.auxk import auxk_loss, batch_variance
 from sae_train.saes.base import LossTerms, Sae, StepContext
 from sae_train.saes.search import TopKSearch, best_dtype
 from sae_train.saes.sparse_ops import Support, sparse_decode, sparse_encode, support_decode
+from sae_train.saes.squares import sum_of_squares
 
 
 class TopKSae(Sae):
@@ -56,15 +57,15 @@ class TopKSae(Sae):
 
     def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
         """Return FVU plus the weighted AuxK term."""
-        centered = acts - self.b_dec
-        found = self.search(centered.detach(), self.W_enc.detach(), self.b_enc.detach(), self.search_dtype)
+        centered = acts - self.b_dec.detach()
+        found = self.search(centered, self.W_enc.detach(), self.b_enc.detach(), self.search_dtype)
         support = Support.of_rows(found.indices, self.d_sae)
-        pre_acts = sparse_encode(
-            centered.detach(), self.W_enc, self.b_enc, support, values=found.values.flatten(), b_dec=self.b_dec
-        )
-        error = centered - support_decode(pre_acts.relu(), support, self.W_dec)  # x - (latents W_dec + b_dec)
-        fvu = error.square().sum() / batch_variance(acts)
-        auxk = auxk_loss(self, centered.detach(), error.detach(), context.dead)
+        values, b_dec = found.values.flatten(), self.b_dec
+        pre_acts = sparse_encode(centered, self.W_enc, self.b_enc, support, values=values, b_dec=b_dec)
+        # x - (latents W_dec + b_dec)
+        error = centered - support_decode(pre_acts.relu(), support, self.W_dec, b_dec=b_dec)
+        fvu = sum_of_squares(error) / batch_variance(acts)
+        auxk = auxk_loss(self, centered, error.detach(), context.dead)
         counts = torch.zeros(self.d_sae, dtype=torch.int32, device=acts.device)
         fired = counts.index_add_(0, support.latents, (pre_acts.detach() > 0).int()) > 0
         return LossTerms(fvu + context.auxk_alpha * auxk, {"fvu": fvu.detach(), "auxk": auxk.detach()}, fired)

@@ -120,7 +120,8 @@ class SaeTrainConfig:
         auxk_alpha: Weight of the loss that revives dead latents (`topk`, `batch-topk`, `matryoshka`); 1/32 in Gao et
             al. 2024.
         search_dtype: In what `topk` looks for the k largest. `bfloat16` computes a few more than k again in float32 and
-            keeps the k largest of them; `auto` does so where that is faster on this device and finds the same latents.
+            keeps the k largest of them; `auto` does so where that is faster on this device and finds the same latents,
+            which a timing decides: two runs of one seed may then differ in the last bits.
         b_dec_init: Where `b_dec` starts: `mean` or `geometric-median` of a sample.
         dead_after_tokens: A latent is dead when it has not fired in that many; None means a tenth of the run.
         holdout_share: Share of the documents that are never trained on.
@@ -146,7 +147,7 @@ class SaeTrainConfig:
     jumprelu_bandwidth: float = 0.05
     matryoshka_prefixes: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
     auxk_alpha: float = 1 / 32
-    search_dtype: str = "auto"
+    search_dtype: str = "float32"
     b_dec_init: str = "mean"
     dead_after_tokens: int | None = None
     holdout_share: float = 0.05

@@ -113,7 +113,7 @@ def test_a_run_resumed_between_two_looks_at_the_dead_is_the_same(store, tmp_path
 
 def test_the_search_is_not_chosen_again_at_resume(store, tmp_path, monkeypatch):
     """A timing decided; another one must not change the run."""
-    config = _config(save_every=5)
+    config = _config(save_every=5, search_dtype="auto")
     monkeypatch.setattr("sae_train.saes.topk.best_dtype", lambda *_: "bfloat16")
     train_sae(store, config, tmp_path / "straight", device="cpu")
     with pytest.raises(_Stop):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,7 @@ from safetensors.torch import load_file
 
 from features.entities import load_entities
 from features.factworld import shipped_world
-from features.factworld.build import build_world, corpus_lines, entity_lines
+from features.factworld.build import build_world, corpus_lines, entity_lines, machine_identity
 from features.factworld.check import check_world
 from features.factworld.corpus import MIX, N_DOCUMENTS, UNKNOWN, World, draw_world, world_corpus
 from features.factworld.facts import TYPES, VALUES, FactEntity, draw_cast
@@ -352,12 +351,11 @@ def test_shipped_world_meets_the_bars_and_an_untrained_model_does_not(shipped: L
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # two minutes on a quiet core
 def test_shipped_world_can_be_built_again(tmp_path: Path) -> None:
-    """Bit-equal weights on the same kind of processor with the same torch, else the same knowledge."""
+    """Bit-equal weights on the processor it was built on with the same torch, else the same knowledge."""
     record = json.loads((shipped_world() / "world.json").read_text(encoding="utf-8"))
     report = build_world(tmp_path / "world", 0, n_threads=record["training"]["n_threads"])
-    machine = {"architecture": platform.machine(), "cpu_capability": torch.backends.cpu.get_cpu_capability()}
     assert file_hash(report.folder / "entities.jsonl") == record["sha256"]["entities.jsonl"]
-    if record["machine"] == machine and record["versions"]["torch"] == version("torch"):
+    if record["machine"] == machine_identity() and record["versions"]["torch"] == version("torch"):
         shipped, again = (load_file(f / "model.safetensors") for f in (shipped_world(), report.folder))
         assert all(torch.equal(shipped[name], again[name]) for name in shipped)
     assert report.facts.recall == pytest.approx(record["facts"]["recall"], abs=0.02)

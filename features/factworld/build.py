@@ -145,14 +145,28 @@ def _record(
             "entities": dict(Counter(e.seen for e in world.cast.entities)),
         },
         "training": asdict(config) | {"n_threads": n_threads},
-        "machine": {
-            "architecture": platform.machine(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        },
+        "machine": machine_identity(),
         "versions": {p: version(p) for p in ("torch", "transformers", "tokenizers")},
         "sha256": {name: file_hash(folder / name) for name in _HASHED_FILES}
         | {"corpus": text_hash(d.text for d in world.documents)},
         "facts": asdict(facts),
+    }
+
+
+def machine_identity() -> dict[str, str]:
+    """Return what the last bit of a float32 product depends on beside the program.
+
+    The instruction set alone does not decide it: the math library has kernels of its own for each family of processors.
+    A record without `processor` cannot say whether another machine computes alike.
+    """
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
+    keys = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")
+    found = dict.fromkeys(line for line in lines if line.split(":")[0].strip() in keys)
+    return {
+        "architecture": platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "processor": text_hash(found) if found else platform.processor(),
     }
 
 

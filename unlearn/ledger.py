@@ -3,8 +3,8 @@
 Entry i says hash(i) = SHA-256 of its own canonical JSON without `hash`, which holds `previous` = hash(i - 1); the first
 one holds 64 zeros. Every file of the unlearned model's folder and its `audit.json` stand in the entry with their
 SHA-256. So a changed byte in an entry, or in a file it vouches for, is found by `verify_ledger`. What a chain alone
-cannot show is that its last entries were cut off or that somebody wrote all of it anew: keep the last hash elsewhere and
-pass it as `head`.
+cannot show is that its last entries were cut off or that somebody wrote all of it anew: keep the last hash
+elsewhere and pass it as `head`.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import click
 from cli import options
 from sae_train.config import ARCH_NAMES, B_DEC_INITS, SEARCH_DTYPES, SaeTrainConfig
 
+SHOWN = ("step", "fvu", "mse", "l0", "frac_dead")  # beside the progress, where the loss has them
 OPTIONS = [
     options.field_option(SaeTrainConfig, "arch", type=click.Choice(ARCH_NAMES), help="Architecture."),
     options.field_option(SaeTrainConfig, "k", type=int, help="Latents per token: exactly (topk), on average (others)."),
@@ -78,6 +79,7 @@ def train_options(command: Any) -> Any:
 @options.hook_point_option()
 @options.out_option("The SAE folder; SAELens reads it as it is.")
 @train_options
+@options.wandb_option
 @options.seed_option()
 @options.device_option
 @options.overwrite_option
@@ -86,6 +88,7 @@ def train_options(command: Any) -> Any:
 def command(
     activations: Path,
     out: Path,
+    wandb: str | None,
     device: str,
     overwrite: bool,
     resume: bool,
@@ -96,9 +99,10 @@ def command(
     """Train a sparse autoencoder on one hook point of an activation store.
 
     Whole documents are held out; FVU, L0 and dead latents are measured on them. --resume continues from the
-    last checkpoint to the same weights.
+    last checkpoint to the same weights. `training.html` in the folder shows the curves.
     """
     from cli.render import emit, progress
+    from features.training_page import write_training_page
     from sae_train.activations.store import ActivationStore
     from sae_train.runs import claim_output, clear_output
     from sae_train.trainer import train_sae
@@ -109,8 +113,11 @@ def command(
         config = SaeTrainConfig(**{**given, "hook_point": store.hook_point(config.hook_point)})
         if not resume:
             clear_output(out, overwrite=overwrite)
-        with progress("training", config.tokens or store.n_rows) as advance:
+        latest: dict[str, float] = {}
+        with progress("training", config.tokens or store.n_rows, unit="tokens") as advance:
             result = train_sae(
-                store, config, out, device=device, resume=resume, advance=lambda n, terms: advance(n, **terms)
-            )
+                store, config, out, device=device, resume=resume, wandb=wandb, log=latest.update,
+                advance=lambda n, _terms: advance(n, **{k: latest[k] for k in SHOWN if k in latest}),
+            )  # fmt: skip
+    write_training_page(out)
     emit({"out": str(out), **result}, as_json=as_json, title=f"SAE at {config.hook_point}")

@@ -135,6 +135,7 @@ def train_sae(
     *,
     device: str = "auto",
     resume: bool = False,
+    wandb: str | None = None,
     advance: Callable[[int, dict[str, float]], None] = lambda n, terms: None,
     log: Callable[[dict[str, float]], None] = lambda values: None,
 ) -> dict[str, Any]:
@@ -157,6 +158,7 @@ def train_sae(
         config=config,
         command="train-sae",
         inputs={"activations": store.identity(), "device": str(where)},
+        wandb=wandb,
     )
     first_step, started = state.step, time.monotonic()
     batches = ShuffledBatches(
@@ -171,7 +173,8 @@ def train_sae(
     while True:
         if config.eval_every and state.step and state.step % config.eval_every == 0:
             quality = _folded_quality(state.sae, plan.scale, store, config.hook_point, held_out)
-            run.log(step=state.step, split="heldout", **asdict(quality))
+            tokens = state.step * config.batch_size
+            run.log(step=state.step, tokens=tokens, split="heldout", **asdict(quality))
         if state.step > first_step and state.step % config.save_every == 0:
             tensors = state_tensors(state.tensors(), state.optimizer)
             _check_weights(state, out)
@@ -182,7 +185,8 @@ def train_sae(
         advance(config.batch_size, {})
         if state.step % LOG_EVERY == 0 or state.step == plan.n_steps:
             values = _checked(terms, state.step, out)
-            run.log(step=state.step, tokens=state.step * config.batch_size, **values)
+            lr = plan.lr * lr_factor(state.step - 1, config, plan.n_steps)
+            run.log(step=state.step, tokens=state.step * config.batch_size, lr=lr, **values)
             log({"step": state.step, **values})
     seconds = time.monotonic() - started
     _check_weights(state, out)

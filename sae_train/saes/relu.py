@@ -29,7 +29,9 @@ class ReluSae(Sae):
         error = (acts - self.decode(latents)).square().sum(dim=1).mean() / self.d_in
         l1 = (latents * self.W_dec.norm(dim=1)).sum(dim=1).mean() / self.d_in
         loss = error + context.l1_coefficient * context.warmup * l1
-        return LossTerms(loss, {"mse": error.detach(), "l1": l1.detach()}, (latents > 0).any(dim=0))
+        is_on = latents.detach() > 0
+        terms = {"mse": error.detach(), "l1": l1.detach(), "l0": is_on.sum() / len(acts)}
+        return LossTerms(loss, terms, is_on.any(dim=0))
 
     def saelens_config(self) -> dict[str, Any]:
         """Return SAELens' fields for `standard`."""

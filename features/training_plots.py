@@ -29,12 +29,12 @@ class Curve:
         reference_text: What that is.
     """
 
-    tokens: Sequence[float]
-    values: Sequence[float]
-    heldout_tokens: Sequence[float] = ()
-    heldout: Sequence[float] = ()
-    lows: Sequence[float] = ()
-    highs: Sequence[float] = ()
+    tokens: Sequence[float | int]
+    values: Sequence[float | int]
+    heldout_tokens: Sequence[float | int] = ()
+    heldout: Sequence[float | int] = ()
+    lows: Sequence[float | int] = ()
+    highs: Sequence[float | int] = ()
     reference: float | None = None
     reference_text: str = ""
 
@@ -86,7 +86,7 @@ def training_curve(key: str, name: str, curve: Curve, *, as_percent: bool = Fals
     return render(key, f"{last} over {tokens_text(float(max([0.0, *x])))} tokens{spoken}", SIZE, draw)
 
 
-def density_bars(key: str, log10_edges: Sequence[float], n_latents: Sequence[int], n_never: int) -> str:
+def density_bars(key: str, log10_edges: Sequence[float | int], n_latents: Sequence[int], n_never: int) -> str:
     """Return how many latents fire how often: bars over the share of tokens, logarithmic."""
     edges = np.asarray(log10_edges, dtype=float)
     counts = np.asarray(n_latents, dtype=float)
@@ -114,7 +114,7 @@ def density_bars(key: str, log10_edges: Sequence[float], n_latents: Sequence[int
     return render(key, f"Latents by how often they fire: {n_never} never; {spoken}", (5.4, 2.9), draw)
 
 
-def tokens_text(value: float) -> str:
+def tokens_text(value: float | int) -> str:
     """Return a number of tokens as an axis shows it.
 
     Example:

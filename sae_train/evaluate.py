@@ -50,7 +50,7 @@ class QualityAccumulator:
         draws = draw_counts(n_groups)
         replicates = self.variance.sums().weighted(draws)
         l0_draws = draws @ self.n_fired.numpy() / replicates.n_tokens
-        frac_dead = float((self.counts == 0).float().mean())
+        frac_dead = float((self.counts == 0).double().mean())
         return SaeQuality(
             **with_interval("fvu", float(total.fvu()[0]), percentile_interval(replicates.fvu(), n_groups)),
             **with_interval("l0", float(self.n_fired.sum()) / n_tokens, percentile_interval(l0_draws, n_groups)),

@@ -12,7 +12,8 @@ from cli import options
 from cli.sae_options import train_options
 from sae_train.config import SPREADS
 
-SHOWN = ("fvu", "l0", "frac_dead", "tokens_per_s")  # of several SAEs, in a table
+TABLE = ("fvu", "l0", "frac_dead", "tokens_per_s")  # of several SAEs
+SHOWN = ("step", "fvu", "mse", "l0", "frac_dead")  # beside the progress, where the loss has them
 
 
 @click.command(
@@ -32,6 +33,7 @@ SHOWN = ("fvu", "l0", "frac_dead", "tokens_per_s")  # of several SAEs, in a tabl
     show_default=True,
     help="What processes started by torchrun divide: whole SAEs, or each batch; auto: SAEs where there are enough.",
 )
+@options.wandb_option
 @options.seed_option(multiple=True)
 @options.device_option
 @options.overwrite_option
@@ -42,6 +44,7 @@ def command(
     out: Path,
     device: str,
     spread: str,
+    wandb: str | None,
     overwrite: bool,
     resume: bool,
     as_json: bool,
@@ -51,11 +54,12 @@ def command(
     """Train sparse autoencoders on one or more hook points of an activation store.
 
     Whole documents are held out; FVU, L0 and dead latents are measured on them. --resume continues from the
-    last checkpoint to the same weights. Where --hook-point, --k, --expansion or --seed are repeated, every
-    combination is trained, those at one hook point on the same batches, read once. Started by torchrun, processes
-    share the work: torchrun --nproc-per-node 2 --no-python wb train-sae ...
+    last checkpoint to the same weights. `training.html` in the folder shows the curves. Where --hook-point, --k,
+    --expansion or --seed are repeated, every combination is trained, those at one hook point on the same batches,
+    read once. Started by torchrun, processes share the work: torchrun --nproc-per-node 2 --no-python wb train-sae ...
     """
     from cli.render import emit, progress
+    from features.training_page import write_training_page
     from sae_train.activations.store import ActivationStore
     from sae_train.processes import joined_processes
     from sae_train.runs import claim_output, clear_output
@@ -72,26 +76,32 @@ def command(
                 clear_output(out, overwrite=overwrite)
             processes.wait()
             n_rows = (jobs[0].config.tokens or store.n_rows) * len(jobs)
-            with progress("training", n_rows) if processes.is_first else nullcontext(_quiet) as advance:
+            latest: dict[str, float] = {}
+            bar = progress("training", n_rows, unit="tokens")
+            with bar if processes.is_first else nullcontext(_quiet) as advance:
                 results = train_saes(
                     store,
                     jobs,
                     out,
                     device=device,
                     resume=resume,
-                    advance=lambda n, terms: advance(n, **terms),
+                    wandb=wandb,
+                    log=latest.update,
+                    advance=lambda n, _terms: advance(n, **{k: latest[k] for k in SHOWN if k in latest}),
                     processes=processes,
                     spread=spread,
                 )
     if not processes.is_first:
         return
+    for job in jobs:
+        write_training_page(job.out)
     if len(jobs) == 1:
         emit({"out": str(out), **results[0]}, as_json=as_json, title=f"SAE at {jobs[0].config.hook_point}")
         return
-    rows = [(job.out.name, *(result[name] for name in SHOWN)) for job, result in zip(jobs, results, strict=True)]
+    rows = [(job.out.name, *(result[name] for name in TABLE)) for job, result in zip(jobs, results, strict=True)]
     settings = [{name: getattr(job.config, name) for name in ("hook_point", "k", "seed")} for job in jobs]
     saes = [{"out": str(j.out), **s, **result} for j, s, result in zip(jobs, settings, results, strict=True)]
-    emit({"out": str(out), "saes": saes}, as_json=as_json, title=f"SAEs in {out}", rows=rows, columns=("SAE", *SHOWN))
+    emit({"out": str(out), "saes": saes}, as_json=as_json, title=f"SAEs in {out}", rows=rows, columns=("SAE", *TABLE))
 
 
 def _quiet(*_: object, **__: object) -> None:

@@ -95,6 +95,18 @@ def resume_option(command: F) -> F:
     return click.option("--resume", is_flag=True, help="Continue an interrupted run where it stopped.")(command)
 
 
+def wandb_option(command: F) -> F:
+    """Add `--wandb [PROJECT]`, received as `wandb`: None, or a project."""
+    return click.option(
+        "--wandb",
+        is_flag=False,
+        flag_value="sae-workbench",
+        default=None,
+        metavar="[PROJECT]",
+        help="Log to Weights & Biases too, as project sae-workbench if none is named. WANDB_MODE=offline works.",
+    )(command)
+
+
 def seed_option(default: int = 0, *, multiple: bool = False) -> Decorator[Any]:
     """Return `--seed`; where repeatable it is received as a tuple."""
     return click.option(

@@ -48,6 +48,7 @@ def train_sae(
     *,
     device: str = "auto",
     resume: bool = False,
+    wandb: str | None = None,
     advance: Advance = _quiet,
     log: Log = _quiet,
     processes: Processes = ALONE,
@@ -60,6 +61,7 @@ def train_sae(
         out: The SAE folder.
         device: Of the tensors.
         resume: Continue from the checkpoint in `out`, if there is one, to the same weights.
+        wandb: Project to log to as well.
         advance: Called after each step with its rows.
         log: Called with what is logged.
         processes: Processes that each take a part of every batch. The result is, but for rounding, that of one.
@@ -74,7 +76,7 @@ def train_sae(
     """
     job = SaeJob(config, out)
     where = _check([job], store, processes.own_device(device), processes)
-    (result,) = _train_together(store, [job], where, processes, resume=resume, advance=advance, log=log)
+    (result,) = _train_together(store, [job], where, processes, resume=resume, wandb=wandb, advance=advance, log=log)
     processes.wait()
     return result or json.loads((out / "metrics.json").read_text(encoding="utf-8"))
 
@@ -86,6 +88,7 @@ def train_saes(
     *,
     device: str = "auto",
     resume: bool = False,
+    wandb: str | None = None,
     advance: Advance = _quiet,
     log: Log = _quiet,
     processes: Processes = ALONE,
@@ -104,6 +107,7 @@ def train_saes(
             is trained by `train_sae`, into the folder of its job.
         device: As in `train_sae`.
         resume: Finished SAEs are left alone, others continue.
+        wandb: As in `train_sae`; each SAE is a run of its own.
         advance: As in `train_sae`, once for every SAE and step.
         log: As in `train_sae`.
         processes: Processes that share the work.
@@ -118,7 +122,14 @@ def train_saes(
         ConfigError, MemoryShortError, NumericalError: As `train_sae`, with nothing written where a config is to blame.
     """
     if len(jobs) == 1:
-        how = {"device": device, "resume": resume, "advance": advance, "log": log, "processes": processes}
+        how = {
+            "device": device,
+            "resume": resume,
+            "wandb": wandb,
+            "advance": advance,
+            "log": log,
+            "processes": processes,
+        }
         return [train_sae(store, jobs[0].config, jobs[0].out, **how)]
     apart = spread == "saes" or (spread == "auto" and len(jobs) >= processes.count)
     own, sharing = (jobs[processes.part(len(jobs))], ALONE) if apart else (jobs, processes)
@@ -129,7 +140,7 @@ def train_saes(
         run = Run(out, config={"saes": [job.config for job in jobs]}, command="train-sae", inputs=inputs)
     processes.wait()
     for group in _groups(own):
-        _train_together(store, group, where, sharing, resume=resume, advance=advance, log=log)
+        _train_together(store, group, where, sharing, resume=resume, wandb=wandb, advance=advance, log=log)
     processes.wait()
     if run is None:
         return []
@@ -147,6 +158,7 @@ def _train_together(
     processes: Processes,
     *,
     resume: bool,
+    wandb: str | None,
     advance: Advance,
     log: Log,
 ) -> list[dict[str, Any]]:
@@ -156,7 +168,7 @@ def _train_together(
     finished = {job.out: _finished_result(job) for job in jobs} if resume else {}
     waiting = [job for job in jobs if not finished.get(job.out)]
     sample = statistics_sample(store, first, ~held_out) if waiting else None
-    common = {"held_out": held_out, "where": where, "processes": processes, "sample": sample}
+    common = {"held_out": held_out, "where": where, "processes": processes, "sample": sample, "wandb": wandb}
     trainings = {j.out: Training(store, j.config, j.out, **common, resume=resume, log=log) for j in waiting}
     del sample, common
     for training in trainings.values():

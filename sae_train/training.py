@@ -26,7 +26,7 @@ from sae_train.runs import Run, jsonable, write_json
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import save_sae
 from sae_train.train_state import prepare
-from sae_train.train_step import train_step
+from sae_train.train_step import lr_factor, train_step
 
 LOG_EVERY = 25
 NOT_IN_IDENTITY = ("eval_every", "save_every")  # how often to evaluate or save decides nothing
@@ -44,6 +44,7 @@ class Training:
         processes: Who shares each batch.
         sample: What statistics are taken from, or None.
         resume: Whether to take up a checkpoint that is there.
+        wandb: Project to log to as well, or None.
         log: Called with what is logged.
 
     Raises:
@@ -62,10 +63,11 @@ class Training:
         processes: Processes,
         sample: Tensor | None,
         resume: bool,
+        wandb: str | None,
         log: Callable[[dict[str, float]], None],
     ) -> None:
         self.store, self.config, self.out, self.held_out = store, config, out, held_out
-        self.where, self.processes, self.log = where, processes, log
+        self.where, self.processes, self.log, self.wandb = where, processes, log, wandb
         self.state, self.plan = prepare(store, config, ~held_out, where, sample=sample)
         if resume:
             self._continue()
@@ -85,13 +87,14 @@ class Training:
         if self.processes.is_first:
             inputs = {"activations": self.store.identity(), "device": str(self.where)}
             inputs |= {"processes": self.processes.count} if self.processes.count > 1 else {}
-            self.run = Run(self.out, config=self.config, command="train-sae", inputs=inputs)
+            self.run = Run(self.out, config=self.config, command="train-sae", inputs=inputs, wandb=self.wandb)
 
     def evaluate_if_due(self) -> None:
         """Measure quality on held-out documents, every so many steps."""
         if self.config.eval_every and self.state.step and self.state.step % self.config.eval_every == 0 and self.run:
             quality = folded_quality(self.state.sae, self.plan.scale, self.store, self.config.hook_point, self.held_out)
-            self.run.log(step=self.state.step, split="heldout", **asdict(quality))
+            tokens = self.state.step * self.config.batch_size
+            self.run.log(step=self.state.step, tokens=tokens, split="heldout", **asdict(quality))
 
     def save_if_due(self) -> None:
         """Write a checkpoint, every so many steps, if losses and weights are sound."""
@@ -112,7 +115,8 @@ class Training:
         if step % LOG_EVERY == 0 or self.is_done:
             values = self._look()
             if self.run:
-                self.run.log(step=step, tokens=step * self.config.batch_size, **values)
+                lr = self.plan.lr * lr_factor(step - 1, self.config, self.plan.n_steps)
+                self.run.log(step=step, tokens=step * self.config.batch_size, lr=lr, **values)
                 self.log({"step": step, **values})
 
     def finish(self, seconds: float) -> dict[str, Any]:

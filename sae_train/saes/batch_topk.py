@@ -136,7 +136,8 @@ class BatchTopKSae(ThresholdSae):
         recon = self.reconstruct(centered, values, support, batch)
         auxk = auxk_loss(self, centered.detach(), recon.error.detach(), context.dead, batch)
         fired = torch.zeros(self.d_sae, dtype=torch.bool, device=acts.device).index_fill_(0, kept.latents, True)
-        return LossTerms(recon.loss + context.auxk_alpha * auxk, {**recon.terms, "auxk": auxk.detach()}, fired)
+        terms = {**recon.terms, "auxk": auxk.detach(), "l0": recon.loss.new_tensor(len(kept.latents) / batch.n_tokens)}
+        return LossTerms(recon.loss + context.auxk_alpha * auxk, terms, fired)
 
     def reconstruct(
         self, centered: Float[Tensor, "batch d_in"], values: Float[Tensor, " n_on"], support: Support, batch: WholeBatch

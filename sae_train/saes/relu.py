@@ -26,11 +26,14 @@ class ReluSae(Sae):
 
     def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
         """Return squared error plus the weighted L1 term, both per token and dimension."""
-        latents, n_numbers = self.encode(acts), context.batch_of(acts).n_tokens * self.d_in
+        latents, n_tokens = self.encode(acts), context.batch_of(acts).n_tokens
+        n_numbers = n_tokens * self.d_in
         error = (acts - self.decode(latents)).square().sum(dim=1).sum() / n_numbers
         l1 = (latents * self.W_dec.norm(dim=1)).sum(dim=1).sum() / n_numbers
         loss = error + context.l1_coefficient * context.warmup * l1
-        return LossTerms(loss, {"mse": error.detach(), "l1": l1.detach()}, (latents > 0).any(dim=0))
+        is_on = latents.detach() > 0
+        terms = {"mse": error.detach(), "l1": l1.detach(), "l0": is_on.sum(dtype=acts.dtype) / n_tokens}
+        return LossTerms(loss, terms, is_on.any(dim=0))
 
     def saelens_config(self) -> dict[str, Any]:
         """Return SAELens' fields for `standard`."""

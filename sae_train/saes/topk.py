@@ -68,8 +68,9 @@ class TopKSae(Sae):
         fvu = sum_of_squares(error) / batch.variance
         auxk = auxk_loss(self, centered, error.detach(), context.dead, batch)
         counts = torch.zeros(self.d_sae, dtype=torch.int32, device=acts.device)
-        fired = counts.index_add_(0, support.latents, (pre_acts.detach() > 0).int()) > 0
-        return LossTerms(fvu + context.auxk_alpha * auxk, {"fvu": fvu.detach(), "auxk": auxk.detach()}, fired)
+        counts.index_add_(0, support.latents, (pre_acts.detach() > 0).int())
+        terms = {"fvu": fvu.detach(), "auxk": auxk.detach(), "l0": counts.sum(dtype=acts.dtype) / batch.n_tokens}
+        return LossTerms(fvu + context.auxk_alpha * auxk, terms, counts > 0)
 
     def saelens_config(self) -> dict[str, Any]:
         """Return SAELens' fields for `topk`."""

@@ -18,6 +18,7 @@ from sae_train.errors import ConfigError, MemoryShortError, NumericalError
 from sae_train.loss_watch import REMEMBERED, LossWatch
 from sae_train.processes import Processes
 from sae_train.sae_grid import sae_jobs
+from sae_train.saes.base import Sae
 from sae_train.saes.interop import WEIGHTS
 from sae_train.trainer import train_sae, train_saes
 
@@ -183,12 +184,20 @@ def test_an_exploding_run_keeps_the_checkpoint_before_it(store, tmp_path, monkey
     assert load_checkpoint(tmp_path / "a", {})[1] == 42
 
 
-def test_a_run_in_which_nothing_fires_any_more_is_stopped(store, tmp_path):
-    config = replace(_jobs(tmp_path)[0].config, arch="relu", l1_coefficient=1e6, lr=0.03, tokens=64 * 300)
-    config = replace(config, dead_after_tokens=640)
-    with pytest.raises(NumericalError, match="all latents are dead"):
+def test_a_run_in_which_nothing_fires_any_more_is_stopped(store, tmp_path, monkeypatch):
+    """Biases far below every pre-activation: no gradient will ever bring a latent back."""
+    real = Sae.init_weights
+
+    def drowned(self, center, seed):
+        real(self, center, seed)
+        with torch.no_grad():
+            self.b_enc -= 100
+
+    monkeypatch.setattr(Sae, "init_weights", drowned)
+    config = replace(_jobs(tmp_path)[0].config, arch="relu", tokens=64 * 60, dead_after_tokens=640, save_every=5)
+    with pytest.raises(NumericalError, match=r"all latents are dead at step 1[0-5]"):
         train_sae(store, config, tmp_path / "a", device="cpu")
-    assert not (tmp_path / "a" / WEIGHTS).exists()
+    assert not (tmp_path / "a" / WEIGHTS).exists() and load_checkpoint(tmp_path / "a", {})[1] == 10
 
 
 def test_what_counts_as_an_explosion(tmp_path):

@@ -130,6 +130,8 @@ def test_one_that_cannot_be_trained_stops_all_before_anything_is_written(store, 
         train_saes(store, _jobs(tmp_path / "a", k=[3, 49]), tmp_path / "a", device="cpu")
     with pytest.raises(ConfigError, match="--batch-size"):
         train_sae(store, _jobs(tmp_path / "a")[0].config, tmp_path / "a", device="cpu", processes=Processes(0, 3))
+    with pytest.raises(ConfigError, match="--spread"):
+        train_saes(store, _jobs(tmp_path / "a"), tmp_path / "a", device="cpu", processes=Processes(0, 2), spread="saes")
     monkeypatch.setattr(trainer, "ADAM_BYTES", 10**12)
     with pytest.raises(MemoryShortError, match="GiB"):
         train_saes(store, _jobs(tmp_path / "a", k=[3, 5]), tmp_path / "a", device="cpu")
@@ -248,5 +250,7 @@ def test_the_command_takes_lists_from_the_command_line_and_from_a_file(store, wb
     assert _weights(tmp_path / "one") == _weights(tmp_path / "two" / "k3")
     again = wb("train-sae", *words, "--k", 5, "--out", tmp_path / "two", "--resume")
     assert again.code == 2 and "finished" in again.err
+    impossible = wb("train-sae", *words, "--k", 999, "--out", tmp_path / "two", "--overwrite")
+    assert impossible.code == 2 and (tmp_path / "two" / "k3" / WEIGHTS).exists(), "bad input costs no earlier output"
     table = wb("train-sae", *words, "--k", 5, "--out", tmp_path / "two", "--overwrite")
     assert table.code == 0 and "k3" in table.out and "k5" in table.out

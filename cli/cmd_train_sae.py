@@ -64,7 +64,7 @@ def command(
     from sae_train.processes import joined_processes
     from sae_train.runs import claim_output, clear_output
     from sae_train.sae_grid import sae_jobs
-    from sae_train.trainer import train_saes
+    from sae_train.trainer import check_jobs, train_saes
 
     with joined_processes() as processes:
         claim_output(out, overwrite=overwrite, resume=resume)
@@ -72,6 +72,7 @@ def command(
         processes.wait()
         with ActivationStore(activations) as store:
             jobs = sae_jobs(out, **{**given, "hook_points": [store.hook_point(name) for name in given["hook_points"]]})
+            check_jobs(jobs, store, device=device, processes=processes, spread=spread)
             if processes.is_first and not resume:
                 clear_output(out, overwrite=overwrite)
             processes.wait()

@@ -75,7 +75,7 @@ def train_sae(
         NumericalError: The loss is not finite or explodes, or all latents are dead; the last checkpoint stays.
     """
     job = SaeJob(config, out)
-    where = _check([job], store, processes.own_device(device), processes)
+    where = check_jobs([job], store, device=device, processes=processes, spread="batch")
     (result,) = _train_together(store, [job], where, processes, resume=resume, wandb=wandb, advance=advance, log=log)
     processes.wait()
     return result or json.loads((out / "metrics.json").read_text(encoding="utf-8"))
@@ -121,6 +121,7 @@ def train_saes(
     Raises:
         ConfigError, MemoryShortError, NumericalError: As `train_sae`, with nothing written where a config is to blame.
     """
+    where = check_jobs(jobs, store, device=device, processes=processes, spread=spread)
     if len(jobs) == 1:
         how = {
             "device": device,
@@ -131,9 +132,9 @@ def train_saes(
             "processes": processes,
         }
         return [train_sae(store, jobs[0].config, jobs[0].out, **how)]
-    apart = spread == "saes" or (spread == "auto" and len(jobs) >= processes.count)
-    own, sharing = (jobs[processes.part(len(jobs))], ALONE) if apart else (jobs, processes)
-    where = _check(jobs, store, processes.own_device(device), sharing)
+    own, sharing = (jobs, processes)
+    if _apart(jobs, processes, spread):
+        own, sharing = jobs[processes.part(len(jobs))], ALONE
     run = None
     if processes.is_first:
         inputs = {"activations": store.identity(), "device": str(where), "processes": processes.count}
@@ -236,15 +237,34 @@ def _finished_result(job: SaeJob) -> dict[str, Any] | None:
     return json.loads(result.read_text(encoding="utf-8"))
 
 
-def _check(jobs: Sequence[SaeJob], store: ActivationStore, device: str, processes: Processes) -> torch.device:
-    """Refuse what cannot be trained before anything is written; return the device."""
-    where = resolve_device(device)
+def _apart(jobs: Sequence[SaeJob], processes: Processes, spread: str) -> bool:
+    """Return whether each process trains SAEs of its own."""
+    return spread == "saes" or (spread == "auto" and len(jobs) >= max(2, processes.count))
+
+
+def check_jobs(
+    jobs: Sequence[SaeJob], store: ActivationStore, *, device: str, processes: Processes = ALONE, spread: str = "auto"
+) -> torch.device:
+    """Refuse what cannot be trained, before anything is written; return the device.
+
+    Raises:
+        ConfigError: k > d_sae, a batch that cannot be divided, or a device that processes would have to share.
+        MemoryShortError: Weights and optimizer do not fit.
+    """
+    where = resolve_device(processes.own_device(device))
+    if spread == "saes" and len(jobs) < processes.count:
+        raise ConfigError(
+            "some processes would have nothing to do",
+            got=f"{len(jobs)} SAEs for {processes.count} processes, saes (--spread)",
+            expected="at least one SAE for each, or --spread batch",
+        )
+    n_sharing = 1 if _apart(jobs, processes, spread) else processes.count
     for job in jobs:
-        n_parts = job.config.accumulate * processes.count
+        n_parts = job.config.accumulate * n_sharing
         if job.config.batch_size % n_parts:
             raise ConfigError(
                 "the batch cannot be divided evenly",
-                got=f"{job.config.batch_size} (--batch-size), {processes.count} processes of {job.config.accumulate} "
+                got=f"{job.config.batch_size} (--batch-size), {n_sharing} processes of {job.config.accumulate} "
                 "micro batches (--accumulate)",
                 expected=f"a multiple of {n_parts}",
             )

@@ -19,6 +19,7 @@ from sae_train.loss_watch import REMEMBERED, LossWatch
 from sae_train.processes import Processes
 from sae_train.runs import jsonable
 from sae_train.sae_grid import sae_jobs
+from sae_train.saes.base import Sae
 from sae_train.saes.interop import WEIGHTS
 from sae_train.trainer import train_sae, train_saes
 
@@ -130,6 +131,8 @@ def test_one_that_cannot_be_trained_stops_all_before_anything_is_written(store, 
         train_saes(store, _jobs(tmp_path / "a", k=[3, 49]), tmp_path / "a", device="cpu")
     with pytest.raises(ConfigError, match="--batch-size"):
         train_sae(store, _jobs(tmp_path / "a")[0].config, tmp_path / "a", device="cpu", processes=Processes(0, 3))
+    with pytest.raises(ConfigError, match="--spread"):
+        train_saes(store, _jobs(tmp_path / "a"), tmp_path / "a", device="cpu", processes=Processes(0, 2), spread="saes")
     monkeypatch.setattr(trainer, "ADAM_BYTES", 10**12)
     with pytest.raises(MemoryShortError, match="GiB"):
         train_saes(store, _jobs(tmp_path / "a", k=[3, 5]), tmp_path / "a", device="cpu")
@@ -184,12 +187,20 @@ def test_an_exploding_run_keeps_the_checkpoint_before_it(store, tmp_path, monkey
     assert load_checkpoint(tmp_path / "a", {})[1] == 42
 
 
-def test_a_run_in_which_nothing_fires_any_more_is_stopped(store, tmp_path):
-    config = replace(_jobs(tmp_path)[0].config, arch="relu", l1_coefficient=1e6, lr=0.03, tokens=64 * 300)
-    config = replace(config, dead_after_tokens=640)
-    with pytest.raises(NumericalError, match="all latents are dead"):
+def test_a_run_in_which_nothing_fires_any_more_is_stopped(store, tmp_path, monkeypatch):
+    """Biases far below every pre-activation: no gradient will ever bring a latent back."""
+    real = Sae.init_weights
+
+    def drowned(self, center, seed):
+        real(self, center, seed)
+        with torch.no_grad():
+            self.b_enc -= 100
+
+    monkeypatch.setattr(Sae, "init_weights", drowned)
+    config = replace(_jobs(tmp_path)[0].config, arch="relu", tokens=64 * 60, dead_after_tokens=640, save_every=5)
+    with pytest.raises(NumericalError, match=r"all latents are dead at step 1[0-5]"):
         train_sae(store, config, tmp_path / "a", device="cpu")
-    assert not (tmp_path / "a" / WEIGHTS).exists()
+    assert not (tmp_path / "a" / WEIGHTS).exists() and load_checkpoint(tmp_path / "a", {})[1] == 10
 
 
 def test_what_counts_as_an_explosion(tmp_path):
@@ -240,5 +251,7 @@ def test_the_command_takes_lists_from_the_command_line_and_from_a_file(store, wb
     assert _weights(tmp_path / "one") == _weights(tmp_path / "two" / "k3")
     again = wb("train-sae", *words, "--k", 5, "--out", tmp_path / "two", "--resume")
     assert again.code == 2 and "finished" in again.err
+    impossible = wb("train-sae", *words, "--k", 999, "--out", tmp_path / "two", "--overwrite")
+    assert impossible.code == 2 and (tmp_path / "two" / "k3" / WEIGHTS).exists(), "bad input costs no earlier output"
     table = wb("train-sae", *words, "--k", 5, "--out", tmp_path / "two", "--overwrite")
     assert table.code == 0 and "k3" in table.out and "k5" in table.out

@@ -1,6 +1,6 @@
 """Do SAEs find the directions that activations are made of? The workbench beside SAELens, on SAELens' synthetic model.
 
-    python benchmarks/sae_recovery.py --out RUN [--docs docs/sae_recovery.md] [--seeds 0 1 2] [--archs topk …] [--d-in 64 --features 256] [--small]
+    python benchmarks/sae_recovery.py --out RUN [--docs docs/sae_recovery.md] [--seeds 0 1 2] [--archs topk …] [--d-in 128 --features 512] [--small]
 
 `sae_lens.synthetic.SyntheticModel` with its own settings: features are unit vectors, on or off independently with Zipfian
 probabilities, of size one, plus a constant vector of length one. Both trainers read the same stored rows in the same
@@ -53,8 +53,8 @@ ARCHS = ("topk", "batch-topk", "matryoshka", "jumprelu")
 class Sizes:
     """How much is trained: as many latents as there are features."""
 
-    d_in: int = 64
-    n_features: int = 256
+    d_in: int = 128
+    n_features: int = 512
     rows: int = 524_288
     batch: int = 1024
     steps: int = 2000

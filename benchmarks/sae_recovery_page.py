@@ -19,7 +19,16 @@ COMMAND = "python benchmarks/sae_recovery.py --out RUN --docs docs/sae_recovery.
 def spread(values: list[float], digits: int) -> str:
     """Render a mean with the lowest and the highest."""
     mean, low, high = statistics.mean(values), min(values), max(values)
+    if len(values) == 1:
+        return f"{mean:.{digits}f}"
     return f"{mean:.{digits}f} ({low:.{digits}f}–{high:.{digits}f})"
+
+
+def gap(runs: dict[str, dict[str, float]], arch: str, other: str) -> str:
+    """Render our MCC minus another trainer's, for every seed that both have."""
+    seeds = [key.split("/")[2] for key in runs if key.startswith(f"{arch}/ours/")]
+    pairs = [(runs[f"{arch}/ours/{s}"], runs.get(f"{arch}/{other}/{s}")) for s in seeds]
+    return ", ".join(f"{a['mcc'] - b['mcc']:+.3f}" for a, b in pairs if b is not None) or "–"
 
 
 def render(results: dict[str, Any], words: str) -> str:
@@ -38,8 +47,8 @@ def render(results: dict[str, Any], words: str) -> str:
         "",
         f"{results['date']}, {versions}. SAELens' `SyntheticModel` with its own settings: {sizes['n_features']} features in "
         f"{sizes['d_in']} dimensions, {some['true_l0']:.2f} on per row; {sizes['n_features']} latents, k {some['k']}, batch "
-        f"{sizes['batch']:,}, {sizes['steps'] * sizes['batch']:,} rows of {sizes['rows']:,} stored ones; {n_seeds} seeds of model, rows "
-        "and weights: mean (lowest to highest). Scores are SAELens', on rows nobody trained on. Made again by",
+        f"{sizes['batch']:,}, {sizes['steps'] * sizes['batch']:,} rows of {sizes['rows']:,} stored ones; {'one seed' if n_seeds == 1 else f'{n_seeds} seeds'} of model, rows "
+        f"and weights{'' if n_seeds == 1 else ': mean (lowest to highest)'}. Scores are SAELens', on rows nobody trained on. Made again by",
         "",
         f"    {COMMAND}",
         "",
@@ -61,11 +70,6 @@ def render(results: dict[str, Any], words: str) -> str:
     ]
     lines += ["|---|---|---|"]
     for arch in dict.fromkeys(arch for arch, _ in grouped):
-        gaps = [
-            ", ".join(
-                f"{a['mcc'] - b['mcc']:+.3f}" for a, b in zip(grouped[arch, "ours"], grouped[arch, other], strict=True)
-            )
-            for other in ("saelens", "saelens-default-lr")
-        ]
+        gaps = [gap(runs, arch, other) for other in ("saelens", "saelens-default-lr")]
         lines.append(f"| {arch} | {' | '.join(gaps)} |")
     return "\n".join(lines) + "\n"

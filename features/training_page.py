@@ -147,7 +147,7 @@ def _tiles(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         ("Never fire", percent(result["frac_dead"]), f"of {result.get('d_sae', 0):,} latents"),
         ("L2 ratio", figure_text(result["l2_ratio"], 3), small["l2_ratio"]),
         ("Tokens", tokens_text(result["trained_tokens"]), f"{result['steps']:,} steps"),
-        ("Tokens a second", f"{result['tokens_per_s']:,.0f}", "of the last session, evaluation left out"),
+        ("Tokens a second", f"{result['tokens_per_s']:,.0f}", "in the last session"),
     ]
 
 

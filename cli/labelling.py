@@ -15,7 +15,7 @@ from features.answer_log import AnswerLog
 from features.entities import LABELS, Entity, entity_line, load_entities
 from features.knowledge import GREEDY, label_entities, relabel
 from features.label_stats import label_stats
-from features.prompts import Templates, check_types, load_templates, questions
+from features.prompts import Prompt, check_types, in_chat, load_templates, questions
 from features.rules import FERRANDO, PARAPHRASES, RULES, KnowledgeRule
 from sae_train.errors import ConfigError, OutputExistsError
 from sae_train.lm.answering import Decoding
@@ -57,23 +57,24 @@ def ask_and_label(given: dict[str, Any], out: Path, *, overwrite: bool, resume: 
     check_types(subjects, templates)
     lm = load_model(given["model"], device=given["device"], dtype=given["lm_dtype"])
     chat = given["chat"] == "on" or (given["chat"] == "auto" and has_chat_template(lm.tokenizer))
-    n_questions = sum(1 for e in subjects for _ in questions(e, templates, heldout=False))
-    job = _job(lm, subjects, templates, decoding, chat)
-    with AnswerLog(out, job, resume=resume) as log, progress("asking", n_questions) as advance:
+    plain = [p for e in subjects for p in questions(e, templates, heldout=False)]
+    prompts = [in_chat(p, lm.tokenizer) for p in plain] if chat else plain
+    job = _job(lm, subjects, prompts, decoding, chat)
+    with AnswerLog(out, job, resume=resume) as log, progress("asking", len(prompts)) as advance:
         labelled = label_entities(lm, subjects, templates, rule, decoding=decoding, chat=chat, log=log, advance=advance)
         log.finish(labelled)
     return labelled, rule
 
 
 def _job(
-    lm: LanguageModel, entities: Sequence[Entity], templates: Templates, decoding: Decoding, chat: bool
+    lm: LanguageModel, entities: Sequence[Entity], prompts: Sequence[Prompt], decoding: Decoding, chat: bool
 ) -> dict[str, Any]:
     """Return what decides the answers."""
     return {
         "model": weights_hash(lm.model),
         "tokenizer": lm.tokenizer_hash,
         "entities": text_hash(map(entity_line, entities)),
-        "questions": text_hash(p.text for e in entities for p in questions(e, templates, heldout=False)),
+        "questions": text_hash(p.text for p in prompts),
         **asdict(decoding),
         "chat": chat,
     }

@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from features.entities import Entity, entity_line, parse_entity, save_entities
 from sae_train.errors import ConfigError, FileFormatError
@@ -40,7 +40,7 @@ class AnswerLog:
             self.path.write_text(head + "\n", encoding="utf-8")
         self._stream = self.path.open("a", encoding="utf-8")
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> AnswerLog:
         """Return the log."""
         return self
 

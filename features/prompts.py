@@ -145,7 +145,7 @@ def in_chat(prompt: Prompt, tokenizer: Any) -> Prompt:
         InputError: The prompt holds a special token.
     """
     cut = prompt.text.rfind("?") + 1
-    if cut < prompt.name_end:  # a question mark in the name asks nothing
+    if cut <= prompt.name_end:  # a question mark in the name asks nothing
         wrapped = chat_text(tokenizer, COMPLETE, prompt.text)
         shift = wrapped.start_at
     else:

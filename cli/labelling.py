@@ -31,7 +31,9 @@ def choose_rule(given: dict[str, Any], *, has_samples: bool) -> KnowledgeRule:
     return KnowledgeRule(name=name, **{f: given[f] for f in fields})
 
 
-def ask_and_label(given: dict[str, Any], out: Path, *, overwrite: bool, resume: bool) -> tuple[list[Entity], Any]:
+def ask_and_label(
+    given: dict[str, Any], out: Path, *, overwrite: bool, resume: bool
+) -> tuple[list[Entity], KnowledgeRule]:
     """Ask the model about every entity and write the label file; an interrupted run leaves OUT.partial.
 
     Returns:
@@ -80,7 +82,7 @@ def _job(
     }
 
 
-def label_again(given: dict[str, Any]) -> tuple[list[Entity], Any]:
+def label_again(given: dict[str, Any]) -> tuple[list[Entity], KnowledgeRule]:
     """Apply a rule to the answers of a label file; without a rule's name, and without samples in it, `paraphrases`.
 
     Raises:

@@ -182,8 +182,10 @@ def tokenize(tokenizer: Any, prompts: Sequence[Prompt]) -> Tokenized:
         which = [i for i, p in enumerate(prompts) if p.is_chat is is_chat]
         if not which:
             continue
-        for index, tokens, spans in zip(which, *encode(tokenizer, [prompts[i].text for i in which]), strict=True):
-            ids[index], offsets[index] = [*front, *tokens], [*((0, 0) for _ in front), *map(tuple, spans)]
+        tokens, spans = encode(tokenizer, [prompts[i].text for i in which])
+        for row, index in enumerate(which):
+            ids[index] = [*front, *tokens[row]]
+            offsets[index] = [(0, 0)] * len(front) + spans[row]
     return Tokenized(ids, offsets)
 
 

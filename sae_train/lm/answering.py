@@ -103,7 +103,9 @@ def write_answers(
         ConfigError: The model keeps no cache of keys and values.
     """
     per_prompt = 1 + decoding.samples
-    order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), prompts[i]))  # alike beginnings side by side
+    order = sorted(
+        range(len(prompts)), key=lambda i: (len(prompts[i]), tuple(prompts[i]))
+    )  # alike beginnings side by side
     found: list[Written] = [Written("")] * len(prompts)
     for places in batches_by_length([len(prompts[i]) for i in order], max(1, rows // per_prompt)):
         batch = [order[i] for i in places]

@@ -341,7 +341,7 @@ def _load_hook_point(group: h5.H5Group, path: Path) -> HookPointAnalysis:
         return Separation(freq=array(f"{name}_freq"), **{s: array(f"{name}_{s}") for s in _SCORES})
 
     attrs = h5.get_attrs(group)
-    optional: dict[str, Any] = {name: array(name) for name, _, _ in _OPTIONAL_ARRAYS if name in group}
+    optional: dict[str, Any] = {n: array(n) if n in group else None for n, _, _ in _OPTIONAL_ARRAYS}
 
     def interval(name: str) -> Interval:
         return Interval(*(_number(attrs[f"{name}_{part}"]) for part in ("auroc", "low", "high")))

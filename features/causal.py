@@ -24,7 +24,7 @@ class GateConfig:
     Attributes:
         n_entities: Held-out known entities asked about, at most.
         n_questions: Questions per entity, at most; held-out wordings where there are any.
-        tokens: Which name tokens are patched: `last` or `all`.
+        tokens: Which name tokens are patched: `all`, or the `last` one alone, which leaves the others to be read.
         n_blocks: Blocks at which the residual patch alone is measured too, evenly spread; 0 measures none.
         min_recall: Recall without a patch; below it there is nothing to measure.
         min_passing: Share of that recall which the residual patch has to take.
@@ -35,7 +35,7 @@ class GateConfig:
 
     n_entities: int = 60
     n_questions: int = 4
-    tokens: str = "last"
+    tokens: str = "all"
     n_blocks: int = 0
     min_recall: float = 0.3
     min_passing: float = 0.5
@@ -101,6 +101,8 @@ class HookPointGate:
                 f"another entity's activation takes {self.passing.value:.0%} of the recall, "
                 f"less than {c.min_passing:.0%}: the knowledge does not pass here"
             ]
+        if self.sae is None:
+            return []
         latents, kept = self.share("latents").value, 1 - self.share("reconstruction").value
         found = []
         if not latents >= c.min_latents:
@@ -182,7 +184,7 @@ def _row(found: HookPointGate) -> dict[str, Any]:
     }
     if found.sae is None:
         return row
-    shares = {n: _triple(found.share(n)) for n in found.recall if n != "residual"}
+    shares = {n: _triple(found.share(n)) for n in found.recall if "residual" not in n}
     return {**row, "share": shares, "passes": found.passes, "reasons": found.reasons}
 
 
@@ -207,7 +209,7 @@ class SteeringConfig:
     strengths: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0)
     n_entities: int = 40
     n_questions: int = 2
-    tokens: str = "last"
+    tokens: str = "all"
     n_windows: int = 64
     seed: int = 0
 

@@ -11,6 +11,7 @@ paired unknown entity in the same sentence:
     error             x - e(x) + e(x*)                         the other way round: latents kept, SAE error swapped
     mean difference   x + mean(unknown) - mean(known)          no SAE: a direction
     residual          x*                                       everything swapped
+    last residual     x* at the last name token alone          where all of the name's tokens are patched otherwise
 
 Recall lost under `residual` is what passes at this token; the others are shares of it. Causal patching as in Meng et
 al. 2022 (arXiv:2202.05262), there with noise in the place of another entity.
@@ -45,7 +46,16 @@ from sae_train.lm.models import LanguageModel
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import LoadedSae
 
-CONDITIONS = ("reconstruction", "selected", "random", "latents", "error", "mean difference", "residual")
+CONDITIONS = (
+    "reconstruction",
+    "selected",
+    "random",
+    "latents",
+    "error",
+    "mean difference",
+    "residual",
+    "last residual",
+)
 MIN_FIRING = 0.05  # of the names of the mining half at which a latent of the random control fires
 LEVEL_ENTITIES = 100  # unknown and known ones of the mining half whose mean is the level
 
@@ -78,17 +88,22 @@ def run_gate(
     sweep = spread(len(decoder_blocks(lm.model)), config.n_blocks)
     names = list(dict.fromkeys([*(f.hook_point for f in analysis.hook_points), *sweep]))
     sae_points = list(dict.fromkeys(f.hook_point for f in analysis.hook_points))
-    own = read_rows(lm, asked, sae_points)
+    own = read_rows(lm, asked, names)
     unknown = drawn("unknown", is_held=True, most=len(labels))
     partners, other = partner_rows(lm, asked, unknown, names, config.tokens)
     sides = {label: asked_about(drawn(label, is_held=False, most=LEVEL_ENTITIES)) for label in ("known", "unknown")}
     level_rows = {label: read_rows(lm, side, sae_points) for label, side in sides.items()}
     clean = recall_per_entity(asked, verdicts(lm, asked))
     advance(len(asked.prompts))
-    residual: dict[str, np.ndarray] = {}
+    residual: dict[str, dict[str, np.ndarray]] = {}
     for name in names:
-        residual[name] = recall_per_entity(asked, verdicts(lm, asked, (name, other[name])))
-        advance(len(asked.prompts))
+        swaps = {"residual": other[name]}
+        if config.tokens == "all":
+            swaps["last residual"] = [torch.cat([x[:-1], y[-1:]]) for x, y in zip(own[name], other[name], strict=True)]
+        residual[name] = {}
+        for condition, rows in swaps.items():
+            residual[name][condition] = recall_per_entity(asked, verdicts(lm, asked, (name, rows)))
+            advance(len(asked.prompts))
     found = []
     for loaded, mined in zip(saes, analysis.hook_points, strict=True):
         at = mined.hook_point
@@ -98,10 +113,10 @@ def run_gate(
         for condition, rows in edits.items():
             recall[condition] = recall_per_entity(asked, verdicts(lm, asked, (at, rows)))
             advance(len(asked.prompts))
-        found.append(HookPointGate(at, mined.sae, clean, {**recall, "residual": residual[at]}, config))
+        found.append(HookPointGate(at, mined.sae, clean, {**recall, **residual[at]}, config))
     return Gate(
         hook_points=found,
-        blocks=[HookPointGate(name, None, clean, {"residual": residual[name]}, config) for name in sweep],
+        blocks=[HookPointGate(name, None, clean, residual[name], config) for name in sweep],
         entities=[e.key for e in asked.entities],
         partners=[e.key for e in partners],
         n_prompts=len(asked.prompts),
@@ -111,7 +126,7 @@ def run_gate(
 
 def n_gate_questions(analysis: LatentAnalysis, lm: LanguageModel, config: GateConfig) -> int:
     """Return how many questions `run_gate` asks at most, for a progress bar."""
-    n_patches = len(analysis.hook_points) * len(CONDITIONS) + config.n_blocks + 1
+    n_patches = len(analysis.hook_points) * len(CONDITIONS) + 2 * config.n_blocks + 1
     return config.n_entities * config.n_questions * n_patches
 
 

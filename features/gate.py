@@ -27,7 +27,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from features.causal import Gate, GateConfig, HookPointGate
+from features.causal import Gate, HookPointGate
+from features.config import GateConfig
 from features.entities import Entity
 from features.patched_questions import (
     Advance,
@@ -124,7 +125,7 @@ def run_gate(
     )
 
 
-def n_gate_questions(analysis: LatentAnalysis, lm: LanguageModel, config: GateConfig) -> int:
+def n_gate_questions(analysis: LatentAnalysis, config: GateConfig) -> int:
     """Return how many questions `run_gate` asks at most, for a progress bar."""
     n_patches = len(analysis.hook_points) * len(CONDITIONS) + 2 * config.n_blocks + 1
     return config.n_entities * config.n_questions * n_patches

@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from features.causal import VERDICTS, SteeringConfig, SteeringCurve
+from features.causal import VERDICTS, SteeringCurve
+from features.config import SteeringConfig
 from features.entities import Entity
 from features.gate import random_masks
 from features.patched_questions import Advance, NameQuestions, name_questions, read_rows, sample, verdicts

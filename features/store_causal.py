@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from features.causal import Gate, GateConfig, HookPointGate, SteeringCurve
+from features.causal import Gate, HookPointGate, SteeringCurve
+from features.config import GateConfig
 from features.evidence import LatentEvidence, Snippet
 from sae_train import h5
 from sae_train.config import from_mapping

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import click
 
 from cli import options
+from cli.checks import check_configs, check_options
 
 
 @click.command(
@@ -45,6 +47,7 @@ from cli import options
     show_default=True,
     help="Format the model computes in.",
 )
+@check_options
 @options.seed_option()
 @options.device_option
 @options.overwrite_option
@@ -66,14 +69,17 @@ def command(
     overwrite: bool,
     as_json: bool,
     config_path: Path | None,
+    **checks: Any,
 ) -> None:
     """Mine latents on one half of the labelled entities and report them on the other half.
 
     Separation is firing frequency at the names of known entities minus unknown ones. p-values are corrected over
-    all latents and hook points. A direction without a latent that passes stays empty.
+    all latents and hook points. A direction without a latent that passes stays empty. The gate says at which hook
+    point the knowledge passes through the name and how much of it the latents hold.
     """
     from cli.inputs import load_model
-    from cli.render import emit, progress
+    from cli.render import emit, note, progress
+    from features.causal_checks import add_checks, gate_line
     from features.entities import load_entities
     from features.mining import find_entity_latents
     from features.prompts import contexts, load_templates
@@ -87,6 +93,7 @@ def command(
     claim_output(check_name(out), overwrite=overwrite)
     subjects, texts = load_entities(labels, need_labels=True), load_templates(templates)
     loaded = [load_sae(s, device=resolve_device(device)) for s in saes]
+    wanted: Any = check_configs(checks, seed)
     rule = SelectionRule(top=top, max_q=max_q, min_separation=min_separation, max_general_rate=max_general_rate)
     with ExitStack() as stack:
         store = stack.enter_context(ActivationStore(activations)) if activations else None
@@ -94,7 +101,9 @@ def command(
         n_contexts = sum(len(contexts(e, texts)) for e in subjects if e.label in ("known", "unknown"))
         with progress("reading names", n_contexts) as advance:
             analysis = find_entity_latents(lm, loaded, subjects, texts, rule, store=store, seed=seed, advance=advance)
+        analysis = add_checks(lm, loaded, subjects, texts, analysis, progress, store=store, **wanted)
     save_analysis(analysis, out)
+    note(gate_line(analysis))
     page = write_latents_page(analysis, out.with_suffix(".html"))
     summary = {**analysis.summary(), "page": str(page)}
     rows = [

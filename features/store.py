@@ -14,7 +14,8 @@ Where each thing is (version 2), in the file and by the same name in `LatentAnal
       tables/controls     AUROC of other readings of the same names (`controls.Control`)
       tables/covariates   does it survive name length, piece frequency, fame? (`covariates.CovariateEffect`)
       tables/stability    what comes back without a template, a type, with another SAE (`stability.StabilityRow`)
-      tables/<name>       what later steps add (gate, steering, contexts): any list of flat rows
+      tables/<name>       what later steps add: any list of flat rows
+    /gate, /steering, /evidence     causal checks, contexts and logit-lens words (`store_causal`); missing if not run
 
 A table is a list of rows, each a dict of numbers and texts, stored as one JSON text a row; NaN is null there and None
 in the rows read back. The row types named above say what the fields mean.
@@ -22,14 +23,24 @@ in the rows read back. The row types named above say what the fields mean.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from features.causal import Gate, SteeringCurve
+from features.evidence import LatentEvidence
 from features.probe import Interval
 from features.separation import Separation
+from features.store_causal import (
+    load_evidence,
+    load_gate,
+    load_steering,
+    save_evidence,
+    save_gate,
+    save_steering,
+)
 from features.tables import Row, Tables, read_tables, write_tables
 from sae_train import h5
 from sae_train.errors import FileFormatError, HookPointError, SchemaError, nearest_first
@@ -139,6 +150,9 @@ class LatentAnalysis:
         covariates: What else may tell entities apart, by name (`name_tokens`, `piece_frequency`, `popularity`), NaN
             where it is not known, (n_entities,).
         tables: Small tables over all hook points, by name.
+        gate: What causal patching at the names found; None where it was not run.
+        steering: What pushing the selected latents did, one curve each; empty where it was not asked for.
+        evidence: Contexts and words of the selected latents.
     """
 
     hook_points: list[HookPointAnalysis]
@@ -150,6 +164,9 @@ class LatentAnalysis:
     attrs: dict[str, Any]
     covariates: dict[str, np.ndarray] = field(default_factory=dict)
     tables: Tables = field(default_factory=dict)
+    gate: Gate | None = None
+    steering: list[SteeringCurve] = field(default_factory=list)
+    evidence: list[LatentEvidence] = field(default_factory=list)
 
     def at(self, hook_point: str) -> HookPointAnalysis:
         """Return the analysis at one hook point.
@@ -212,6 +229,9 @@ class LatentAnalysis:
                 for f in self.hook_points
             },
             "finding": self.tables.get("finding", []),
+            "gate": None if self.gate is None else self.gate.summary(),
+            "steering": [curve.summary() for curve in self.steering],
+            "evidence": [asdict(found) for found in self.evidence],
             "n_known": self.entity_labels.count("known"),
             "n_unknown": self.entity_labels.count("unknown"),
             "n_heldout": int(self.held_out.sum()),
@@ -268,6 +288,9 @@ def save_analysis(analysis: LatentAnalysis, path: Path) -> None:
         for name, values in analysis.covariates.items():
             h5.write_array(covariates, name, values, unit="1", axes=("entity",))
         write_tables(file, analysis.tables)
+        save_gate(file, analysis.gate)
+        save_steering(file, analysis.steering)
+        save_evidence(file, analysis.evidence)
         for index, found in enumerate(analysis.hook_points):
             _save_hook_point(file.create_group(f"hook_points/{index}"), found)
     write_json(path.with_suffix(".json"), analysis.summary())
@@ -320,6 +343,11 @@ def load_analysis(path: Path) -> LatentAnalysis:
         group = h5.group_of(entities, "covariates", path)
         covariates = {name: h5.read(h5.dataset_of(group, name, path)) for name in map(str, group)}
         tables = read_tables(file, path)
+        causal: Any = {
+            "gate": load_gate(file, path),
+            "steering": load_steering(file, path),
+            "evidence": load_evidence(file, path),
+        }
     return LatentAnalysis(
         hook_points=hook_points,
         **texts,
@@ -328,6 +356,7 @@ def load_analysis(path: Path) -> LatentAnalysis:
         attrs=attrs,
         covariates=covariates,
         tables=tables,
+        **causal,
     )
 
 
@@ -341,7 +370,7 @@ def _load_hook_point(group: h5.H5Group, path: Path) -> HookPointAnalysis:
         return Separation(freq=array(f"{name}_freq"), **{s: array(f"{name}_{s}") for s in _SCORES})
 
     attrs = h5.get_attrs(group)
-    optional: dict[str, Any] = {n: array(n) if n in group else None for n, _, _ in _OPTIONAL_ARRAYS}
+    optional: dict[str, Any] = {name: array(name) if name in group else None for name, _, _ in _OPTIONAL_ARRAYS}
 
     def interval(name: str) -> Interval:
         return Interval(*(_number(attrs[f"{name}_{part}"]) for part in ("auroc", "low", "high")))

@@ -23,6 +23,11 @@ from cli.checks import check_configs, check_options
 @options.file_option("--labels", "labelled entities (JSON lines)", required=False)
 @options.file_option("--templates", "prompt templates (JSON)", world="templates", required=False)
 @options.file_option("--acts", "activations at names of an earlier --acts-out; no model is needed", required=False)
+@click.option(
+    "--position",
+    type=click.Choice(["last", "first", "all", "end"]),
+    help="Token that is read: last (the default), first or all of the name, or the end of the prompt.",
+)
 @click.option("--acts-out", type=click.Path(path_type=Path), help="Keep the activations at names, HDF5.")
 @options.out_option("The analysis, HDF5; a .json and a .html go beside it.")
 @options.file_option("--activations", "activation store, for the rate on running text", required=False)
@@ -60,6 +65,7 @@ def command(
     labels: Path | None,
     templates: Path | None,
     acts: Path | None,
+    position: str | None,
     acts_out: Path | None,
     out: Path,
     activations: Path | None,
@@ -99,7 +105,7 @@ def command(
     with ExitStack() as stack:
         store = stack.enter_context(ActivationStore(activations)) if activations else None
         asked = load_asked(model, labels, templates, acts, device=device, dtype=lm_dtype)
-        data = names_of(asked, acts, acts_out, loaded, seed=seed)
+        data = names_of(asked, acts, acts_out, loaded, position=position, seed=seed)
         analysis = mine_names(data, loaded, rule, store=store, seed=seed)
         if asked is not None:
             lm, subjects, texts = asked

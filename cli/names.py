@@ -53,10 +53,23 @@ def load_asked(
 
 
 def names_of(
-    asked: Asked | None, acts: Path | None, acts_out: Path | None, saes: Sequence[LoadedSae], *, seed: int
+    asked: Asked | None,
+    acts: Path | None,
+    acts_out: Path | None,
+    saes: Sequence[LoadedSae],
+    *,
+    position: str | None,
+    seed: int,
 ) -> NameData:
-    """Return the activations at names, and write them to `--acts-out` if asked; the file is replaced."""
+    """Return the activations at names, and write them to `--acts-out` if asked; the file is replaced.
+
+    Raises:
+        click.UsageError: What only reading decides is given together with a file that was read already.
+    """
     if acts is not None:
+        for name, value in (("--position", position), ("--acts-out", acts_out)):
+            if value is not None:
+                raise click.UsageError(f"{name} says how names are read; --acts has them read already.")
         return load_names(acts)
     assert asked is not None, "without a file there is a model"
     lm, subjects, texts = asked
@@ -64,7 +77,9 @@ def names_of(
     labelled = [e for e in subjects if e.label in ("known", "unknown")]
     split_entities(labelled, seed)  # too few are refused before the model reads anything
     with progress("reading names", sum(len(contexts(e, texts)) for e in labelled)) as advance:
-        data = collect_names(lm, subjects, texts, list(dict.fromkeys(hook_points)), advance=advance)
+        data = collect_names(
+            lm, subjects, texts, list(dict.fromkeys(hook_points)), position=position or "last", advance=advance
+        )
     if acts_out is not None:
         save_names(data, acts_out)
     return data

@@ -86,6 +86,7 @@ def test_what_comes_back(constructed):
     """Without a template, without a type, and with an SAE that has the same latents in another order."""
     order = np.roll(np.arange(D_IN), 1)
     found = mine_names(planted_names(), [constructed("a"), constructed("b", order)], RULE)
+    assert set(found.summary()["hook_points"]) == {"layers.0 (a)", "layers.0 (b)"}
     rows = [r for r in found.hook_points[0].tables["stability"] if r["direction"] == "unknown"]
     assert [r["kind"] for r in rows] == ["template"] * TEMPLATES + ["type"] * len(TYPES) + ["sae"]
     assert all((r["n_selected"], r["n_back"]) == (1, 1) for r in rows)

@@ -93,7 +93,7 @@ def command(
     from sae_train.saes.interop import load_sae
     from unlearn.data import resolve_targets
     from unlearn.methods import METHODS, require_method
-    from unlearn.run import unlearn
+    from unlearn.run import choose_hook_point, gate_warning, unlearn
 
     claim_output(out, overwrite=overwrite, resume=resume)
     config = UnlearnConfig(**given)
@@ -105,6 +105,9 @@ def command(
     documents = documents_of(text) if text else iter(())
     lm = load_model(model, device=device)
     loaded = [load_sae(s, device=lm.device) for s in saes]
+    warning = gate_warning(analysis, choose_hook_point(loaded, analysis, config.hook_point)[1])
+    if warning:
+        note(warning)
     if text is None:
         note("no --text: only what the templates ask is retained, no general text")
     with progress("unlearning", config.steps) as advance:

@@ -10,14 +10,13 @@ from torch import Tensor
 
 from features.collect import name_activations
 from features.entities import Entity
+from features.intervals import mean_interval
 from features.knowledge import Answer, ask, normalize
-from features.probe import Interval
 from features.prompts import Prompt, Templates, contexts
 from sae_train.lm.hook_names import block_index
 from sae_train.lm.models import LanguageModel
 from unlearn.config import AuditConfig
 
-N_BOOTSTRAP = 1000
 MIN_ENTITIES = 5  # below it an interval is drawn over questions or contexts
 
 
@@ -145,22 +144,6 @@ def spread_blocks(n_blocks: int, hook_point: str, most: int) -> list[str]:
     first = max(0, block_index(hook_point))
     picked = np.unique(np.linspace(n_blocks - 1, first, min(most, n_blocks - first)).round().astype(int))
     return [f"layers.{i}" for i in picked]
-
-
-def mean_interval(values: Sequence[float], seed: int) -> Interval:
-    """Return the mean with a 95 % percentile bootstrap interval over the values given: see `units`.
-
-    Near 0 and 1 the bootstrap would claim certainty; the rule of three widens it: n values never exclude a share
-    of 3 / n, nor one of 1 - 3 / n (95 %). That holds for every mean: a little leakage never looks surer than none.
-    """
-    x = np.asarray(values, dtype=float)
-    if len(x) == 0:
-        return Interval(float("nan"), float("nan"), float("nan"))
-    generator = np.random.default_rng([0xB0, seed])
-    draws = x[generator.integers(0, len(x), (N_BOOTSTRAP, len(x)))].mean(axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    slack = min(1.0, 3 / len(x))
-    return Interval(float(x.mean()), min(float(low), 1 - slack), max(float(high), slack))
 
 
 def units(per_entity: Sequence[Sequence[float]]) -> list[float]:

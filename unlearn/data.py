@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from features.entities import Entity, find_entity
 from features.knowledge import normalize
+from features.pairing import pair
 from features.prompts import Prompt, Templates, check_types, mentions, questions, render
 from features.store import LatentAnalysis
 from sae_train.errors import EntityError
@@ -101,34 +101,6 @@ def split_sets(
         holdout=[known[i] for i in order[n_retain:]],
         unknown=unknown,
     )
-
-
-def pair(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]) -> list[Entity]:
-    """Pair every target with an unknown entity of its own type: same number of name tokens, shared tokens preferred.
-
-    Each unknown entity serves at most once where there are enough of them (linear assignment).
-
-    Raises:
-        EntityError: A type has no unknown entity.
-    """
-    ids = {e.key: encode_plain(lm.tokenizer, [" " + e.name])[0][0] for e in (*targets, *unknown)}
-    found: dict[str, Entity] = {}
-    for kind in {t.type for t in targets}:
-        own = [t for t in targets if t.type == kind]
-        pool = [u for u in unknown if u.type == kind]
-        if not pool:
-            raise EntityError(f"no unknown entity of type '{kind}' to aim at", got="0", expected=">= 1 (--labels)")
-        pool = pool * (-(-len(own) // len(pool)))
-        cost = np.array([[_name_distance(ids[t.key], ids[u.key]) for u in pool] for t in own])
-        rows, columns = linear_sum_assignment(cost)
-        found |= {own[r].key: pool[c] for r, c in zip(rows, columns, strict=True)}
-    return [found[t.key] for t in targets]
-
-
-def _name_distance(a: list[int], b: list[int]) -> float:
-    """Return how unlike two tokenized names are: length first, then the last token, then shared tokens."""
-    shared = len(set(a) & set(b)) / max(len(a), len(b))
-    return 4.0 * abs(len(a) - len(b)) + (a[-1] != b[-1]) - shared
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from features.causal_checks import add_checks
+from features.config import GateConfig
 from features.entities import Entity, load_entities, save_entities
 from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
@@ -219,6 +221,8 @@ def _mine(
         analysis = find_entity_latents(
             lm, saes, labels, templates, rule, store=store, seed=config.seed, advance=advance
         )
+        gate = GateConfig(seed=config.seed, n_blocks=lm.n_blocks)
+        analysis = add_checks(lm, saes, labels, templates, analysis, stage, store=store, gate=gate)
     save_analysis(analysis, out / "latents.h5")
     write_latents_page(analysis, out / "latents.html")
     return load_analysis(out / "latents.h5")

@@ -101,7 +101,9 @@ def unlearn(
 def choose_hook_point(
     saes: Sequence[LoadedSae], analysis: LatentAnalysis, wanted: str | None
 ) -> tuple[LoadedSae, HookPointAnalysis]:
-    """Return the SAE and the analysis to use: the hook point asked for, or the one whose latents tell most.
+    """Return the SAE and the analysis to use: the hook point asked for, or the best one there is.
+
+    Best is what the gate recommends, if latents were selected there, else where the latents tell most.
 
     Raises:
         HookPointError: No SAE reads there, or the latents were mined with another SAE.
@@ -127,9 +129,28 @@ def choose_hook_point(
             got=f"{loaded.folder} at {found.hook_point} (--sae)",
             expected=f"the SAE called '{found.sae}' with weights {found.sae_hash[:12]}…",
         )
+    advised = None if analysis.gate is None else analysis.gate.recommended
+    for loaded, found in fitting:
+        if found.hook_point == advised and any(found.selected.values()):
+            return loaded, found
     return max(
         fitting,
         key=lambda sf: (sf[1].score.value if sf[1].score.value == sf[1].score.value else 0.0, sf[1].probe.value),
+    )
+
+
+def gate_warning(analysis: LatentAnalysis, found: HookPointAnalysis) -> str | None:
+    """Return what the gate has against unlearning at a hook point, in one line; None where it has nothing."""
+    if analysis.gate is None:
+        return "the gate was not run: whether the knowledge passes at this hook point is not known"
+    measured = analysis.gate.at(found.hook_point, found.sae)
+    if measured is None:
+        return f"the gate was not run at {found.hook_point}"
+    if measured.passes:
+        return None
+    advised = analysis.gate.recommended
+    return f"the gate is not passed at {found.hook_point}: {'; '.join(measured.reasons)}" + (
+        f" (it is at {advised})" if advised else ""
     )
 
 

@@ -1,0 +1,146 @@
+"""Questions about entities, asked while the activations at the name are others: what the gate and steering share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from torch import Tensor
+
+from features.entities import Entity
+from features.knowledge import ANSWER_TOKENS, Verdict, judge
+from features.pairing import pair
+from features.prompts import Prompt, Templates, questions, render
+from sae_train.errors import EntityError
+from sae_train.lm.generate import greedy_answers
+from sae_train.lm.models import LanguageModel
+from sae_train.lm.patching import Patch, patched_answers, rows_at
+from sae_train.lm.tokens import bos_prefix, encode_plain, last_token_of_span
+
+Advance = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class NameQuestions:
+    """Questions about some entities and where the names stand in them.
+
+    Attributes:
+        entities: Who is asked about.
+        prompts: Questions, entity by entity.
+        entity: Index of each prompt's entity, (n_prompts,).
+        places: Token indices of each name, first to last; the last name token alone where only that is patched.
+    """
+
+    entities: list[Entity]
+    prompts: list[Prompt]
+    entity: np.ndarray
+    places: list[list[int]]
+
+    @property
+    def types(self) -> list[str]:
+        """Return the type of each prompt's entity."""
+        return [self.entities[i].type for i in self.entity]
+
+    def per_entity(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
+        """Return the mean over each entity's prompts, (n_entities,)."""
+        return np.bincount(self.entity, values) / np.bincount(self.entity)
+
+
+def draw_questions(entity: Entity, templates: Templates, most: int, seed: int) -> list[Prompt]:
+    """Draw at most `most` questions: in held-out wordings where there are any, attributes in turn."""
+    asked = list(questions(entity, templates, heldout=True)) or list(questions(entity, templates, heldout=False))
+    generator = np.random.default_rng([0x6A, seed, *entity.key.encode()])
+    shuffled = [asked[i] for i in generator.permutation(len(asked))]
+    turn: dict[str | None, int] = {}
+    ranked = []
+    for prompt in shuffled:
+        turn[prompt.attribute] = turn.get(prompt.attribute, 0) + 1
+        ranked.append((turn[prompt.attribute], prompt))
+    return [p for _, p in sorted(ranked, key=lambda rp: rp[0])[:most]]
+
+
+def name_questions(
+    lm: LanguageModel, entities: Sequence[Entity], templates: Templates, *, most: int, tokens: str, seed: int
+) -> NameQuestions:
+    """Draw questions about every entity and find the names' tokens; who cannot be asked about is left out."""
+    drawn = [(e, draw_questions(e, templates, most, seed)) for e in entities]
+    kept = [(e, found) for e, found in drawn if found]
+    prompts = [p for _, found in kept for p in found]
+    entity = np.array([i for i, (_, found) in enumerate(kept) for _ in found], dtype=np.int64)
+    return NameQuestions([e for e, _ in kept], prompts, entity, name_places(lm, prompts, tokens))
+
+
+def name_places(lm: LanguageModel, prompts: Sequence[Prompt], tokens: str) -> list[list[int]]:
+    """Return the token indices of each prompt's name, or the last one's alone (`last`), by character offsets."""
+    n_front = len(bos_prefix(lm.tokenizer))
+    offsets = encode_plain(lm.tokenizer, [p.text for p in prompts])[1] if prompts else []
+    places = []
+    for spans, prompt in zip(offsets, prompts, strict=True):
+        last = last_token_of_span(spans, prompt.name_end)
+        first = next(i for i, (start, end) in enumerate(spans) if end > max(start, prompt.name_start))
+        places.append([n_front + i for i in range(last if tokens == "last" else first, last + 1)])
+    return places
+
+
+def read_rows(lm: LanguageModel, asked: NameQuestions, hook_points: Sequence[str]) -> dict[str, list[Tensor]]:
+    """Return the activations at the names' tokens, by hook point, one (n_places, d_in) per prompt."""
+    return rows_at(lm, [p.text for p in asked.prompts], asked.places, hook_points)
+
+
+def verdicts(
+    lm: LanguageModel, asked: NameQuestions, patch: tuple[str, Sequence[Tensor]] | None = None
+) -> list[Verdict]:
+    """Ask everything and judge the answers, with other activations at the names if a patch is given.
+
+    Args:
+        lm: Who is asked.
+        asked: The questions.
+        patch: Hook point, and what comes to each prompt's places.
+    """
+    texts = [p.text for p in asked.prompts]
+    if patch is None:
+        answers = greedy_answers(lm, texts, max_new_tokens=ANSWER_TOKENS)
+    else:
+        answers = patched_answers(lm, texts, Patch(patch[0], asked.places, patch[1]), max_new_tokens=ANSWER_TOKENS)
+    accepted = [asked.entities[i].facts[p.attribute or ""] for i, p in zip(asked.entity, asked.prompts, strict=True)]
+    return [judge(a, right) for a, right in zip(answers, accepted, strict=True)]
+
+
+def recall_per_entity(asked: NameQuestions, found: Sequence[Verdict]) -> np.ndarray:
+    """Return the share of right answers of each entity, (n_entities,)."""
+    return asked.per_entity([float(v == "right") for v in found])
+
+
+def partner_rows(
+    lm: LanguageModel, asked: NameQuestions, pool: Sequence[Entity], hook_points: Sequence[str], tokens: str
+) -> tuple[list[Entity], dict[str, list[Tensor]]]:
+    """Return a paired unknown entity for each entity, and its rows in the same questions, aligned to the own places.
+
+    Names are aligned from their ends; tokens that the shorter name lacks take its first one.
+    """
+    partners = pair(lm, asked.entities, pool)
+    prompts = [render(p.template, partners[i], p.attribute) for i, p in zip(asked.entity, asked.prompts, strict=True)]
+    other = NameQuestions(partners, prompts, asked.entity, name_places(lm, prompts, tokens))
+    rows = read_rows(lm, other, hook_points)
+    counts = [len(places) for places in asked.places]
+    return partners, {
+        name: [aligned(row, n) for row, n in zip(found, counts, strict=True)] for name, found in rows.items()
+    }
+
+
+def aligned(rows: Tensor, n_places: int) -> Tensor:
+    """Return `n_places` rows: the last ones, the first one repeated in front where there are fewer."""
+    return rows[[max(0, len(rows) - n_places + i) for i in range(n_places)]]
+
+
+def sample(entities: Sequence[Entity], most: int, seed: int) -> list[Entity]:
+    """Draw at most `most` entities, in their order.
+
+    Raises:
+        EntityError: There is none.
+    """
+    if not entities:
+        raise EntityError("nobody to ask about", got="no entity", expected="known and unknown ones in both halves")
+    rows = np.random.default_rng([0x6B, seed]).permutation(len(entities))[:most]
+    return [entities[i] for i in sorted(rows)]

@@ -104,7 +104,7 @@ def command(
         analysis = add_checks(lm, loaded, subjects, texts, analysis, progress, store=store, **wanted)
     save_analysis(analysis, out)
     note(gate_line(analysis))
-    page = write_latents_page(analysis, out.with_suffix(".html"))
+    page = write_latents_page(analysis, out.with_suffix(".html"), with_figures=True)
     summary = {**analysis.summary(), "page": str(page)}
     rows = [
         (

@@ -1,16 +1,21 @@
-"""Entity sets and labels: JSON lines in, frozen dataclasses out, every complaint with its row number."""
+"""Entity sets and labels: rows in, frozen dataclasses out, every complaint with its row number.
+
+Namesakes of different types are different entities; two rows of one name and type are the same one twice, and
+`DUPLICATES` says what becomes of them.
+"""
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+import math
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from features.entity_rows import read_rows
 from sae_train.errors import EntityError, FileFormatError, nearest_first
-from sae_train.lm.tokens import open_text
 from sae_train.runs import require_file, write_text
 
 LABELS = ("known", "unknown", "between")
@@ -26,7 +31,10 @@ class Entity:
         facts: Accepted answers per attribute.
         aliases: Other names of it.
         label: `known`, `unknown` or `between`, once the model has been asked.
-        answers: What the model answered, per attribute, in the order of the templates.
+        answers: What the model answered greedily, per attribute, in the order of the templates.
+        samples: What it answered when sampled, per attribute and template.
+        popularity: How well known it is in the world, in any unit that orders entities: inhabitants, page views.
+        name_tokens: Tokens of its name in a running text, for the model that was asked.
         seen: How the model met it, where that is known by construction (`facts`, `name`, `never`).
     """
 
@@ -36,6 +44,9 @@ class Entity:
     aliases: list[str] = field(default_factory=list)
     label: str | None = None
     answers: dict[str, list[str]] = field(default_factory=dict)
+    samples: dict[str, list[list[str]]] = field(default_factory=dict)
+    popularity: float | None = None
+    name_tokens: int | None = None
     seen: str | None = None
 
     @property
@@ -44,56 +55,93 @@ class Entity:
         return f"{self.type}:{self.name}"
 
 
-def load_entities(path: Path, *, need_labels: bool = False) -> list[Entity]:
-    """Read an entity or label file.
+def load_entities(source: Path | str, *, need_labels: bool = False, duplicates: str = "error") -> list[Entity]:
+    """Read an entity or label file, or a hub dataset.
 
     Args:
-        path: JSON lines, gzip or plain.
-        need_labels: Refuse lines without a label.
+        source: A path to JSON lines or CSV, gzip or plain; a text is the id of a hub dataset.
+        need_labels: Refuse rows without a label.
+        duplicates: What becomes of a name that its type has twice: an entry of `DUPLICATES`.
 
     Raises:
         MissingFileError: The file is not there.
-        FileFormatError: A line is not an entity; its number is given.
+        FileFormatError: A row is not an entity; its number is given.
         EntityError: No entity, or the same one twice.
     """
-    require_file(path, "labels" if need_labels else "entities", option="--labels" if need_labels else "--entities")
-    found: list[Entity] = []
-    for number, line in enumerate(open_text(path), start=1):
-        if line.strip():
-            found.append(_parse(line, f"line {number} of '{path}'", need_labels))
-    if not found:
-        raise EntityError(f"no entities in '{path}'", got="an empty file", expected='{"name": …, "type": …} per line')
-    twice = [key for key, count in Counter(e.key for e in found).items() if count > 1]
-    if twice:
-        raise EntityError(
-            f"'{path}' names an entity twice", got=", ".join(twice[:5]), expected="each name once in its type"
+    if isinstance(source, Path):
+        require_file(
+            source, "labels" if need_labels else "entities", option="--labels" if need_labels else "--entities"
         )
-    return found
+    found: dict[str, Entity] = {}
+    first_at: dict[str, str] = {}
+    settle = DUPLICATES[duplicates]
+    for where, raw in read_rows(source):
+        entity = parse_entity(raw, where, need_label=need_labels)
+        if entity.key in found:
+            entity = settle(found[entity.key], entity, f"{first_at[entity.key]} and {where}")
+        found[entity.key] = entity
+        first_at.setdefault(entity.key, where)
+    if not found:
+        raise EntityError(f"no entities in '{source}'", got="an empty file", expected='{"name": …, "type": …} per line')
+    return list(found.values())
 
 
-def _parse(line: str, where: str, need_label: bool) -> Entity:
-    """Check one line, field by field."""
-    try:
-        raw: Any = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise FileFormatError(f"{where} is not JSON", got=line.strip()[:80], expected='{"name": …}') from error
+def _refuse(first: Entity, second: Entity, where: str) -> Entity:
+    """Two rows of one name and type are a mistake."""
+    raise EntityError(
+        f"an entity is named twice: {where}",
+        got=first.key,
+        expected="each name once in its type",
+        try_="wb label-entities --duplicates first or --duplicates merge",
+    )
+
+
+def _keep_first(first: Entity, second: Entity, where: str) -> Entity:
+    """The later row is dropped."""
+    return first
+
+
+def _merge(first: Entity, second: Entity, where: str) -> Entity:
+    """The answers of both are right and both sets of aliases count; of two popularities the greater one."""
+    if first.label != second.label:
+        raise EntityError(
+            f"an entity has two labels: {where}", got=f"{first.label} and {second.label}", expected="one label"
+        )
+    attributes = dict.fromkeys([*first.facts, *second.facts])
+    popularity = [p for p in (first.popularity, second.popularity) if p is not None]
+    return replace(
+        first,
+        facts={a: list(dict.fromkeys([*first.facts.get(a, []), *second.facts.get(a, [])])) for a in attributes},
+        aliases=list(dict.fromkeys([*first.aliases, *second.aliases])),
+        popularity=max(popularity, default=None),
+    )
+
+
+DUPLICATES: dict[str, Callable[[Entity, Entity, str], Entity]] = {
+    "error": _refuse,
+    "first": _keep_first,
+    "merge": _merge,
+}
+
+
+def parse_entity(raw: Any, where: str, *, need_label: bool = False) -> Entity:
+    """Check one row, field by field.
+
+    Args:
+        raw: The fields.
+        where: The row's place, for messages.
+        need_label: Refuse it without a label.
+
+    Raises:
+        FileFormatError: It is not an entity.
+    """
     if not isinstance(raw, dict):
         raise FileFormatError(f"{where} is not an entity", got=type(raw).__name__, expected="a JSON object")
     for key in ("name", "type"):
         if not isinstance(raw.get(key), str) or not raw[key].strip():
             raise FileFormatError(f"{where} has no {key}", got=repr(raw.get(key)), expected="a text that is not empty")
-    facts = raw.get("facts", {})
-    if not isinstance(facts, dict):
-        raise FileFormatError(f"{where} has no usable facts", got=type(facts).__name__, expected="attribute -> answers")
-    answers = {a: [v] if isinstance(v, str) else v for a, v in facts.items()}
-    for attribute, values in answers.items():
-        if not isinstance(values, list) or not values or not all(isinstance(v, str) and v.strip() for v in values):
-            raise FileFormatError(f"{where}, fact '{attribute}'", got=repr(values)[:80], expected="a list of texts")
-    aliases, said = raw.get("aliases", []), raw.get("answers", {})
-    if not _is_texts(aliases):
-        raise FileFormatError(f"{where} has no usable aliases", got=repr(aliases)[:80], expected="a list of texts")
-    if not isinstance(said, dict) or not all(map(_is_texts, said.values())):
-        raise FileFormatError(f"{where} has no usable answers", got=repr(said)[:80], expected="attribute -> answers")
+    if any(unicodedata.category(c) == "Cc" for c in raw["name"]):
+        raise FileFormatError(f"{where} has no usable name", got=repr(raw["name"])[:80], expected="one line of text")
     label = raw.get("label")
     if (need_label or label is not None) and label not in LABELS:
         raise FileFormatError(
@@ -105,26 +153,79 @@ def _parse(line: str, where: str, need_label: bool) -> Entity:
     return Entity(
         name=raw["name"],
         type=raw["type"],
-        facts=answers,
-        aliases=aliases,
+        facts=_facts(raw.get("facts", {}), where),
+        aliases=_checked(raw.get("aliases", []), _is_texts, f"{where} has no usable aliases", "a list of texts"),
         label=label,
-        answers=said,
+        answers=_checked(
+            raw.get("answers", {}), _are_answers, f"{where} has no usable answers", "attribute -> a list of texts"
+        ),
+        samples=_checked(
+            raw.get("samples", {}), _are_samples, f"{where} has no usable samples", "attribute -> lists of texts"
+        ),
+        popularity=_number(raw.get("popularity"), f"{where}, popularity"),
+        name_tokens=_checked(
+            raw.get("name_tokens"), _is_count, f"{where} has no usable name_tokens", "a whole number above 0"
+        ),
         seen=raw.get("seen"),
     )
 
 
-def _is_texts(value: object) -> bool:
+def _facts(raw: Any, where: str) -> dict[str, list[str]]:
+    """Check the facts; one answer as a text is a list of one."""
+    if not isinstance(raw, dict):
+        raise FileFormatError(f"{where} has no usable facts", got=type(raw).__name__, expected="attribute -> answers")
+    facts = {a: [v] if isinstance(v, str) else v for a, v in raw.items()}
+    for attribute, values in facts.items():
+        if not values or not _is_texts(values) or not all(v.strip() for v in values):
+            raise FileFormatError(f"{where}, fact '{attribute}'", got=repr(values)[:80], expected="a list of texts")
+    return facts
+
+
+def _number(value: Any, what: str) -> float | None:
+    """Check a number that may be missing."""
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise FileFormatError(f"{what} is no number", got=repr(value)[:80], expected="a finite number, or nothing")
+    return float(value)
+
+
+def _checked(value: Any, is_good: Callable[[Any], bool], what: str, expected: str) -> Any:
+    """Return a value that passes."""
+    if not is_good(value):
+        raise FileFormatError(what, got=repr(value)[:80], expected=expected)
+    return value
+
+
+def _is_texts(value: Any) -> bool:
     """Tell whether this is a list of texts."""
     return isinstance(value, list) and all(isinstance(v, str) for v in value)
 
 
+def _are_answers(value: Any) -> bool:
+    """Tell whether this holds a list of texts per attribute."""
+    return isinstance(value, dict) and all(map(_is_texts, value.values()))
+
+
+def _are_samples(value: Any) -> bool:
+    """Tell whether this holds a list of texts per attribute and template."""
+    return isinstance(value, dict) and all(isinstance(v, list) and all(map(_is_texts, v)) for v in value.values())
+
+
+def _is_count(value: Any) -> bool:
+    """Tell whether this is a whole number above zero, or missing."""
+    return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
+
+
+def entity_line(entity: Entity) -> str:
+    """Return an entity as one line of JSON; empty fields are left out."""
+    values = {k: v for k, v in asdict(entity).items() if v not in (None, {}, []) or k == "facts"}
+    return json.dumps(values, ensure_ascii=False)
+
+
 def save_entities(entities: Iterable[Entity], path: Path) -> None:
-    """Write JSON lines; empty fields are left out."""
-    lines = []
-    for entity in entities:
-        values = {k: v for k, v in asdict(entity).items() if v not in (None, {}, []) or k == "facts"}
-        lines.append(json.dumps(values, ensure_ascii=False))
-    write_text(path, "\n".join(lines) + "\n")
+    """Write JSON lines."""
+    write_text(path, "\n".join(map(entity_line, entities)) + "\n")
 
 
 def find_entity(entities: Sequence[Entity], name: str, *, option: str = "--forget") -> Entity:

@@ -1,95 +1,45 @@
-"""What the model knows, by its own answers.
+"""What the model knows, by its own answers: ask, keep every answer, apply a rule.
 
-The rule, after Ferrando et al. (ICLR 2025), with greedy paraphrases in the place of samples: an attribute is known if
-more than half of its paraphrased questions are answered rightly. An entity is *known* if at least
-`min_known_attributes` (2, or all if it has fewer) are known, *unknown* if no answer is right, else *between*.
+Matching is in `matching.py`, the rules in `rules.py`. Labels follow from the kept answers alone, so another rule can be
+applied without asking again (`relabel`).
 """
 
 from __future__ import annotations
 
-import re
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from features.answer_log import AnswerLog
+from features.collect import token_positions
 from features.entities import Entity
-from features.prompts import Prompt, Templates, questions
-from sae_train.lm.generate import greedy_answers
+from features.matching import Rivals, Verdict, first_line, is_over, is_right, judge, normalize
+from features.prompts import Prompt, Templates, in_chat, mentions, questions, tokenize
+from features.rules import AttributeRecord, KnowledgeRule, label_of
+from sae_train.lm.answering import Decoding, write_answers
 from sae_train.lm.models import LanguageModel
 
+__all__ = ["KnowledgeRule", "ask", "first_line", "is_right", "judge", "label_entities", "label_of", "normalize"]
+
 ANSWER_TOKENS = 10
-ASK_BLOCK = 512  # prompts asked between two reports of progress
-_REFUSAL = re.compile(
-    r"^(unknown\b|i (do not|don t|dont|cannot|can t) |not known|no (information|idea)|unclear|n a\b"
-    r"|i m (not|unable)|sorry)"
-)
-_SENTENCE_END = re.compile(r"\n|(?<!\b[A-Z])(?<!\b[A-Z][a-z])\.(?:\s|$)")  # not behind one or two letters: F., St.
-Verdict = Literal["right", "refusal", "wrong", "empty"]
-
-
-@dataclass(frozen=True)
-class KnowledgeRule:
-    """When an entity counts as known.
-
-    Attributes:
-        min_known_attributes: Attributes that must be known, if the entity has that many.
-        min_right_share: An attribute is known if more than this share of its questions is answered rightly.
-    """
-
-    min_known_attributes: int = 2
-    min_right_share: float = 0.5
-
-
-def normalize(text: str) -> str:
-    """Fold case, accents and punctuation; words stay apart by single spaces.
-
-    Example:
-        >>> normalize("  São Tomé & Príncipe. ")
-        'sao tome principe'
-    """
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return " ".join(re.sub(r"[^\w]+", " ", plain.casefold()).split())
-
-
-def first_line(answer: str) -> str:
-    """Return the answer up to its first full stop or line break; initials and `St.` end no sentence.
-
-    Example:
-        >>> first_line(" Kenya. The city is"), first_line(" St. Petersburg. It is")
-        ('Kenya', 'St. Petersburg')
-    """
-    return _SENTENCE_END.split(answer.strip(), maxsplit=1)[0].strip()
-
-
-def is_right(answer: str, accepted: Sequence[str]) -> bool:
-    """Tell whether the first line of an answer names an accepted value, as whole words.
-
-    Example:
-        >>> is_right(" Niger, in Africa", ["Niger"]), is_right(" Nigeria", ["Niger"])
-        (True, False)
-    """
-    said = f" {normalize(first_line(answer))} "
-    return any(f" {normalize(value)} " in said for value in accepted if normalize(value))
-
-
-def judge(answer: str, accepted: Sequence[str]) -> Verdict:
-    """Sort an answer: right, refusal (says it does not know), empty, or wrong."""
-    if is_right(answer, accepted):
-        return "right"
-    said = normalize(first_line(answer))
-    if not said:
-        return "empty"
-    return "refusal" if _REFUSAL.match(said) else "wrong"
+ASK_BLOCK = 1024  # questions asked between two reports of progress
+GREEDY = Decoding(max_new_tokens=ANSWER_TOKENS)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One question, what the model said, and what that is worth."""
+    """One question, what the model said, and what that is worth.
+
+    Attributes:
+        prompt: The question.
+        text: The greedy answer, to the end of its first sentence or a little further.
+        verdict: On the greedy answer.
+        samples: Sampled answers, if any were asked for.
+    """
 
     prompt: Prompt
     text: str
     verdict: Verdict
+    samples: tuple[str, ...] = ()
 
 
 def ask(
@@ -98,41 +48,54 @@ def ask(
     templates: Templates,
     *,
     heldout: bool,
+    decoding: Decoding = GREEDY,
+    chat: bool = False,
     advance: Callable[[int], None] = lambda n: None,
 ) -> dict[str, list[Answer]]:
-    """Ask every question about every entity, greedily.
+    """Ask every question about every entity.
+
+    Args:
+        lm: The language model.
+        entities: Whom to ask about.
+        templates: The questions.
+        heldout: Ask the held-out wordings in the place of the others.
+        decoding: Length of an answer, number of samples, temperature, seed.
+        chat: Put the questions into the tokenizer's chat template.
+        advance: Called with the number of questions answered.
 
     Returns:
         Answers by entity key, in the order of the templates.
     """
     facts = {e.key: e.facts for e in entities}
+    rivals = rivals_of(entities)
     prompts = [p for e in entities for p in questions(e, templates, heldout=heldout)]
     found: dict[str, list[Answer]] = {e.key: [] for e in entities}
     for start in range(0, len(prompts), ASK_BLOCK):
         block = prompts[start : start + ASK_BLOCK]
-        texts = greedy_answers(lm, [p.text for p in block], max_new_tokens=ANSWER_TOKENS)
-        for prompt, text in zip(block, texts, strict=True):
-            accepted = facts[prompt.entity][prompt.attribute or ""]
-            found[prompt.entity].append(Answer(prompt, text, judge(text, accepted)))
+        asked = [in_chat(p, lm.tokenizer) for p in block] if chat else block
+        written = write_answers(lm, tokenize(lm.tokenizer, asked).ids, decoding, is_over=is_over)
+        for prompt, said in zip(asked, written, strict=True):
+            attribute = prompt.attribute or ""
+            accepted = facts[prompt.entity][attribute]
+            verdict = judge(said.greedy, accepted, rivals[attribute].of(accepted))
+            found[prompt.entity].append(Answer(prompt, said.greedy, verdict, said.samples))
         advance(len(block))
     return found
 
 
-def recall(answers: dict[str, list[Answer]]) -> float:
+def rivals_of(entities: Sequence[Entity]) -> dict[str, Rivals]:
+    """Return, by attribute, the values that may be taken for one another."""
+    values: dict[str, list[str]] = {}
+    for entity in entities:
+        for attribute, accepted in entity.facts.items():
+            values.setdefault(attribute, []).extend(accepted)
+    return {attribute: Rivals(found) for attribute, found in values.items()}
+
+
+def recall(answers: Mapping[str, list[Answer]]) -> float:
     """Return the share of right answers: mean over entities of each one's share."""
     shares = [sum(a.verdict == "right" for a in found) / len(found) for found in answers.values() if found]
     return sum(shares) / len(shares) if shares else float("nan")
-
-
-def label_of(entity: Entity, answers: Sequence[Answer], rule: KnowledgeRule) -> str:
-    """Apply the rule to one entity's answers."""
-    per_attribute: dict[str, list[bool]] = {}
-    for answer in answers:
-        per_attribute.setdefault(answer.prompt.attribute or "", []).append(answer.verdict == "right")
-    n_known = sum(sum(v) / len(v) > rule.min_right_share for v in per_attribute.values())
-    if per_attribute and n_known >= min(rule.min_known_attributes, len(per_attribute)):
-        return "known"
-    return "between" if any(any(v) for v in per_attribute.values()) else "unknown"
 
 
 def label_entities(
@@ -141,15 +104,85 @@ def label_entities(
     templates: Templates,
     rule: KnowledgeRule,
     *,
+    decoding: Decoding = GREEDY,
+    chat: bool = False,
+    log: AnswerLog | None = None,
     advance: Callable[[int], None] = lambda n: None,
 ) -> list[Entity]:
-    """Return the entities with label and answers; an entity nothing can be asked of is `between`."""
-    asked = ask(lm, entities, templates, heldout=False, advance=advance)
-    labelled = []
+    """Return the entities with label and answers; an entity nothing can be asked of is `between`.
+
+    Args:
+        lm, entities, templates, decoding, chat, advance: As for `ask`.
+        rule: When an entity counts as known.
+        log: Where answers are kept on the way; what it holds is not asked again. Blocks of entities are asked and
+            kept as a whole, so a run that was cut off goes on to the same file.
+    """
+    said: list[Entity] = []
+    for block in _blocks(entities, templates):
+        if log is not None and all(e.key in log.kept for e in block):
+            answered = [log.kept[e.key] for e in block]
+            advance(sum(len(texts) for e in answered for texts in e.answers.values()))
+        else:
+            found = ask(lm, block, templates, heldout=False, decoding=decoding, chat=chat, advance=advance)
+            answered = _with_answers(lm, block, templates, found)
+            if log is not None:
+                log.add(answered)
+        said += answered
+    return relabel(said, rule)
+
+
+def _blocks(entities: Sequence[Entity], templates: Templates) -> Iterator[list[Entity]]:
+    """Part the entities into blocks of about ASK_BLOCK questions; they depend on nothing else."""
+    block: list[Entity] = []
+    n_questions = 0
     for entity in entities:
-        said: dict[str, list[str]] = {}
-        for answer in asked[entity.key]:
-            said.setdefault(answer.prompt.attribute or "", []).append(answer.text.strip())
-        label = label_of(entity, asked[entity.key], rule) if said else "between"
-        labelled.append(replace(entity, label=label, answers=said))
-    return labelled
+        block.append(entity)
+        n_questions += sum(1 for _ in questions(entity, templates, heldout=False))
+        if n_questions >= ASK_BLOCK:
+            yield block
+            block, n_questions = [], 0
+    if block:
+        yield block
+
+
+def _with_answers(
+    lm: LanguageModel, entities: Sequence[Entity], templates: Templates, found: Mapping[str, list[Answer]]
+) -> list[Entity]:
+    """Put what was said, and the length of the name in tokens, to each entity."""
+    named = [next(mentions(e, templates)) for e in entities]
+    lengths = [len(where) for where in token_positions(lm, named, "all")]
+    answered = []
+    for entity, name_tokens in zip(entities, lengths, strict=True):
+        answers: dict[str, list[str]] = {}
+        samples: dict[str, list[list[str]]] = {}
+        for answer in found[entity.key]:
+            attribute = answer.prompt.attribute or ""
+            answers.setdefault(attribute, []).append(answer.text.strip())
+            if answer.samples:
+                samples.setdefault(attribute, []).append([s.strip() for s in answer.samples])
+        answered.append(replace(entity, answers=answers, samples=samples, name_tokens=name_tokens, label=None))
+    return answered
+
+
+def records_of(
+    entity: Entity, rivals: Mapping[str, Rivals], facts: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, AttributeRecord]:
+    """Judge what is kept of one entity's answers, by its own facts or by those given."""
+    records = {}
+    for attribute, said in entity.answers.items():
+        accepted = (entity.facts if facts is None else facts).get(attribute)
+        if not accepted or not said:
+            continue
+        wrong = rivals[attribute].of(accepted)
+        sampled = [s for texts in entity.samples.get(attribute, []) for s in texts]
+        records[attribute] = AttributeRecord(
+            greedy=tuple(judge(text, accepted, wrong) for text in said),
+            sampled=tuple(judge(text, accepted, wrong) for text in sampled),
+        )
+    return records
+
+
+def relabel(entities: Sequence[Entity], rule: KnowledgeRule) -> list[Entity]:
+    """Label entities by the answers they hold; no language model is asked."""
+    rivals = rivals_of(entities)
+    return [replace(e, label=label_of(records_of(e, rivals), rule)) for e in entities]

@@ -156,14 +156,25 @@ def auroc_interval(
     y = np.asarray(is_positive, dtype=bool)
     folds = np.zeros(len(y), dtype=int) if fold_of is None else fold_of
     generator = np.random.default_rng(seed)
-    sides = [
-        [np.flatnonzero((groups == g) & (y == side)) for g in np.unique(groups[y == side])] for side in (False, True)
-    ]
+    sides = [_members(groups, y == side) for side in (False, True)]
     draws = np.empty(N_BOOTSTRAP)
     for draw in range(N_BOOTSTRAP):
-        picked = np.concatenate(
-            [members[i] for members in sides for i in generator.integers(0, len(members), len(members))]
-        )
+        picked = np.concatenate([_drawn(members, generator) for members in sides])
         draws[draw] = fold_auroc(scores[picked], y[picked], folds[picked])
     low, high = np.nanpercentile(draws, [2.5, 97.5])
     return Interval(value=fold_auroc(scores, y, folds), low=float(low), high=float(high))
+
+
+def _members(groups: np.ndarray, wanted: np.ndarray) -> list[np.ndarray]:
+    """Return the rows of each group among the wanted ones."""
+    rows = np.flatnonzero(wanted)
+    order = rows[np.argsort(groups[rows], kind="stable")]
+    return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+
+
+def _drawn(members: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:
+    """Draw as many groups as there are, with replacement; return their rows."""
+    at = generator.integers(0, len(members), len(members))
+    if sum(map(len, members)) == len(members):
+        return np.concatenate(members)[at]
+    return np.concatenate([members[i] for i in at])

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from features.entities import Entity
 from sae_train.errors import EntityError, FileFormatError, nearest_first
-from sae_train.lm.tokens import Document
+from sae_train.lm.chat import chat_text, encode_chat
+from sae_train.lm.tokens import Document, bos_prefix, encode_plain
 from sae_train.runs import require_file
 
 NAME = "{name}"
+COMPLETE = "Complete the sentence with the missing words."  # what a user says before a prompt that asks nothing
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class Prompt:
         entity: Key of the entity.
         template: The template it was made from.
         attribute: What it asks for; None for a mention.
+        is_chat: The text spells out the special tokens of a chat template.
     """
 
     text: str
@@ -36,6 +40,7 @@ class Prompt:
     entity: str
     template: str
     attribute: str | None = None
+    is_chat: bool = False
 
     @property
     def until_name(self) -> str:
@@ -129,6 +134,59 @@ def render(template: str, entity: Entity, attribute: str | None = None) -> Promp
     )
 
 
+def in_chat(prompt: Prompt, tokenizer: Any) -> Prompt:
+    """Put a prompt into the tokenizer's chat template.
+
+    What ends in a question mark is the user's; what follows begins the answer. A prompt that asks nothing begins the
+    answer to `COMPLETE`.
+
+    Raises:
+        ConfigError: There is no chat template, or one that changes the words.
+        InputError: The prompt holds a special token.
+    """
+    cut = prompt.text.rfind("?") + 1
+    if cut <= prompt.name_end:  # a question mark in the name asks nothing
+        wrapped = chat_text(tokenizer, COMPLETE, prompt.text)
+        shift = wrapped.start_at
+    else:
+        wrapped = chat_text(tokenizer, prompt.text[:cut], prompt.text[cut:].strip())
+        shift = wrapped.user_at
+    return replace(
+        prompt,
+        text=wrapped.text,
+        name_start=prompt.name_start + shift,
+        name_end=prompt.name_end + shift,
+        is_chat=True,
+    )
+
+
+@dataclass(frozen=True)
+class Tokenized:
+    """Prompts as a model reads them.
+
+    Attributes:
+        ids: Token ids of each prompt.
+        offsets: For every token the span of characters it stands for; a token put in front stands for none.
+    """
+
+    ids: list[list[int]]
+    offsets: list[list[tuple[int, int]]]
+
+
+def tokenize(tokenizer: Any, prompts: Sequence[Prompt]) -> Tokenized:
+    """Tokenize prompts; plain ones go behind the beginning-of-sequence token, where there is one."""
+    prefix = bos_prefix(tokenizer)
+    ids: list[list[int]] = [[] for _ in prompts]
+    offsets: list[list[tuple[int, int]]] = [[] for _ in prompts]
+    for is_chat, encode, front in ((False, encode_plain, prefix), (True, encode_chat, [])):
+        which = [i for i, p in enumerate(prompts) if p.is_chat is is_chat]
+        if not which:
+            continue
+        for index, tokens, spans in zip(which, *encode(tokenizer, [prompts[i].text for i in which]), strict=True):
+            ids[index], offsets[index] = [*front, *tokens], [*((0, 0) for _ in front), *map(tuple, spans)]
+    return Tokenized(ids, offsets)
+
+
 def questions(entity: Entity, templates: Templates, *, heldout: bool) -> Iterator[Prompt]:
     """Yield every question about an attribute of which the entity has a fact."""
     source = templates.heldout if heldout else templates.ask
@@ -142,18 +200,23 @@ def mentions(entity: Entity, templates: Templates) -> Iterator[Prompt]:
     yield from (render(text, entity) for text in templates.mention.get(entity.type, [NAME]))
 
 
-def contexts(entity: Entity, templates: Templates, *, heldout: bool = False) -> list[Prompt]:
+def contexts(entity: Entity, templates: Templates, *, heldout: bool = False, whole: bool = False) -> list[Prompt]:
     """Return the texts in which a name is read: mentions and questions, those that begin alike only once.
 
     What follows a name cannot change its activations. So of the held-out wordings only those count that differ from
-    the others before the name; where none does, all of them.
+    the others before the name; where none does, all of them. With `whole`, for activations behind the name, texts are
+    alike only if they are so to their end.
     """
+
+    def read(prompt: Prompt) -> str:
+        return prompt.text if whole else prompt.until_name
+
     asked = questions(entity, templates, heldout=heldout)
     found: dict[str, Prompt] = {}
     for prompt in [*(() if heldout else mentions(entity, templates)), *asked]:
-        found.setdefault(prompt.until_name, prompt)
+        found.setdefault(read(prompt), prompt)
     if heldout:
-        trained = {p.until_name for p in contexts(entity, templates)}
+        trained = {read(p) for p in contexts(entity, templates, whole=whole)}
         found = {k: v for k, v in found.items() if k not in trained} or found
     return list(found.values())
 

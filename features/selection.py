@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
 
 from features.entities import Entity
-from features.separation import EntityLatents, Separation
+from features.separation import Separation
 from sae_train.errors import EntityError
 
+DIRECTIONS = ("known", "unknown")
 _SPLIT_SALT = 0xE417
 
 
@@ -23,13 +23,19 @@ class SelectionRule:
         top: At most this many per direction and hook point.
         max_q: Largest Benjamini-Hochberg q.
         min_separation: Smallest MaxMin separation. Below it a list stays empty: no latent tells the classes apart.
-        max_general_rate: Largest share of running-text tokens on which it may fire; 1 switches the rule off.
+        max_general_rate: Largest share of running-text tokens on which it may fire; 1 switches the rule off. A latent
+            is left out where the lower end of its rate's 95 % interval is above: one that straddles the rule stays.
+        max_null_p: Largest family-wise p of the best MaxMin separation of a direction, from label shuffles. Above it
+            the whole list stays empty: the best of so many latents would do as well if labels meant nothing.
+        n_shuffles: Label shuffles.
     """
 
     top: int = 5
     max_q: float = 0.05
     min_separation: float = 0.1
     max_general_rate: float = 0.02
+    max_null_p: float = 0.05
+    n_shuffles: int = 1000
 
 
 def split_entities(entities: Sequence[Entity], seed: int) -> np.ndarray:
@@ -55,23 +61,45 @@ def split_entities(entities: Sequence[Entity], seed: int) -> np.ndarray:
     return held_out
 
 
+def allowed_latents(general_low: np.ndarray | None, d_sae: int, rule: SelectionRule) -> np.ndarray:
+    """Return which latents the rule on running text leaves, (d_sae,) bool; all of them if no rate is known.
+
+    Args:
+        general_low: Lower end of the interval of each latent's rate, or None.
+        d_sae: Number of latents.
+        rule: The rule.
+    """
+    if general_low is None or rule.max_general_rate >= 1:
+        return np.ones(d_sae, dtype=bool)
+    return general_low <= rule.max_general_rate
+
+
 def select(
-    scores: Separation, q: np.ndarray, general_rate: np.ndarray | None, rule: SelectionRule
+    scores: Separation,
+    q: np.ndarray,
+    allowed: np.ndarray,
+    rule: SelectionRule,
+    null_p: Mapping[str, float] | None = None,
 ) -> dict[str, list[int]]:
-    """Return the selected latents by direction (`known`, `unknown`), best MaxMin separation first."""
-    allowed = q <= rule.max_q
-    if general_rate is not None:
-        allowed &= general_rate <= rule.max_general_rate
-    chosen = {}
-    for direction, maxmin in (("known", scores.maxmin_known), ("unknown", scores.maxmin_unknown)):
-        passing = np.flatnonzero(allowed & (maxmin >= rule.min_separation))
+    """Return the selected latents by direction (`known`, `unknown`), best MaxMin separation first.
+
+    Args:
+        scores: Of the mining half.
+        q: Benjamini-Hochberg q of every latent.
+        allowed: What the rule on running text leaves.
+        rule: The rule.
+        null_p: p of each direction's best MaxMin separation against label shuffles; None where nobody shuffled.
+    """
+    chosen: dict[str, list[int]] = {}
+    for direction in DIRECTIONS:
+        maxmin = scores.maxmin(direction)
+        passing = np.flatnonzero(allowed & (q <= rule.max_q) & (maxmin >= rule.min_separation))
+        if null_p is not None and null_p[direction] > rule.max_null_p:
+            passing = passing[:0]
         chosen[direction] = [int(i) for i in passing[np.argsort(-maxmin[passing], kind="stable")][: rule.top]]
     return chosen
 
 
-def selected_score(
-    latents: EntityLatents, chosen: dict[str, list[int]], mean_active: Float[np.ndarray, " d_sae"]
-) -> Float[np.ndarray, " n_entities"]:
-    """Return sum over known latents of z / m minus the same over unknown ones, m the mean active value."""
-    scaled = latents.value / np.maximum(mean_active, 1e-9)
-    return scaled[:, chosen["known"]].sum(1) - scaled[:, chosen["unknown"]].sum(1)
+def together(chosen: Mapping[str, Sequence[int]]) -> list[int]:
+    """Return the selected latents of both directions as one list."""
+    return [j for direction in DIRECTIONS for j in chosen[direction]]

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.sparse import csr_array
 
-from features.mining import collect_names, find_entity_latents
+from features.mining import find_entity_latents
+from features.name_acts import collect_names
 from features.prompts import contexts
 from features.selection import SelectionRule
 from features.separation import entity_latents, separation
@@ -66,7 +68,8 @@ def test_nothing_of_the_held_out_half_reaches_the_selection(
     held = {k for k, h in zip(world_analysis.entity_keys, world_analysis.held_out, strict=True) if h}
     mining = [e for e in world_labels if e.key not in held]
     data = collect_names(world_lm, mining, world_templates, ["layers.2"])
-    latents = entity_latents(world_sae.sae, data.acts["layers.2"], data.entity, len(data.entities))
+    contexts = csr_array(world_sae.sae.encode(data.acts["layers.2"]).detach().numpy())
+    latents = entity_latents(contexts, data.entity, len(data.entities))
     known = np.array([e.label == "known" for e in data.entities])
     kind = np.array([world_analysis.types.index(e.type) for e in data.entities])
     alone = separation(latents, known, kind, len(world_analysis.types))

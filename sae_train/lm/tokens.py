@@ -128,7 +128,23 @@ def _parquet_documents(path: Path) -> Iterator[Document]:
 
 
 def _hub_documents(name: str) -> Iterator[Document]:
-    """Stream the train split of a hub dataset; the only place that reads one."""
+    """Read the column `text` of a hub dataset."""
+    for row in hub_rows(name, option="--text"):
+        text = row.get("text")
+        if isinstance(text, str) and text.strip():
+            yield Document(text)
+
+
+def hub_rows(name: str, *, option: str) -> Iterator[dict[str, Any]]:
+    """Stream the rows of a hub dataset's train split; the only place that reads one.
+
+    Args:
+        name: The dataset's id.
+        option: What named it, for the message.
+
+    Raises:
+        InputError: It cannot be opened.
+    """
     import datasets
 
     try:
@@ -136,13 +152,10 @@ def _hub_documents(name: str) -> Iterator[Document]:
     except Exception as error:  # noqa: BLE001  the library raises a dozen unrelated types here
         raise InputError(
             f"cannot open the dataset '{name}'",
-            got=f"{type(error).__name__}: {str(error)[:160]}",
-            expected="a file (" + ", ".join(_TEXT_SUFFIXES) + ") or a hub dataset id with a train split",
+            got=f"{type(error).__name__}: {str(error)[:160]} ({option})",
+            expected="a file, or a hub dataset id with a train split",
         ) from error
-    for row in stream:
-        text = dict(row).get("text")
-        if isinstance(text, str) and text.strip():
-            yield Document(text)
+    yield from (dict(row) for row in stream)
 
 
 def bos_prefix(tokenizer: Any) -> list[int]:

@@ -1,0 +1,127 @@
+"""What an answer is worth: right, a refusal, wrong or empty. Text in, verdict out; no language model.
+
+A right answer names an accepted value as whole words, whatever its case, accents and punctuation. Where the values of
+other entities are given, a longer one that holds an accepted one counts as itself: "Papua New Guinea" is not Guinea.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+Verdict = Literal["right", "refusal", "wrong", "empty"]
+VERDICTS: tuple[Verdict, ...] = ("right", "refusal", "wrong", "empty")
+
+# Beginnings of a refusal in normalised words; the polite words that instruct models put first are passed over.
+_POLITE = (
+    r"(?:(?:unfortunately|well|actually|but|and|sorry|i m sorry|i am sorry|i apologize|as an ai(?: language model)?"
+    r"|as a language model) )*"
+)
+_NOT_ABLE = r"(?:do not|don t|dont|did not|didn t|cannot|can not|can t|cant|could not|couldn t)"
+_BEGINNINGS = (
+    r"unknown",
+    r"un(?:clear|certain|specified|determined)",
+    r"n a",
+    r"no (?:information|idea|such|record|records|data|answer)",
+    r"(?:it is |it s |that is |is )?not (?:known|clear|certain|specified|mentioned|available|possible|applicable)",
+    r"(?:it is|it s|this is) (?:unknown|unclear|uncertain|impossible)",
+    r"there (?:is|are) no",
+    r"there isn t",
+    rf"i {_NOT_ABLE}",
+    r"i (?:have|ve|found|find) (?:no|never)",
+    r"i (?:am|m) (?:not|unable|unsure|unaware|unfamiliar|afraid|an ai)",
+    r"i (?:lack|need more)",
+    r"(?:(?:could|can) you )?(?:please )?(?:provide|clarify)",
+    r"(?:i m |i am )?sorry",
+    r"i apologize",
+    r"as an ai",
+    r"as a language model",
+)
+_REFUSAL = re.compile(rf"{_POLITE}(?:{'|'.join(_BEGINNINGS)})\b")
+_SENTENCE_END = re.compile(r"\n|(?<!\b[A-Z])(?<!\b[A-Z][a-z])\.(?:\s|$)")  # not behind one or two letters: F., St.
+_SENTENCE_OVER = re.compile(r"\n|(?<!\b[A-Z])(?<!\b[A-Z][a-z])\.\s")  # the text goes on, so the full stop was one
+
+
+def normalize(text: str) -> str:
+    """Fold case, accents and punctuation; words stay apart by single spaces.
+
+    Example:
+        >>> normalize("  São Tomé & Príncipe. ")
+        'sao tome principe'
+    """
+    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
+    return " ".join(re.sub(r"[^\w]+", " ", plain.casefold()).split())
+
+
+def first_line(answer: str) -> str:
+    """Return the answer up to its first full stop or line break; initials and `St.` end no sentence.
+
+    Example:
+        >>> first_line(" Kenya. The city is"), first_line(" St. Petersburg. It is")
+        ('Kenya', 'St. Petersburg')
+    """
+    return _SENTENCE_END.split(answer.strip(), maxsplit=1)[0].strip()
+
+
+def is_over(answer: str) -> bool:
+    """Tell whether the first line of an answer is whole: writing on cannot change it.
+
+    Example:
+        >>> [is_over(t) for t in (" Kenya.", " Kenya. It", " 3.5", " St. P", "\\n Kenya", " Kenya\\n")]
+        [False, True, False, False, True, True]
+    """
+    return "\n" in answer or _SENTENCE_OVER.search(answer.lstrip()) is not None
+
+
+def is_right(answer: str, accepted: Sequence[str], rivals: Iterable[str] = ()) -> bool:
+    """Tell whether the first line of an answer names an accepted value, as whole words.
+
+    Args:
+        answer: What was said.
+        accepted: Values that are right.
+        rivals: Normalised values that are wrong although they hold a right one; `Rivals` finds them.
+
+    Example:
+        >>> is_right(" Niger, in Africa", ["Niger"]), is_right(" Nigeria", ["Niger"])
+        (True, False)
+        >>> is_right(" Papua New Guinea", ["Guinea"]), is_right(" Papua New Guinea", ["Guinea"], ["papua new guinea"])
+        (True, False)
+    """
+    said = f" {normalize(first_line(answer))} "
+    for rival in rivals:
+        said = said.replace(f" {rival} ", " ; ")
+    return any(f" {normalize(value)} " in said for value in accepted if normalize(value))
+
+
+def judge(answer: str, accepted: Sequence[str], rivals: Iterable[str] = ()) -> Verdict:
+    """Sort an answer: right, refusal (says it does not know), empty, or wrong."""
+    if is_right(answer, accepted, rivals):
+        return "right"
+    said = normalize(first_line(answer))
+    if not said:
+        return "empty"
+    return "refusal" if _REFUSAL.match(said) else "wrong"
+
+
+class Rivals:
+    """For accepted values, the longer values of others that hold one of them as whole words."""
+
+    def __init__(self, values: Iterable[str]) -> None:
+        self._holding: dict[str, set[str]] = defaultdict(set)
+        for value in {normalize(v) for v in values}:
+            for word in value.split():
+                self._holding[word].add(value)
+
+    def of(self, accepted: Sequence[str]) -> tuple[str, ...]:
+        """Return them, longest first.
+
+        Example:
+            >>> Rivals(["Guinea", "Papua New Guinea", "Ghana"]).of(["Guinea"])
+            ('papua new guinea',)
+        """
+        right = {normalize(v) for v in accepted} - {""}
+        held = {v for r in right for v in self._holding.get(r.split()[0], ()) if f" {r} " in f" {v} "}
+        return tuple(sorted(held - right, key=lambda v: (-len(v), v)))

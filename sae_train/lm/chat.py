@@ -1,0 +1,60 @@
+"""Chat templates: a question as an instruct model's user turn, the answer's beginning as the assistant's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from sae_train.errors import ConfigError, InputError
+
+
+@dataclass(frozen=True)
+class ChatText:
+    """A conversation up to the point where the model goes on.
+
+    Attributes:
+        text: All of it, special tokens spelled out.
+        user_at: Character at which the user's words begin.
+        start_at: Character at which the beginning of the answer begins.
+    """
+
+    text: str
+    user_at: int
+    start_at: int
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    """Tell whether a tokenizer brings a chat template."""
+    return bool(getattr(tokenizer, "chat_template", None))
+
+
+def chat_text(tokenizer: Any, user: str, start: str = "") -> ChatText:
+    """Wrap what a user says; the assistant's turn begins with `start`.
+
+    Raises:
+        ConfigError: The tokenizer has no chat template, or one that does not repeat what the user says.
+        InputError: The words hold a special token of the model, which the template would turn into one.
+    """
+    if not has_chat_template(tokenizer):
+        raise ConfigError("the model has no chat template", got="--chat on", expected="--chat auto or off")
+    special = [token for token in tokenizer.all_special_tokens if token in user or token in start]
+    if special:
+        raise InputError(
+            "a question holds a special token of the model", got=f"{special[0]} in '{user}{start}'", expected="words"
+        )
+    turns = [{"role": "user", "content": user}]
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    user_at = text.rfind(user)
+    if user_at < 0:
+        raise ConfigError("the model's chat template changes the words of the user", got=text[:120], expected=user)
+    return ChatText(text + start, user_at, len(text))
+
+
+def encode_chat(tokenizer: Any, texts: list[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:
+    """Tokenize conversations: the special tokens that the template spells out are recognised, and none are added.
+
+    Returns:
+        Token ids, and for every token the span of characters it stands for.
+    """
+    out = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return out["input_ids"], out["offset_mapping"]

@@ -1,0 +1,152 @@
+"""Answers: one definition of greedy, samples that depend on seed and question alone, early ends, shared beginnings."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from sae_train.errors import ConfigError
+from sae_train.lm.answering import Decoding, _choose, _read, write_answers
+from sae_train.lm.chat import chat_text, encode_chat
+from sae_train.lm.generate import encode_prompts
+
+TEXTS = [
+    "The city of Velmora",
+    "The city of Tashu lies",
+    "Mira",
+    "Mira",
+    "Where was Mira Tolvan born?",
+    "A",
+    "The city",
+]
+CHATML = "{% for m in messages %}<bos>{{ m['role'] }}\n{{ m['content'] }}<eos>\n{% endfor %}{{ '<bos>assistant\n' }}"
+
+
+@pytest.fixture(scope="module")
+def lm(tiny_llama_dir):
+    from sae_train.lm.models import load_lm
+
+    return load_lm(str(tiny_llama_dir), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def prompts(lm):
+    return encode_prompts(lm, TEXTS)
+
+
+def by_hand(lm, prompt, n):
+    """Greedy tokens without a cache."""
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(n):
+            ids.append(int(lm.model(torch.tensor([ids]), use_cache=False).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def test_greedy_answers_are_those_without_cache_and_batch(lm, prompts):
+    found = write_answers(lm, prompts, Decoding(6), is_over=lambda text: False)
+    for prompt, said in zip(prompts, found, strict=True):
+        expected = by_hand(lm, prompt, 6)
+        if lm.tokenizer.eos_token_id in expected:
+            expected = expected[: expected.index(lm.tokenizer.eos_token_id)]
+        assert said.greedy == lm.tokenizer.decode(expected, skip_special_tokens=True)
+    assert len({w.greedy for w in found}) > 2
+
+
+@pytest.mark.parametrize("rows", [1, 5, 64])
+def test_samples_depend_on_seed_and_question_alone(lm, prompts, rows):
+    decoding = Decoding(5, samples=4, seed=3)
+    found = write_answers(lm, prompts, decoding, rows=rows)
+    alone = [write_answers(lm, [p], decoding)[0] for p in prompts]
+    assert found == alone
+    backwards = write_answers(lm, prompts[::-1], decoding, rows=rows)
+    assert found == backwards[::-1]
+    assert found[2] == found[3], "the same question, the same answers"
+    other = write_answers(lm, prompts, Decoding(5, samples=4, seed=4), rows=rows)
+    assert [w.greedy for w in other] == [w.greedy for w in found]
+    assert [w.samples for w in other] != [w.samples for w in found]
+    assert len({s for w in found for s in w.samples}) > 4
+
+
+def test_samples_follow_the_softmax_at_the_temperature():
+    """6,000 draws of three tokens with logits 0, 1, 2 at temperature 2: shares e^0, e^.5, e^1 over their sum."""
+    logits = torch.tensor([[0.0, 1.0, 2.0]]).repeat(6_000, 1)
+    uniform = torch.from_numpy(np.random.default_rng(0).random(6_000, dtype=np.float32))
+    drawn = Counter(_choose(logits, uniform, torch.zeros(6_000, dtype=torch.bool), 2.0).tolist())
+    weights = np.exp([0, 0.5, 1])
+    expected = weights / weights.sum()
+    # the standard error of a share is below 0.0065; four of them
+    assert [drawn[i] / 6_000 for i in range(3)] == pytest.approx(expected.tolist(), abs=0.026)
+    greedy = _choose(logits, uniform, torch.ones(6_000, dtype=torch.bool), 2.0)
+    assert greedy.tolist() == [2] * 6_000
+
+
+def test_no_token_without_probability_is_ever_drawn():
+    logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).repeat(3, 1)
+    uniform = torch.tensor([0.0, 0.5, 1 - 2**-24])
+    assert _choose(logits, uniform, torch.zeros(3, dtype=torch.bool), 1.0).tolist() == [1, 1, 1]
+
+
+def test_a_low_temperature_is_greedy(lm, prompts):
+    for said in write_answers(lm, prompts, Decoding(5, samples=3, temperature=1e-4)):
+        assert set(said.samples) == {said.greedy}
+
+
+def test_an_answer_ends_where_it_is_over_and_others_go_on(lm, prompts):
+    whole = write_answers(lm, prompts, Decoding(8, samples=2), is_over=lambda text: False)
+    cut = write_answers(lm, prompts, Decoding(8, samples=2), is_over=lambda text: len(text) >= 4)
+    for long, short in zip(whole, cut, strict=True):
+        for full, part in zip((long.greedy, *long.samples), (short.greedy, *short.samples), strict=True):
+            assert full.startswith(part)
+    lengths = {len(s) for w in cut for s in w.samples}
+    assert len(lengths) > 1, "rows left the batch at different steps"
+    assert cut != whole
+
+
+def test_what_prompts_begin_with_is_read_once(lm, prompts):
+    same_length = [[*prompts[0][:-1], token] for token in (5, 6, 7)]
+    seen = []
+    handle = lm.model.model.embed_tokens.register_forward_hook(lambda m, args, out: seen.append(tuple(args[0].shape)))
+    try:
+        logits, _ = _read(lm, same_length)
+    finally:
+        handle.remove()
+    n = len(prompts[0])
+    assert seen == [(1, n - 1), (3, 1)]
+    expected = lm.model(torch.tensor(same_length)).logits[:, -1]
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("bad", [{"samples": -1}, {"temperature": 0.0}, {"temperature": -1.0}])
+def test_settings_out_of_range(bad):
+    with pytest.raises(ConfigError):
+        Decoding(**bad)
+
+
+def test_nothing_asked_nothing_said(lm):
+    assert write_answers(lm, [], Decoding()) == []
+
+
+def test_chat_text_knows_where_the_words_are_and_spells_out_special_tokens(toy_tokenizer, monkeypatch):
+    monkeypatch.setattr(toy_tokenizer, "chat_template", CHATML)
+    found = chat_text(toy_tokenizer, "Where is Velmora?", "It is in")
+    assert found.text[found.user_at :].startswith("Where is Velmora?")
+    assert found.text[found.start_at :] == "It is in"
+    (ids,), (offsets,) = encode_chat(toy_tokenizer, [found.text])
+    assert ids.count(toy_tokenizer.bos_token_id) == 2, "the template's, and none in front of them"
+    assert ids.count(toy_tokenizer.eos_token_id) == 1
+    assert "".join(found.text[a:b] for a, b in offsets) == found.text
+
+
+def test_chat_needs_a_template_and_plain_words(toy_tokenizer, monkeypatch):
+    with pytest.raises(ConfigError):
+        chat_text(toy_tokenizer, "Where?")
+    monkeypatch.setattr(toy_tokenizer, "chat_template", CHATML)
+    with pytest.raises(Exception, match="special token"):
+        chat_text(toy_tokenizer, "Where is <eos> Velmora?")
+    monkeypatch.setattr(toy_tokenizer, "chat_template", "{{ messages[0]['content'] | upper }}")
+    with pytest.raises(ConfigError):
+        chat_text(toy_tokenizer, "Where?")

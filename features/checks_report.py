@@ -82,7 +82,7 @@ def _nulls(analysis: LatentAnalysis) -> list[dict[str, Any]]:
     found = []
     for row in analysis.tables.get("finding", []):
         null = analysis.null(row["direction"])
-        observed = row.get("maxmin")
+        observed = row.get("best_maxmin")
         if null is None or len(null) == 0 or not is_number(observed):
             continue
         key = f"null-{row['direction']}"
@@ -212,7 +212,12 @@ def _shaded(snippet: Snippet) -> dict[str, Any]:
     most = max(snippet.values)
     shades = [round(100 * max(0.0, v) / most) for v in snippet.values]
     tokens = [
-        {"text": t.replace("\n", "⏎"), "shade": s, "value": v, "is_peak": i == snippet.peak}
+        {
+            "text": (t.lstrip(" ") if i == 0 else t).replace("\n", "⏎"),
+            "shade": s,
+            "value": v,
+            "is_peak": i == snippet.peak,
+        }
         for i, (t, s, v) in enumerate(zip(snippet.tokens, shades, snippet.values, strict=True))
     ]
     return {"tokens": tokens, "value": most}

@@ -18,10 +18,17 @@ from cli.checks import check_configs, check_options
         "  --max-general-rate 1 --out latents.h5",
     )
 )
-@options.model_option()
+@options.model_option(required=False)
 @options.sae_option(multiple=True)
-@options.labels_option
-@options.templates_option
+@options.file_option("--labels", "labelled entities (JSON lines)", required=False)
+@options.file_option("--templates", "prompt templates (JSON)", world="templates", required=False)
+@options.file_option("--acts", "activations at names of an earlier --acts-out; no model is needed", required=False)
+@click.option(
+    "--position",
+    type=click.Choice(["last", "first", "all", "end"]),
+    help="Token that is read: last (the default), first or all of the name, or the end of the prompt.",
+)
+@click.option("--acts-out", type=click.Path(path_type=Path), help="Keep the activations at names, HDF5.")
 @options.out_option("The analysis, HDF5; a .json and a .html go beside it.")
 @options.file_option("--activations", "activation store, for the rate on running text", required=False)
 @click.option(
@@ -53,10 +60,13 @@ from cli.checks import check_configs, check_options
 @options.overwrite_option
 @options.common_options
 def command(
-    model: str,
+    model: str | None,
     saes: tuple[Path, ...],
-    labels: Path,
-    templates: Path,
+    labels: Path | None,
+    templates: Path | None,
+    acts: Path | None,
+    position: str | None,
+    acts_out: Path | None,
     out: Path,
     activations: Path | None,
     top: int,
@@ -77,32 +87,32 @@ def command(
     all latents and hook points. A direction without a latent that passes stays empty. The gate says at which hook
     point the knowledge passes through the name and how much of it the latents hold.
     """
-    from cli.inputs import load_model
+    from cli.names import claim_outputs, load_asked, names_of
     from cli.render import emit, note, progress
     from features.causal_checks import add_checks, gate_line
-    from features.entities import load_entities
-    from features.mining import find_entity_latents
-    from features.prompts import contexts, load_templates
+    from features.mining import mine_names
     from features.report import write_latents_page
     from features.selection import SelectionRule
     from features.store import check_name, save_analysis
     from sae_train.activations.store import ActivationStore
-    from sae_train.runs import claim_output, resolve_device
+    from sae_train.runs import resolve_device
     from sae_train.saes.interop import load_sae
 
-    claim_output(check_name(out), overwrite=overwrite)
-    subjects, texts = load_entities(labels, need_labels=True), load_templates(templates)
+    claim_outputs(check_name(out), acts_out, overwrite=overwrite)
     loaded = [load_sae(s, device=resolve_device(device)) for s in saes]
     wanted: Any = check_configs(checks, seed)
     rule = SelectionRule(top=top, max_q=max_q, min_separation=min_separation, max_general_rate=max_general_rate)
     with ExitStack() as stack:
         store = stack.enter_context(ActivationStore(activations)) if activations else None
-        lm = load_model(model, device=device, dtype=lm_dtype)
-        n_contexts = sum(len(contexts(e, texts)) for e in subjects if e.label in ("known", "unknown"))
-        with progress("reading names", n_contexts) as advance:
-            analysis = find_entity_latents(lm, loaded, subjects, texts, rule, store=store, seed=seed, advance=advance)
-        analysis = add_checks(lm, loaded, subjects, texts, analysis, progress, store=store, **wanted)
+        asked = load_asked(model, labels, templates, acts, device=device, dtype=lm_dtype)
+        data = names_of(asked, acts, acts_out, loaded, position=position, seed=seed)
+        analysis = mine_names(data, loaded, rule, store=store, seed=seed)
+        if asked is not None:
+            lm, subjects, texts = asked
+            analysis = add_checks(lm, loaded, subjects, texts, analysis, progress, store=store, **wanted)
     save_analysis(analysis, out)
+    for found in analysis.tables["finding"]:
+        note(found["sentence"])
     note(gate_line(analysis))
     page = write_latents_page(analysis, out.with_suffix(".html"), with_figures=True)
     summary = {**analysis.summary(), "page": str(page)}

@@ -19,7 +19,11 @@ OPEN_SECTIONS = 3  # hook points that are shown unfolded
 SHOWN_TOKENS = 10  # in a table; --json has more
 NAMED_DIMS = 5  # coloured in the scatter of dimensions
 MASSIVE_SHARE = 0.2  # a dimension with this share of the squares is news
-_KINDS = {"activations": "Activation store", "latents": "Latents that know a name"}
+_KINDS = {
+    "activations": "Activation store",
+    "latents": "Latents that know a name",
+    "name-activations": "Activations at names",
+}
 
 
 def write_inspection_page(found: Mapping[str, Any], path: Path) -> Path:

@@ -139,7 +139,7 @@ def mine_names(
 
 def _best(direction: str, mined: Sequence[MinedSae], null: np.ndarray) -> Finding:
     """Return the best MaxMin separation of a direction and what label shuffles give, before anything is selected."""
-    values = [np.where(m.allowed, m.mining.maxmin(direction), -np.inf) for m in mined]
+    values = [np.where(m.allowed, m.mining.maxmin(direction), -1.0) for m in mined]
     at = int(np.argmax([v.max() for v in values]))
     latent = int(values[at].argmax())
     best = float(values[at][latent])

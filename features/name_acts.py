@@ -1,6 +1,6 @@
 """Activations at names, read from the language model once: everything after needs no model.
 
-/                attributes: model, model_hash, templates (by type, in the order of their index)
+/                attributes: model, model_hash, position, templates (by type, in the order of their index)
 /entities        name, type, label, popularity (NaN: not given), name_ends
 /name_ids        token ids of all names, one behind the other; those of entity i end at name_ends[i]
 /contexts        entity, template: one row per context; every entity once per template
@@ -19,13 +19,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from features.collect import name_activations
+from features.collect import token_positions, token_rows
 from features.entities import Entity
-from features.prompts import Prompt, Templates, check_types, contexts
+from features.prompts import Prompt, Templates, check_types, contexts, tokenize
 from sae_train import h5
 from sae_train.errors import HookPointError, nearest_first
 from sae_train.lm.models import LanguageModel, weights_hash
-from sae_train.lm.tokens import encode_plain
 
 SCHEMA = "name-activations"
 VERSION = 1
@@ -43,7 +42,7 @@ class NameData:
         name_ids: Token ids of each name.
         popularity: Of each entity, NaN where it is not given, (n_entities,).
         acts: By hook point, (n_contexts, d_in), float32.
-        attrs: `model` and `model_hash`.
+        attrs: `model`, `model_hash` and `position`, the tokens that were read.
     """
 
     entities: list[Entity]
@@ -76,12 +75,19 @@ def collect_names(
     templates: Templates,
     hook_points: Sequence[str],
     *,
+    position: str = "last",
     advance: Callable[[int], None] = lambda n: None,
 ) -> NameData:
     """Read the activations at the names of all known and unknown entities, in every context of the templates.
 
+    Args:
+        lm, labels, templates, hook_points, advance: As elsewhere.
+        position: Which tokens (`collect.POSITIONS`): `last` of the name, `first`, `all` of them (a row each), or `end`
+            of the prompt.
+
     Raises:
         EntityError: A type without templates.
+        ConfigError: There is no such position.
     """
     entities = [e for e in labels if e.label in ("known", "unknown")]
     check_types(entities, templates)
@@ -94,16 +100,19 @@ def collect_names(
             if (entity.type, prompt.template) not in number:
                 number[entity.type, prompt.template] = len(known)
                 known.append(prompt.template)
+    owner = np.repeat(np.arange(len(entities)), [len(own) for own in prompts])
+    template = np.array([number[e.type, p.template] for e, own in zip(entities, prompts, strict=True) for p in own])
     flat = [p for own in prompts for p in own]
+    rows = token_rows(lm, flat, hook_points, position=position, advance=advance)
     return NameData(
         entities=entities,
-        entity=np.repeat(np.arange(len(entities)), [len(own) for own in prompts]),
-        template=np.array([number[e.type, p.template] for e, own in zip(entities, prompts, strict=True) for p in own]),
+        entity=owner[rows.prompt],
+        template=template[rows.prompt],
         templates=texts,
         name_ids=_name_ids(lm, [own[0] for own in prompts]),
-        popularity=np.array([_number(getattr(e, "popularity", None)) for e in entities]),
-        acts=name_activations(lm, flat, hook_points, advance=advance),
-        attrs={"model": lm.name, "model_hash": weights_hash(lm.model)},
+        popularity=np.array([_number(e.popularity) for e in entities]),
+        acts=rows.acts,
+        attrs={"model": lm.name, "model_hash": weights_hash(lm.model), "position": position},
     )
 
 
@@ -113,11 +122,9 @@ def _number(value: float | None) -> float:
 
 def _name_ids(lm: LanguageModel, prompts: Sequence[Prompt]) -> list[np.ndarray]:
     """Return the ids of the tokens that hold any of the name's characters."""
-    ids, offsets = encode_plain(lm.tokenizer, [p.until_name for p in prompts]) if prompts else ([], [])
-    return [
-        np.array([t for t, (start, end) in zip(row, where, strict=True) if end > p.name_start and start < p.name_end])
-        for p, row, where in zip(prompts, ids, offsets, strict=True)
-    ]
+    where = token_positions(lm, prompts, "all") if prompts else []
+    ids = tokenize(lm.tokenizer, prompts).ids if prompts else []
+    return [np.array(row)[at] for row, at in zip(ids, where, strict=True)]
 
 
 def save_names(data: NameData, path: Path) -> None:
@@ -164,5 +171,5 @@ def load_names(path: Path) -> NameData:
         name_ids=np.split(ids, ends[:-1]),
         popularity=popularity,
         acts=acts,
-        attrs={k: attrs.get(k) for k in ("model", "model_hash")},
+        attrs={k: attrs.get(k) for k in ("model", "model_hash", "position")},
     )

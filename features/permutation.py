@@ -47,7 +47,7 @@ def maxmin_null(
     """
     columns = csc_array(fire_share)
     fires = np.diff(columns.indptr) > 0
-    best = np.full((2, len(labels)), 0.0 if (allowed & ~fires).any() else -np.inf)  # a silent latent separates by 0
+    best = np.full((2, len(labels)), 0.0 if (allowed & ~fires).any() else -1.0)  # a silent latent separates by 0
     use = np.flatnonzero(allowed & fires)
     groups = [np.flatnonzero(kind == t) for t in np.unique(kind)]
     groups = [rows for rows in groups if 0 < labels[0, rows].sum() < len(rows)]

@@ -195,6 +195,11 @@ class LatentAnalysis:
         rows = [row for found in self.hook_points for row in found.rows(direction)]
         return sorted(rows, key=lambda row: -row["maxmin"])
 
+    def _key(self, found: HookPointAnalysis) -> str:
+        """Return the hook point; with the SAE's name where several SAEs read there."""
+        alone = sum(f.hook_point == found.hook_point for f in self.hook_points) == 1
+        return found.hook_point if alone else f"{found.hook_point} ({found.sae})"
+
     def summary(self) -> dict[str, Any]:
         """Return what `latents.json` and `--json` hold; the best hook point gives the two single AUROCs.
 
@@ -213,7 +218,7 @@ class LatentAnalysis:
             "score_high": scored.score.high if scored else None,
             "score_hook_point": scored.hook_point if scored else None,
             "hook_points": {
-                f.hook_point: {
+                self._key(f): {
                     "sae": f.sae,
                     "probe_auroc": f.probe.value,
                     "probe_low": f.probe.low,

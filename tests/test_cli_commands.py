@@ -102,6 +102,24 @@ def test_latents(wb_files):
     assert wb_files.latents.with_suffix(".html").read_text().lstrip().startswith("<!")
 
 
+def test_names_are_read_once_and_mined_without_the_model(wb_files, wb, tmp_path):
+    names, out = tmp_path / "names.h5", tmp_path / "again.h5"
+    sae = ("--sae", wb_files.sae, "--activations", wb_files.acts, "--max-general-rate", 1, "--json")
+    asked = ("--model", "fact-world", "--labels", wb_files.labels, "--templates", wb_files.templates, "--no-gate")
+    first = wb("find-entity-latents", *sae, *asked, "--acts-out", names, "--out", tmp_path / "first.h5")
+    assert first.code == 0, first.err
+    again = wb("find-entity-latents", *sae, "--acts", names, "--out", out)
+    assert again.code == 0, again.err
+    rows = [json.loads(done.out)["unknown"] for done in (first, again)]
+    assert rows[0] and rows[0] == rows[1]
+    assert "latent for unknown: best MaxMin" in again.err
+    assert json.loads(wb("inspect", names, "--verify", "--json").out)["schema"] == "name-activations"
+    nothing = wb("find-entity-latents", *sae, "--out", tmp_path / "no.h5")
+    assert nothing.code == 2 and "--acts" in nothing.err
+    both = wb("find-entity-latents", *sae, "--acts", names, "--position", "all", "--out", tmp_path / "no.h5")
+    assert both.code == 2 and "--position" in both.err
+
+
 def test_the_unlearned_model_is_a_folder_that_loads(wb_files, world_lm):
     found = wb_files.json["unlearn"]
     assert (found["method"], found["steps"]) == ("redirect", 3)

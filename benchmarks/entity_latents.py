@@ -1,0 +1,404 @@
+"""Latents of known and unknown entities: how good, how fast, and what label shuffles and controls say.
+
+    python benchmarks/entity_latents.py --out RUN [--parts speed fact-world cities] [--docs docs/entity_latents.md]
+        [--worlds seed0 W1 W2] [--seeds 5]
+        [--names cities.h5 --activations acts.h5 --sae SAE …]        (cities)
+
+speed: all statistics of 16,384 latents at 4 hook points on 2,000 entities, against a loop over latents with the same scipy
+tests; the loop runs on a sample of latents and is scaled. fact-world: per world, labels and an activation store (kept in
+RUN and not made again), SAEs of several seeds at one hook point, mined together. cities: `--names` is what
+`wb find-entity-latents --acts-out` wrote. How many latents are selected is chosen by the cross-validated AUROC of the mining
+half. Figures go to RUN/results.json as they come, and from there to the page.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from scipy import stats
+from scipy.sparse import csr_array
+
+from features.entities import load_entities
+from features.factworld import shipped_world
+from features.hypothesis_tests import q_values
+from features.mining import mine_names
+from features.name_acts import NameData, collect_names, load_names, save_names
+from features.permutation import maxmin_null, shuffled_labels
+from features.prompts import load_templates
+from features.selection import SelectionRule, split_entities
+from features.separation import EntityLatents, entity_latents, separation
+from features.store import LatentAnalysis
+from sae_train.activations.store import ActivationStore
+from sae_train.config import SaeTrainConfig
+from sae_train.lm.models import load_lm
+from sae_train.runs import jsonable
+from sae_train.saes.interop import LoadedSae, load_sae
+from sae_train.trainer import train_sae
+
+PARTS = ("speed", "fact-world", "cities")
+HOOK_POINT = "layers.2"
+TOPS = (5, 10, 20, 40, 80)
+N_SHUFFLES = 20
+
+
+# ---------------------------------------------------------------------------------------------------------------- speed
+def random_contexts(n_contexts: int, d_sae: int, k: int, seed: int) -> csr_array:
+    """Draw k latents a context; few of them often, most of them rarely, as in a trained SAE."""
+    rng = np.random.default_rng(seed)
+    share = 1.0 / np.arange(1, d_sae + 1)
+    column = rng.choice(d_sae, (n_contexts, k), p=share / share.sum()).ravel()
+    row = np.repeat(np.arange(n_contexts), k)
+    return csr_array((rng.gamma(2.0, 1.0, len(row)), (row, column)), shape=(n_contexts, d_sae))
+
+
+def loop_seconds(latents: EntityLatents, known: np.ndarray, kind: np.ndarray, columns: np.ndarray) -> float:
+    """Time the same tests one latent at a time, with scipy."""
+    share, value = latents.fire_share[:, columns].toarray(), latents.value[:, columns].toarray()
+    started = time.perf_counter()
+    for s, v in zip(share.T, value.T, strict=True):
+        [s[known & (kind == t)].mean() - s[~known & (kind == t)].mean() for t in np.unique(kind)]
+        stats.ttest_ind(s[known], s[~known], equal_var=False).confidence_interval(0.95)
+        fires = [s[side] >= 0.5 for side in (known, ~known)]
+        table = [[f.sum(), (~f).sum()] for f in fires]
+        [stats.fisher_exact(table, alternative=a).pvalue for a in ("less", "greater")]
+        stats.mannwhitneyu(v[known], v[~known], method="asymptotic")
+    return time.perf_counter() - started
+
+
+def speed(n_entities: int = 2000, n_templates: int = 9, d_sae: int = 16_384, n_hooks: int = 4) -> dict[str, Any]:
+    """Return seconds of the statistics, of the loop and of the null."""
+    rng = np.random.default_rng(0)
+    known, kind = rng.random(n_entities) < 0.5, rng.integers(0, 4, n_entities)
+    entity = np.repeat(np.arange(n_entities), n_templates)
+    hooks = [random_contexts(len(entity), d_sae, 32, h) for h in range(n_hooks)]
+    started = time.perf_counter()
+    latents = [entity_latents(h, entity, n_entities) for h in hooks]
+    averaged = time.perf_counter()
+    scores = [separation(one, known, kind, 4) for one in latents]
+    q_values(np.concatenate([s.p_value for s in scores]))
+    tested = time.perf_counter()
+    labels = shuffled_labels(known, kind, 1000, 0)
+    [maxmin_null(one.fire_share, labels, kind, np.ones(d_sae, bool)) for one in latents]
+    shuffled = time.perf_counter()
+    with np.errstate(all="ignore"):
+        sample = rng.choice(d_sae, 100, replace=False)
+        loop = loop_seconds(latents[0], known, kind, sample) * n_hooks * d_sae / len(sample)
+    ours = tested - averaged
+    return {
+        "n_entities": n_entities,
+        "n_latents": n_hooks * d_sae,
+        "n_templates": n_templates,
+        "average_s": averaged - started,
+        "tests_s": ours,
+        "null_s": shuffled - tested,
+        "n_label_shuffles": len(labels),
+        "loop_sample": len(sample),
+        "loop_s": loop,
+        "times": loop / ours,
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- fact worlds
+def world_inputs(world: Path, out: Path) -> tuple[NameData, Path]:
+    """Return names and store of a world; labels and store are those of `wb demo` on it."""
+    from unlearn.demo import DemoConfig, run_demo
+
+    folder = out / world.name
+    if not (folder / "labels.jsonl").exists() or not (folder / "acts.h5").exists():
+        from contextlib import contextmanager
+
+        @contextmanager
+        def quiet(_name: str, _total: float | None):  # noqa: ANN202
+            yield lambda *_args, **_terms: None
+
+        run_demo(world, folder, DemoConfig(), quiet, device="cpu")
+    if not (folder / "names.h5").exists():
+        labels, templates = load_entities(folder / "labels.jsonl"), load_templates(world / "templates.json")
+        save_names(
+            collect_names(load_lm(str(world), device="cpu"), labels, templates, [HOOK_POINT]), folder / "names.h5"
+        )
+    return load_names(folder / "names.h5"), folder / "acts.h5"
+
+
+def world_saes(acts: Path, seeds: int) -> list[LoadedSae]:
+    """Train SAEs that differ by seed only, with the demo's settings."""
+    found = []
+    for seed in range(seeds):
+        folder = acts.parent / f"sae-seed-{seed}"
+        if not (folder / "cfg.json").exists():
+            settings = SaeTrainConfig(
+                HOOK_POINT, k=8, expansion=2, tokens=400_000, batch_size=1024, holdout_share=0.1, seed=seed
+            )
+            with ActivationStore(acts) as store:
+                train_sae(store, settings, folder, device="cpu")
+        found.append(load_sae(folder))
+    return found
+
+
+def silent_shuffles(data: NameData, sae: LoadedSae) -> int:
+    """Return in how many label shuffles no latent passes q < 0.05 on the mining half."""
+    mining = ~split_entities(data.entities, 0)
+    types = list(dict.fromkeys(e.type for e in data.entities))
+    known = np.array([e.label == "known" for e in data.entities])[mining]
+    kind = np.array([types.index(e.type) for e in data.entities])[mining]
+    with torch.no_grad():
+        contexts = csr_array(sae.sae.encode(data.at(sae.hook_point)).numpy())
+    latents = entity_latents(contexts, data.entity, len(data.entities)).take(mining)
+    rows = shuffled_labels(known, kind, N_SHUFFLES, 1)
+    return sum(not (q_values(separation(latents, r, kind, len(types)).p_value) < 0.05).any() for r in rows)
+
+
+def best_unknown(analysis: LatentAnalysis, index: int) -> dict[str, Any]:
+    """Return the held-out figures of the unknown latent that is best on the mining half."""
+    found = analysis.hook_points[index]
+    j = int(np.argmax(found.mining.maxmin_unknown))
+    return {
+        "latent": j,
+        "maxmin": float(found.mining.maxmin_unknown[j]),
+        "separation": -float(found.heldout.score[j]),
+        "low": -float(found.heldout.high[j]),
+        "high": -float(found.heldout.low[j]),
+        "auroc": 1 - float(found.heldout.auroc[j]),
+        "score": found.score.value,
+        "score_low": found.score.low,
+        "score_high": found.score.high,
+        "probe": found.probe.value,
+        "n_selected": {d: len(found.selected[d]) for d in found.selected},
+        "best_known_maxmin": float(found.mining.maxmin_known.max()),
+        "fvu_at_names": found.fvu_at_names,
+        "tables": {k: found.tables[k] for k in ("controls", "covariates", "stability")},
+    }
+
+
+def fact_world(world: Path, out: Path, seeds: int) -> dict[str, Any]:
+    """Mine one world with SAEs of several seeds."""
+    data, acts = world_inputs(world, out)
+    saes = world_saes(acts, seeds)
+    with ActivationStore(acts) as store:
+        analysis = mine_names(data, saes, SelectionRule(max_general_rate=1.0), store=store)
+    return {
+        "n_entities": len(data.entities),
+        "saes": [best_unknown(analysis, i) for i in range(seeds)],
+        "finding": analysis.tables["finding"],
+        "silent_shuffles": silent_shuffles(data, saes[0]),
+    }
+
+
+# --------------------------------------------------------------------------------------------------------------- cities
+def cities(names: Path, acts: Path, saes: list[Path]) -> dict[str, Any]:
+    """Mine a real model; the number of selected latents is chosen on the mining half."""
+    data, loaded = load_names(names), [load_sae(s) for s in saes]
+    tried: list[dict[str, Any]] = []
+    with ActivationStore(acts) as store:
+        for top in TOPS:
+            analysis = mine_names(data, loaded, SelectionRule(top=top, min_separation=0.05), store=store)
+            for found in analysis.hook_points:
+                tried.append(
+                    {
+                        "hook_point": found.hook_point,
+                        "sae": found.sae,
+                        "top": top,
+                        "n_known": len(found.selected["known"]),
+                        "n_unknown": len(found.selected["unknown"]),
+                        "mining": found.mining_auroc,
+                        "score": found.score.value,
+                        "low": found.score.low,
+                        "high": found.score.high,
+                        "probe": found.probe.value,
+                        "probe_low": found.probe.low,
+                        "probe_high": found.probe.high,
+                        "fvu_at_names": found.fvu_at_names,
+                        "rows": {d: found.rows(d)[:5] for d in found.selected},
+                        "tables": {k: found.tables[k] for k in ("controls", "covariates", "stability")},
+                    }
+                )
+    best = max((t for t in tried if "score" in t["mining"]), key=lambda t: t["mining"]["score"], default=None)
+    return {
+        "n_known": sum(e.label == "known" for e in data.entities),
+        "n_unknown": sum(e.label == "unknown" for e in data.entities),
+        "tried": [{k: v for k, v in t.items() if k not in ("rows", "tables")} for t in tried],
+        "best": best,
+        "finding": analysis.tables["finding"],
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------- page
+def num(value: Any, digits: int = 3) -> str:
+    """Render a number, or a dash."""
+    return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def render_tables(tables: dict[str, Any]) -> list[str]:
+    """Render controls and covariates of one SAE."""
+    lines = ["| control | AUROC (95 %) | readings | how |", "|---|---|---|---|"]
+    for c in tables["controls"]:
+        lines.append(
+            f"| {c['name']} | {num(c['auroc'])} ({num(c['low'])}-{num(c['high'])}) | {c['n_readings']} | {c['detail']} |"
+        )
+    lines += ["", "| covariate | of | AUROC | inside strata | p inside | survives |", "|---|---|---|---|---|---|"]
+    for c in tables["covariates"]:
+        if c["subject"] in ("alone", "selected", "probe"):
+            p = "–" if c["stratified_p"] is None else f"{c['stratified_p']:.1e}"
+            kept = {None: "–", True: "yes", False: "no"}[c["survives"]]
+            lines.append(
+                f"| {c['covariate']} | {c['subject']} | {num(c['auroc'])} | {num(c['stratified'])} | {p} | {kept} |"
+            )
+    back: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for r in tables["stability"]:
+        back.setdefault((r["kind"], r["direction"]), []).append((r["n_back"], r["n_selected"]))
+    lines += [
+        "",
+        "| left out or changed | direction | latents that came back, of those selected, over all |",
+        "|---|---|---|",
+    ]
+    for (kind, direction), counts in back.items():
+        lines.append(
+            f"| {kind} ({len(counts)}) | {direction} | {sum(a for a, _ in counts)} of {sum(b for _, b in counts)} |"
+        )
+    return lines
+
+
+def render_worlds(worlds: dict[str, Any]) -> list[str]:
+    """Render the fact worlds."""
+    lines = [
+        "## Fact worlds",
+        "",
+        f"SAEs at {HOOK_POINT}, the settings of `wb demo`, seeds 0 to 4. Every SAE that was trained is in the table. The",
+        "latent is the best on the mining half (MaxMin); all figures are of the held-out half, with 95 % intervals.",
+        "",
+        "| world | SAE seed | separation of the best unknown latent | its AUROC | selected set | probe | FVU at names |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name, world in worlds.items():
+        for seed, s in enumerate(world["saes"]):
+            lines.append(
+                f"| {name} | {seed} | {num(s['separation'])} ({num(s['low'])}-{num(s['high'])}) | {num(s['auroc'])} | "
+                f"{num(s['score'])} ({num(s['score_low'])}-{num(s['score_high'])}) | {num(s['probe'])} | {num(s['fvu_at_names'])} |"
+            )
+    lines += [
+        "",
+        "| world | median separation (bar 0.6) | median AUROC (0.85) | largest probe minus selected set (0.03) | shuffles without a latent at q < 0.05 |",
+        "|---|---|---|---|---|",
+    ]
+    for name, world in worlds.items():
+        rows = world["saes"]
+        gap = max(s["probe"] - (s["score"] if s["score"] is not None else 0.5) for s in rows)
+        lines.append(
+            f"| {name} | {num(float(np.median([s['separation'] for s in rows])))} | "
+            f"{num(float(np.median([s['auroc'] for s in rows])))} | {num(gap)} | {world['silent_shuffles']} of {N_SHUFFLES} |"
+        )
+    for name, world in worlds.items():
+        lines += ["", f"### {name}: SAE seed 0", ""]
+        lines += [f"- {f['sentence']}" for f in world["finding"]] + [""] + render_tables(world["saes"][0]["tables"])
+    return lines
+
+
+def render_cities(found: dict[str, Any]) -> list[str]:
+    """Render the real model."""
+    lines = [
+        "## SmolLM2-135M-Instruct, Wikidata cities",
+        "",
+        f"{found['n_known']} known and {found['n_unknown']} unknown cities. Every setting that was tried is listed; the one chosen has the",
+        "largest cross-validated AUROC on the mining half. One type of name, so that MaxMin is the separation itself.",
+        "",
+        *(f"- {f['sentence']}" for f in found["finding"]),
+        "",
+        "| hook point | SAE | at most | known + unknown latents | mining half | held-out (95 %) | probe (95 %) | FVU at names |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for t in found["tried"]:
+        chosen = found["best"] is not None and all(t[k] == found["best"][k] for k in ("hook_point", "sae", "top"))
+        mark = "**" if chosen else ""
+        lines.append(
+            f"| {mark}{t['hook_point']}{mark} | {t['sae']} | {t['top']} | {t['n_known']} + {t['n_unknown']} | {num(t['mining'].get('score'))} | "
+            f"{num(t['score'])} ({num(t['low'])}-{num(t['high'])}) | {num(t['probe'])} ({num(t['probe_low'])}-{num(t['probe_high'])}) | {num(t['fvu_at_names'])} |"
+        )
+    best = found["best"]
+    if best is not None:
+        lines += [
+            "",
+            f"Bars: held-out AUROC >= 0.80, and >= probe - 0.08: {num(best['score'])} against {num(best['probe'])}.",
+            "",
+        ]
+        lines += render_tables(best["tables"])
+        lines += [
+            "",
+            "| direction | latent | separation | held-out (95 %) | AUROC | rate on text |",
+            "|---|---|---|---|---|---|",
+        ]
+        for direction, rows in best["rows"].items():
+            for r in rows:
+                lines.append(
+                    f"| {direction} | {r['latent']} | {num(r['separation'])} | {num(r['heldout_separation'])} "
+                    f"({num(r['heldout_low'])}-{num(r['heldout_high'])}) | {num(r['auroc'])} | {num(r['general_rate'], 4)} |"
+                )
+    return lines
+
+
+def render(results: dict[str, Any]) -> str:
+    """Write the page."""
+    lines = [
+        "# Latents that tell known from unknown entities",
+        "",
+        "Made again by `python benchmarks/entity_latents.py` (its docstring says how). What the columns mean: docs/formats.md.",
+        "",
+    ]
+    if "fact-world" in results:
+        lines += [*render_worlds(results["fact-world"]), ""]
+    if "cities" in results:
+        lines += [*render_cities(results["cities"]), ""]
+    if "speed" in results:
+        s = results["speed"]
+        lines += [
+            "## Speed",
+            "",
+            f"{s['n_latents']:,} latents, {s['n_entities']:,} entities, {s['n_templates']} templates: all tests {num(s['tests_s'], 2)} s, the loop over",
+            f"latents with the same scipy tests {num(s['loop_s'], 0)} s ({s['loop_sample']} latents timed, scaled): {num(s['times'], 0)} times (bar 50).",
+            f"Averaging over templates {num(s['average_s'], 2)} s, {s['n_label_shuffles']} label shuffles of the MaxMin statistic {num(s['null_s'], 2)} s.",
+            "",
+        ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run the parts and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--parts", nargs="*", choices=PARTS, default=PARTS)
+    parser.add_argument("--worlds", nargs="*", type=Path, default=[shipped_world()])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--names", type=Path)
+    parser.add_argument("--activations", type=Path)
+    parser.add_argument("--sae", type=Path, nargs="*", default=[])
+    parser.add_argument("--docs", type=Path)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "results.json"
+    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def keep(part: str, found: Any) -> None:
+        results[part] = jsonable(found)
+        path.write_text(json.dumps(results, indent=1), encoding="utf-8")
+
+    if "speed" in args.parts:
+        keep("speed", speed())
+    if "fact-world" in args.parts:
+        worlds = results.get("fact-world", {})
+        for world in args.worlds:
+            if world.name not in worlds:
+                worlds = {**worlds, world.name: fact_world(world, args.out, args.seeds)}
+                keep("fact-world", worlds)
+    if "cities" in args.parts and args.names is not None:
+        keep("cities", cities(args.names, args.activations, args.sae))
+    if args.docs is not None:
+        args.docs.write_text(render(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

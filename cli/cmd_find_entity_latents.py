@@ -114,7 +114,7 @@ def command(
     for found in analysis.tables["finding"]:
         note(found["sentence"])
     note(gate_line(analysis))
-    page = write_latents_page(analysis, out.with_suffix(".html"))
+    page = write_latents_page(analysis, out.with_suffix(".html"), with_figures=True)
     summary = {**analysis.summary(), "page": str(page)}
     rows = [
         (

@@ -47,3 +47,18 @@ def ratio_interval(
     top, bottom = part[rows].mean(1), whole[rows].mean(1)
     low, high = np.percentile((top / np.maximum(bottom, 1e-12))[bottom >= least], [2.5, 97.5])
     return Interval(float(part.mean() / whole.mean()), float(low), float(high))
+
+
+def wilson(share: float, n: int) -> tuple[float, float]:
+    """Return Wilson's 95 % interval of a share of n names; shares in between 0 and 1 per name make it conservative.
+
+    Example:
+        >>> [round(v, 3) for v in wilson(0.5, 10)], wilson(0.0, 0)
+        ([0.237, 0.763], (0.0, 1.0))
+    """
+    if n == 0:
+        return 0.0, 1.0
+    z = 1.959964
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -10,9 +10,12 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from html import escape
+from pathlib import Path
 from typing import Any, TypeAlias, TypeGuard
 
 import matplotlib
@@ -57,6 +60,8 @@ _STYLE: Any = {
     "figure.constrained_layout.h_pad": 0.03,
     "figure.constrained_layout.w_pad": 0.03,
 }
+PNG_DPI = 160
+_beside: ContextVar[Path | None] = ContextVar("figures_beside", default=None)
 MAX_DOTS = 3000  # in one scatter; more only make the page heavy
 NBSP = "\u00a0"
 
@@ -134,7 +139,29 @@ def render(key: str, label: str, size: tuple[float, float], draw: Callable[[Axes
         titles = draw(figure.subplots()) or {}
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+        _save_beside(figure, key)
     return _embed(out.getvalue(), key, label, titles)
+
+
+@contextmanager
+def saved_beside(folder: Path | None) -> Iterator[None]:
+    """Leave every figure that is rendered inside as `<key>.svg` and `<key>.png` in a folder too; None leaves none."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    token = _beside.set(folder)
+    try:
+        yield
+    finally:
+        _beside.reset(token)
+
+
+def _save_beside(figure: Figure, key: str) -> None:
+    """Write a figure on its own, on white paper."""
+    folder = _beside.get()
+    if folder is None:
+        return
+    figure.savefig(folder / f"{key}.svg", format="svg", facecolor="white", metadata={"Date": None})
+    figure.savefig(folder / f"{key}.png", format="png", facecolor="white", dpi=PNG_DPI)
 
 
 def _embed(svg: str, key: str, label: str, titles: Mapping[str, str]) -> str:
@@ -155,7 +182,7 @@ def _embed(svg: str, key: str, label: str, titles: Mapping[str, str]) -> str:
     return f'{start} style="max-width:{float(width) * 1.75:.0f}px">{body.strip()}'
 
 
-def _percent_axis(axis: Any, ticks: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) -> None:
+def percent_axis(axis: Any, ticks: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) -> None:
     """Label an axis of shares in percent."""
     axis.set_ticks(list(ticks), [f"{100 * t:.0f} %" for t in ticks])
 
@@ -233,40 +260,13 @@ def frequency_scatter(known: Float[np.ndarray, " n"], unknown: Float[np.ndarray,
             )
         _labels(ax, marks)
         for axis in (ax.xaxis, ax.yaxis):
-            _percent_axis(axis)
+            percent_axis(axis)
         ax.tick_params(length=0, labelcolor=MUTED)
         return {f"mark-{i}": f"{m.label}: known {percent(m.x)}, unknown {percent(m.y)}" for i, m in enumerate(marks)}
 
     text = f"Scatter of {len(known)} latents: share of known names against share of unknown names at which each fires. "
     named = "; ".join(f"{m.label} known {percent(m.x)}, unknown {percent(m.y)}" for m in marks)
     return render("frequency", text + (f"Selected: {named}." if named else "None is selected."), (5.2, 5.0), draw)
-
-
-def type_bars(key: str, name: str, types: Sequence[str], known: Sequence[float], unknown: Sequence[float]) -> str:
-    """Return, for one latent, how often it fires at known and at unknown names of each type."""
-
-    def draw(ax: Axes) -> None:
-        rows = np.arange(len(types))[::-1]
-        for offset, values, colour in ((0.19, known, KNOWN), (-0.19, unknown, UNKNOWN)):
-            for row, value in zip(rows, values, strict=True):
-                shown = is_number(value)
-                ax.barh(row + offset, value if shown else 0.0, height=0.34, color=colour)
-                text = percent(value) if shown else "no such names"
-                ax.text((value if shown else 0) + 0.015, row + offset, text, size=9.5, va="center", color=MUTED)
-        ax.set(xlim=(0, 1.14), ylim=(-0.6, len(types) - 0.4))
-        ax.set_yticks(rows, [shorten(t, 18) for t in types])
-        ax.set_xticks([])
-        bare(ax, "bottom", "left")
-        ax.axvline(0, color=LINE, linewidth=1)
-
-    pairs = zip(types, known, unknown, strict=True)
-    spoken = "; ".join(f"{t}: known {percent(k)}, unknown {percent(u)}" for t, k, u in pairs)
-    return render(
-        key,
-        f"{name}, share of held-out names at which it fires. {spoken}",
-        (3.4, 0.3 + 0.5 * len(types)),
-        draw,
-    )
 
 
 def shrinkage_scatter(mining: Float[np.ndarray, " n"], heldout: Float[np.ndarray, " n"], marks: Sequence[Mark]) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from features import plots
+from features import latents_plots, plots
+from features.checks_report import checks_view, parts_of, share_text, with_cards
 from features.plots import Mark, Series
 from features.probe import Interval
 from features.selection import SelectionRule
@@ -65,6 +66,7 @@ def environment(*folders: Path) -> Environment:
         lstrip_blocks=True,
     )
     env.globals["columns"] = columns
+    env.filters["share"] = share_text
     env.tests["measured"] = plots.is_number
     env.filters |= {
         "figure": figure_text,
@@ -94,10 +96,19 @@ def listed(names: Sequence[str], most: int = 3) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def write_latents_page(analysis: LatentAnalysis, path: Path) -> Path:
-    """Write `latents.html` whole and return its path."""
+def write_latents_page(analysis: LatentAnalysis, path: Path, *, with_figures: bool = False) -> Path:
+    """Write `latents.html` whole and return its path.
+
+    Args:
+        analysis: What the page shows; no model is needed.
+        path: Where it goes.
+        with_figures: Leave every figure as SVG and PNG in `<stem>_figures` beside it too.
+    """
     template = environment().get_template("latents.html.j2")
-    write_text(path, template.render(_view(analysis)))
+    with plots.saved_beside(path.with_name(f"{path.stem}_figures") if with_figures else None):
+        view = {**_view(analysis), **checks_view(analysis)}
+    view |= {"parts": parts_of(view), "rows": with_cards(view)}
+    write_text(path, template.render(view))
     return path
 
 
@@ -214,12 +225,18 @@ def _provenance(analysis: LatentAnalysis) -> list[tuple[str, str]]:
     ]
 
 
-def heldout_frequency(analysis: LatentAnalysis, found: HookPointAnalysis) -> np.ndarray:
-    """Return how often each latent fires at known and unknown held-out names of all types, (2, d_sae)."""
-    counts = np.zeros((2, len(analysis.types), 1))
+def heldout_counts(analysis: LatentAnalysis) -> np.ndarray:
+    """Return how many known and unknown names of each type were held out, (2, n_types)."""
+    counts = np.zeros((2, len(analysis.types)), dtype=int)
     for label, kind, held in zip(analysis.entity_labels, analysis.entity_types, analysis.held_out, strict=True):
         if held and label in DIRECTIONS:
             counts[int(label == "unknown"), analysis.types.index(kind)] += 1
+    return counts
+
+
+def heldout_frequency(analysis: LatentAnalysis, found: HookPointAnalysis) -> np.ndarray:
+    """Return how often each latent fires at known and unknown held-out names of all types, (2, d_sae)."""
+    counts = heldout_counts(analysis)[:, :, None]
     return (np.nan_to_num(found.heldout.freq) * counts).sum(1) / np.maximum(counts.sum(1), 1)
 
 
@@ -271,7 +288,11 @@ def _type_figure(analysis: LatentAnalysis, direction: str, row: dict[str, Any]) 
     freq = analysis.at(row["hook_point"]).heldout.freq[:, :, row["latent"]]
     number = [h.hook_point for h in analysis.hook_points].index(row["hook_point"])
     key = f"types-{direction}-{number}-{row['latent']}"
-    return plots.type_bars(key, _type_title(direction, row), analysis.types, list(freq[0]), list(freq[1]))
+    counts = heldout_counts(analysis)
+    title = _type_title(direction, row)
+    return latents_plots.type_bars(
+        key, title, analysis.types, list(freq[0]), list(freq[1]), (counts[0].tolist(), counts[1].tolist())
+    )
 
 
 def _hook_point_figure(hooks: Sequence[HookPointAnalysis]) -> str:
@@ -283,6 +304,8 @@ def _hook_point_figure(hooks: Sequence[HookPointAnalysis]) -> str:
             ([h.probe for h in hooks], plots.MUTED, False),
         )
     ]
+    best = [max((row["heldout_maxmin"] for d in DIRECTIONS for row in h.rows(d)), default=None) for h in hooks]
+    series.append(Series(best, [None] * len(hooks), [None] * len(hooks), plots.TARGET))
     spoken = "; ".join(
         f"{h.hook_point}: selected {interval_text(h.score)}, probe {interval_text(h.probe)}" for h in hooks
     )

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from features.causal import VERDICTS, Gate, HookPointGate
+from features.causal import Gate, HookPointGate
 from features.causal_checks import gate_line
 from features.config import GateConfig, SteeringConfig
 from features.evidence import collect_evidence, store_windows, top_contexts

@@ -6,12 +6,16 @@ import html
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from features import plots
+from features.causal import Gate, HookPointGate, SteeringCurve
+from features.config import GateConfig
+from features.evidence import LatentEvidence, Snippet
 from features.probe import Interval
 from features.report import figure_text, finding, heldout_frequency, listed, write_latents_page
 from features.separation import Separation
@@ -96,6 +100,40 @@ def full() -> LatentAnalysis:
     )
 
 
+def checked() -> LatentAnalysis:
+    """The full analysis with everything that later steps add."""
+    rng = np.random.default_rng(5)
+    analysis = full()
+    config = GateConfig(n_entities=30)
+    recall = {n: rng.integers(0, 5, 30) / 4 for n in ("reconstruction", "selected", "random", "latents", "error")}
+    recall |= {"mean difference": np.ones(30), "residual": np.zeros(30), "last residual": np.full(30, 0.5)}
+    hooks = [HookPointGate(h.hook_point, h.sae, np.ones(30), recall, config) for h in analysis.hook_points]
+    blocks = [HookPointGate(f"layers.{i}", None, np.ones(30), recall, config) for i in range(4)]
+    strengths, shares = np.array([0.0, 1.0, 10.0]), np.full((3, 4, 30), 0.25)
+    curves = [
+        SteeringCurve(
+            "layers.2", "sae-layers.2", "unknown", kind, [17] * (kind == "selected"), strengths, shares, strengths
+        )
+        for kind in ("selected", "random")
+    ]
+    snippet = Snippet([" The", " city", " of", " <b>Niger</b>"], [0.0, 0.5, 0.0, 4.0], 3)
+    evidence = [LatentEvidence("layers.2", "sae-layers.2", 17, [snippet], [" unknown", "\n"], [" Kenya"])]
+    finding = {"direction": "unknown", "best_maxmin": 0.8, "p_value": 0.005, "n_shuffles": 50}
+    second = replace(
+        analysis.hook_points[1],
+        null=rng.random((2, 50)) / 4,
+        tables={"controls": [{"name": "random latents", "auroc": 0.61, "low": 0.5, "high": 0.7, "n_readings": 3}]},
+    )
+    return replace(
+        analysis,
+        hook_points=[analysis.hook_points[0], second, analysis.hook_points[2]],
+        tables={"finding": [finding]},
+        gate=Gate(hooks, blocks, [f"city:{i}" for i in range(30)], ["city:x"] * 30, 120, config),
+        steering=curves,
+        evidence=evidence,
+    )
+
+
 def single() -> LatentAnalysis:
     return example([hook_point("layers.2", {"known": [], "unknown": [17]}, {17: (0.07, 0.93)}, types=4)])
 
@@ -173,7 +211,32 @@ def test_letters_that_matplotlib_lacks_do_not_warn(tmp_path: Path):
     assert "城市" in page(analysis, tmp_path)
 
 
-@pytest.mark.parametrize("build", [full, single, empty])
+def test_page_shows_the_checks(tmp_path: Path):
+    analysis = checked()
+    source = page(analysis, tmp_path)
+    text = visible(source)
+    assert analysis.gate is not None and not analysis.gate.passes
+    assert "The gate is not passed at any hook point" in text and "the SAE error holds the rest" in text
+    assert "shuffled 50 times" in text and "p = 0.005" in text
+    assert "random latents 0.610 0.500 0.700 3" in text
+    assert "<b>Niger" not in source and "<b>Niger</b>" in text, "tokens are escaped"
+    assert 'href="#latent-layers-2-17"' in source and 'id="latent-layers-2-17"' in source
+    assert "1 unknown latent up at known names" in text and "⏎" in text
+    assert "It was not run" in visible(page(full(), tmp_path))
+
+
+def test_figures_lie_beside_the_page_where_wanted(tmp_path: Path):
+    write_latents_page(single(), tmp_path / "latents.html", with_figures=True)
+    names = {p.name for p in (tmp_path / "latents_figures").iterdir()}
+    assert names == {
+        f"{k}.{s}" for k in ("frequency", "shrinkage", "hook-points", "types-unknown-0-17") for s in ("png", "svg")
+    }
+    assert (tmp_path / "latents_figures" / "frequency.png").read_bytes()[1:4] == b"PNG"
+    page(single(), tmp_path / "plain")
+    assert not (tmp_path / "plain" / "latents_figures").exists()
+
+
+@pytest.mark.parametrize("build", [checked, single, empty])
 def test_page_is_one_file_and_deterministic(build, tmp_path: Path):
     source = page(build(), tmp_path)
     assert source == page(build(), tmp_path)
@@ -230,7 +293,8 @@ FLAGS = (
 def rendered(path: Path, folder: Path, width: int) -> tuple[str, str]:
     """Return the DOM of a frame that holds the page, its title the measured widths, and what the browser logged."""
     browser = chromium()
-    probe = "<script>document.title = [innerWidth, document.documentElement.scrollWidth].join(' ');</script>"
+    sizes = "innerWidth, document.documentElement.scrollWidth, performance.getEntriesByType('resource').length"
+    probe = f"<script>document.title = [{sizes}].join(' ');</script>"
     source = path.read_text(encoding="utf-8").replace("</body>", probe + "</body>")
     (folder / "measured.html").write_text(source, encoding="utf-8")
     # A headless window is at least 500 wide, so a frame sets the width.
@@ -245,8 +309,9 @@ def rendered(path: Path, folder: Path, width: int) -> tuple[str, str]:
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [420, 1280])
 def test_browser_lays_it_out_without_errors(width: int, tmp_path: Path):
-    path = write_latents_page(full(), tmp_path / "latents.html")
+    path = write_latents_page(checked(), tmp_path / "latents.html")
     dom, log = rendered(path, tmp_path, width)
-    inner, scroll = map(int, re.findall(r"<title>(\d+) (\d+)</title>", dom)[0])
+    inner, scroll, n_requests = map(int, re.findall(r"<title>(\d+) (\d+) (\d+)</title>", dom)[0])
     assert inner == width and scroll <= width
+    assert n_requests == 0, "nothing is loaded"
     assert "CONSOLE" not in log

@@ -224,7 +224,7 @@ def _mine(
         gate = GateConfig(seed=config.seed, n_blocks=lm.n_blocks)
         analysis = add_checks(lm, saes, labels, templates, analysis, stage, store=store, gate=gate)
     save_analysis(analysis, out / "latents.h5")
-    write_latents_page(analysis, out / "latents.html")
+    write_latents_page(analysis, out / "latents.html", with_figures=True)
     return load_analysis(out / "latents.h5")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from unlearn.config import BLOCK_CHOICES, POSITION_CHOICES, TRAIN_CHOICES, UnlearnConfig
+from unlearn.config import BLOCK_CHOICES, LATENT_CHOICES, POSITION_CHOICES, TRAIN_CHOICES, UnlearnConfig
 
 OPTIONS = [
     options.field_option(UnlearnConfig, "method", type=str, help="Method; redirect is the one there is."),
@@ -20,9 +20,15 @@ OPTIONS = [
         UnlearnConfig, "block_weight", type=float, help="Weight of the distance to the unknown entity."
     ),
     options.field_option(UnlearnConfig, "output_weight", type=float, help="Weight of the next-token distribution."),
+    options.field_option(UnlearnConfig, "erase_behind", help="Also erase what lies behind the name's activation."),
+    options.field_option(UnlearnConfig, "erase_weight", type=float, help="Weight of that."),
     options.field_option(UnlearnConfig, "retain_weight", type=float, help="Weight of what has to stay."),
     options.field_option(UnlearnConfig, "blocks", type=click.Choice(BLOCK_CHOICES), help="Blocks that are redirected."),
     options.field_option(UnlearnConfig, "positions", type=click.Choice(POSITION_CHOICES), help="Tokens that are."),
+    options.field_option(
+        UnlearnConfig, "which_latents", type=click.Choice(LATENT_CHOICES), help="Latents of the latent term."
+    ),
+    options.field_option(UnlearnConfig, "answers", help="Redirect questions with an answer behind them, too."),
     options.field_option(UnlearnConfig, "sae_error", help="Aim at the activation itself, or at its reconstruction."),
     options.field_option(UnlearnConfig, "train", type=click.Choice(TRAIN_CHOICES), help="Parameters that may change."),
     options.field_option(UnlearnConfig, "hook_point", type=str, help="SAE to use; by default the one that tells most."),

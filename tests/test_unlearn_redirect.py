@@ -19,7 +19,7 @@ from unlearn.methods import METHODS, build_objective
 from unlearn.methods.redirect import Redirect
 from unlearn.run import choose_hook_point, relative_change, unlearn
 
-TERMS = ("latent", "block", "output")
+TERMS = ("latent", "block", "output", "erase")
 SMALL = {"batch_size": 8, "warmup_steps": 2}
 
 
@@ -101,17 +101,6 @@ def test_redirected_blocks(world_problem, blocks, names):
     assert Redirect(world_problem(blocks=blocks)).names == names
 
 
-def test_positions(world_problem):
-    last, onward = (Redirect(world_problem(positions=p)) for p in ("last-name-token", "from-name-on"))
-    pairs = [p for p in last.pairs if len(p[0].ids) > p[0].name_at + 1][:3]
-    (rows, at), (_, partner_at) = last._aligned(pairs)
-    assert rows.tolist() == [0, 1, 2]
-    assert at.tolist() == [a.name_at for a, _ in pairs]
-    assert partner_at.tolist() == [b.name_at for _, b in pairs]
-    (rows, at), _ = onward._aligned(pairs)
-    assert len(rows) == sum(len(a.ids) - a.name_at for a, _ in pairs)
-
-
 def test_the_loss_of_a_step_depends_on_the_step_alone(world_problem):
     redirect = Redirect(world_problem())
     first, second = float(redirect.loss(0).loss), float(redirect.loss(1).loss)
@@ -120,9 +109,9 @@ def test_the_loss_of_a_step_depends_on_the_step_alone(world_problem):
 
 
 def test_the_total_is_the_weighted_sum(world_problem):
-    problem = world_problem(latent_weight=0.5, block_weight=2.0, output_weight=3.0, retain_weight=5.0)
+    problem = world_problem(latent_weight=0.5, block_weight=2.0, output_weight=3.0, erase_weight=0.7, retain_weight=5.0)
     found = Redirect(problem).loss(0)
-    weights = {"latent": 0.5, "block": 2.0, "output": 3.0, "retain": 5.0}
+    weights = {"latent": 0.5, "block": 2.0, "output": 3.0, "erase": 0.7, "retain": 5.0}
     assert float(found.loss) == pytest.approx(sum(w * float(found.terms[k]) for k, w in weights.items()), rel=1e-5)
 
 
@@ -216,7 +205,7 @@ def test_without_redirection_nothing_is_forgotten(run, world_labels, world_templ
 
     The retention loss starts at its minimum, so what moves is rounding noise that Adam normalises; recall stays.
     """
-    lm, _ = run(steps=9, lr=3e-3, latent_weight=0.0, block_weight=0.0, output_weight=0.0)
+    lm, _ = run(steps=9, lr=3e-3, latent_weight=0.0, block_weight=0.0, output_weight=0.0, erase_behind=False)
     here = (world_labels, world_templates, world_targets)
     assert target_recall(lm, *here) >= target_recall(world_lm, *here) - 0.1
 

@@ -8,7 +8,8 @@ from sae_train.config import require
 
 TRAIN_CHOICES = ("full", "down_proj")
 BLOCK_CHOICES = ("all", "from-hook", "hook")
-POSITION_CHOICES = ("last-name-token", "from-name-on")
+POSITION_CHOICES = ("last-name-token", "name-tokens", "from-name-on", "name-and-behind")
+LATENT_CHOICES = ("selected", "all")
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,14 @@ class UnlearnConfig:
         latent_weight: Weight of the selected latents' pre-activations (redirect).
         block_weight: Weight of the distance to the paired unknown entity (redirect).
         output_weight: Weight of the next-token distribution behind the name (redirect).
+        erase_behind: Also train what comes behind the name to find nothing when the original activations are put back.
+        erase_weight: Weight of that, in units of the block and output weights.
         retain_weight: Weight of everything that has to stay as it is.
         blocks: Blocks that are redirected: `all`, `from-hook` (the SAE's and later ones) or `hook` (the SAE's only).
-        positions: Tokens that are redirected: `last-name-token`, or `from-name-on` (it and all behind it).
+        positions: Tokens that are redirected: `last-name-token`, `name-tokens` (all of them), `from-name-on` (the last
+            one and all behind it) or `name-and-behind` (both).
+        which_latents: Latents of the latent term: the `selected` ones or `all`.
+        answers: Redirect questions with an answer behind them, too: the true one and another entity's.
         sae_error: At the SAE's hook point aim at the unknown entity's activation itself, reconstruction plus SAE error;
             False aims at the decoded reconstruction alone. With True only the latent term depends on the SAE.
         train: Parameters that may change: `full` (all but the embedding) or `down_proj` (MLP output matrices).
@@ -44,9 +50,13 @@ class UnlearnConfig:
     latent_weight: float = 0.1
     block_weight: float = 3.0
     output_weight: float = 1.0
+    erase_behind: bool = True
+    erase_weight: float = 1.0
     retain_weight: float = 4.0
     blocks: str = "all"
     positions: str = "from-name-on"
+    which_latents: str = "selected"
+    answers: bool = True
     sae_error: bool = True
     train: str = "full"
     hook_point: str | None = None
@@ -60,11 +70,19 @@ class UnlearnConfig:
         require(self.steps >= 1, "--steps", self.steps, ">= 1")
         require(self.lr > 0, "--lr", self.lr, "> 0")
         require(self.batch_size >= 1, "--batch-size", self.batch_size, ">= 1")
-        for name in ("latent_weight", "block_weight", "output_weight", "retain_weight", "max_loss_increase"):
+        for name in (
+            "latent_weight",
+            "block_weight",
+            "output_weight",
+            "erase_weight",
+            "retain_weight",
+            "max_loss_increase",
+        ):
             require(getattr(self, name) >= 0, f"--{name.replace('_', '-')}", getattr(self, name), ">= 0")
         require(self.warmup_steps >= 0, "--warmup-steps", self.warmup_steps, ">= 0")
         require(self.blocks in BLOCK_CHOICES, "--blocks", self.blocks, ", ".join(BLOCK_CHOICES))
         require(self.positions in POSITION_CHOICES, "--positions", self.positions, ", ".join(POSITION_CHOICES))
+        require(self.which_latents in LATENT_CHOICES, "--which-latents", self.which_latents, ", ".join(LATENT_CHOICES))
         require(self.train in TRAIN_CHOICES, "--train", self.train, ", ".join(TRAIN_CHOICES))
         require(0 < self.retain_share <= 1, "--retain-share", self.retain_share, "0 < share <= 1")
         require(self.save_every >= 1, "--save-every", self.save_every, ">= 1")

@@ -1,4 +1,4 @@
-"""Closed form: the linear problem has its known answer, kept keys stay, the model reaches its aims, others are refused."""
+"""Closed form: the linear problem has its known answer, kept keys stay, the aims are reached, others are refused."""
 
 from __future__ import annotations
 

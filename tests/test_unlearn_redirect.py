@@ -12,11 +12,14 @@ import torch
 from features.factworld import shipped_world
 from features.knowledge import ask, recall
 from sae_train.errors import CollapseError, ConfigError, HookPointError, NoChangeError, NumericalError
+from sae_train.lm.hooks import captured, replaced
 from sae_train.lm.models import load_lm, weights_hash
 from unlearn.config import UnlearnConfig
+from unlearn.data import encode, training_prompts
 from unlearn.finetune import trainable_parameters
 from unlearn.methods import METHODS, build_objective
 from unlearn.methods.redirect import Redirect
+from unlearn.pairs import pair_batch
 from unlearn.run import choose_hook_point, relative_change, unlearn
 
 TERMS = ("latent", "block", "output", "erase")
@@ -208,6 +211,38 @@ def test_without_redirection_nothing_is_forgotten(run, world_labels, world_templ
     lm, _ = run(steps=9, lr=3e-3, latent_weight=0.0, block_weight=0.0, output_weight=0.0, erase_behind=False)
     here = (world_labels, world_templates, world_targets)
     assert target_recall(lm, *here) >= target_recall(world_lm, *here) - 0.1
+
+
+@torch.no_grad()
+def steered_back(lm, original, problem, block: str) -> float:
+    """Return the share of questions answered rightly (first token) with the original activations at the names."""
+    pairs, truths = [], []
+    for target in problem.sets.forget:
+        asked = [p for p in training_prompts(target, problem.templates) if p.attribute]
+        own = encode(lm, asked)
+        pairs += list(zip(own, own, strict=True))
+        answers = encode(lm, asked, [target.facts[p.attribute][0] for p in asked])
+        truths += [long.ids[len(short.ids)] for short, long in zip(own, answers, strict=True)]
+    batch = pair_batch(pairs, "name-tokens", lm.device)
+    with captured(original, [block]) as found:
+        original(input_ids=batch.ids, attention_mask=batch.mask)
+    put_back = torch.where(batch.is_name[..., None], found[block], 0)
+    with replaced(lm.model, block, lambda acts: torch.where(batch.is_name[..., None], put_back, acts)):
+        logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask).logits
+    said = logits[torch.arange(len(pairs)), batch.mask.sum(1) - 1].argmax(-1)
+    return float((said == torch.tensor(truths)).float().mean())
+
+
+@pytest.mark.slow
+def test_behind_the_key_nothing_is_left(run, world_problem, world_lm):
+    """The original activation no longer brings the answer back; without erase-behind it does (negative control)."""
+    problem = world_problem()
+    hidden, _ = run("hidden", steps=60, lr=2e-3, erase_behind=False)
+    erased, _ = run("erased", steps=60, lr=2e-3, erase_behind=True)
+    before, left, gone = (steered_back(lm, world_lm.model, problem, "layers.1") for lm in (world_lm, hidden, erased))
+    assert before > 0.9
+    assert left > 0.6
+    assert gone < 0.25
 
 
 def test_down_proj_only_changes_these(run):

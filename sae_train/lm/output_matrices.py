@@ -1,8 +1,8 @@
-"""The matrix by which each block's MLP writes: the keys that it reads, and whether it writes straight into the stream."""
+"""The matrix by which each MLP writes: the keys that it reads, and whether it writes straight into the stream."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,10 +53,10 @@ def captured_keys(model: nn.Module, blocks: Sequence[int]) -> Iterator[dict[int,
     found: dict[int, Tensor] = {}
     matrices = output_matrices(model)
 
-    def keep(args: tuple[Any, ...], block: int) -> None:
-        found[block] = args[0]
+    def keeper(block: int) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+        return lambda _module, args: found.__setitem__(block, args[0])
 
-    handles = [matrices[b].register_forward_pre_hook(lambda _m, args, b=b: keep(args, b)) for b in blocks]
+    handles = [matrices[b].register_forward_pre_hook(keeper(b)) for b in blocks]
     try:
         yield found
     finally:

@@ -26,6 +26,7 @@ from unlearn.data import Encoded, paired_prompts
 from unlearn.finetune import LossTerms
 from unlearn.problem import Problem
 from unlearn.retention import Retention, block_names
+from unlearn.settings import RedirectSettings
 
 MIN_STD = 1e-3  # of a pre-activation, so that a constant one does not divide by zero
 
@@ -34,7 +35,8 @@ class Redirect:
     """The loss of redirection; see the module's docstring."""
 
     def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+        assert isinstance(problem.config.settings, RedirectSettings)
+        self.problem, self.settings = problem, problem.config.settings
         self.pairs = paired_prompts(problem.lm, problem.sets, problem.templates)
         self.retention = Retention(problem)
         self.hook_point = problem.latents.hook_point
@@ -47,7 +49,7 @@ class Redirect:
     def _redirected_names(self) -> list[str]:
         """Return the hook points whose activations are moved; the SAE's is always among them."""
         first = {"all": 0, "from-hook": block_index(self.hook_point), "hook": self.problem.lm.n_blocks}
-        names = block_names(self.problem)[max(0, first[self.problem.config.blocks]) :]
+        names = block_names(self.problem)[max(0, first[self.settings.blocks]) :]
         return names if self.hook_point in names else [self.hook_point, *names]
 
     def loss(self, step: int) -> LossTerms:
@@ -58,9 +60,9 @@ class Redirect:
         terms = self._redirection([self.pairs[i] for i in picked])
         terms["retain"] = self.retention.loss(step)
         weights = {
-            "latent": config.latent_weight,
-            "block": config.block_weight,
-            "output": config.output_weight,
+            "latent": self.settings.latent_weight,
+            "block": self.settings.block_weight,
+            "output": self.settings.output_weight,
             "retain": config.retain_weight,
         }
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
@@ -81,7 +83,7 @@ class Redirect:
         blocks = []
         for name in self.names:
             aim = aims[name][partner_at].float()
-            if name == self.hook_point and not self.problem.config.sae_error:
+            if name == self.hook_point and not self.settings.sae_error:
                 aim = self.problem.sae(aim)
             distance = (found[name][at].float() - aim).square().sum(dim=1).mean()
             blocks.append(distance / self.retention.variance.get(name, float(aim.var(dim=0).sum())))
@@ -108,7 +110,7 @@ class Redirect:
         other: list[tuple[int, int]] = []
         for row, (a, b) in enumerate(pairs):
             tail = 1
-            if self.problem.config.positions == "from-name-on" and a.ids[a.name_at + 1 :] == b.ids[b.name_at + 1 :]:
+            if self.settings.positions == "from-name-on" and a.ids[a.name_at + 1 :] == b.ids[b.name_at + 1 :]:
                 tail = len(a.ids) - a.name_at
             own += [(row, a.name_at + i) for i in range(tail)]
             other += [(row, b.name_at + i) for i in range(tail)]

@@ -34,7 +34,7 @@ from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
 from sae_train.saes.interop import LoadedSae, load_sae
 from unlearn.audit import make_context
-from unlearn.config import AuditConfig, UnlearnConfig
+from unlearn.config import AuditConfig, UnlearnConfig, configure
 from unlearn.context import AuditContext
 from unlearn.data import encode, split_sets, text_windows, without_targets
 from unlearn.evaluations.indistinguishability import evaluate_indistinguishability
@@ -42,8 +42,8 @@ from unlearn.evaluations.ranking import first_rank_shares
 from unlearn.evaluations.recall import evaluate_recall
 from unlearn.evaluations.steer_back import evaluate_steer_back
 from unlearn.evaluations.utility import evaluate_utility
-from unlearn.finetune import TuneState, trainable_parameters, tune_step
-from unlearn.methods import build_objective
+from unlearn.finetune import TuneState, WeightEdit, trainable_parameters, tune_step
+from unlearn.methods import build_method
 from unlearn.problem import Problem
 from unlearn.run import choose_hook_point
 
@@ -108,14 +108,17 @@ def make_problem(world: World, names: Sequence[str], config: UnlearnConfig) -> P
 
 def tune(problem: Problem) -> None:
     """Run the steps of the fine-tune without its files."""
-    config = problem.config
+    config, method = problem.config, build_method(problem)
+    if isinstance(method, WeightEdit):
+        method.edit()
+        return
     parameters = trainable_parameters(problem.lm.model, config.train)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, weight_decay=0.0)
-    state, objective = TuneState(parameters, optimizer), build_objective(problem)
+    state = TuneState(parameters, optimizer)
     while state.step < config.steps:
-        tune_step(state, objective, config)
+        tune_step(state, method, config)
     for parameter in parameters.values():
         parameter.requires_grad_(False)
 
@@ -236,7 +239,7 @@ def main() -> None:
     world = open_world(shipped_world() if given.world == "fact-world" else Path(given.world), given.demo)
     settings = dict(map(read_setting, given.set))
     problem = make_problem(
-        world, draw_targets(world, given.targets, given.draw), UnlearnConfig(seed=given.draw, **settings)
+        world, draw_targets(world, given.targets, given.draw), configure(seed=given.draw, **settings)
     )
     started = time.monotonic()
     tune(problem)

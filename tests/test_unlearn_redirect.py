@@ -14,10 +14,10 @@ from features.knowledge import ask, recall
 from sae_train.errors import CollapseError, ConfigError, HookPointError, NoChangeError, NumericalError
 from sae_train.lm.hooks import captured, replaced
 from sae_train.lm.models import load_lm, weights_hash
-from unlearn.config import UnlearnConfig
+from unlearn.config import configure
 from unlearn.data import encode, training_prompts
 from unlearn.finetune import trainable_parameters
-from unlearn.methods import METHODS, build_objective
+from unlearn.methods import METHODS
 from unlearn.methods.redirect import Redirect
 from unlearn.pairs import pair_batch
 from unlearn.run import choose_hook_point, relative_change, unlearn
@@ -118,9 +118,9 @@ def test_the_total_is_the_weighted_sum(world_problem):
     assert float(found.loss) == pytest.approx(sum(w * float(found.terms[k]) for k, w in weights.items()), rel=1e-5)
 
 
-def test_unknown_methods_and_bad_settings_are_refused(world_problem):
+def test_unknown_methods_and_bad_settings_are_refused():
     with pytest.raises(ConfigError) as caught:
-        build_objective(world_problem(method="redirekt"))
+        configure("redirekt")
     assert "redirect" in str(caught.value.expected)
     assert METHODS["redirect"] is Redirect
     for bad in (
@@ -140,7 +140,7 @@ def test_unknown_methods_and_bad_settings_are_refused(world_problem):
         {"save_every": 0},
     ):
         with pytest.raises(ConfigError):
-            UnlearnConfig(**bad)
+            configure(**bad)
 
 
 def test_trainable_parameters_leave_the_embedding_alone(world_lm):
@@ -166,7 +166,7 @@ def run(world_sae, world_analysis, world_labels, world_templates, world_targets,
             world_labels,
             world_templates,
             world_targets,
-            UnlearnConfig(**{**SMALL, **settings}),
+            configure(**{**SMALL, **settings}),
             tmp_path / out,
             documents=world_documents[:200],
             resume=resume,

@@ -29,9 +29,11 @@ from torch import Tensor
 from sae_train.lm.hook_names import block_index
 from sae_train.lm.hooks import captured, replaced
 from unlearn.finetune import LossTerms
+from unlearn.methods.redirect_closed_form import RedirectClosedForm
 from unlearn.pairs import PairBatch, pair_batch, paired_prompts
 from unlearn.problem import Problem
 from unlearn.retention import Retention, block_names
+from unlearn.settings import ClosedFormSettings, RedirectSettings
 
 MIN_STD = 1e-3  # of a pre-activation, so that a constant one does not divide by zero
 
@@ -40,10 +42,14 @@ class Redirect:
     """The loss of redirection; see the module's docstring."""
 
     def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        config = problem.config
+        assert isinstance(problem.config.settings, RedirectSettings)
+        self.problem, self.settings = problem, problem.config.settings
         self.pairs = paired_prompts(
-            problem.lm, problem.sets, problem.templates, with_answers=config.answers, seed=config.seed
+            problem.lm,
+            problem.sets,
+            problem.templates,
+            with_answers=self.settings.answers,
+            seed=problem.config.seed,
         )
         self.retention = Retention(problem)
         self.hook_point = problem.latents.hook_point
@@ -52,11 +58,13 @@ class Redirect:
         self.chosen = self._chosen_latents()
         std = torch.tensor(problem.latents.pre_act_std.max(0))[self.chosen].clamp_min(MIN_STD).float()
         self.std = std.to(problem.lm.device)
+        if self.settings.init == "closed-form":
+            RedirectClosedForm(problem, ClosedFormSettings()).edit()
 
     def _redirected_names(self) -> list[str]:
         """Return the hook points whose activations are moved; the SAE's is always among them."""
         first = {"all": 0, "from-hook": block_index(self.hook_point), "hook": self.problem.lm.n_blocks}
-        names = self.blocks[max(0, first[self.problem.config.blocks]) :]
+        names = self.blocks[max(0, first[self.settings.blocks]) :]
         return names if self.hook_point in names else [self.hook_point, *names]
 
     def _chosen_latents(self) -> Tensor:
@@ -66,24 +74,24 @@ class Redirect:
             "selected": selected["known"] + selected["unknown"],
             "all": list(range(self.problem.sae.d_sae)),
         }
-        return torch.tensor(chosen[self.problem.config.which_latents], dtype=torch.long)
+        return torch.tensor(chosen[self.settings.which_latents], dtype=torch.long)
 
     def loss(self, step: int) -> LossTerms:
         """Return the loss of one step."""
-        config = self.problem.config
+        config, settings = self.problem.config, self.settings
         generator = np.random.default_rng([0xCC, config.seed, step])
         picked = generator.choice(len(self.pairs), size=min(config.batch_size, len(self.pairs)), replace=False)
-        batch = pair_batch([self.pairs[i] for i in picked], config.positions, self.problem.lm.device)
+        batch = pair_batch([self.pairs[i] for i in picked], settings.positions, self.problem.lm.device)
         aims, aim_logits = self._aims(batch)
         terms = self._redirection(batch, aims, aim_logits)
         weights = {
-            "latent": config.latent_weight,
-            "block": config.block_weight,
-            "output": config.output_weight,
-            "erase": config.erase_weight,
+            "latent": settings.latent_weight,
+            "block": settings.block_weight,
+            "output": settings.output_weight,
+            "erase": settings.erase_weight,
             "retain": config.retain_weight,
         }
-        if config.erase_behind:
+        if settings.erase_behind:
             n_blocks = self.problem.lm.n_blocks
             block = int(generator.integers(-1, max(0, min(n_blocks // 2, n_blocks - 2) + 1)))
             terms["erase"] = self._erased(batch, aims, aim_logits, block)
@@ -107,7 +115,7 @@ class Redirect:
             logits = self.problem.lm.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
         acts = {name: batch.at.of(found[name]).float() for name in self.names}
         goals = {name: aims[name] for name in self.names}
-        if not self.problem.config.sae_error:
+        if not self.settings.sae_error:
             goals[self.hook_point] = self.problem.sae(goals[self.hook_point])
         return {
             "latent": self._latent_term(acts[self.hook_point], aims[self.hook_point]),
@@ -124,7 +132,7 @@ class Redirect:
             aim_logits: Their logits.
             block: Where the original activations are put back; -1 is the embedding.
         """
-        config, lm = self.problem.config, self.problem.lm
+        settings, lm = self.settings, self.problem.lm
         name = "embed" if block < 0 else self.blocks[block]
         behind = self.blocks[block + 1 :]
         with torch.no_grad(), captured(self.problem.reference, [name]) as original:
@@ -138,7 +146,7 @@ class Redirect:
             logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
         acts = {n: batch.at.of(found[n]).float() for n in behind}
         output = _kl(batch.at.of(logits), aim_logits)
-        return config.block_weight * self._distance(acts, aims) + config.output_weight * output
+        return settings.block_weight * self._distance(acts, aims) + settings.output_weight * output
 
     def _distance(self, acts: dict[str, Tensor], aims: dict[str, Tensor]) -> Float[Tensor, ""]:
         """Return the mean over hook points of the squared distance in units of the hook point's variance."""

@@ -17,15 +17,17 @@ from torch import Tensor
 
 from features.entities import Entity
 from features.knowledge import normalize
+from sae_train.config import require
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.output_matrices import add_to_matrix, captured_keys, check_writes_straight, output_matrices
+from unlearn.causal_gate import gate_shares, last_passed_block
 from unlearn.data import Encoded, UnlearnSets, retained_prompts
 from unlearn.key_solve import KeyMoment, solve_update
 from unlearn.pairs import PairBatch, pair_batch, paired_prompts
 from unlearn.problem import Problem
-from unlearn.settings import ClosedFormSettings, closed_form_blocks
+from unlearn.settings import ClosedFormSettings
 
 BATCH = 32  # prompts in a forward pass
 
@@ -33,13 +35,27 @@ BATCH = 32  # prompts in a forward pass
 class RedirectClosedForm:
     """Solves for the output matrices of a few blocks; see the module's docstring."""
 
-    def __init__(self, problem: Problem, settings: ClosedFormSettings) -> None:
-        self.problem, self.settings = problem, settings
-        self.blocks = closed_form_blocks(settings, problem.lm.n_blocks)
+    def __init__(self, problem: Problem, settings: ClosedFormSettings | None = None) -> None:
+        own = problem.config.settings if settings is None else settings
+        assert isinstance(own, ClosedFormSettings)
+        self.problem, self.settings = problem, own
+        self.blocks = self._chosen_blocks()
         self.last = f"layers.{self.blocks[-1]}"
         self.reference = LanguageModel(problem.reference, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
         self.batches = self._target_batches()
         check_writes_straight(problem.lm, self.batches[0].ids[:1], self.blocks)
+
+    def _chosen_blocks(self) -> list[int]:
+        """Return the blocks whose matrices change; where none is given, those up to the last that knowledge passes.
+
+        Raises:
+            ConfigError: The model has no such block.
+        """
+        last, n_blocks = self.settings.last_block, self.problem.lm.n_blocks
+        if last is None:
+            last = last_passed_block(gate_shares(self.problem))
+        require(last < n_blocks, "--param last_block", last, f"< {n_blocks}, the blocks of {self.problem.lm.name}")
+        return list(range(max(0, last - self.settings.n_blocks + 1), last + 1))
 
     def _target_batches(self) -> list[PairBatch]:
         """Return the targets' prompts up to the name, those that begin alike once: what follows cannot change a key."""

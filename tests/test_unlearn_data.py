@@ -135,6 +135,15 @@ def test_halves_of_the_analysis(world_labels, world_analysis):
     assert not {e.key for e in mining} & {e.key for e in held}
 
 
+def test_no_pair_with_an_unknown_entity_said_to_have_the_answer(world_lm):
+    """Guesses are often right about somebody else; such an unknown entity is no aim, however alike its name."""
+    target = Entity("Velmora", "city", {"country": ["Ardane"]})
+    alike = Entity("Velmoran", "city", {"country": ["Senn"]}, answers={"country": ["Ardane.", "Ardane"]})
+    other = Entity("Xu Yo Pa Li Kom", "city", {"country": ["Senn"]}, answers={"country": ["Borovia"]})
+    assert pair(world_lm, [target], [alike, other]) == [other]
+    assert pair(world_lm, [target], [replace(alike, answers={}), other])[0].name == alike.name
+
+
 # --------------------------------------------------------------------------------------------- prompts
 
 

@@ -6,10 +6,14 @@ import pytest
 import torch
 
 from sae_train.errors import ConfigError
+from sae_train.lm.generate import text_loss
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.output_matrices import add_to_matrix, captured_keys, check_writes_straight, output_matrices
+from unlearn.causal_gate import gate_shares, last_passed_block
+from unlearn.data import retained_prompts
 from unlearn.key_solve import FLOOR, KeyMoment, null_space, solve_update
+from unlearn.methods.redirect_closed_form import RedirectClosedForm
 
 # ------------------------------------------------------------------------------------------- the linear problem
 
@@ -104,3 +108,59 @@ def test_an_architecture_with_a_norm_behind_the_mlp_is_refused(toy_tokenizer):
     lm = LanguageModel(Gemma2ForCausalLM(config).eval(), toy_tokenizer, "tiny-gemma", torch.device("cpu"))
     with pytest.raises(ConfigError, match="Gemma2ForCausalLM"):
         check_writes_straight(lm, torch.tensor([[1, 20, 30]]), [0])
+
+
+# ------------------------------------------------------------------------------------------- in the fact world
+
+
+@pytest.fixture
+def solved(world_problem):
+    """Return a function that solves for two blocks of the shipped model: the problem, its figures, the blocks."""
+
+    def solve(**settings):
+        problem = world_problem(method="redirect-closed-form", **{"last_block": 1, "n_blocks": 2, **settings})
+        method = RedirectClosedForm(problem)
+        return problem, method.edit(), method.blocks
+
+    return solve
+
+
+def changed_matrices(problem) -> list[str]:
+    before = problem.reference.state_dict()
+    return [n for n, v in problem.lm.model.state_dict().items() if not torch.equal(v, before[n])]
+
+
+def test_the_targets_come_near_their_aims_and_only_the_matrices_change(solved):
+    problem, found, blocks = solved()
+    assert blocks == [0, 1]
+    assert changed_matrices(problem) == [f"model.layers.{b}.mlp.down_proj.weight" for b in blocks]
+    assert found["distance_after"] < 0.6 * found["distance_before"]
+    _, weak, _ = solved(ridge=1e4)  # negative control: a ridge that allows no change
+    assert weak["distance_after"] > 0.95 * weak["distance_before"]
+
+
+def test_kept_entities_pay_less_when_their_keys_count(solved):
+    """Loss on retained prompts, with the keys of entities in the second moment and, as the control, without."""
+
+    def loss(problem) -> float:
+        windows = [e.ids for e in retained_prompts(problem.lm, problem.sets.retain, problem.templates)]
+        return text_loss(problem.lm, windows)
+
+    counted, _, _ = solved(ridge=0.1, entity_weight=4.0)
+    blind, _, _ = solved(ridge=0.1, entity_weight=0.0, near_weight=0.0)
+    assert loss(counted) < loss(blind)
+
+
+def test_the_blocks_are_those_that_the_knowledge_passes(world_problem):
+    problem = world_problem(method="redirect-closed-form")
+    shares = gate_shares(problem)
+    assert len(shares) == problem.lm.n_blocks
+    assert shares[0] > 0.5
+    assert shares[-1] < 0.5, "behind the last block nothing reads the name any more"
+    assert RedirectClosedForm(problem).blocks[-1] == last_passed_block(shares)
+
+
+def test_a_block_that_the_model_lacks_is_refused(world_problem):
+    with pytest.raises(ConfigError) as caught:
+        RedirectClosedForm(world_problem(method="redirect-closed-form", last_block=4))
+    assert "< 4" in str(caught.value.expected)

@@ -181,9 +181,9 @@ def test_pairs_with_answers_hold_the_true_one_and_another(world_lm, sets, world_
     n_asked = sum(1 for e in sets.forget for p in training_prompts(e, world_templates) if p.attribute)
     assert len(found) == len(plain) + 2 * n_asked
     target = sets.forget[0]
-    texts = [world_lm.tokenizer.decode(own.ids) for own, _ in found]
+    texts = [world_lm.tokenizer.decode(own.ids, skip_special_tokens=True).strip() for own, _ in found]
     template = world_templates.ask[target.type][next(iter(target.facts))][0].replace("{name}", target.name)
-    behind = [t.split(template, 1)[1].strip() for t in texts if template in t]
+    behind = [t.removeprefix(template).strip() for t in texts if t.startswith(template)]
     truth = target.facts[next(iter(target.facts))][0]
     assert behind[:2] == ["", truth]
     assert behind[2] not in ("", truth)

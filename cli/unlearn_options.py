@@ -31,6 +31,9 @@ OPTIONS = [
     options.field_option(RedirectSettings, "output_weight", type=float, help="Weight of the next-token distribution."),
     options.field_option(RedirectSettings, "erase_behind", help="Also erase what lies behind the name's activation."),
     options.field_option(RedirectSettings, "erase_weight", type=float, help="Weight of that."),
+    options.field_option(
+        RedirectSettings, "erase_spread", type=float, help="How far beside the original activation is looked, too."
+    ),
     options.field_option(UnlearnConfig, "retain_weight", type=float, help="Weight of what has to stay."),
     options.field_option(
         RedirectSettings, "blocks", type=click.Choice(BLOCK_CHOICES), help="Blocks that are redirected."

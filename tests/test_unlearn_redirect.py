@@ -235,14 +235,19 @@ def steered_back(lm, original, problem, block: str) -> float:
 
 @pytest.mark.slow
 def test_behind_the_key_nothing_is_left(run, world_problem, world_lm):
-    """The original activation no longer brings the answer back; without erase-behind it does (negative control)."""
+    """The original activation no longer brings the answer back.
+
+    Negative control: where only the name's own activations are moved, and nothing is asked of what comes behind, it
+    does. The probe finds what is there.
+    """
     problem = world_problem()
-    hidden, _ = run("hidden", steps=60, lr=2e-3, erase_behind=False)
-    erased, _ = run("erased", steps=60, lr=2e-3, erase_behind=True)
+    only_key = {"erase_behind": False, "positions": "name-tokens", "output_weight": 0.0}
+    hidden, _ = run("hidden", steps=40, lr=2e-3, **only_key)
+    erased, _ = run("erased", steps=40, lr=2e-3)
     before, left, gone = (steered_back(lm, world_lm.model, problem, "layers.1") for lm in (world_lm, hidden, erased))
     assert before > 0.9
-    assert left > 0.6
-    assert gone < 0.25
+    assert left > 0.5
+    assert gone < 0.2
 
 
 def test_down_proj_only_changes_these(run):

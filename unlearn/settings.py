@@ -42,6 +42,8 @@ class RedirectSettings(MethodSettings):
         blocks: Blocks that are redirected: `all`, `from-hook` (the SAE's and later ones) or `hook` (the SAE's only).
         erase_behind: Also train what comes behind the name to find nothing when the original activations are put back.
         erase_weight: Weight of that, on top of the block and output weights.
+        erase_spread: How far beside the original activation is looked, too: each prompt's is put back by a share drawn
+            between 1 - spread and 1 + spread of the way from the model's own.
         positions: Tokens that are redirected: `last-name-token`, `name-tokens` (all of them), `from-name-on` (the last
             one and all behind it) or `name-and-behind` (both).
         which_latents: Latents of the latent term: the `selected` ones or `all`.
@@ -56,6 +58,7 @@ class RedirectSettings(MethodSettings):
     output_weight: float = 1.0
     erase_behind: bool = True
     erase_weight: float = 1.0
+    erase_spread: float = 0.75
     blocks: str = "all"
     positions: str = "from-name-on"
     which_latents: str = "selected"
@@ -64,7 +67,7 @@ class RedirectSettings(MethodSettings):
     init: str = "none"
 
     def __post_init__(self) -> None:
-        _not_negative(self, "latent_weight", "block_weight", "output_weight", "erase_weight")
+        _not_negative(self, "latent_weight", "block_weight", "output_weight", "erase_weight", "erase_spread")
         require(self.which_latents in LATENT_CHOICES, "--which-latents", self.which_latents, ", ".join(LATENT_CHOICES))
         require(self.init in INIT_CHOICES, "--init", self.init, ", ".join(INIT_CHOICES))
         require(self.blocks in BLOCK_CHOICES, "--blocks", self.blocks, ", ".join(BLOCK_CHOICES))

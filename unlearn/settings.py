@@ -16,6 +16,7 @@ from sae_train.errors import ConfigError, nearest_first
 BLOCK_CHOICES = ("all", "from-hook", "hook")
 POSITION_CHOICES = ("last-name-token", "name-tokens", "from-name-on", "name-and-behind")
 NAME_CHOICES = ("last-name-token", "name-tokens")
+ERASE_CHOICES = ("name-tokens", "all-tokens")
 LATENT_CHOICES = ("selected", "all")
 INIT_CHOICES = ("none", "closed-form")
 
@@ -42,8 +43,12 @@ class RedirectSettings(MethodSettings):
         blocks: Blocks that are redirected: `all`, `from-hook` (the SAE's and later ones) or `hook` (the SAE's only).
         erase_behind: Also train what comes behind the name to find nothing when the original activations are put back.
         erase_weight: Weight of that, on top of the block and output weights.
+        erase_at: Tokens at which the original activations are put back: `name-tokens`, or `all-tokens`; then nothing
+            that the earlier blocks wrote behind the name can hide what the later ones hold.
         erase_spread: How far beside the original activation is looked, too: each prompt's is put back by a share drawn
             between 1 - spread and 1 + spread of the way from the model's own.
+        guard_weight: Weight of the guard against relearning (`unlearn/relearn_guard.py`); 0 leaves it out.
+        guard_rate: Step size of the attacker that it takes a step of.
         positions: Tokens that are redirected: `last-name-token`, `name-tokens` (all of them), `from-name-on` (the last
             one and all behind it) or `name-and-behind` (both).
         which_latents: Latents of the latent term: the `selected` ones or `all`.
@@ -58,7 +63,10 @@ class RedirectSettings(MethodSettings):
     output_weight: float = 1.0
     erase_behind: bool = True
     erase_weight: float = 1.0
-    erase_spread: float = 0.75
+    erase_at: str = "all-tokens"
+    erase_spread: float = 0.0
+    guard_weight: float = 0.0
+    guard_rate: float = 3e-3
     blocks: str = "all"
     positions: str = "from-name-on"
     which_latents: str = "selected"
@@ -67,8 +75,12 @@ class RedirectSettings(MethodSettings):
     init: str = "none"
 
     def __post_init__(self) -> None:
-        _not_negative(self, "latent_weight", "block_weight", "output_weight", "erase_weight", "erase_spread")
+        _not_negative(
+            self, "latent_weight", "block_weight", "output_weight", "erase_weight", "erase_spread", "guard_weight"
+        )
+        require(self.guard_rate > 0, "--guard-rate", self.guard_rate, "> 0")
         require(self.which_latents in LATENT_CHOICES, "--which-latents", self.which_latents, ", ".join(LATENT_CHOICES))
+        require(self.erase_at in ERASE_CHOICES, "--erase-at", self.erase_at, ", ".join(ERASE_CHOICES))
         require(self.init in INIT_CHOICES, "--init", self.init, ", ".join(INIT_CHOICES))
         require(self.blocks in BLOCK_CHOICES, "--blocks", self.blocks, ", ".join(BLOCK_CHOICES))
         require(self.positions in POSITION_CHOICES, "--positions", self.positions, ", ".join(POSITION_CHOICES))

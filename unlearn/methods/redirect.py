@@ -33,6 +33,7 @@ from unlearn.finetune import LossTerms
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
 from unlearn.pairs import PairBatch, pair_batch, paired_prompts
 from unlearn.problem import Problem
+from unlearn.relearn_guard import RelearnGuard
 from unlearn.retention import Retention, block_names
 from unlearn.settings import ClosedFormSettings, RedirectSettings
 
@@ -60,6 +61,7 @@ class Redirect:
         self.chosen = self._chosen_latents()
         std = torch.tensor(problem.latents.pre_act_std.max(0))[self.chosen].clamp_min(MIN_STD).float()
         self.std = std.to(problem.lm.device)
+        self.guard = RelearnGuard(problem, self.settings.guard_rate)
         if self.settings.init == "closed-form":
             RedirectClosedForm(problem, ClosedFormSettings()).edit()
 
@@ -91,6 +93,7 @@ class Redirect:
             "block": settings.block_weight,
             "output": settings.output_weight,
             "erase": settings.erase_weight,
+            "guard": settings.guard_weight,
             "retain": config.retain_weight,
         }
         n_blocks = self.problem.lm.n_blocks
@@ -98,6 +101,8 @@ class Redirect:
             block = int(generator.integers(0, min(n_blocks // 2, n_blocks - 2) + 1))
             share = 1 + settings.erase_spread * generator.uniform(-1, 1, len(picked))
             terms["erase"] = self._erased(batch, aims, aim_logits, block, torch.tensor(share, dtype=torch.float32))
+        if settings.guard_weight > 0:
+            terms["guard"] = self.guard.loss(generator)
         terms["retain"] = self.retention.loss(step)
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         return LossTerms(total, {name: value.detach() for name, value in terms.items()})
@@ -146,7 +151,8 @@ class Redirect:
         settings, lm = self.settings, self.problem.lm
         name, behind = self.blocks[block], self.blocks[block + 1 :]
         original = capture(self.reference, batch.ids, batch.mask, [name])[name]
-        weight = (batch.is_name * share.to(lm.device)[:, None])[..., None]
+        where = batch.is_name if settings.erase_at == "name-tokens" else batch.mask
+        weight = (where * share.to(lm.device)[:, None])[..., None]
 
         def put_back(acts: Tensor) -> Tensor:
             return torch.lerp(acts, original.to(acts.dtype), weight.to(acts.dtype))

@@ -1,9 +1,9 @@
 """Guard against relearning: taught some facts of the targets, the model must not find the others.
 
 What was only hidden is hidden as one thing, and one lesson lifts the cover from all of it. So, at a step, the facts
-of the targets are parted at random into taught and asked ones; one step of a relearning attacker is taken on the taught
-ones, theta' = theta - rate * sign(grad of their loss), as Adam's first steps are; and at theta' the answers to the asked
-questions have to be those about the unknown entity. The gradient at theta' is applied at theta (first order).
+of the targets are parted at random into taught and asked ones; one step of a relearning attacker is taken on the
+taught ones, theta' = theta - rate * sign(grad of their loss), as Adam's first steps are; and at theta' the answers to
+the asked questions have to be those about the unknown entity. The gradient at theta' is applied at theta (first order).
 
 Source: the idea of meta-learned tamper resistance, Henderson et al. 2023 (arXiv:2211.14946) and Tamirisa et al. 2024
 (arXiv:2408.00761); here with the split of facts that the relearning attack of the audit uses, and an unknown entity as

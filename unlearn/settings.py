@@ -91,7 +91,8 @@ class ClosedFormSettings(MethodSettings):
     """Redirection in closed form: output matrices of a few blocks are solved for. `methods/redirect_closed_form.py`.
 
     Attributes:
-        last_block: Block behind which the residual stream is to be the unknown entity's; None asks the causal gate.
+        last_block: Block behind which the residual stream is to be the unknown entity's; None takes the one a good
+            quarter of the way up.
         n_blocks: Blocks whose matrices change, the last one included.
         positions: Name tokens that are redirected: `last-name-token` or `name-tokens` (all of them).
         ridge: Weight of the change of the keys to be left alone.
@@ -100,6 +101,8 @@ class ClosedFormSettings(MethodSettings):
         null_share: With a share > 0, only directions in which the keys to be left alone hold at most that share
             of their second moment are used (AlphaEdit).
         text_windows: Windows of general text for the second moment.
+        max_entities: Retained entities for it, thinned out evenly; half as many unknown ones, and half as many of those
+            that share an answer.
     """
 
     shared: ClassVar[dict[str, Any]] = {"steps": 1, "train": "down_proj"}
@@ -111,7 +114,8 @@ class ClosedFormSettings(MethodSettings):
     entity_weight: float = 1.0
     near_weight: float = 1.0
     null_share: float = 0.0
-    text_windows: int = 200
+    text_windows: int = 120
+    max_entities: int = 80
 
     def __post_init__(self) -> None:
         _not_negative(self, "ridge", "entity_weight", "near_weight")
@@ -120,6 +124,7 @@ class ClosedFormSettings(MethodSettings):
         require(self.positions in NAME_CHOICES, "--param positions", self.positions, ", ".join(NAME_CHOICES))
         require(0 <= self.null_share < 1, "--param null_share", self.null_share, "0 <= share < 1")
         require(self.text_windows >= 1, "--param text_windows", self.text_windows, ">= 1")
+        require(self.max_entities >= 2, "--param max_entities", self.max_entities, ">= 2")
 
 
 METHOD_SETTINGS: dict[str, type[MethodSettings]] = {

@@ -77,6 +77,7 @@ class RedirectClosedForm:
             for p in name_contexts(target, templates)
         ]
         pairs = list(zip(encode(lm, own), encode(lm, other), strict=True))
+        pairs = [p for p in pairs if p[0].name_from > 0] or pairs  # the first token's activations are like no other's
         return [
             pair_batch(pairs[i : i + BATCH], self.settings.positions, lm.device) for i in range(0, len(pairs), BATCH)
         ]

@@ -117,7 +117,9 @@ def solved(world_problem):
     """Return a function that solves for two blocks of the shipped model: the problem, its figures, the blocks."""
 
     def solve(**settings):
-        problem = world_problem(method="redirect-closed-form", **{"last_block": 1, "n_blocks": 2, **settings})
+        problem = world_problem(
+            method="redirect-closed-form", **{"last_block": 1, "n_blocks": 2, "ridge": 1.0, **settings}
+        )
         method = RedirectClosedForm(problem)
         return problem, method.edit(), method.blocks
 

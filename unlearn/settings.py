@@ -110,7 +110,7 @@ class ClosedFormSettings(MethodSettings):
     last_block: int | None = None
     n_blocks: int = 4
     positions: str = "name-tokens"
-    ridge: float = 1.0
+    ridge: float = 20.0
     entity_weight: float = 1.0
     near_weight: float = 1.0
     null_share: float = 0.0

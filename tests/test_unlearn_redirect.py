@@ -152,6 +152,11 @@ def test_trainable_parameters_leave_the_embedding_alone(world_lm):
     assert set(down) < set(full)
 
 
+def test_the_steps_can_start_from_the_closed_form(world_problem):
+    """Nothing has been trained yet, and the targets are nearer their aims than in the model as it was."""
+    assert terms_of(world_problem(init="closed-form"))["block"] < 0.9 * terms_of(world_problem())["block"]
+
+
 # --------------------------------------------------------------------------------------------- relearning
 
 

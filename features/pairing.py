@@ -8,15 +8,19 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from features.entities import Entity
+from features.knowledge import is_right
 from sae_train.errors import EntityError
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
+
+SAYS_IT = 100.0  # more than names can differ
 
 
 def pair(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]) -> list[Entity]:
     """Pair every target with an unknown entity of its own type: same number of name tokens, shared tokens preferred.
 
-    Each unknown entity serves at most once where there are enough of them (linear assignment).
+    One of which the model says what is true of the target is no aim and comes last. Each unknown entity serves at most
+    once where there are enough of them (linear assignment).
 
     Raises:
         EntityError: A type has no unknown entity.
@@ -29,10 +33,18 @@ def pair(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]
         if not pool:
             raise EntityError(f"no unknown entity of type '{kind}' to aim at", got="0", expected=">= 1 (--labels)")
         pool = pool * (-(-len(own) // len(pool)))
-        cost = np.array([[_name_distance(ids[t.key], ids[u.key]) for u in pool] for t in own])
+        cost = np.array(
+            [[_name_distance(ids[t.key], ids[u.key]) + SAYS_IT * _says_answer(u, t) for u in pool] for t in own]
+        )
         rows, columns = linear_sum_assignment(cost)
         found |= {own[r].key: pool[c] for r, c in zip(rows, columns, strict=True)}
     return [found[t.key] for t in targets]
+
+
+def _says_answer(unknown: Entity, target: Entity) -> float:
+    """Return the share of the answers about an unknown entity that would be right about the target."""
+    said = [(a, text) for a, texts in unknown.answers.items() for text in texts if a in target.facts]
+    return sum(is_right(text, target.facts[a]) for a, text in said) / max(1, len(said))
 
 
 def _name_distance(a: list[int], b: list[int]) -> float:

@@ -11,11 +11,11 @@ import numpy as np
 from features.entities import Entity, find_entity
 from features.knowledge import normalize
 from features.pairing import pair
-from features.prompts import Prompt, Templates, check_types, mentions, questions, render
+from features.prompts import Prompt, Templates, check_types, mentions, questions
 from features.store import LatentAnalysis
 from sae_train.errors import EntityError
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.tokens import Document, bos_prefix, encode_plain, last_token_of_span
+from sae_train.lm.tokens import Document, bos_prefix, encode_plain, first_token_of_span, last_token_of_span
 from sae_train.lm.windows import plan_windows
 
 
@@ -110,22 +110,26 @@ class Encoded:
     Attributes:
         ids: Token ids, prefix included.
         name_at: Index of the last name token.
+        name_from: Index of the first one.
     """
 
     ids: list[int]
     name_at: int
+    name_from: int
 
 
 def encode(lm: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[str] | None = None) -> list[Encoded]:
     """Tokenize prompts, with an answer behind each where given."""
     prefix = bos_prefix(lm.tokenizer)
-    texts = [
-        p.text + (a if answers is None else f" {b}")
-        for p, a, b in zip(prompts, [""] * len(prompts), answers or [""] * len(prompts), strict=True)
-    ]
+    behind = [""] * len(prompts) if answers is None else [f" {a}" if a else "" for a in answers]
+    texts = [p.text + a for p, a in zip(prompts, behind, strict=True)]
     ids, offsets = encode_plain(lm.tokenizer, texts) if texts else ([], [])
     return [
-        Encoded(prefix + i, last_token_of_span(o, p.name_end) + len(prefix))
+        Encoded(
+            prefix + i,
+            name_at=last_token_of_span(o, p.name_end) + len(prefix),
+            name_from=first_token_of_span(o, p.name_start) + len(prefix),
+        )
         for i, o, p in zip(ids, offsets, prompts, strict=True)
     ]
 
@@ -133,16 +137,6 @@ def encode(lm: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[str] 
 def training_prompts(entity: Entity, templates: Templates) -> list[Prompt]:
     """Return the prompts that train about an entity: its mentions and its questions, none of the held-out wordings."""
     return [*mentions(entity, templates), *questions(entity, templates, heldout=False)]
-
-
-def paired_prompts(lm: LanguageModel, sets: UnlearnSets, templates: Templates) -> list[tuple[Encoded, Encoded]]:
-    """Return every training prompt of each target beside the same prompt about its partner."""
-    found = []
-    for target, partner in zip(sets.forget, sets.partner, strict=True):
-        own = training_prompts(target, templates)
-        other = [render(p.template, partner, p.attribute) for p in own]
-        found += list(zip(encode(lm, own), encode(lm, other), strict=True))
-    return found
 
 
 def retained_prompts(lm: LanguageModel, entities: Sequence[Entity], templates: Templates) -> list[Encoded]:

@@ -55,7 +55,126 @@ class RedirectSettings(MethodSettings):
         require(self.positions in POSITION_CHOICES, "--positions", self.positions, ", ".join(POSITION_CHOICES))
 
 
-METHOD_SETTINGS: dict[str, type[MethodSettings]] = {"redirect": RedirectSettings}
+@dataclass(frozen=True)
+class GaSettings(MethodSettings):
+    """Gradient ascent. `methods/ga.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 20, "lr": 1e-4, "retain_weight": 0.0, "warmup_steps": 5}
+
+
+@dataclass(frozen=True)
+class GradDiffSettings(MethodSettings):
+    """Gradient difference. `methods/graddiff.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 100, "lr": 1e-4, "retain_weight": 4.0}
+
+
+@dataclass(frozen=True)
+class NpoSettings(MethodSettings):
+    """Negative preference optimisation. `methods/npo.py`.
+
+    Attributes:
+        beta: Inverse temperature; 0 would be gradient ascent.
+    """
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, "--param beta", self.beta, "> 0")
+
+
+@dataclass(frozen=True)
+class SimNpoSettings(MethodSettings):
+    """NPO without a reference. `methods/simnpo.py`.
+
+    Attributes:
+        beta: Inverse temperature of the log-probability per token.
+        gamma: Margin below which an answer counts as unlikely, nats.
+    """
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+    beta: float = 2.5
+    gamma: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, "--param beta", self.beta, "> 0")
+
+
+@dataclass(frozen=True)
+class IdkSettings(MethodSettings):
+    """Reject-tuning. `methods/idk.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+
+
+@dataclass(frozen=True)
+class RmuSettings(MethodSettings):
+    """RMU. `methods/rmu.py`.
+
+    Attributes:
+        coefficient: Length of the random aim, in mean norms of the activations.
+    """
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+    coefficient: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.coefficient > 0, "--param coefficient", self.coefficient, "> 0")
+
+
+@dataclass(frozen=True)
+class LunarSettings(MethodSettings):
+    """LUNAR. `methods/lunar.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3, "train": "down_proj"}
+
+
+@dataclass(frozen=True)
+class CrispSettings(MethodSettings):
+    """CRISP. `methods/crisp.py`.
+
+    Attributes:
+        n_latents: Most latents that are pressed down.
+        ratio: How many times as active on the targets as on retained entities a latent must be.
+    """
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+    n_latents: int = 10
+    ratio: float = 3.0
+
+    def __post_init__(self) -> None:
+        require(self.n_latents >= 1, "--param n_latents", self.n_latents, ">= 1")
+        require(self.ratio >= 1, "--param ratio", self.ratio, ">= 1")
+
+
+@dataclass(frozen=True)
+class MeanDifferenceSettings(MethodSettings):
+    """Mean difference on the raw residual stream. `methods/mean_difference.py`.
+
+    Attributes:
+        scale: How many differences of means the activations are shifted by.
+    """
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3}
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.scale > 0, "--param scale", self.scale, "> 0")
+
+
+METHOD_SETTINGS: dict[str, type[MethodSettings]] = {
+    "redirect": RedirectSettings,
+    "ga": GaSettings,
+    "graddiff": GradDiffSettings,
+    "npo": NpoSettings,
+    "simnpo": SimNpoSettings,
+    "idk": IdkSettings,
+    "rmu": RmuSettings,
+    "lunar": LunarSettings,
+    "crisp": CrispSettings,
+    "mean-difference": MeanDifferenceSettings,
+}
 
 
 def settings_of(method: str) -> type[MethodSettings]:

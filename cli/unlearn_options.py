@@ -9,7 +9,15 @@ from click.core import ParameterSource
 
 from cli import options
 from unlearn.config import TRAIN_CHOICES, UnlearnConfig
-from unlearn.settings import BLOCK_CHOICES, METHOD_SETTINGS, POSITION_CHOICES, RedirectSettings, setting_names
+from unlearn.settings import (
+    BLOCK_CHOICES,
+    INIT_CHOICES,
+    LATENT_CHOICES,
+    METHOD_SETTINGS,
+    POSITION_CHOICES,
+    RedirectSettings,
+    setting_names,
+)
 
 OPTIONS = [
     options.field_option(UnlearnConfig, "method", type=str, help=f"Method: {', '.join(METHOD_SETTINGS)}."),
@@ -21,11 +29,18 @@ OPTIONS = [
         RedirectSettings, "block_weight", type=float, help="Weight of the distance to the unknown entity."
     ),
     options.field_option(RedirectSettings, "output_weight", type=float, help="Weight of the next-token distribution."),
+    options.field_option(RedirectSettings, "erase_behind", help="Also erase what lies behind the name's activation."),
+    options.field_option(RedirectSettings, "erase_weight", type=float, help="Weight of that."),
     options.field_option(UnlearnConfig, "retain_weight", type=float, help="Weight of what has to stay."),
     options.field_option(
         RedirectSettings, "blocks", type=click.Choice(BLOCK_CHOICES), help="Blocks that are redirected."
     ),
     options.field_option(RedirectSettings, "positions", type=click.Choice(POSITION_CHOICES), help="Tokens that are."),
+    options.field_option(
+        RedirectSettings, "which_latents", type=click.Choice(LATENT_CHOICES), help="Latents of the latent term."
+    ),
+    options.field_option(RedirectSettings, "answers", help="Redirect questions with an answer behind them, too."),
+    options.field_option(RedirectSettings, "init", type=click.Choice(INIT_CHOICES), help="What the steps start from."),
     options.field_option(RedirectSettings, "sae_error", help="Aim at the activation itself, or at its reconstruction."),
     options.field_option(UnlearnConfig, "train", type=click.Choice(TRAIN_CHOICES), help="Parameters that may change."),
     options.field_option(UnlearnConfig, "hook_point", type=str, help="SAE to use; by default the one that tells most."),

@@ -14,7 +14,10 @@ from sae_train.config import require
 from sae_train.errors import ConfigError, nearest_first
 
 BLOCK_CHOICES = ("all", "from-hook", "hook")
-POSITION_CHOICES = ("last-name-token", "from-name-on")
+POSITION_CHOICES = ("last-name-token", "name-tokens", "from-name-on", "name-and-behind")
+NAME_CHOICES = ("last-name-token", "name-tokens")
+LATENT_CHOICES = ("selected", "all")
+INIT_CHOICES = ("none", "closed-form")
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,13 @@ class RedirectSettings(MethodSettings):
         block_weight: Weight of the distance to the paired unknown entity.
         output_weight: Weight of the next-token distribution behind the name.
         blocks: Blocks that are redirected: `all`, `from-hook` (the SAE's and later ones) or `hook` (the SAE's only).
-        positions: Tokens that are redirected: `last-name-token`, or `from-name-on` (it and all behind it).
+        erase_behind: Also train what comes behind the name to find nothing when the original activations are put back.
+        erase_weight: Weight of that, on top of the block and output weights.
+        positions: Tokens that are redirected: `last-name-token`, `name-tokens` (all of them), `from-name-on` (the last
+            one and all behind it) or `name-and-behind` (both).
+        which_latents: Latents of the latent term: the `selected` ones or `all`.
+        answers: Redirect questions with an answer behind them, too: the true one and another entity's.
+        init: `closed-form` solves for a few blocks first (`redirect-closed-form`), `none` starts from the model.
         sae_error: At the SAE's hook point aim at the unknown entity's activation itself, reconstruction plus SAE error;
             False aims at the decoded reconstruction alone. With True only the latent term depends on the SAE.
     """
@@ -45,12 +54,19 @@ class RedirectSettings(MethodSettings):
     latent_weight: float = 0.1
     block_weight: float = 3.0
     output_weight: float = 1.0
+    erase_behind: bool = True
+    erase_weight: float = 1.0
     blocks: str = "all"
     positions: str = "from-name-on"
+    which_latents: str = "selected"
+    answers: bool = True
     sae_error: bool = True
+    init: str = "none"
 
     def __post_init__(self) -> None:
-        _not_negative(self, "latent_weight", "block_weight", "output_weight")
+        _not_negative(self, "latent_weight", "block_weight", "output_weight", "erase_weight")
+        require(self.which_latents in LATENT_CHOICES, "--which-latents", self.which_latents, ", ".join(LATENT_CHOICES))
+        require(self.init in INIT_CHOICES, "--init", self.init, ", ".join(INIT_CHOICES))
         require(self.blocks in BLOCK_CHOICES, "--blocks", self.blocks, ", ".join(BLOCK_CHOICES))
         require(self.positions in POSITION_CHOICES, "--positions", self.positions, ", ".join(POSITION_CHOICES))
 
@@ -163,6 +179,41 @@ class MeanDifferenceSettings(MethodSettings):
         require(self.scale > 0, "--param scale", self.scale, "> 0")
 
 
+class ClosedFormSettings(MethodSettings):
+    """Redirection in closed form: output matrices of a few blocks are solved for. `methods/redirect_closed_form.py`.
+
+    Attributes:
+        last_block: Block behind which the residual stream is to be the unknown entity's; None asks the causal gate.
+        n_blocks: Blocks whose matrices change, the last one included.
+        positions: Name tokens that are redirected: `last-name-token` or `name-tokens` (all of them).
+        ridge: Weight of the change of the keys to be left alone.
+        entity_weight: Weight of retained and unknown entities' keys; general text has 1.
+        near_weight: Weight of those retained entities that share an answer with a target.
+        null_share: With a share > 0, only directions in which the keys to be left alone hold at most that share
+            of their second moment are used (AlphaEdit).
+        text_windows: Windows of general text for the second moment.
+    """
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 1, "train": "down_proj"}
+
+    last_block: int | None = None
+    n_blocks: int = 4
+    positions: str = "name-tokens"
+    ridge: float = 1.0
+    entity_weight: float = 1.0
+    near_weight: float = 1.0
+    null_share: float = 0.0
+    text_windows: int = 200
+
+    def __post_init__(self) -> None:
+        _not_negative(self, "ridge", "entity_weight", "near_weight")
+        require(self.last_block is None or self.last_block >= 0, "--param last_block", self.last_block, ">= 0")
+        require(self.n_blocks >= 1, "--param n_blocks", self.n_blocks, ">= 1")
+        require(self.positions in NAME_CHOICES, "--param positions", self.positions, ", ".join(NAME_CHOICES))
+        require(0 <= self.null_share < 1, "--param null_share", self.null_share, "0 <= share < 1")
+        require(self.text_windows >= 1, "--param text_windows", self.text_windows, ">= 1")
+
+
 METHOD_SETTINGS: dict[str, type[MethodSettings]] = {
     "redirect": RedirectSettings,
     "ga": GaSettings,
@@ -174,6 +225,7 @@ METHOD_SETTINGS: dict[str, type[MethodSettings]] = {
     "lunar": LunarSettings,
     "crisp": CrispSettings,
     "mean-difference": MeanDifferenceSettings,
+    "redirect-closed-form": ClosedFormSettings,
 }
 
 

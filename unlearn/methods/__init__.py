@@ -17,6 +17,7 @@ from unlearn.methods.lunar import Lunar
 from unlearn.methods.mean_difference import MeanDifference
 from unlearn.methods.npo import Npo
 from unlearn.methods.redirect import Redirect
+from unlearn.methods.redirect_closed_form import RedirectClosedForm
 from unlearn.methods.rmu import Rmu
 from unlearn.methods.simnpo import SimNpo
 from unlearn.problem import Problem
@@ -32,6 +33,7 @@ METHODS: dict[str, Callable[[Problem], Objective | WeightEdit]] = {
     "lunar": Lunar,
     "crisp": Crisp,
     "mean-difference": MeanDifference,
+    "redirect-closed-form": RedirectClosedForm,
 }
 
 

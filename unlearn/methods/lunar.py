@@ -81,4 +81,4 @@ class Lunar(ActivationForgetting):
 
 def _at_last_token(prompts: Sequence[Encoded]) -> list[Encoded]:
     """Read a question where its answer begins."""
-    return [Encoded(p.ids, len(p.ids) - 1) for p in prompts]
+    return [Encoded(p.ids, len(p.ids) - 1, len(p.ids) - 1) for p in prompts]

@@ -65,6 +65,8 @@ def command(
     from sae_train.runs import claim_output
     from sae_train.saes.interop import load_sae
     from unlearn.data import resolve_targets
+    from unlearn.processes import joined
+    from unlearn.record import chain_of, removed_from
     from unlearn.run import unlearn
 
     claim_output(out, overwrite=overwrite, resume=resume)
@@ -74,14 +76,13 @@ def command(
     resolve_targets(subjects, names)  # refuses a wrong name before the model is loaded
     analysis, wordings = load_analysis(latents), load_templates(templates)
     documents = documents_of(text) if text else iter(())
-    lm = load_model(model, device=device)
-    loaded = [load_sae(s, device=lm.device) for s in saes]
     if text is None:
         note("no --text: only what the templates ask is retained, no general text")
-    with progress("unlearning", config.steps) as advance:
+    with joined() as processes, progress("unlearning", config.steps) as advance:
+        lm = load_model(model, device=processes.device(device))
         result = unlearn(
             lm,
-            loaded,
+            [load_sae(s, device=lm.device) for s in saes],
             analysis,
             subjects,
             wordings,
@@ -89,8 +90,12 @@ def command(
             config,
             out,
             documents=documents,
+            earlier=removed_from(model),
+            chain=chain_of(model),
             resume=resume,
             overwrite=overwrite,
+            processes=processes,
             advance=lambda n, terms: advance(n, **terms),
         )
-    emit(result, as_json=as_json, title=f"Forgotten: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")
+    if processes.is_first:
+        emit(result, as_json=as_json, title=f"Forgotten: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")

@@ -30,6 +30,11 @@ class MethodSettings:
 
     shared: ClassVar[dict[str, Any]] = {}
 
+    @property
+    def edits_weights(self) -> bool:
+        """Tell whether the method writes weights itself, which an adapter does not allow."""
+        return False
+
 
 @dataclass(frozen=True)
 class RedirectSettings(MethodSettings):
@@ -62,6 +67,11 @@ class RedirectSettings(MethodSettings):
     answers: bool = True
     sae_error: bool = True
     init: str = "none"
+
+    @property
+    def edits_weights(self) -> bool:
+        """Tell whether it starts from the closed form."""
+        return self.init != "none"
 
     def __post_init__(self) -> None:
         _not_negative(self, "latent_weight", "block_weight", "output_weight", "erase_weight")
@@ -204,6 +214,11 @@ class ClosedFormSettings(MethodSettings):
     near_weight: float = 1.0
     null_share: float = 0.0
     text_windows: int = 200
+
+    @property
+    def edits_weights(self) -> bool:
+        """Tell that it does."""
+        return True
 
     def __post_init__(self) -> None:
         _not_negative(self, "ridge", "entity_weight", "near_weight")

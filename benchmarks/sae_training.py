@@ -87,7 +87,7 @@ class Bench:
         for name, why in self.results["left_out"].items():
             if why:
                 sys.stderr.write(f"left out: {name}: {why}\n")
-        return [name for name in NAMES if not self.results["left_out"][name]]
+        return [name for name in self.args.systems if not self.results["left_out"][name]]
 
     def speed(self) -> None:
         """Time every system at every size, in turn, beginning with another one each round."""
@@ -144,6 +144,7 @@ def main() -> None:
     parser.add_argument("--peers-path", help="Folder in which dictionary_learning and sparsify are installed.")
     parser.add_argument("--docs", type=Path)
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--systems", nargs="+", choices=NAMES, default=list(NAMES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--small", action="store_true")

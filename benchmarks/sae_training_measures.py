@@ -23,21 +23,19 @@ from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
+from made_store import write_store
 from sae_training_systems import Task, build
 from torch import Tensor
 
-from sae_train import h5
-from sae_train.activations import layout
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.evaluate import used_blocks
 from sae_train.metrics import fvu
 
 HELD_OUT_ROWS = 8192
-DOCUMENT_ROWS, BLOCK_ROWS = 128, 16_384
+BLOCK_ROWS = 16_384
 N_DIRECTIONS, N_ON, N_SHARED = 4096, 24, 40  # of the synthetic activations, see `synthetic`
 
 
@@ -75,23 +73,17 @@ def synthetic(path: str, d_in: int, rows: int) -> dict[str, Any]:
     mean = torch.randn(d_in, generator=draw)
     often = 1 / torch.arange(10, 10 + N_DIRECTIONS).float()
     fall = 8 / torch.arange(1, N_SHARED + 1).float().sqrt()
-    attrs = {"model": "synthetic", "hook_points": ["layers.0"], "dtype": "bfloat16", "n_rows": rows, "complete": False}
-    Path(path).unlink(missing_ok=True)
-    with h5.create(Path(path), layout.SCHEMA, layout.VERSION, {**attrs, "rows_committed": 0}) as file:
-        number = np.arange(rows, dtype=np.int32)
-        fields = {"token_id": number, "doc_id": number // DOCUMENT_ROWS, "position": number % DOCUMENT_ROWS}
-        layout.write_row_fields(file, {**fields, "from_entity": np.zeros(rows, np.uint8)})
-        layout.allocate_acts(file, ("layers.0",), rows, d_in, "bfloat16")
-        writer = layout.RowWriter(file, ("layers.0",), "bfloat16")
+
+    def blocks() -> Iterator[Tensor]:
         for start in range(0, rows, BLOCK_ROWS):
             n = min(BLOCK_ROWS, rows - start)
             which = torch.multinomial(often, n * N_ON, replacement=True, generator=draw).view(n, N_ON)
             strength = 2 + 4 * torch.rand(n, N_ON, generator=draw)
             sparse = F.embedding_bag(which, directions, per_sample_weights=strength, mode="sum")
             low_rank = (torch.randn(n, N_SHARED, generator=draw) * fall) @ shared
-            writer.add({"layers.0": mean + low_rank + sparse + 0.15 * torch.randn(n, d_in, generator=draw)})
-        writer.commit(is_last=True)
-        layout.finish(file)
+            yield mean + low_rank + sparse + 0.15 * torch.randn(n, d_in, generator=draw)
+
+    write_store(Path(path), blocks(), rows=rows, d_in=d_in)
     return {"bytes": Path(path).stat().st_size}
 
 

@@ -1,71 +1,19 @@
-"""`wb train-sae`: activation store -> SAE folder, without any language model in memory."""
+"""`wb train-sae`: activation store -> SAE folders, without any language model in memory."""
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import click
 
 from cli import options
-from sae_train.config import ARCH_NAMES, B_DEC_INITS, SEARCH_DTYPES, SaeTrainConfig
+from cli.sae_options import train_options
+from sae_train.config import SPREADS
 
-OPTIONS = [
-    options.field_option(SaeTrainConfig, "arch", type=click.Choice(ARCH_NAMES), help="Architecture."),
-    options.field_option(SaeTrainConfig, "k", type=int, help="Latents per token: exactly (topk), on average (others)."),
-    options.field_option(SaeTrainConfig, "expansion", type=int, help="Latents per input dimension."),
-    options.field_option(SaeTrainConfig, "d_sae", type=int, help="Number of latents, instead of --expansion."),
-    options.field_option(
-        SaeTrainConfig, "tokens", type=int, help="Rows to train on, repeats included; one pass by default."
-    ),
-    options.field_option(SaeTrainConfig, "batch_size", type=int, help="Rows a step."),
-    options.field_option(SaeTrainConfig, "lr", type=float, help="Step size; by default 2e-4 / sqrt(d_sae / 16384)."),
-    options.field_option(SaeTrainConfig, "lr_warmup_steps", type=int, help="Steps of warm-up."),
-    options.field_option(SaeTrainConfig, "lr_decay_share", type=float, help="Share of the run with falling step size."),
-    options.field_option(SaeTrainConfig, "l1_coefficient", type=float, help="Weight of the sparsity term (relu)."),
-    options.field_option(
-        SaeTrainConfig, "l1_warmup_share", type=float, help="Share of the run in which it grows (relu, jumprelu)."
-    ),
-    options.field_option(SaeTrainConfig, "l0_coefficient", type=float, help="Weight of the L0 target (jumprelu)."),
-    options.field_option(
-        SaeTrainConfig, "jumprelu_bandwidth", type=float, help="Window in which thresholds learn (jumprelu)."
-    ),
-    options.field_option(
-        SaeTrainConfig,
-        "matryoshka_prefixes",
-        name="--matryoshka-prefix",
-        type=float,
-        multiple=True,
-        help="Share of the latents that reconstructs alone (matryoshka). Repeatable.",
-    ),
-    options.field_option(
-        SaeTrainConfig, "auxk_alpha", type=float, help="Weight of the dead-latent loss (topk, batch-topk, matryoshka)."
-    ),
-    options.field_option(
-        SaeTrainConfig,
-        "search_dtype",
-        type=click.Choice(SEARCH_DTYPES),
-        help="Product that finds the k largest (topk).",
-    ),
-    options.field_option(SaeTrainConfig, "b_dec_init", type=click.Choice(B_DEC_INITS), help="Where b_dec starts."),
-    options.field_option(
-        SaeTrainConfig,
-        "dead_after_tokens",
-        type=int,
-        help="Dead after so many; a tenth of the run by default.",
-    ),
-    options.field_option(SaeTrainConfig, "holdout_share", type=float, help="Share of documents held out."),
-    options.field_option(SaeTrainConfig, "eval_every", type=int, help="Steps between evaluations; 0: at the end."),
-    options.field_option(SaeTrainConfig, "save_every", type=int, help="Steps between checkpoints."),
-    options.field_option(SaeTrainConfig, "buffer_mb", type=int, help="Memory of the shuffle window."),
-]
-
-
-def train_options(command: Any) -> Any:
-    """Add one option per field of the config."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+TABLE = ("fvu", "l0", "frac_dead", "tokens_per_s")  # of several SAEs
+SHOWN = ("step", "fvu", "mse", "l0", "frac_dead")  # beside the progress, where the loss has them
 
 
 @click.command(
@@ -75,10 +23,18 @@ def train_options(command: Any) -> Any:
     )
 )
 @options.activations_option
-@options.hook_point_option()
-@options.out_option("The SAE folder; SAELens reads it as it is.")
+@options.hook_point_option(multiple=True)
+@options.out_option("The SAE folder; SAELens reads it as it is. Of several SAEs: a folder with one for each.")
 @train_options
-@options.seed_option()
+@click.option(
+    "--spread",
+    type=click.Choice(SPREADS),
+    default="auto",
+    show_default=True,
+    help="What processes started by torchrun divide: whole SAEs, or each batch; auto: SAEs where there are enough.",
+)
+@options.wandb_option
+@options.seed_option(multiple=True)
 @options.device_option
 @options.overwrite_option
 @options.resume_option
@@ -87,30 +43,67 @@ def command(
     activations: Path,
     out: Path,
     device: str,
+    spread: str,
+    wandb: str | None,
     overwrite: bool,
     resume: bool,
     as_json: bool,
     config_path: Path | None,
     **given: Any,
 ) -> None:
-    """Train a sparse autoencoder on one hook point of an activation store.
+    """Train sparse autoencoders on one or more hook points of an activation store.
 
     Whole documents are held out; FVU, L0 and dead latents are measured on them. --resume continues from the
-    last checkpoint to the same weights.
+    last checkpoint to the same weights. `training.html` in the folder shows the curves. Where --hook-point, --k,
+    --expansion or --seed are repeated, every combination is trained, those at one hook point on the same batches,
+    read once. Started by torchrun, processes share the work: torchrun --nproc-per-node 2 --no-python wb train-sae ...
     """
     from cli.render import emit, progress
+    from features.training_page import write_training_page
     from sae_train.activations.store import ActivationStore
+    from sae_train.processes import joined_processes
     from sae_train.runs import claim_output, clear_output
-    from sae_train.trainer import train_sae
+    from sae_train.sae_grid import sae_jobs
+    from sae_train.trainer import check_jobs, train_saes
 
-    claim_output(out, overwrite=overwrite, resume=resume)
-    config = SaeTrainConfig(**given)
-    with ActivationStore(activations) as store:
-        config = SaeTrainConfig(**{**given, "hook_point": store.hook_point(config.hook_point)})
-        if not resume:
-            clear_output(out, overwrite=overwrite)
-        with progress("training", config.tokens or store.n_rows) as advance:
-            result = train_sae(
-                store, config, out, device=device, resume=resume, advance=lambda n, terms: advance(n, **terms)
-            )
-    emit({"out": str(out), **result}, as_json=as_json, title=f"SAE at {config.hook_point}")
+    with joined_processes() as processes:
+        claim_output(out, overwrite=overwrite, resume=resume)
+        sae_jobs(out, **given)  # refuses bad values before a file is opened
+        processes.wait()
+        with ActivationStore(activations) as store:
+            jobs = sae_jobs(out, **{**given, "hook_points": [store.hook_point(name) for name in given["hook_points"]]})
+            check_jobs(jobs, store, device=device, processes=processes, spread=spread)
+            if processes.is_first and not resume:
+                clear_output(out, overwrite=overwrite)
+            processes.wait()
+            n_rows = (jobs[0].config.tokens or store.n_rows) * len(jobs)
+            latest: dict[str, float] = {}
+            bar = progress("training", n_rows, unit="tokens")
+            with bar if processes.is_first else nullcontext(_quiet) as advance:
+                results = train_saes(
+                    store,
+                    jobs,
+                    out,
+                    device=device,
+                    resume=resume,
+                    wandb=wandb,
+                    log=latest.update,
+                    advance=lambda n, _terms: advance(n, **{k: latest[k] for k in SHOWN if k in latest}),
+                    processes=processes,
+                    spread=spread,
+                )
+    if not processes.is_first:
+        return
+    for job in jobs:
+        write_training_page(job.out)
+    if len(jobs) == 1:
+        emit({"out": str(out), **results[0]}, as_json=as_json, title=f"SAE at {jobs[0].config.hook_point}")
+        return
+    rows = [(job.out.name, *(result[name] for name in TABLE)) for job, result in zip(jobs, results, strict=True)]
+    settings = [{name: getattr(job.config, name) for name in ("hook_point", "k", "seed")} for job in jobs]
+    saes = [{"out": str(j.out), **s, **result} for j, s, result in zip(jobs, settings, results, strict=True)]
+    emit({"out": str(out), "saes": saes}, as_json=as_json, title=f"SAEs in {out}", rows=rows, columns=("SAE", *TABLE))
+
+
+def _quiet(*_: object, **__: object) -> None:
+    """Show nothing: the first process does."""

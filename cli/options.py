@@ -44,12 +44,15 @@ def field_option(kind: type, field: str, *, help: str, name: str | None = None, 
         field: The field, `lr_warmup_steps`; also the keyword the command receives.
         help: What it does, and its unit.
         name: The option's name where it is not the field's with dashes: `--expansion`.
-        attrs: Passed on to `click.option`; `type` is needed where the default is None.
+        attrs: Passed on to `click.option`; `type` is needed where the default is None. A repeatable option (`multiple`)
+            for a field of one value has that value once.
     """
     flag = name or f"--{field.replace('_', '-')}"
     default = default_of(kind, field)
     if isinstance(default, bool):
         flag = f"{flag}/--no-{flag.removeprefix('--')}"
+    if attrs.get("multiple") and not isinstance(default, tuple):
+        default = (default,)
     return click.option(flag, field, default=default, show_default=default is not None, help=help, **attrs)
 
 
@@ -92,14 +95,27 @@ def resume_option(command: F) -> F:
     return click.option("--resume", is_flag=True, help="Continue an interrupted run where it stopped.")(command)
 
 
-def seed_option(default: int = 0) -> Decorator[Any]:
-    """Return `--seed`."""
+def wandb_option(command: F) -> F:
+    """Add `--wandb [PROJECT]`, received as `wandb`: None, or a project."""
+    return click.option(
+        "--wandb",
+        is_flag=False,
+        flag_value="sae-workbench",
+        default=None,
+        metavar="[PROJECT]",
+        help="Log to Weights & Biases too, as project sae-workbench if none is named. WANDB_MODE=offline works.",
+    )(command)
+
+
+def seed_option(default: int = 0, *, multiple: bool = False) -> Decorator[Any]:
+    """Return `--seed`; where repeatable it is received as a tuple."""
     return click.option(
         "--seed",
         type=click.IntRange(min=0),
-        default=default,
+        default=(default,) if multiple else default,
+        multiple=multiple,
         show_default=True,
-        help="Seed of everything random.",
+        help="Seed of everything random." + (" Repeatable." if multiple else ""),
     )
 
 

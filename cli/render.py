@@ -51,17 +51,37 @@ def emit(
         result: Everything there is to say; `--json` prints it whole, NaN and Inf as null.
         as_json: One JSON object instead of a table.
         title: Line over the table.
-        rows: What the table shows; by default the scalars of `result`, one per row.
+        rows: What the table shows; by default the scalars of `result`, one per row, those with `NAME_low` and
+            `NAME_high` beside them with their interval.
         columns: Heads of the table's columns; a table of two columns needs none.
     """
     if as_json:
         click.echo(json_text(result))
         return
-    shown = [(k, v) for k, v in result.items() if not isinstance(v, Mapping | list | tuple)] if rows is None else rows
+    shown = scalar_rows(result) if rows is None else rows
     console = Console(file=sys.stdout, highlight=False)
     if not console.is_terminal:
         console.width = PIPE_WIDTH
     console.print(result_table(title, shown, columns))
+
+
+def scalar_rows(result: Mapping[str, Any]) -> list[tuple[str, object]]:
+    """Return the scalars of a result by name, an interval in the row of its figure.
+
+    Example:
+        >>> scalar_rows({"fvu": 0.25, "fvu_low": 0.2, "fvu_high": 0.3, "n": 7, "list": [1]})
+        [('fvu', '0.25 [0.2, 0.3]'), ('n', 7)]
+    """
+    ends = ("_low", "_high")
+    known = {name for name in result if all(name + end in result for end in ends)}
+    limits = {name + end for name in known for end in ends}
+    rows: list[tuple[str, object]] = []
+    for name, value in result.items():
+        if name not in limits and not isinstance(value, Mapping | list | tuple):
+            low, high = (result.get(name + end) for end in ends)
+            has_interval = name in known and low is not None and math.isfinite(low)
+            rows.append((name, f"{show(value)} [{show(low)}, {show(high)}]" if has_interval else value))
+    return rows
 
 
 def json_text(result: Mapping[str, Any]) -> str:
@@ -115,7 +135,7 @@ def note(text: str) -> None:
 
 
 @contextmanager
-def progress(description: str, total: float | None = None) -> Iterator[Advance]:
+def progress(description: str, total: float | None = None, *, unit: str = "") -> Iterator[Advance]:
     """Show how far a loop is, how fast, and how long it still takes, on stderr.
 
     On a terminal this is a bar that goes away; elsewhere a line about every ten seconds and none for loops
@@ -124,28 +144,29 @@ def progress(description: str, total: float | None = None) -> Iterator[Advance]:
     Args:
         description: What is being done, in a word or two.
         total: Steps to do; None where nobody knows.
+        unit: What is counted, for the rate: `tokens` shows tokens/s.
 
     Yields:
         The function the loop calls: `advance(n, fvu=0.31)`.
     """
     if sys.stderr.isatty():
-        with _bar(description, total) as advance:
+        with _bar(description, total, unit) as advance:
             yield advance
     else:
-        yield lined_progress(description, total, write=note, clock=time.monotonic)
+        yield lined_progress(description, total, unit=unit, write=note, clock=time.monotonic)
 
 
 def lined_progress(
-    description: str, total: float | None, *, write: Callable[[str], None], clock: Callable[[], float]
+    description: str, total: float | None, *, unit: str = "", write: Callable[[str], None], clock: Callable[[], float]
 ) -> Advance:
     """Return an `advance` that writes a line at most every `LINE_EVERY_S` seconds.
 
     Example:
         >>> seconds = iter([0.0, 1.0, 20.0])
-        >>> advance = lined_progress("training", 100, write=print, clock=lambda: next(seconds))
+        >>> advance = lined_progress("training", 100, unit="tokens", write=print, clock=lambda: next(seconds))
         >>> advance(10)
         >>> advance(30, fvu=0.25)
-        training: 40/100, 2/s, 30 s left, fvu 0.25
+        training: 40/100, 2 tokens/s, 30 s left, fvu 0.25
     """
     started = last = clock()
     done: float = 0
@@ -156,35 +177,44 @@ def lined_progress(
         now = clock()
         if now - last >= LINE_EVERY_S:
             last = now
-            write(f"{description}: {_progress_line(done, total, now - started, info)}")
+            write(f"{description}: {_progress_line(done, total, now - started, unit, info)}")
 
     return advance
 
 
-def _progress_line(done: float, total: float | None, elapsed_s: float, info: Mapping[str, object]) -> str:
+def _progress_line(done: float, total: float | None, elapsed_s: float, unit: str, info: Mapping[str, object]) -> str:
     """Render count, rate, time left and whatever the loop reports."""
     rate = done / elapsed_s if elapsed_s > 0 else 0.0
-    parts = [show(int(done)) + (f"/{show(int(total))}" if total is not None else ""), f"{show(rate)}/s"]
+    parts = [show(int(done)) + (f"/{show(int(total))}" if total is not None else ""), _rate(rate, unit)]
     if total is not None and rate > 0:
         parts.append(f"{show(round(max(total - done, 0) / rate))} s left")
     return ", ".join([*parts, *(f"{key} {show(value)}" for key, value in info.items())])
 
 
+def _rate(per_second: float, unit: str) -> str:
+    """Render a rate; half a token says nothing."""
+    return f"{show(round(per_second) if per_second >= 100 else per_second)}{unit and ' ' + unit}/s"
+
+
 class _RateColumn(ProgressColumn):
     """Steps per second."""
 
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
     def render(self, task: Task) -> Text:
-        return Text(f"{show(float(task.speed))}/s" if task.speed else "", style="progress.data.speed")
+        return Text(_rate(float(task.speed), self.unit) if task.speed else "", style="progress.data.speed")
 
 
 @contextmanager
-def _bar(description: str, total: float | None) -> Iterator[Advance]:
+def _bar(description: str, total: float | None, unit: str) -> Iterator[Advance]:
     """Show a bar on a terminal."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
         TaskProgressColumn(show_speed=True),
-        _RateColumn(),
+        _RateColumn(unit),
         TimeRemainingColumn(),
         TextColumn("{task.fields[info]}", markup=False),
     )

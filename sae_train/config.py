@@ -11,6 +11,7 @@ from sae_train.errors import ConfigError, nearest_first
 
 T = TypeVar("T")
 ARCH_NAMES = ("topk", "batch-topk", "relu", "jumprelu", "matryoshka")  # the keys of saes.ARCHS, without torch
+SPREADS = ("auto", "saes", "batch")  # what several processes divide among them
 SEARCH_DTYPES = ("auto", "float32", "bfloat16")
 B_DEC_INITS = ("mean", "geometric-median")  # the keys of centers.CENTERS, without torch
 BATCH_TOKENS = 4096  # tokens in one forward pass where nobody says how many windows
@@ -107,7 +108,11 @@ class SaeTrainConfig:
         expansion: `d_sae / d_in`; ignored when `d_sae` is given.
         d_sae: Number of latents; None means `expansion * d_in`.
         tokens: Rows to train on, repeats included; None means one pass.
-        batch_size: Rows a step.
+        batch_size: Rows a step, those of all processes together.
+        accumulate: Micro batches a step is taken in, one after the other: memory for fewer rows at a time. The gradient
+            is that of the undivided step where the loss is a mean over tokens; where it is not (AuxK's denominator, the
+            choice of `batch-topk` and `matryoshka`, the L0 of `jumprelu`), each micro batch is a batch of its own.
+        autocast: Dense products in bfloat16, weights and sums in float32. `topk` has none but the search and AuxK.
         lr: Adam's step size; None means 2e-4 / sqrt(d_sae / 2**14) (the scaling of Gao et al. 2024, sec. 2.3).
         lr_warmup_steps: Steps of linear warm-up.
         lr_decay_share: Share of the run, at its end, in which the step size falls linearly to zero.
@@ -128,7 +133,8 @@ class SaeTrainConfig:
         eval_every: Steps between evaluations on held-out documents; 0 evaluates at the end only.
         save_every: Steps between checkpoints.
         buffer_mb: Memory for the shuffle window.
-        seed: Draws the weights, the held-out documents and the order of rows.
+        seed: Draws the weights, and where `data_seed` is None the rows too.
+        data_seed: Draws the held-out documents and the order of rows, so that SAEs of several seeds can share them.
     """
 
     hook_point: str
@@ -138,6 +144,8 @@ class SaeTrainConfig:
     d_sae: int | None = None
     tokens: int | None = None
     batch_size: int = 2048
+    accumulate: int = 1
+    autocast: bool = False
     lr: float | None = None
     lr_warmup_steps: int = 50
     lr_decay_share: float = 0.2
@@ -155,6 +163,17 @@ class SaeTrainConfig:
     save_every: int = 500
     buffer_mb: int = 256
     seed: int = 0
+    data_seed: int | None = None
+
+    @property
+    def rows_seed(self) -> int:
+        """Return the seed of the held-out documents and of the order of rows.
+
+        Example:
+            >>> SaeTrainConfig("embed", seed=3).rows_seed, SaeTrainConfig("embed", seed=3, data_seed=0).rows_seed
+            (3, 0)
+        """
+        return self.seed if self.data_seed is None else self.data_seed
 
     def __post_init__(self) -> None:
         require(self.k >= 1, "--k", self.k, ">= 1")
@@ -162,6 +181,9 @@ class SaeTrainConfig:
         require(self.d_sae is None or self.d_sae >= 1, "--d-sae", self.d_sae, ">= 1")
         require(self.tokens is None or self.tokens >= 1, "--tokens", self.tokens, ">= 1")
         require(self.batch_size >= 1, "--batch-size", self.batch_size, ">= 1")
+        divides = self.accumulate >= 1 and self.batch_size % self.accumulate == 0
+        require(divides, "--accumulate", self.accumulate, f">= 1, a divisor of {self.batch_size} (--batch-size)")
+        require(self.data_seed is None or self.data_seed >= 0, "--data-seed", self.data_seed, ">= 0")
         require(self.lr is None or self.lr > 0, "--lr", self.lr, "> 0")
         require(self.lr_warmup_steps >= 0, "--lr-warmup-steps", self.lr_warmup_steps, ">= 0")
         require(0 <= self.lr_decay_share <= 1, "--lr-decay-share", self.lr_decay_share, "0 <= share <= 1")

@@ -1,4 +1,4 @@
-"""How good an SAE is: on held-out rows of a store, and spliced into the language model."""
+"""How good an SAE is on held-out documents of a store, with intervals over documents."""
 
 from __future__ import annotations
 
@@ -6,39 +6,61 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_train.activations.store import ActivationStore
+from sae_train.bootstrap import Groups, absent_interval, document_groups, draw_counts, percentile_interval
 from sae_train.errors import ShapeError
-from sae_train.metrics import SaeQuality, VarianceSums
+from sae_train.metrics import SaeQuality, VarianceSums, density_histogram, firing_counts, with_interval
 from sae_train.saes.base import Sae
+
+BATCH_ROWS = 4096
 
 
 class QualityAccumulator:
-    """Collects FVU, L0 and firing counts over batches."""
+    """Collects what the quality of an SAE is computed from, per group of documents, over batches.
 
-    def __init__(self, d_in: int, d_sae: int) -> None:
-        self.variance = VarianceSums(d_in)
-        self.fired = torch.zeros(d_sae, dtype=torch.int64)
-        self.n_tokens = 0
+    Args:
+        sae: Whose quality; it may not change meanwhile.
+        groups: The documents of all rows there will be.
+    """
+
+    def __init__(self, sae: Sae, groups: Groups) -> None:
+        self.sae, self.groups = sae, groups
+        self.variance = VarianceSums(sae.d_in, groups.n)
+        self.n_fired = torch.zeros(groups.n, dtype=torch.int64)
+        self.counts = torch.zeros(sae.d_sae, dtype=torch.int64)
+        self.present = torch.zeros(groups.n, sae.d_sae, dtype=torch.bool)
 
     @torch.no_grad()
-    def update(self, sae: Sae, acts: Float[Tensor, "batch d_in"]) -> None:
-        """Add one batch of activations in the model's own scale."""
-        latents = sae.encode(acts)
-        self.variance.update(acts, sae.decode(latents))
-        self.fired += (latents != 0).sum(dim=0).cpu()
-        self.n_tokens += len(acts)
+    def update(self, acts: Float[Tensor, "batch d_in"], where: Int[Tensor, " batch"]) -> None:
+        """Add one batch of activations in the model's own scale; `where` is the group of each row."""
+        latents = self.sae.encode(acts)
+        self.variance.update(acts, self.sae.decode(latents), where)
+        rows, fired = (found.cpu() for found in (latents != 0).nonzero(as_tuple=True))
+        self.counts += torch.bincount(fired, minlength=self.sae.d_sae)
+        self.n_fired += torch.bincount(where[rows], minlength=self.groups.n)
+        self.present[where[rows], fired] = True
 
     def result(self) -> SaeQuality:
-        """Return the figures."""
+        """Return the figures with their intervals."""
+        total, n_groups = self.variance.all(), self.groups.n
+        n_tokens = int(total.n_tokens[0])
+        draws = draw_counts(n_groups)
+        replicates = self.variance.sums().weighted(draws)
+        l0_draws = draws @ self.n_fired.numpy() / replicates.n_tokens
+        frac_dead = float((self.counts == 0).double().mean())
         return SaeQuality(
-            fvu=self.variance.fvu(),
-            l0=float(self.fired.sum()) / self.n_tokens,
-            frac_dead=float((self.fired == 0).float().mean()),
-            l2_ratio=self.variance.l2_ratio(),
-            n_tokens=self.n_tokens,
+            **with_interval("fvu", float(total.fvu()[0]), percentile_interval(replicates.fvu(), n_groups)),
+            **with_interval("l0", float(self.n_fired.sum()) / n_tokens, percentile_interval(l0_draws, n_groups)),
+            **with_interval("frac_dead", frac_dead, absent_interval(self.present.numpy(), draws)),
+            **with_interval(
+                "l2_ratio", float(total.l2_ratio()[0]), percentile_interval(replicates.l2_ratio(), n_groups)
+            ),
+            n_tokens=n_tokens,
+            n_documents=self.groups.n_documents,
+            density=density_histogram(self.counts, n_tokens),
         )
 
 
@@ -62,16 +84,19 @@ def check_width(sae: Sae, store: ActivationStore, hook_point: str) -> None:
 
 
 def store_quality(sae: Sae, store: ActivationStore, hook_point: str, use: np.ndarray) -> SaeQuality:
-    """Return the quality of an SAE on the rows where `use` is true."""
+    """Return the quality of an SAE on the rows where `use` is true, with intervals over their documents."""
     check_width(sae, store, hook_point)
-    device = sae.W_dec.device
-    total = QualityAccumulator(sae.d_in, sae.d_sae)
+    groups = document_groups(store.doc_id[use])
+    total, where = QualityAccumulator(sae, groups), torch.from_numpy(groups.of_row)
+    first = 0
     for acts in used_blocks(store, hook_point, use):
-        for part in acts.split(4096):
-            total.update(sae, part.to(device))
+        for part in acts.split(BATCH_ROWS):
+            total.update(part.to(sae.W_dec.device), where[first : first + len(part)])
+            first += len(part)
     return total.result()
 
 
+@torch.no_grad()
 def firing_rate(
     sae: Sae,
     store: ActivationStore,
@@ -82,9 +107,11 @@ def firing_rate(
 ) -> Float[Tensor, " d_sae"]:
     """Return the share of rows on which each latent fires, over at most `max_rows` of the usable rows."""
     check_width(sae, store, hook_point)
-    total = QualityAccumulator(sae.d_in, sae.d_sae)
+    counts, n_rows = torch.zeros(sae.d_sae, dtype=torch.int64), 0
     for acts in used_blocks(store, hook_point, use):
-        total.update(sae, acts[: max_rows - total.n_tokens].to(sae.W_dec.device))
-        if total.n_tokens >= max_rows:
+        part = acts[: max_rows - n_rows]
+        counts += firing_counts(sae.encode(part.to(sae.W_dec.device))).cpu()
+        n_rows += len(part)
+        if n_rows >= max_rows:
             break
-    return total.fired.float() / max(1, total.n_tokens)
+    return counts.float() / max(1, n_rows)

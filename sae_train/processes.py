@@ -1,6 +1,7 @@
-"""Several processes on one task, as `torchrun` starts them: who am I, how many are we, wait for the others.
+"""Several processes on one task, as `torchrun` starts them: who am I, how many are we, sums over all, wait for others.
 
-Only what the ground floor needs: a rank, a count and a barrier (gloo, so that it works without an accelerator).
+Tensors on the host travel by gloo, those on a CUDA device by NCCL. A process on its own does nothing at any of these
+calls, so that loops need no second version.
 """
 
 from __future__ import annotations
@@ -9,6 +10,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from sae_train.errors import ConfigError
+
+PATIENCE = timedelta(hours=12)  # while one process evaluates or reads, the others wait at the next sum
 
 
 @dataclass(frozen=True)
@@ -31,17 +41,85 @@ class Processes:
     def wait(self) -> None:
         """Return once every process has come this far."""
         if self.count > 1:
-            import torch.distributed as dist
+            self.sum_(torch.zeros(1))
 
-            dist.barrier()
+    def sum_(self, *values: Tensor) -> None:
+        """Replace each tensor by its sum over all processes; all of them are on their way at once."""
+        self._reduce("SUM", values)
+
+    def min_(self, *values: Tensor) -> None:
+        """Replace each tensor by its smallest value over all processes, number by number."""
+        self._reduce("MIN", values)
+
+    def copy_from_first(self, *values: Tensor) -> None:
+        """Replace each tensor by that of the first process."""
+        for value in values if self.count > 1 else ():
+            whole = value.contiguous()
+            dist.broadcast(whole, src=0)
+            value.copy_(whole)
+
+    def gather(self, value: Tensor) -> Tensor:
+        """Return the tensors of all processes, which are of one shape, along a new first axis."""
+        if self.count == 1:
+            return value.unsqueeze(0)
+        # A sum of which every process fills one part: exact, since the others' part of it is zero.
+        found = torch.zeros(self.count, *value.shape, dtype=value.dtype, device=value.device)
+        found[self.rank] = value
+        self.sum_(found)
+        return found
+
+    def part(self, n: int) -> slice:
+        """Return this process's share of n things in a row; n is a multiple of the count, or the last ones get fewer.
+
+        Example:
+            >>> Processes(1, 4).part(8), Processes(2, 3).part(4)
+            (slice(2, 4, None), slice(3, 4, None))
+        """
+        fewer, longer = divmod(n, self.count)
+        start = self.rank * fewer + min(self.rank, longer)
+        return slice(start, start + fewer + (self.rank < longer))
 
     def device(self, wanted: str) -> str:
         """Return the device of this process: its own accelerator where `auto` would give all the same one."""
-        import torch
-
         if self.count > 1 and wanted == "auto" and torch.cuda.is_available():
             return f"cuda:{int(os.environ.get('LOCAL_RANK', self.rank)) % torch.cuda.device_count()}"
         return wanted
+
+    def own_device(self, wanted: str) -> str:
+        """Return the device of this process where each must have one of its own, as for sums by NCCL.
+
+        Raises:
+            ConfigError: They would have to share an accelerator, or it is of a kind that no sum runs over.
+        """
+        if self.count == 1 or wanted == "cpu":
+            return wanted
+        n_here = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
+        n_devices = torch.cuda.device_count()
+        if wanted == "auto" and n_devices == 0:
+            return "cpu"
+        if wanted not in ("auto", "cuda") or n_here > n_devices:
+            raise ConfigError(
+                "several processes need a device each",
+                got=f"{wanted} (--device), {n_here} processes and {n_devices} CUDA devices on this machine",
+                expected="--device auto or cuda with no more processes than devices, or --device cpu",
+                try_=f"torchrun --nproc-per-node {max(1, n_devices)}",
+            )
+        return self.device("auto")
+
+    def _reduce(self, how: str, values: tuple[Tensor, ...]) -> None:
+        """Reduce each tensor in place."""
+        if self.count == 1:
+            return
+        whole = [value.contiguous() for value in values]
+        pending = [dist.all_reduce(value, getattr(dist.ReduceOp, how), async_op=True) for value in whole]
+        for work, found, value in zip(pending, whole, values, strict=True):
+            if work is not None:
+                work.wait()
+            if found is not value:
+                value.copy_(found)
+
+
+ALONE = Processes()
 
 
 @contextmanager
@@ -51,9 +129,9 @@ def joined_processes() -> Iterator[Processes]:
     if count <= 1:
         yield Processes()
         return
-    import torch.distributed as dist
-
-    dist.init_process_group("gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     try:
         yield Processes(dist.get_rank(), count)
     finally:

@@ -20,12 +20,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, is_dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from sae_train.errors import DiskSpaceError, MissingFileError, OutputExistsError, nearest_first
+
+if TYPE_CHECKING:
+    from sae_train.tracking import WandbSink
 
 DISK_RESERVE_BYTES = 64 * 2**20  # never fill a disk to the last byte
 _RECORDED_PACKAGES = ("torch", "transformers", "sae-lens", "h5py", "numpy", "scipy", "scikit-learn")
@@ -238,10 +241,24 @@ def now() -> str:
 
 
 class Run:
-    """A run folder: `config.json` before the first step, `metrics.jsonl` on the way, `run.json` at both ends."""
+    """A run folder: `config.json` before the first step, `metrics.jsonl` on the way, `run.json` at both ends.
 
-    def __init__(self, folder: Path, *, config: object, command: str, inputs: Mapping[str, Any]) -> None:
+    Args:
+        folder: Where; made if it is not there.
+        config: The config that runs.
+        command: The command that runs it.
+        inputs: Hashes and names of what went in.
+        wandb: Project to log to beside `metrics.jsonl`. A resumed run goes on in the wandb run it had.
+
+    Raises:
+        ConfigError: wandb cannot start; nothing is written then.
+    """
+
+    def __init__(
+        self, folder: Path, *, config: object, command: str, inputs: Mapping[str, Any], wandb: str | None = None
+    ) -> None:
         self.folder = folder
+        self._sink = None if wandb is None else self._open_sink(wandb, config)
         folder.mkdir(parents=True, exist_ok=True)
         self.record: dict[str, Any] = {
             "run_id": f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}",
@@ -253,18 +270,33 @@ class Run:
             "git": git_commit(),
             "host": {"machine": platform.machine(), "system": platform.system(), "cpus": os.cpu_count()},
         }
+        if self._sink is not None:
+            self.record["wandb"] = self._sink.record
         write_json(folder / "config.json", config)
         write_json(folder / "run.json", self.record)
 
+    def _open_sink(self, project: str, config: object) -> WandbSink:
+        """Start a wandb run, or go on with the one that this folder's earlier run had in the project."""
+        from sae_train.tracking import WandbSink
+
+        record = self.folder / "run.json"
+        earlier = json.loads(record.read_text(encoding="utf-8")).get("wandb") if record.is_file() else None
+        known = earlier["id"] if earlier and earlier["project"] == project else secrets.token_hex(4)
+        return WandbSink(project, name=self.folder.absolute().name, run_id=known, config=jsonable(config))
+
     def log(self, **values: object) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl, and tell wandb if it listens."""
         with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as stream:
             stream.write(json.dumps(jsonable(values)) + "\n")
+        if self._sink is not None:
+            self._sink.log(values)
 
-    def finish(self, **values: object) -> None:
+    def finish(self, **values: Any) -> None:
         """Write the end of the run and its result into run.json."""
         self.record |= {"ended": now(), **values}
         write_json(self.folder / "run.json", self.record)
+        if self._sink is not None:
+            self._sink.finish(values.get("result", {}))
 
 
 def package_versions() -> dict[str, str]:

@@ -1,131 +1,44 @@
-"""Train one SAE on one hook point of a store: one loop, all resumable state in one dataclass.
+"""Train SAEs on a store: one, or several that share the rows they read. State, step and folder have files of their own.
 
-Leaves in the run folder: `cfg.json` + `sae_weights.safetensors` (scale folded in), `config.json`, `run.json`,
+Leaves in each run folder: `cfg.json` + `sae_weights.safetensors` (scale folded in), `config.json`, `run.json`,
 `metrics.jsonl`, `metrics.json`; while it runs, `checkpoint.safetensors` (state in the training scale).
 """
 
 from __future__ import annotations
 
+import itertools
 import json
-import math
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import psutil
 import torch
-from torch import Tensor, nn
 
-from sae_train.activations.sampler import ShuffledBatches, sample_rows
+from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
-from sae_train.centers import CENTERS
-from sae_train.checkpoints import CHECKPOINT, load_checkpoint, restore, save_checkpoint, state_tensors
 from sae_train.config import SaeTrainConfig
-from sae_train.errors import NumericalError
-from sae_train.evaluate import store_quality
-from sae_train.metrics import SaeQuality, dead_latents
+from sae_train.errors import ConfigError, MemoryShortError
+from sae_train.processes import ALONE, Processes
 from sae_train.runs import Run, jsonable, resolve_device, write_json
+from sae_train.sae_grid import SaeJob
 from sae_train.saes import sae_from_config
-from sae_train.saes.base import Sae, StepContext
-from sae_train.saes.interop import save_sae
+from sae_train.saes.search import SCRATCH_BYTES
+from sae_train.train_state import Plan, TrainState, in_memory_order, prepare, statistics_sample
+from sae_train.train_step import lr_factor, train_step
+from sae_train.training import LOG_EVERY, NOT_IN_IDENTITY, Training
 
-STATISTICS_ROWS = 32_768
-THRESHOLD_ROWS = 2_048  # of those, for thresholds: they take (rows, d_sae) numbers
-SEARCH_ROWS = 512  # of those, to try searches on
-LOG_EVERY = 25
-LOOKS_PER_DEATH, MOST_STEPS_UNSEEN = 8, 16  # who is dead is looked up this often in `dead_after_tokens`, or in steps
-ADAM_BETAS = (0.9, 0.999)
+__all__ = ["LOG_EVERY", "Plan", "TrainState", "in_memory_order", "lr_factor", "prepare", "train_step"]
 
-
-@dataclass
-class TrainState:
-    """Everything that changes while training: what a checkpoint holds."""
-
-    sae: Sae
-    optimizer: torch.optim.Adam
-    tokens_since_fired: Tensor
-    is_dead: Tensor
-    dead: Tensor  # the same by number
-    step: int = 0
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the SAE's parameters and buffers by name."""
-        return self.sae.state_dict(keep_vars=True)
-
-    def zero_grad(self) -> None:
-        """Forget the last gradients, and free their memory."""
-        self.sae.zero_grad(set_to_none=True)
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def hand_over_gradients(self) -> None:
-        """Show the optimizer the SAE's gradients, in the order in which they lie in memory."""
-        (group,) = self.optimizer.param_groups
-        for own, as_stored in zip(self.sae.parameters(), group["params"], strict=True):
-            as_stored.grad = own.grad if own is as_stored or own.grad is None else own.grad.T
-
-    def adam_step(self, lr: float) -> None:
-        """Move the weights by the gradient brought to length one.
-
-        Adam forgets squared gradients over 1,000 steps: without this, the long ones of the beginning keep the later
-        steps short (held-out FVU after 120 steps on SmolLM2's block 9: 0.26 instead of 0.30).
-        """
-        (group,) = self.optimizer.param_groups
-        group["lr"] = lr
-        gradients = [p.grad for p in group["params"] if p.grad is not None]
-        length = torch.nn.utils.get_total_norm(gradients)
-        length = length.clamp_min(torch.finfo(length.dtype).tiny)
-        if group["fused"]:
-            # As a GradScaler does: the fused step divides by it as it reads.
-            self.optimizer.grad_scale = length  # pyright: ignore[reportAttributeAccessIssue]
-        else:
-            for gradient in gradients:
-                gradient.div_(length)
-        self.optimizer.step()
-
-    def extras(self) -> dict[str, Tensor]:
-        """Return what a checkpoint holds beside parameters, buffers and optimizer."""
-        in_bfloat16 = torch.tensor(self.sae.search_dtype == "bfloat16")  # chosen by a timing: it is not drawn again
-        return {
-            "tokens_since_fired": self.tokens_since_fired,
-            "is_dead": self.is_dead,
-            "search_in_bfloat16": in_bfloat16,
-        }
-
-    def take_extras(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `extras` returned."""
-        self.tokens_since_fired.copy_(tensors["tokens_since_fired"])
-        self._set_dead(tensors["is_dead"].to(self.is_dead.device))
-        self.sae.search_dtype = "bfloat16" if tensors["search_in_bfloat16"] else "float32"
-
-    def find_dead(self, dead_after_tokens: int) -> None:
-        """Look which latents are dead; the only thing in a step that waits for the device."""
-        self._set_dead(dead_latents(self.tokens_since_fired, dead_after_tokens))
-
-    def _set_dead(self, is_dead: Tensor) -> None:
-        self.is_dead, self.dead = is_dead, is_dead.nonzero().flatten()
+ADAM_BYTES = 3 * 4  # a parameter and its two moments, float32
+Advance = Callable[[int, dict[str, float]], None]
+Log = Callable[[dict[str, float]], None]
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What follows from config and store before the first step.
-
-    Attributes:
-        n_steps: Steps of the run.
-        lr: Adam's step size at its highest.
-        scale: What activations are multiplied by.
-        dead_after_tokens: A latent is dead when it has not fired in that many.
-        dead_every: Steps between looks at who is dead: each one waits for the device.
-        n_train_rows: Rows that are not held out.
-    """
-
-    n_steps: int
-    lr: float
-    scale: float
-    dead_after_tokens: int
-    dead_every: int
-    n_train_rows: int
+def _quiet(*_: object) -> None:
+    """Say nothing."""
 
 
 def train_sae(
@@ -135,187 +48,248 @@ def train_sae(
     *,
     device: str = "auto",
     resume: bool = False,
-    advance: Callable[[int, dict[str, float]], None] = lambda n, terms: None,
-    log: Callable[[dict[str, float]], None] = lambda values: None,
+    wandb: str | None = None,
+    advance: Advance = _quiet,
+    log: Log = _quiet,
+    processes: Processes = ALONE,
 ) -> dict[str, Any]:
-    """Train, evaluate on held-out documents, and leave an SAE folder at `out`.
+    """Train one SAE, evaluate it on held-out documents, and leave an SAE folder at `out`.
+
+    Args:
+        store: The activations.
+        config: What to train.
+        out: The SAE folder.
+        device: Of the tensors.
+        resume: Continue from the checkpoint in `out`, if there is one, to the same weights.
+        wandb: Project to log to as well.
+        advance: Called after each step with its rows.
+        log: Called with what is logged.
+        processes: Processes that each take a part of every batch. The result is, but for rounding, that of one.
 
     Returns:
-        `fvu, l0, frac_dead, l2_ratio, n_tokens, tokens_per_s, steps, trained_tokens`.
+        `fvu, l0, frac_dead, l2_ratio, n_tokens, tokens_per_s, steps, trained_tokens`; of several processes, in all.
 
     Raises:
-        ConfigError: k > d_sae, an empty split, or a changed config at resume.
-        NumericalError: The loss is not finite; the last checkpoint stays.
+        ConfigError: k > d_sae, an empty split, a batch that cannot be divided, or a changed config at resume.
+        MemoryShortError: Weights and optimizer do not fit.
+        NumericalError: The loss is not finite or explodes, or all latents are dead; the last checkpoint stays.
     """
-    where = resolve_device(device)
-    held_out = store.holdout_rows(config.holdout_share, config.seed)
-    state, plan = prepare(store, config, ~held_out, where)
-    if resume:
-        _continue(state, config, store, out)
-    run = Run(
-        out,
-        config=config,
-        command="train-sae",
-        inputs={"activations": store.identity(), "device": str(where)},
-    )
-    first_step, started = state.step, time.monotonic()
+    job = SaeJob(config, out)
+    where = check_jobs([job], store, device=device, processes=processes, spread="batch")
+    (result,) = _train_together(store, [job], where, processes, resume=resume, wandb=wandb, advance=advance, log=log)
+    processes.wait()
+    return result or json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+
+
+def train_saes(
+    store: ActivationStore,
+    jobs: Sequence[SaeJob],
+    out: Path,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    wandb: str | None = None,
+    advance: Advance = _quiet,
+    log: Log = _quiet,
+    processes: Processes = ALONE,
+    spread: str = "auto",
+) -> list[dict[str, Any]]:
+    """Train several SAEs, each to the weights it would have alone, and leave a folder for each.
+
+    Those at one hook point, with the same rows in the same order, are trained side by side on the same batches: the
+    store is read once for them. Hook points, which lie apart on disk, come one after the other, so that no more SAEs
+    are in memory than one hook point has.
+
+    Args:
+        store: The activations.
+        jobs: What to train, and where it goes.
+        out: The folder that holds all of them; its `run.json` and `metrics.json` are about the whole. A single SAE
+            is trained by `train_sae`, into the folder of its job.
+        device: As in `train_sae`.
+        resume: Finished SAEs are left alone, others continue.
+        wandb: As in `train_sae`; each SAE is a run of its own.
+        advance: As in `train_sae`, once for every SAE and step.
+        log: As in `train_sae`.
+        processes: Processes that share the work.
+        spread: What they divide: `saes` (each trains some of them alone), `batch` (each takes a part of every batch),
+            or `auto`: SAEs, if there are at least as many as processes.
+
+    Returns:
+        What `train_sae` returns, in the order of the jobs; `tokens_per_s` is that of the SAEs side by side. Of several
+        processes, the first has it.
+
+    Raises:
+        ConfigError, MemoryShortError, NumericalError: As `train_sae`, with nothing written where a config is to blame.
+    """
+    where = check_jobs(jobs, store, device=device, processes=processes, spread=spread)
+    if len(jobs) == 1:
+        how = {
+            "device": device,
+            "resume": resume,
+            "wandb": wandb,
+            "advance": advance,
+            "log": log,
+            "processes": processes,
+        }
+        return [train_sae(store, jobs[0].config, jobs[0].out, **how)]
+    own, sharing = (jobs, processes)
+    if _apart(jobs, processes, spread):
+        own, sharing = jobs[processes.part(len(jobs))], ALONE
+    run = None
+    if processes.is_first:
+        inputs = {"activations": store.identity(), "device": str(where), "processes": processes.count}
+        run = Run(out, config={"saes": [job.config for job in jobs]}, command="train-sae", inputs=inputs)
+    processes.wait()
+    for group in _groups(own):
+        _train_together(store, group, where, sharing, resume=resume, wandb=wandb, advance=advance, log=log)
+    processes.wait()
+    if run is None:
+        return []
+    results = [json.loads((job.out / "metrics.json").read_text(encoding="utf-8")) for job in jobs]
+    named = [{"out": job.out.name, **result} for job, result in zip(jobs, results, strict=True)]
+    write_json(out / "metrics.json", {"saes": named})
+    run.finish(result={"saes": named})
+    return results
+
+
+def _train_together(
+    store: ActivationStore,
+    jobs: Sequence[SaeJob],
+    where: torch.device,
+    processes: Processes,
+    *,
+    resume: bool,
+    wandb: str | None,
+    advance: Advance,
+    log: Log,
+) -> list[dict[str, Any]]:
+    """Train the SAEs that see the same batches; return their results, empty where a process wrote none."""
+    first = jobs[0].config
+    held_out = store.holdout_rows(first.holdout_share, first.rows_seed)
+    finished = {job.out: _finished_result(job) for job in jobs} if resume else {}
+    waiting = [job for job in jobs if not finished.get(job.out)]
+    sample = statistics_sample(store, first, ~held_out) if waiting else None
+    common = {"held_out": held_out, "where": where, "processes": processes, "sample": sample, "wandb": wandb}
+    trainings = {j.out: Training(store, j.config, j.out, **common, resume=resume, log=log) for j in waiting}
+    del sample, common
+    for training in trainings.values():
+        training.open_folder()
+    seconds = _run(list(trainings.values()), store, processes, advance) if trainings else 0.0
+    return [finished.get(job.out) or trainings.pop(job.out).finish(seconds) for job in jobs]
+
+
+def _run(trainings: list[Training], store: ActivationStore, processes: Processes, advance: Advance) -> float:
+    """Take all steps of SAEs that see the same batches; return the seconds that took."""
+    config, where, started = trainings[0].config, trainings[0].where, time.monotonic()
+    first_step = min(training.state.step for training in trainings)
     batches = ShuffledBatches(
         store,
         config.hook_point,
-        ~held_out,
+        ~trainings[0].held_out,
         batch_size=config.batch_size,
-        seed=config.seed,
+        seed=config.rows_seed,
         buffer_mb=config.buffer_mb,
         pin_memory=where.type == "cuda",
-    ).from_batch(state.step)
-    while True:
-        if config.eval_every and state.step and state.step % config.eval_every == 0:
-            quality = _folded_quality(state.sae, plan.scale, store, config.hook_point, held_out)
-            run.log(step=state.step, split="heldout", **asdict(quality))
-        if state.step > first_step and state.step % config.save_every == 0:
-            tensors = state_tensors(state.tensors(), state.optimizer)
-            _check_weights(state, out)
-            save_checkpoint(out, tensors | state.extras(), step=state.step, identity=_identity(config, store))
-        if state.step >= plan.n_steps:
+    ).from_batch(first_step)
+    part = processes.part(config.batch_size)
+    for step in itertools.count(first_step):
+        due = [training for training in trainings if training.state.step == step]  # a resumed one may be ahead
+        for training in due:
+            training.evaluate_if_due()
+            training.save_if_due()
+        if all(training.is_done for training in trainings):
             break
-        terms = train_step(state, next(batches).to(where, non_blocking=True), config, plan)
-        advance(config.batch_size, {})
-        if state.step % LOG_EVERY == 0 or state.step == plan.n_steps:
-            values = _checked(terms, state.step, out)
-            run.log(step=state.step, tokens=state.step * config.batch_size, **values)
-            log({"step": state.step, **values})
-    seconds = time.monotonic() - started
-    _check_weights(state, out)
-    state.sae.fold_scale(plan.scale)
-    save_sae(state.sae, out, hook_point=config.hook_point, metadata={"model_name": str(store.attrs["model"])})
-    quality = store_quality(state.sae, store, config.hook_point, held_out)
-    speed = (state.step - first_step) * config.batch_size / seconds if state.step > first_step else 0.0
-    trained = {"steps": state.step, "trained_tokens": state.step * config.batch_size}
-    result = {**asdict(quality), "tokens_per_s": speed, "d_sae": state.sae.d_sae, **trained}
-    write_json(out / "metrics.json", result)
-    run.finish(result=result, plan=asdict(plan) | {"search_dtype": state.sae.search_dtype})
-    (out / CHECKPOINT).unlink(missing_ok=True)
-    return result
+        acts = next(batches)[part].to(where, non_blocking=True)
+        for training in due:
+            if not training.is_done:
+                training.train(acts)
+                advance(config.batch_size, {})
+    return time.monotonic() - started
 
 
-def prepare(
-    store: ActivationStore, config: SaeTrainConfig, use: np.ndarray, device: torch.device
-) -> tuple[TrainState, Plan]:
-    """Measure mean and scale on a sample, draw the weights, count the steps."""
-    sample = sample_rows(store, config.hook_point, use, n_rows=STATISTICS_ROWS, seed=config.seed)
-    mean_norm = float(sample.norm(dim=1).mean())
-    if not math.isfinite(mean_norm) or float(sample.var(dim=0, unbiased=False).sum()) == 0:
-        raise NumericalError(
-            f"the activations at {config.hook_point} cannot be learned",
-            got=f"mean norm {mean_norm}, variance {float(sample.var(dim=0, unbiased=False).sum())}",
-            expected="finite activations that vary",
-        )
-    d_in, n_rows = sample.shape[1], int(use.sum())
-    scale = d_in**0.5 / mean_norm
-    sae = sae_from_config(config, d_in)
-    d_sae = sae.d_sae
-    sae.init_weights(CENTERS[config.b_dec_init](sample) * scale, config.seed)
-    sae.init_thresholds(sample[:THRESHOLD_ROWS] * scale)
-    sae.to(device)
-    sae.choose_search_dtype((sample[:SEARCH_ROWS] * scale).to(device), config.search_dtype)
-    lr = config.lr if config.lr is not None else 2e-4 / (d_sae / 2**14) ** 0.5
-    n_steps = max(1, math.ceil((config.tokens or n_rows) / config.batch_size))
-    dead_after = config.dead_after_tokens or max(config.batch_size, n_steps * config.batch_size // 10)
-    fused = device.type in ("cpu", "cuda")
-    optimizer = torch.optim.Adam(map(in_memory_order, sae.parameters()), lr=lr, betas=ADAM_BETAS, fused=fused)
-    since, is_dead = (torch.zeros(d_sae, dtype=kind, device=device) for kind in (torch.int64, torch.bool))
-    state = TrainState(sae, optimizer, since, is_dead, dead=is_dead.nonzero().flatten())
-    dead_every = min(MOST_STEPS_UNSEEN, max(1, dead_after // (LOOKS_PER_DEATH * config.batch_size)))
-    return state, Plan(n_steps, lr, scale, dead_after, dead_every, n_rows)
+def _groups(jobs: Iterable[SaeJob]) -> list[list[SaeJob]]:
+    """Return the jobs that see the same batches together, in their order."""
+    found: dict[tuple[Any, ...], list[SaeJob]] = {}
+    for job in jobs:
+        c = job.config
+        found.setdefault((c.hook_point, c.rows_seed, c.holdout_share, c.batch_size, c.buffer_mb), []).append(job)
+    return list(found.values())
 
 
-def in_memory_order(parameter: nn.Parameter) -> nn.Parameter:
-    """Return the parameter, or where its columns lie together in memory, its transpose: the same numbers.
+def _finished_result(job: SaeJob) -> dict[str, Any] | None:
+    """Return the result of a run that came to its end; None where there is none.
 
-    Fused Adam copies whatever is not contiguous, every time: 20 ms instead of 5 for 3.3 million parameters.
+    Raises:
+        ConfigError: It was trained with other settings.
     """
-    return parameter if parameter.is_contiguous() else nn.Parameter(parameter.data.T)
+    record, result = job.out / "run.json", job.out / "metrics.json"
+    if not result.is_file() or json.loads(record.read_text(encoding="utf-8")).get("ended") is None:
+        return None
+    then = json.loads((job.out / "config.json").read_text(encoding="utf-8"))
+    for name, value in jsonable(asdict(job.config)).items():
+        if name not in NOT_IN_IDENTITY and then.get(name) != value:
+            raise ConfigError(
+                f"cannot continue '{job.out.parent}': the config of {job.out.name} has changed",
+                got=f"{name} {value}",
+                expected=f"{name} {then.get(name)}",
+                try_="the same options, or --overwrite to start again",
+            )
+    return json.loads(result.read_text(encoding="utf-8"))
 
 
-def lr_factor(step: int, config: SaeTrainConfig, n_steps: int) -> float:
-    """Return the share of the full step size at a step: linear warm-up, constant, linear decay to zero."""
-    warmup = min(1.0, (step + 1) / max(1, min(config.lr_warmup_steps, n_steps)))
-    decay_steps = max(1, int(config.lr_decay_share * n_steps))
-    return min(warmup, (n_steps - step) / decay_steps, 1.0)
+def _apart(jobs: Sequence[SaeJob], processes: Processes, spread: str) -> bool:
+    """Return whether each process trains SAEs of its own."""
+    return spread == "saes" or (spread == "auto" and len(jobs) >= max(2, processes.count))
 
 
-def train_step(state: TrainState, acts: Tensor, config: SaeTrainConfig, plan: Plan) -> dict[str, Tensor]:
-    """Advance the state by one batch; return the terms of the loss, still on the device."""
-    if state.step % plan.dead_every == 0:
-        state.find_dead(plan.dead_after_tokens)
-    context = StepContext(
-        is_dead=state.is_dead,
-        dead_latents=state.dead,
-        progress=state.step / plan.n_steps,
-        auxk_alpha=config.auxk_alpha,
-        l1_coefficient=config.l1_coefficient,
-        l1_warmup_share=config.l1_warmup_share,
-    )
-    result = state.sae.training_loss(acts * plan.scale, context)
-    state.zero_grad()
-    result.loss.backward()
-    state.sae.project_decoder_gradient()
-    state.hand_over_gradients()
-    state.adam_step(plan.lr * lr_factor(state.step, config, plan.n_steps))
-    state.sae.normalize_decoder()
-    state.tokens_since_fired += len(acts)
-    state.tokens_since_fired.masked_fill_(result.fired, 0)
-    state.step += 1
-    return {"loss": result.loss.detach(), **result.terms, "frac_dead": context.is_dead.float().mean()}
+def check_jobs(
+    jobs: Sequence[SaeJob], store: ActivationStore, *, device: str, processes: Processes = ALONE, spread: str = "auto"
+) -> torch.device:
+    """Refuse what cannot be trained, before anything is written; return the device.
 
-
-def _checked(terms: dict[str, Tensor], step: int, out: Path) -> dict[str, float]:
-    """Bring the terms to the host and stop on NaN or Inf."""
-    values = {k: float(v) for k, v in terms.items()}
-    if not all(map(math.isfinite, values.values())):
-        raise NumericalError(
-            f"training diverged at step {step}",
-            got=", ".join(f"{k} {v:.4g}" for k, v in values.items()),
-            expected=f"finite losses; the last checkpoint in {out} stays",
-            try_="a smaller --lr",
+    Raises:
+        ConfigError: k > d_sae, a batch that cannot be divided, or a device that processes would have to share.
+        MemoryShortError: Weights and optimizer do not fit.
+    """
+    where = resolve_device(processes.own_device(device))
+    if spread == "saes" and len(jobs) < processes.count:
+        raise ConfigError(
+            "some processes would have nothing to do",
+            got=f"{len(jobs)} SAEs for {processes.count} processes, saes (--spread)",
+            expected="at least one SAE for each, or --spread batch",
         )
-    return values
-
-
-def _check_weights(state: TrainState, out: Path) -> None:
-    """Stop before NaN or Inf replaces a good checkpoint; the losses are only looked at when they are logged."""
-    bad = [name for name, value in state.tensors().items() if not bool(torch.isfinite(value).all())]
-    if bad:
-        raise NumericalError(
-            f"training diverged before step {state.step}",
-            got=f"NaN or Inf in {', '.join(bad)}",
-            expected=f"finite weights; the last checkpoint in {out} stays",
-            try_="a smaller --lr",
+    n_sharing = 1 if _apart(jobs, processes, spread) else processes.count
+    for job in jobs:
+        n_parts = job.config.accumulate * n_sharing
+        if job.config.batch_size % n_parts:
+            raise ConfigError(
+                "the batch cannot be divided evenly",
+                got=f"{job.config.batch_size} (--batch-size), {n_sharing} processes of {job.config.accumulate} "
+                "micro batches (--accumulate)",
+                expected=f"a multiple of {n_parts}",
+            )
+    needed = max((training_bytes(group, store) for group in _groups(jobs)), default=0)
+    free = torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else psutil.virtual_memory().available
+    if needed > free:
+        raise MemoryShortError(
+            "the memory is too small for these SAEs",
+            got=f"{free / 2**30:.1f} GiB free on {where}",
+            expected=f"at least {needed / 2**30:.1f} GiB",
+            try_="fewer SAEs at a hook point at a time, or a smaller --expansion",
         )
+    return where
 
 
-def _folded_quality(sae: Sae, scale: float, store: ActivationStore, hook_point: str, use: np.ndarray) -> SaeQuality:
-    """Evaluate the SAE as it would be saved now; the training state is left as it is."""
-    before = {name: value.clone() for name, value in sae.state_dict().items() if value.ndim < 2}  # W_* stay as they are
-    sae.fold_scale(scale)
-    quality = store_quality(sae, store, hook_point, use)
-    sae.load_state_dict(before, strict=False)
-    return quality
+def training_bytes(jobs: Sequence[SaeJob], store: ActivationStore) -> int:
+    """Return the least memory that SAEs side by side take: weights, Adam's moments, one gradient, a step of one.
 
-
-def _identity(config: SaeTrainConfig, store: ActivationStore) -> dict[str, str]:
-    """What a checkpoint may be continued with; how often to evaluate or save decides nothing."""
-    settings = {k: v for k, v in asdict(config).items() if k not in ("eval_every", "save_every")}
-    return {
-        "config": json.dumps(jsonable(settings), sort_keys=True),
-        "store": json.dumps(jsonable(store.identity()), sort_keys=True),
-    }
-
-
-def _continue(state: TrainState, config: SaeTrainConfig, store: ActivationStore, out: Path) -> None:
-    """Take up the checkpoint, if there is one."""
-    found = load_checkpoint(out, _identity(config, store))
-    if found is not None:
-        tensors, state.step = found
-        restore(tensors, state.tensors(), state.optimizer)
-        state.take_extras(tensors)
+    Raises:
+        ConfigError: A setting does not fit the number of latents.
+    """
+    sizes, steps = [], []
+    for job in jobs:
+        with torch.device("meta"):  # names and shapes only
+            sae = sae_from_config(job.config, store.d_in(job.config.hook_point))
+        sizes.append(sum(p.numel() for p in sae.parameters()))
+        steps.append(min(SCRATCH_BYTES, 4 * sae.d_sae * job.config.batch_size // job.config.accumulate))
+    return ADAM_BYTES * sum(sizes) + 4 * max(sizes) + sum(steps)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -74,11 +75,19 @@ def test_the_sae_is_a_folder_that_reads(wb_files):
 def test_eval_sae_with_the_model(wb_files, wb):
     words = (*wb_files.commands["eval-sae"], "--model", "fact-world", "--text", wb_files.text, "--max-tokens", 1500)
     found = json.loads(wb("eval-sae", *words, "--json").out)
-    assert {"ce_clean", "ce_sae", "ce_zero", "ce_recovered"} <= set(found)
+    for name in ("ce_clean", "ce_sae", "ce_zero", "ce_recovered", "kl", "fvu", "l0", "frac_dead", "l2_ratio"):
+        assert found[f"{name}_low"] <= found[name] <= found[f"{name}_high"], name
+    assert found["text_held_out"] and found["n_texts"] <= found["n_documents"], "the store's text: held-out documents"
     assert found["ce_clean"] < found["ce_sae"] < found["ce_zero"]
     assert found["ce_recovered"] == pytest.approx(
         (found["ce_zero"] - found["ce_sae"]) / (found["ce_zero"] - found["ce_clean"])
     )
+    other = wb_files.here / "other.txt"
+    other.write_text("A quiet street, a market, a bridge.\n\nNothing else is known.", encoding="utf-8")
+    words = (*wb_files.commands["eval-sae"], "--model", "fact-world", "--text", other)
+    outcome = wb("eval-sae", *words)
+    assert outcome.code == 0 and "not the text of the store" in outcome.err
+    assert "kl " in outcome.out and re.search(r"fvu +0\.\d+ \[0\.\d+, 0\.\d+\]", outcome.out)
 
 
 def test_labels(wb_files, world_entities):

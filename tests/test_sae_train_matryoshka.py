@@ -7,7 +7,7 @@ import torch
 
 from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError
-from sae_train.saes.batch_topk import keep_largest
+from sae_train.saes.batch_topk import keep_largest, support_of
 from sae_train.saes.interop import load_sae
 from sae_train.saes.matryoshka import prefix_sizes
 
@@ -51,10 +51,11 @@ def test_one_prefix_is_batch_topk(make_sae, make_acts, make_context):
 def test_a_prefix_does_not_see_the_latents_after_it(make_sae, make_acts):
     sae, acts = make_sae("matryoshka", matryoshka_prefixes=SHARES), make_acts()
     kept = keep_largest(sae.pre_acts(acts).detach(), len(acts) * sae.k)
-    before = sae.prefix_errors(acts - sae.b_dec, kept.values, kept)
+    support = support_of(kept.latents, kept.tokens, len(acts), sae.d_sae)
+    before = sae.prefix_errors(acts - sae.b_dec, kept.values, support)
     with torch.no_grad():
         sae.W_dec[10:] += 1
-    after = sae.prefix_errors(acts - sae.b_dec, kept.values, kept)
+    after = sae.prefix_errors(acts - sae.b_dec, kept.values, support)
     assert torch.equal(before[:2], after[:2]) and not torch.equal(before[2], after[2])
 
 

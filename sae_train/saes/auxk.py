@@ -2,6 +2,8 @@
 
 AuxK = sum ||e - e_hat||^2 / sum ||e - mean(e)||^2, e = x - x_hat a constant, e_hat = decode(top k_aux dead latents)
 without b_dec, k_aux = min(d_in // 2, number of dead latents). Its gradient reaches encoder and decoder.
+
+The denominator is that of all processes, but of one micro batch: with several, AuxK is the mean of theirs.
 """
 
 from __future__ import annotations
@@ -12,10 +14,15 @@ from torch import Tensor
 
 from sae_train.saes.base import Sae
 from sae_train.saes.squares import sum_of_squares
+from sae_train.saes.whole_batch import WholeBatch, batch_variance
 
 
 def auxk_loss(
-    sae: Sae, centered: Float[Tensor, "batch d_in"], error: Float[Tensor, "batch d_in"], dead: Int[Tensor, " n_dead"]
+    sae: Sae,
+    centered: Float[Tensor, "batch d_in"],
+    error: Float[Tensor, "batch d_in"],
+    dead: Int[Tensor, " n_dead"],
+    batch: WholeBatch | None = None,
 ) -> Float[Tensor, ""]:
     """Let the strongest dead latents reconstruct an error, by products of their number, not of d_sae.
 
@@ -24,6 +31,7 @@ def auxk_loss(
         centered: Its scaled input minus `b_dec`, without gradient.
         error: What the living latents left over, without gradient.
         dead: The dead latents by number; without any, the loss is zero.
+        batch: What these rows are a part of; the whole where nothing is said.
     """
     if len(dead) == 0:
         return error.new_zeros(())
@@ -31,11 +39,14 @@ def auxk_loss(
     # Zero, and the gradient that b_dec has through `centered`: a product with a vector, not one for every row.
     moved = W_enc.detach() @ (sae.b_dec.detach() - sae.b_dec)
     dead_pre_acts = torch.addmm(sae.b_enc[dead] + moved, centered, W_enc.T)
-    return dead_loss(dead_pre_acts, error, sae.W_dec.index_select(0, dead))
+    return dead_loss(dead_pre_acts, error, sae.W_dec.index_select(0, dead), batch)
 
 
 def dead_loss(
-    pre_acts: Float[Tensor, "batch n_dead"], error: Float[Tensor, "batch d_in"], W_dec: Float[Tensor, "n_dead d_in"]
+    pre_acts: Float[Tensor, "batch n_dead"],
+    error: Float[Tensor, "batch d_in"],
+    W_dec: Float[Tensor, "n_dead d_in"],
+    batch: WholeBatch | None = None,
 ) -> Float[Tensor, ""]:
     """Return AuxK, given the dead latents' pre-activations and decoder rows only.
 
@@ -47,9 +58,7 @@ def dead_loss(
         latents = torch.zeros_like(pre_acts).scatter(1, indices, values.relu())
     else:
         latents = pre_acts.relu()
-    return sum_of_squares(error - latents @ W_dec) / batch_variance(error)
-
-
-def batch_variance(acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, ""]:
-    """Return sum ||x - mean(x)||^2 of a batch, kept off zero."""
-    return sum_of_squares(acts - acts.mean(dim=0)).clamp_min(1e-12)
+    if batch is None:
+        return sum_of_squares(error - latents @ W_dec) / batch_variance(error)
+    variance = batch_variance(error, batch.processes)
+    return sum_of_squares(error - latents @ W_dec) / (variance * batch.n_micro)

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_train.config import SaeTrainConfig
+from sae_train.saes.whole_batch import WholeBatch
 
 ROWS_IN_CACHE = 256  # of a weight matrix that is passed over more than once
 
@@ -31,6 +32,7 @@ class StepContext:
         l1_coefficient: Weight of the sparsity term at full strength.
         l1_warmup_share: Share of the run in which the weight of a sparsity term grows.
         dead_latents: The same latents as `is_dead` by number, where the caller knows them.
+        batch: What the rows are a part of; None where they are the whole batch.
     """
 
     is_dead: Bool[Tensor, " d_sae"]
@@ -39,6 +41,11 @@ class StepContext:
     l1_coefficient: float
     l1_warmup_share: float
     dead_latents: Int[Tensor, " n_dead"] | None = None
+    batch: WholeBatch | None = None
+
+    def batch_of(self, acts: Float[Tensor, "batch d_in"]) -> WholeBatch:
+        """Return what the rows are a part of."""
+        return self.batch or WholeBatch.of(acts)
 
     @property
     def dead(self) -> Int[Tensor, " n_dead"]:
@@ -53,7 +60,7 @@ class StepContext:
 
 @dataclass(frozen=True)
 class LossTerms:
-    """Loss of one batch, its named parts (for the log), and which latents fired."""
+    """What rows add to the loss of their batch and to its named parts (for the log), and which latents fired."""
 
     loss: Tensor
     terms: dict[str, Tensor]
@@ -115,7 +122,11 @@ class Sae(nn.Module, ABC):
 
     def pre_acts(self, acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
         """Return the latents before the activation function."""
-        return torch.addmm(self.b_enc, acts - self.b_dec, self.W_enc)
+        return self.centered_pre_acts(acts - self.b_dec)
+
+    def centered_pre_acts(self, centered: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+        """Return the latents before the activation function, given x - b_dec; autocast concerns the product only."""
+        return torch.addmm(self.b_enc, centered, self.W_enc).to(centered.dtype)
 
     @abstractmethod
     def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
@@ -123,7 +134,7 @@ class Sae(nn.Module, ABC):
 
     @abstractmethod
     def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
-        """Return the loss of one batch of scaled activations."""
+        """Return what some rows of scaled activations add to the loss of their batch (see `context.batch`)."""
 
     @abstractmethod
     def saelens_config(self) -> dict[str, Any]:

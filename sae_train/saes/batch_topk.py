@@ -3,6 +3,9 @@
 Training: latents = pre_acts where they are among the `batch * k` largest of the batch and above zero, else 0, so that
 a token may use more than k latents and another fewer. loss = FVU(x, x_hat) + alpha * AuxK.
 
+Over several processes the batch is that of all of them. A micro batch (gradient accumulation) chooses among its own
+latents, `k` per token on average, and moves the average below by itself; FVU is divided by the whole batch's variance.
+
 Inference does not know a batch: latents = pre_acts where pre_acts > threshold, the threshold a moving average over
 training batches of the smallest value that was kept. On disk it is SAELens' `jumprelu`, all thresholds equal.
 """
@@ -16,10 +19,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_train.errors import ConfigError
-from sae_train.saes.auxk import auxk_loss, batch_variance
+from sae_train.processes import ALONE, Processes
+from sae_train.saes.auxk import auxk_loss
 from sae_train.saes.base import LossTerms, StepContext
 from sae_train.saes.sparse_ops import Support, sparse_encode, support_decode
 from sae_train.saes.threshold import ThresholdSae
+from sae_train.saes.whole_batch import WholeBatch, nth_largest
 
 THRESHOLD_RATE = 0.01  # of the moving average: it remembers about the last hundred batches
 THRESHOLD_START = 5  # early on, the rate is START / (START + batches): the first one counts in full, then fades
@@ -54,7 +59,9 @@ class Reconstruction(NamedTuple):
     terms: dict[str, Tensor]
 
 
-def keep_largest(pre_acts: Float[Tensor, "batch d_sae"], n_kept: int, guess: float = 0.0) -> Kept:
+def keep_largest(
+    pre_acts: Float[Tensor, "batch d_sae"], n_kept: int, guess: float = 0.0, processes: Processes = ALONE
+) -> Kept:
     """Return the `n_kept` largest pre-activations of a batch that are above zero.
 
     Args:
@@ -62,6 +69,7 @@ def keep_largest(pre_acts: Float[Tensor, "batch d_sae"], n_kept: int, guess: flo
         n_kept: How many at most; fewer where fewer are above zero.
         guess: A value, at least zero, that the wanted ones probably exceed. It changes the time, not the result:
             the search is among what exceeds it, and starts again from zero where that is too little.
+        processes: Whose pre-activations are a batch together: `n_kept` of all, of which the own ones are returned.
 
     Example:
         >>> keep_largest(torch.tensor([[1.0, 3.0], [-1.0, 2.0]]), 2).tokens.tolist()
@@ -69,12 +77,20 @@ def keep_largest(pre_acts: Float[Tensor, "batch d_sae"], n_kept: int, guess: flo
     """
     flat, d_sae = pre_acts.flatten(), pre_acts.shape[1]
     found = (flat > guess).nonzero().flatten()
-    if len(found) < n_kept and guess > 0:
+    if _total(len(found), flat, processes) < n_kept and guess > 0:
         found = (flat > 0).nonzero().flatten()
-    if len(found) > n_kept:
+    if processes.count > 1:
+        if _total(len(found), flat, processes) > n_kept:
+            found = found[flat[found] >= nth_largest(flat[found], n_kept, processes)]
+    elif len(found) > n_kept:
         best = torch.topk(flat[found], n_kept, sorted=False).indices
         found = found[best.sort().values]
     return Kept(flat[found], torch.div(found, d_sae, rounding_mode="floor"), found % d_sae)
+
+
+def _total(n: int, like: Tensor, processes: Processes) -> int:
+    """Return the sum of a count over all processes."""
+    return n if processes.count == 1 else int(processes.gather(torch.tensor(n, device=like.device)).sum())
 
 
 def support_of(latents: Int[Tensor, " n_on"], groups: Int[Tensor, " n_on"], n_groups: int, d_sae: int) -> Support:
@@ -109,32 +125,35 @@ class BatchTopKSae(ThresholdSae):
 
     def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
         """Return FVU plus the weighted AuxK term, and move the threshold towards this batch's."""
-        centered = acts - self.b_dec
+        centered, batch = acts - self.b_dec, context.batch_of(acts)
         with torch.no_grad():
-            pre_acts = torch.addmm(self.b_enc, centered, self.W_enc)
-            kept = keep_largest(pre_acts, len(acts) * self.k, guess=GUESS_SHARE * float(self.threshold))
-            self._update_threshold(kept.values)
+            pre_acts = self.centered_pre_acts(centered)
+            guess = GUESS_SHARE * float(self.threshold)
+            kept = keep_largest(pre_acts, batch.micro_tokens * self.k, guess, batch.processes)
+            self._update_threshold(kept.values, batch.processes)
         support = support_of(kept.latents, kept.tokens, len(acts), self.d_sae)
         values = sparse_encode(centered.detach(), self.W_enc, self.b_enc, support, values=kept.values, b_dec=self.b_dec)
-        recon = self.reconstruct(centered, values, kept)
-        auxk = auxk_loss(self, centered.detach(), recon.error.detach(), context.dead)
+        recon = self.reconstruct(centered, values, support, batch)
+        auxk = auxk_loss(self, centered.detach(), recon.error.detach(), context.dead, batch)
         fired = torch.zeros(self.d_sae, dtype=torch.bool, device=acts.device).index_fill_(0, kept.latents, True)
-        return LossTerms(recon.loss + context.auxk_alpha * auxk, {**recon.terms, "auxk": auxk.detach()}, fired)
+        terms = {**recon.terms, "auxk": auxk.detach(), "l0": recon.loss.new_tensor(len(kept.latents) / batch.n_tokens)}
+        return LossTerms(recon.loss + context.auxk_alpha * auxk, terms, fired)
 
     def reconstruct(
-        self, centered: Float[Tensor, "batch d_in"], values: Float[Tensor, " n_on"], kept: Kept
+        self, centered: Float[Tensor, "batch d_in"], values: Float[Tensor, " n_on"], support: Support, batch: WholeBatch
     ) -> Reconstruction:
         """Return the FVU of the reconstruction; `centered` is x - b_dec, `values` are the latents that are on."""
-        support = support_of(kept.latents, kept.tokens, len(centered), self.d_sae)
         error = centered - support_decode(values, support, self.W_dec)  # x - (latents W_dec + b_dec)
-        fvu = error.square().sum() / batch_variance(centered.detach())
+        fvu = error.square().sum() / batch.variance
         return Reconstruction(fvu, error, {"fvu": fvu.detach()})
 
-    def _update_threshold(self, values: Float[Tensor, " n_on"]) -> None:
+    def _update_threshold(self, values: Float[Tensor, " n_on"], processes: Processes) -> None:
         """Average the smallest kept value in; a batch in which nothing is above zero says nothing."""
-        if len(values):
+        smallest = values.min() if len(values) else values.new_full((), torch.inf)
+        processes.min_(smallest)
+        if len(values) if processes.count == 1 else bool(smallest < torch.inf):
             rate = (THRESHOLD_START / (THRESHOLD_START + self.n_batches)).clamp_min(THRESHOLD_RATE)
-            self.threshold += rate * (values.min() - self.threshold)
+            self.threshold += rate * (smallest - self.threshold)
             self.n_batches += 1
 
     @torch.no_grad()

@@ -4,7 +4,8 @@ latents = pre_acts * H(pre_acts - theta), H the unit step, theta > 0 one learned
 loss = (1/d_in) mean_tokens ||x - x_hat||^2 + lambda * (L0 / L0_target - 1)^2, inputs scaled to mean norm sqrt(d_in),
 L0 = mean_tokens sum_j H(pre_acts_j - theta_j); lambda grows linearly over the first `l1_warmup_share` of the run. The
 paper's plain loss has lambda * L0 instead; the squared distance is its way to a target L0. It is taken of the mean over
-the batch, so that a single token may use more latents than another.
+the batch, so that a single token may use more latents than another. Over several processes it is the mean of all their
+tokens; with micro batches L0 is that of one, and the second term the mean of theirs (at least as much as the batch's).
 
 Both terms are flat in theta almost everywhere. The gradient of their expectation is estimated from the pre-activations
 in a window of width eps around the threshold (K(u) = 1 for |u| < 1/2, else 0):
@@ -119,10 +120,13 @@ class JumpReluSae(ThresholdSae):
         """Return squared error per token and dimension plus the weighted squared distance from the target L0."""
         pre_acts, thresholds = self.pre_acts(acts), self.thresholds()
         latents = JumpRelu.apply(pre_acts, thresholds, self.bandwidth)
-        error = (acts - self.decode(latents)).square().sum(dim=1).mean() / self.d_in
-        l0 = Step.apply(pre_acts, thresholds, self.bandwidth).sum(dim=1).mean()
-        loss = error + self.l0_coefficient * context.warmup * (l0 / self.k - 1).square()
-        return LossTerms(loss, {"mse": error.detach(), "l0": l0.detach()}, (latents > 0).any(dim=0))
+        batch = context.batch_of(acts)
+        error = (acts - self.decode(latents)).square().sum(dim=1).sum() / (batch.n_tokens * self.d_in)
+        l0 = Step.apply(pre_acts, thresholds, self.bandwidth).sum(dim=1).sum() / batch.micro_tokens
+        off_target = batch.once((batch.micro_sum(l0) / self.k - 1).square())
+        loss = error + self.l0_coefficient * context.warmup * off_target
+        terms = {"mse": error.detach(), "l0": l0.detach() / batch.n_micro}
+        return LossTerms(loss, terms, (latents > 0).any(dim=0))
 
     @torch.no_grad()
     def fold_scale(self, scale: float) -> None:

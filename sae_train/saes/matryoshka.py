@@ -16,9 +16,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_train.saes.auxk import batch_variance
-from sae_train.saes.batch_topk import BatchTopKSae, Kept, Reconstruction, support_of
-from sae_train.saes.sparse_ops import support_decode
+from sae_train.saes.batch_topk import BatchTopKSae, Reconstruction, support_of
+from sae_train.saes.sparse_ops import Support, support_decode
+from sae_train.saes.whole_batch import WholeBatch
 
 
 def prefix_sizes(shares: tuple[float, ...], d_sae: int) -> list[int]:
@@ -44,19 +44,20 @@ class MatryoshkaSae(BatchTopKSae):
         self.register_buffer("prefixes", torch.tensor(prefix_sizes(matryoshka_prefixes, d_sae)), persistent=False)
 
     def prefix_errors(
-        self, centered: Float[Tensor, "batch d_in"], values: Float[Tensor, " n_on"], kept: Kept
+        self, centered: Float[Tensor, "batch d_in"], values: Float[Tensor, " n_on"], support: Support
     ) -> Float[Tensor, "prefix batch d_in"]:
         """Return x - x_hat_i of every prefix: a block adds to what the blocks before it have left over."""
         n_tokens, n_blocks = len(centered), len(self.prefixes)
-        groups = kept.tokens * n_blocks + torch.bucketize(kept.latents, self.prefixes, right=True)
-        added = support_decode(values, support_of(kept.latents, groups, n_tokens * n_blocks, self.d_sae), self.W_dec)
+        groups = support.rows * n_blocks + torch.bucketize(support.latents, self.prefixes, right=True)
+        by_block = support_of(support.latents, groups, n_tokens * n_blocks, self.d_sae)
+        added = support_decode(values, by_block, self.W_dec)
         return centered - added.view(n_tokens, n_blocks, self.d_in).cumsum(dim=1).transpose(0, 1)
 
     def reconstruct(
-        self, centered: Float[Tensor, "batch d_in"], values: Float[Tensor, " n_on"], kept: Kept
+        self, centered: Float[Tensor, "batch d_in"], values: Float[Tensor, " n_on"], support: Support, batch: WholeBatch
     ) -> Reconstruction:
         """Return the mean FVU over prefixes, and the error of all latents together."""
-        errors = self.prefix_errors(centered, values, kept)
-        fvus = errors.square().sum(dim=(1, 2)) / batch_variance(centered.detach())
+        errors = self.prefix_errors(centered, values, support)
+        fvus = errors.square().sum(dim=(1, 2)) / batch.variance
         terms = {"fvu": fvus[-1].detach(), "fvu_first_prefix": fvus[0].detach()}
         return Reconstruction(fvus.mean(), errors[-1], terms)

@@ -1,7 +1,8 @@
 """ReLU SAE with an L1 penalty weighted by decoder norm. Source: Anthropic, "Circuits Updates - April 2024".
 
 loss = (1/d_in) mean_tokens [ ||x - x_hat||^2 + lambda * sum_j z_j ||W_dec[j]|| ], inputs scaled to mean norm
-sqrt(d_in), lambda growing linearly from zero over the first `l1_warmup_share` of the run.
+sqrt(d_in), lambda growing linearly from zero over the first `l1_warmup_share` of the run. Both terms are means over
+tokens: divided into micro batches, the loss is the same.
 """
 
 from __future__ import annotations
@@ -25,11 +26,14 @@ class ReluSae(Sae):
 
     def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
         """Return squared error plus the weighted L1 term, both per token and dimension."""
-        latents = self.encode(acts)
-        error = (acts - self.decode(latents)).square().sum(dim=1).mean() / self.d_in
-        l1 = (latents * self.W_dec.norm(dim=1)).sum(dim=1).mean() / self.d_in
+        latents, n_tokens = self.encode(acts), context.batch_of(acts).n_tokens
+        n_numbers = n_tokens * self.d_in
+        error = (acts - self.decode(latents)).square().sum(dim=1).sum() / n_numbers
+        l1 = (latents * self.W_dec.norm(dim=1)).sum(dim=1).sum() / n_numbers
         loss = error + context.l1_coefficient * context.warmup * l1
-        return LossTerms(loss, {"mse": error.detach(), "l1": l1.detach()}, (latents > 0).any(dim=0))
+        is_on = latents.detach() > 0
+        terms = {"mse": error.detach(), "l1": l1.detach(), "l0": is_on.sum(dtype=acts.dtype) / n_tokens}
+        return LossTerms(loss, terms, is_on.any(dim=0))
 
     def saelens_config(self) -> dict[str, Any]:
         """Return SAELens' fields for `standard`."""

@@ -55,6 +55,11 @@ class TopKSearch:
         """Return values and indices; `dtype` is `float32` (the weights' own) or `bfloat16`, see the module."""
         if dtype == "bfloat16":
             return self._among_candidates(centered, W_enc, b_enc)
+        kind = centered.device.type
+        if torch.is_autocast_enabled(kind):  # it leaves products alone that are told where to write
+            low = torch.get_autocast_dtype(kind)
+            found = self._largest(centered.to(low), W_enc.to(low), b_enc.to(low), self.k)
+            return Found(found.values.to(centered.dtype), found.indices)
         return self._largest(centered, W_enc, b_enc, self.k)
 
     def _among_candidates(self, centered: Tensor, W_enc: Tensor, b_enc: Tensor) -> Found:

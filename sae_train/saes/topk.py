@@ -3,6 +3,7 @@
 latents = TopK(pre_acts), negative ones among the k set to zero.
 loss = FVU(x, x_hat) + alpha * AuxK, AuxK = FVU(e, e_hat): the `k_aux = d_in // 2` strongest *dead* latents
 reconstruct the error e = x - x_hat (detached, b_dec not added again). Its gradient reaches encoder and decoder.
+Divided into micro batches, FVU is the same, AuxK the mean of theirs.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_train.errors import ConfigError
-from sae_train.saes.auxk import auxk_loss, batch_variance
+from sae_train.saes.auxk import auxk_loss
 from sae_train.saes.base import LossTerms, Sae, StepContext
 from sae_train.saes.search import TopKSearch, best_dtype
 from sae_train.saes.sparse_ops import Support, sparse_decode, sparse_encode, support_decode
@@ -57,18 +58,19 @@ class TopKSae(Sae):
 
     def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
         """Return FVU plus the weighted AuxK term."""
-        centered = acts - self.b_dec.detach()
+        centered, batch = acts - self.b_dec.detach(), context.batch_of(acts)
         found = self.search(centered, self.W_enc.detach(), self.b_enc.detach(), self.search_dtype)
         support = Support.of_rows(found.indices, self.d_sae)
         values, b_dec = found.values.flatten(), self.b_dec
         pre_acts = sparse_encode(centered, self.W_enc, self.b_enc, support, values=values, b_dec=b_dec)
         # x - (latents W_dec + b_dec)
         error = centered - support_decode(pre_acts.relu(), support, self.W_dec, b_dec=b_dec)
-        fvu = sum_of_squares(error) / batch_variance(acts)
-        auxk = auxk_loss(self, centered, error.detach(), context.dead)
+        fvu = sum_of_squares(error) / batch.variance
+        auxk = auxk_loss(self, centered, error.detach(), context.dead, batch)
         counts = torch.zeros(self.d_sae, dtype=torch.int32, device=acts.device)
-        fired = counts.index_add_(0, support.latents, (pre_acts.detach() > 0).int()) > 0
-        return LossTerms(fvu + context.auxk_alpha * auxk, {"fvu": fvu.detach(), "auxk": auxk.detach()}, fired)
+        counts.index_add_(0, support.latents, (pre_acts.detach() > 0).int())
+        terms = {"fvu": fvu.detach(), "auxk": auxk.detach(), "l0": counts.sum(dtype=acts.dtype) / batch.n_tokens}
+        return LossTerms(fvu + context.auxk_alpha * auxk, terms, counts > 0)
 
     def saelens_config(self) -> dict[str, Any]:
         """Return SAELens' fields for `topk`."""

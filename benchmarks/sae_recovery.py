@@ -1,0 +1,235 @@
+"""Do SAEs find the directions that activations are made of? The workbench beside SAELens, on SAELens' synthetic model.
+
+    python benchmarks/sae_recovery.py --out RUN [--docs docs/sae_recovery.md] [--seeds 0 1 2] [--archs topk …] [--d-in 128 --features 512] [--small]
+
+`sae_lens.synthetic.SyntheticModel` with its own settings: features are unit vectors, on or off independently with Zipfian
+probabilities, of size one, plus a constant vector of length one. Both trainers read the same stored rows in the same
+batches. Scores are SAELens': `mean_correlation_coefficient` (decoder rows matched one to one with the true directions,
+mean of |cosine|), and `eval_sae_on_synthetic_data` on fresh rows. What is in RUN/results.json is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from made_store import HOOK_POINT, write_store
+from sae_lens import SAE, LoggingConfig
+from sae_lens.config import SAETrainerConfig
+from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
+from sae_lens.saes.jumprelu_sae import JumpReLUTrainingSAE, JumpReLUTrainingSAEConfig
+from sae_lens.saes.matryoshka_batchtopk_sae import (
+    MatryoshkaBatchTopKTrainingSAE,
+    MatryoshkaBatchTopKTrainingSAEConfig,
+)
+from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
+from sae_lens.synthetic import SyntheticModel, SyntheticModelConfig, eval_sae_on_synthetic_data
+from sae_lens.training.activation_scaler import ActivationScaler
+from sae_lens.training.sae_trainer import SAETrainer
+from sae_recovery_page import render
+from torch import Tensor
+
+from sae_train.activations.sampler import ShuffledBatches
+from sae_train.activations.store import ActivationStore
+from sae_train.config import SaeTrainConfig
+from sae_train.trainer import train_sae
+
+SAELENS_LR = 3e-4  # SAETrainerConfig's
+EVAL_ROWS, EVAL_BATCH, BLOCK_ROWS = 50_000, 10_000, 16_384
+ARCHS = ("topk", "batch-topk", "matryoshka", "jumprelu")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is trained: as many latents as there are features."""
+
+    d_in: int = 128
+    n_features: int = 512
+    rows: int = 524_288
+    batch: int = 1024
+    steps: int = 2000
+
+
+SMALL = Sizes(d_in=32, n_features=64, rows=16_384, batch=256, steps=60)
+
+
+@dataclass(frozen=True)
+class World:
+    """One synthetic model and the rows drawn from it."""
+
+    model: SyntheticModel
+    path: Path
+    k: int
+    sizes: Sizes
+    seed: int
+
+    def config(self, arch: str) -> SaeTrainConfig:
+        """Return the workbench's defaults at this size."""
+        sizes = self.sizes
+        return SaeTrainConfig(
+            HOOK_POINT, arch=arch, k=self.k, d_sae=sizes.n_features, tokens=sizes.steps * sizes.batch, batch_size=sizes.batch, seed=self.seed
+        )  # fmt: skip
+
+
+def make_world(seed: int, sizes: Sizes, folder: Path) -> World:
+    """Draw a synthetic model and its rows; k is the mean number of features that are on, rounded."""
+    config = SyntheticModelConfig(num_features=sizes.n_features, hidden_dim=sizes.d_in, seed=seed)
+    model = SyntheticModel(config)
+    k = round(float(model.activation_generator.firing_probabilities.sum()))
+    path = folder / f"rows-{seed}.h5"
+    if not path.exists():
+        torch.manual_seed(10_000 + seed)
+        counts = (min(BLOCK_ROWS, sizes.rows - start) for start in range(0, sizes.rows, BLOCK_ROWS))
+        blocks = (model.sample(n).float() for n in counts)
+        write_store(path, blocks, rows=sizes.rows, d_in=sizes.d_in, dtype="float32")
+    return World(model, path, k, sizes, seed)
+
+
+def plan_of(folder: Path) -> dict[str, Any]:
+    """Return scale and step size that the workbench chose."""
+    return json.loads((folder / "run.json").read_text())["plan"]
+
+
+def ours(world: World, arch: str, folder: Path) -> SAE[Any]:
+    """Train with the workbench; return what SAELens reads from its folder."""
+    with ActivationStore(world.path) as store:
+        train_sae(store, world.config(arch), folder, device="cpu")
+    return SAE.load_from_disk(str(folder), device="cpu")
+
+
+def their_sae(world: World, arch: str) -> Any:
+    """Return SAELens' SAE of the same architecture and size, its own settings else."""
+    sizes, k = world.sizes, world.k
+    size = {"d_in": sizes.d_in, "d_sae": sizes.n_features, "device": "cpu"}
+    if arch == "topk":
+        return TopKTrainingSAE(TopKTrainingSAEConfig(**size, k=k))
+    if arch == "batch-topk":
+        return BatchTopKTrainingSAE(BatchTopKTrainingSAEConfig(**size, k=float(k)))
+    if arch == "matryoshka":
+        widths = [round(share * sizes.n_features) for share in world.config(arch).matryoshka_prefixes]
+        return MatryoshkaBatchTopKTrainingSAE(
+            MatryoshkaBatchTopKTrainingSAEConfig(**size, k=float(k), matryoshka_widths=widths)
+        )
+    target = {"jumprelu_sparsity_loss_mode": "quadratic", "target_l0": float(k)}
+    return JumpReLUTrainingSAE(JumpReLUTrainingSAEConfig(**size, **target, l0_warm_up_steps=sizes.steps // 20))
+
+
+def batches(world: World, arch: str) -> Iterator[Tensor]:
+    """Yield the batches that the workbench trains on."""
+    config = world.config(arch)
+    with ActivationStore(world.path) as store:
+        use = ~store.holdout_rows(config.holdout_share, config.seed)
+        feed = ShuffledBatches(store, HOOK_POINT, use, batch_size=config.batch_size, seed=config.seed, buffer_mb=config.buffer_mb)  # fmt: skip
+        yield from itertools.islice(feed.from_batch(0), world.sizes.steps)
+
+
+def saelens(world: World, arch: str, folder: Path, *, scale: float, **settings: Any) -> SAE[Any]:
+    """Train with SAELens' SAETrainer."""
+    sizes = world.sizes
+    torch.manual_seed(world.seed)
+    trainer = SAETrainer(
+        SAETrainerConfig(
+            total_training_samples=sizes.steps * sizes.batch, train_batch_size_samples=sizes.batch, device="cpu",
+            logger=LoggingConfig(log_to_wandb=False), **settings,
+        ),
+        their_sae(world, arch),
+        iter(()),
+    )  # fmt: skip
+    for acts in batches(world, arch):
+        trainer.maybe_reset_sparsity()
+        trainer.step(acts * scale)
+        trainer.n_training_steps += 1
+    trainer.sae.save_inference_model(str(folder))
+    return SAE.load_from_disk(str(folder), device="cpu")
+
+
+def saelens_same(world: World, arch: str, folder: Path) -> tuple[SAE[Any], float]:
+    """SAELens with the workbench's scale, step size, schedule and window after which a latent is dead."""
+    plan, config = plan_of(folder.with_name(folder.name.replace("saelens", "ours"))), world.config(arch)
+    scale, lr = float(plan["scale"]), float(plan["lr"])
+    sae = saelens(
+        world, arch, folder, scale=scale, lr=lr, lr_end=0.0, lr_warm_up_steps=config.lr_warmup_steps,
+        lr_decay_steps=int(config.lr_decay_share * world.sizes.steps), dead_feature_window=plan["dead_after_tokens"] // world.sizes.batch,
+    )  # fmt: skip
+    return sae, scale
+
+
+def saelens_default(world: World, arch: str, folder: Path) -> tuple[SAE[Any], float]:
+    """SAELens as its runner of synthetic models has it: rows as they are, constant step size."""
+    return saelens(world, arch, folder, scale=1.0, lr=SAELENS_LR, lr_end=SAELENS_LR), 1.0
+
+
+SYSTEMS: dict[str, Callable[[World, str, Path], tuple[SAE[Any], float]]] = {
+    "ours": lambda *given: (ours(*given), 1.0),
+    "saelens": saelens_same,
+    "saelens-default-lr": saelens_default,
+}
+
+
+def score(world: World, sae: SAE[Any], scale: float) -> dict[str, float]:
+    """Return SAELens' scores on rows that nobody trained on; `scale` is what the SAE wants its rows multiplied by."""
+    torch.manual_seed(20_000 + world.seed)
+    scaler = ActivationScaler(scaling_factor=scale)
+    found = eval_sae_on_synthetic_data(
+        sae, world.model.feature_dict, world.model.activation_generator, EVAL_ROWS, EVAL_BATCH, scaler
+    )
+    return {
+        "mcc": found.mcc,
+        "uniqueness": found.uniqueness,
+        "f1": found.classification.f1_score,
+        "explained_variance": found.explained_variance,
+        "l0": found.sae_l0,
+        "true_l0": found.true_l0,
+        "dead": found.dead_latents,
+    }
+
+
+def main() -> None:
+    """Train what is not there yet and, if asked, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--docs", type=Path)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--archs", nargs="+", choices=ARCHS, default=list(ARCHS))
+    parser.add_argument("--d-in", type=int, default=Sizes.d_in)
+    parser.add_argument("--features", type=int, default=Sizes.n_features, help="True directions, and latents.")
+    parser.add_argument("--small", action="store_true")
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    sizes = SMALL if args.small else Sizes(args.d_in, args.features)
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "results.json"
+    results = json.loads(path.read_text()) if path.exists() else {"runs": {}}
+    if results.setdefault("sizes", vars(sizes)) != vars(sizes):
+        parser.error(f"{path} was begun with {results['sizes']}: take another --out")
+    results |= {
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "versions": {n: version(n) for n in ("torch", "sae-lens")},
+    }
+    for seed, arch, system in itertools.product(args.seeds, args.archs, SYSTEMS):
+        key = f"{arch}/{system}/{seed}"
+        if key not in results["runs"]:
+            sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {key}\n")
+            world = make_world(seed, sizes, args.out)
+            found, scale = SYSTEMS[system](world, arch, args.out / f"{arch}-{system}-{seed}")
+            results["runs"][key] = {"k": world.k, **score(world, found, scale)}
+            sys.stderr.write(f"{results['runs'][key]}\n")
+            path.write_text(json.dumps(results, indent=1), encoding="utf-8")
+    if args.docs is not None:
+        old = args.docs.read_text(encoding="utf-8") if args.docs.exists() else ""
+        words = old.partition("## What this shows\n\n")[2].partition("\n\n## ")[0].strip()
+        args.docs.write_text(render(results, words or "(to be written)"), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Several SAEs from repeated options: the product of hook points, k, widths and seeds, and a telling name for each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sae_train.config import SaeTrainConfig
+from sae_train.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class SaeJob:
+    """One SAE to be trained, and the folder it goes to."""
+
+    config: SaeTrainConfig
+    out: Path
+
+
+def sae_jobs(
+    out: Path,
+    *,
+    hook_points: Sequence[str],
+    k: Sequence[int],
+    expansion: Sequence[int],
+    seed: Sequence[int],
+    d_sae: int | None = None,
+    data_seed: int | None = None,
+    **shared: object,
+) -> list[SaeJob]:
+    """Return every combination, hook point after hook point; one goes to `out` itself, several to folders in it.
+
+    With several seeds and no `data_seed`, the first seed draws held-out documents and order for all: they are trained,
+    and can be compared, on the same rows.
+
+    Raises:
+        ConfigError: A value is given twice, several widths meet `d_sae`, or a setting is out of range.
+
+    Example:
+        >>> jobs = sae_jobs(Path("saes"), hook_points=["layers.1", "layers.2"], k=[16], expansion=[8], seed=[0, 1])
+        >>> [str(job.out) for job in jobs][:3]
+        ['saes/layers.1-seed0', 'saes/layers.1-seed1', 'saes/layers.2-seed0']
+        >>> jobs[1].config.seed, jobs[1].config.rows_seed
+        (1, 0)
+    """
+    options = {"--hook-point": hook_points, "--k": k, "--expansion": expansion, "--seed": seed}
+    for option, values in options.items():
+        if not values or len(set(values)) != len(values):
+            raise ConfigError(
+                "every SAE is trained once",
+                got=f"{', '.join(map(str, values)) or 'none'} ({option})",
+                expected="each once",
+            )
+    if d_sae is not None and len(expansion) > 1:
+        got = f"{d_sae} (--d-sae), {', '.join(map(str, expansion))} (--expansion)"
+        raise ConfigError("the number of latents is given twice", got=got, expected="--d-sae, or several --expansion")
+    rows_seed = seed[0] if len(seed) > 1 and data_seed is None else data_seed
+    jobs = []
+    for values in itertools.product(hook_points, k, expansion, seed):
+        setting = dict(zip(("hook_point", "k", "expansion", "seed"), values, strict=True))
+        config = SaeTrainConfig(**setting, d_sae=d_sae, data_seed=rows_seed, **shared)  # type: ignore[arg-type]
+        parts = zip(("", "k", "x", "seed"), options.values(), values, strict=True)
+        name = "-".join(f"{prefix}{value}" for prefix, several, value in parts if len(several) > 1)
+        jobs.append(SaeJob(config, out / name if name else out))
+    return jobs

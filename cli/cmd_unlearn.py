@@ -29,6 +29,7 @@ from unlearn.settings import read_params
 @options.out_option("The unlearned model, a Hugging Face folder.")
 @unlearn_options
 @param_option
+@options.wandb_option
 @options.seed_option()
 @options.device_option
 @options.overwrite_option
@@ -50,6 +51,7 @@ def command(
     as_json: bool,
     config_path: Path | None,
     param: tuple[str, ...],
+    wandb: str | None,
     **given: Any,
 ) -> None:
     """Make the model not know the named entities: their activations move to where unknown ones lie.
@@ -62,10 +64,10 @@ def command(
     from features.entities import load_entities
     from features.prompts import load_templates
     from features.store import load_analysis
+    from sae_train.processes import joined_processes
     from sae_train.runs import claim_output
     from sae_train.saes.interop import load_sae
     from unlearn.data import resolve_targets
-    from unlearn.processes import joined
     from unlearn.record import chain_of, removed_from
     from unlearn.run import unlearn
 
@@ -78,8 +80,8 @@ def command(
     documents = documents_of(text) if text else iter(())
     if text is None:
         note("no --text: only what the templates ask is retained, no general text")
-    with joined() as processes, progress("unlearning", config.steps) as advance:
-        lm = load_model(model, device=processes.device(device))
+    with joined_processes() as processes, progress("unlearning", config.steps) as advance:
+        lm = load_model(model, device=processes.own_device(device))
         result = unlearn(
             lm,
             [load_sae(s, device=lm.device) for s in saes],
@@ -95,6 +97,7 @@ def command(
             resume=resume,
             overwrite=overwrite,
             processes=processes,
+            wandb=wandb,
             advance=lambda n, terms: advance(n, **terms),
         )
     if processes.is_first:

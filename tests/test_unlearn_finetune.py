@@ -19,7 +19,6 @@ from sae_train.lm.adapters import adapter_change, attach_adapter, is_adapter, me
 from sae_train.lm.models import load_lm, weights_hash
 from unlearn.config import configure
 from unlearn.data import split_sets
-from unlearn.processes import Processes
 from unlearn.record import chain_of, removed_from
 from unlearn.retention import Retention
 from unlearn.run import unlearn
@@ -163,13 +162,6 @@ def test_autocast_ends_near_float32(run):
     assert next(rough.model.parameters()).dtype == torch.float32
     assert not same_weights(exact, rough)
     assert same_weights(exact, rough, rel=0.05)
-
-
-def test_one_process_is_alone():
-    assert Processes().device("auto") == "auto"
-    parameter = torch.nn.Parameter(torch.ones(2))
-    Processes().sum_gradients([parameter])
-    assert parameter.grad is None
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from sae_train.checkpoints import load_checkpoint, restore, save_checkpoint, state_tensors
 from sae_train.errors import NumericalError
 from sae_train.lm.models import LanguageModel
+from sae_train.processes import ALONE, Processes
 from sae_train.runs import Run
 from unlearn.config import UnlearnConfig
-from unlearn.processes import Processes
 
-ALONE = Processes()
 CLIP_NORM = 1.0
 LOG_EVERY = 5
 _DOWN_PROJECTIONS = ("mlp.down_proj.weight", "mlp.c_proj.weight", "mlp.dense_4h_to_h.weight")
@@ -154,7 +153,7 @@ def tune_step(
         (result.loss / (config.accumulate * processes.count)).backward()
         for name, value in {"loss": result.loss.detach(), **result.terms}.items():
             sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulate
-    processes.sum_gradients(state.parameters.values())
+    _sum_gradients(state.parameters.values(), processes)
     torch.nn.utils.clip_grad_norm_(state.parameters.values(), CLIP_NORM)
     warmup = min(1.0, (state.step + 1) / max(1, config.warmup_steps))
     decay = 0.1 + 0.45 * (1 + math.cos(math.pi * state.step / config.steps))
@@ -163,6 +162,17 @@ def tune_step(
     state.optimizer.step()
     state.step += 1
     return sums
+
+
+def _sum_gradients(parameters: Iterable[nn.Parameter], processes: Processes) -> None:
+    """Replace every gradient by its sum over the processes; one that this process has not counts as zero."""
+    if processes.count == 1:
+        return
+    held = list(parameters)
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in held])
+    processes.sum_(flat)
+    for parameter, part in zip(held, flat.split([p.numel() for p in held]), strict=True):
+        parameter.grad = part.view_as(parameter).clone()
 
 
 def _checked(terms: dict[str, Tensor], step: int) -> dict[str, float]:

@@ -23,14 +23,14 @@ from sae_train.lm.generate import text_loss
 from sae_train.lm.hook_names import canonical_hook_point
 from sae_train.lm.models import LanguageModel, save_lm, weights_hash
 from sae_train.lm.tokens import Document
+from sae_train.processes import ALONE, Processes
 from sae_train.runs import Run, clear_output, file_hash, jsonable, text_hash, write_json
 from sae_train.saes.interop import WEIGHTS, LoadedSae
 from unlearn.config import UnlearnConfig
 from unlearn.data import retained_prompts, split_sets, text_windows, without_targets
-from unlearn.finetune import ALONE, Tuned, WeightEdit, checkpoint_folder, finetune, trainable_parameters
+from unlearn.finetune import Tuned, WeightEdit, checkpoint_folder, finetune, trainable_parameters
 from unlearn.methods import build_method
 from unlearn.problem import Problem
-from unlearn.processes import Processes
 from unlearn.record import RECORD
 from unlearn.stopping import Stopper
 from unlearn.validation import hold_apart
@@ -56,6 +56,7 @@ def unlearn(
     resume: bool = False,
     overwrite: bool = False,
     processes: Processes = ALONE,
+    wandb: str | None = None,
     advance: Callable[[int, dict[str, float]], None] = lambda n, terms: None,
 ) -> dict[str, Any]:
     """Make `lm` forget the named entities, in place, and write it to `out`.
@@ -75,6 +76,7 @@ def unlearn(
         resume: Go on from a checkpoint.
         overwrite: Replace `out`.
         processes: This process among the others; only the first writes.
+        wandb: Project to log to as well.
         advance: Called with steps done and the terms of the loss.
 
     Returns:
@@ -103,7 +105,7 @@ def unlearn(
     if processes.is_first and not resume:
         shutil.rmtree(folder, ignore_errors=True)  # what a run that failed left there
     processes.wait()
-    run = Run(folder, config=config, command="unlearn", inputs=inputs) if processes.is_first else None
+    run = Run(folder, config=config, command="unlearn", inputs=inputs, wandb=wandb) if processes.is_first else None
     identity = {"config": json.dumps(jsonable(config)), "inputs": json.dumps(jsonable(inputs))}
     adapter = _adapter(lm, config)
     method = build_method(problem)

@@ -11,6 +11,7 @@ from cli import options
 from unlearn.config import TRAIN_CHOICES, UnlearnConfig
 from unlearn.settings import (
     BLOCK_CHOICES,
+    ERASE_CHOICES,
     INIT_CHOICES,
     LATENT_CHOICES,
     METHOD_SETTINGS,
@@ -31,6 +32,12 @@ OPTIONS = [
     options.field_option(RedirectSettings, "output_weight", type=float, help="Weight of the next-token distribution."),
     options.field_option(RedirectSettings, "erase_behind", help="Also erase what lies behind the name's activation."),
     options.field_option(RedirectSettings, "erase_weight", type=float, help="Weight of that."),
+    options.field_option(RedirectSettings, "erase_at", type=click.Choice(ERASE_CHOICES), help="Where it is put back."),
+    options.field_option(
+        RedirectSettings, "erase_spread", type=float, help="How far beside the original activation is looked, too."
+    ),
+    options.field_option(RedirectSettings, "guard_weight", type=float, help="Weight of the guard against relearning."),
+    options.field_option(RedirectSettings, "guard_rate", type=float, help="Step size of the attacker it imagines."),
     options.field_option(UnlearnConfig, "retain_weight", type=float, help="Weight of what has to stay."),
     options.field_option(
         RedirectSettings, "blocks", type=click.Choice(BLOCK_CHOICES), help="Blocks that are redirected."

@@ -10,7 +10,6 @@ from sae_train.lm.generate import text_loss
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.output_matrices import add_to_matrix, captured_keys, check_writes_straight, output_matrices
-from unlearn.causal_gate import gate_shares, last_passed_block
 from unlearn.data import retained_prompts
 from unlearn.key_solve import FLOOR, KeyMoment, null_space, solve_update
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
@@ -149,15 +148,6 @@ def test_kept_entities_pay_less_when_their_keys_count(solved):
     counted, _, _ = solved(ridge=0.1, entity_weight=4.0)
     blind, _, _ = solved(ridge=0.1, entity_weight=0.0, near_weight=0.0)
     assert loss(counted) < loss(blind)
-
-
-def test_the_blocks_are_those_that_the_knowledge_passes(world_problem):
-    problem = world_problem(method="redirect-closed-form")
-    shares = gate_shares(problem)
-    assert len(shares) == problem.lm.n_blocks
-    assert shares[0] > 0.5
-    assert shares[-1] < 0.5, "behind the last block nothing reads the name any more"
-    assert RedirectClosedForm(problem).blocks[-1] == last_passed_block(shares)
 
 
 def test_a_block_that_the_model_lacks_is_refused(world_problem):

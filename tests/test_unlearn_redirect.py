@@ -6,6 +6,7 @@ import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +21,7 @@ from unlearn.finetune import trainable_parameters
 from unlearn.methods import METHODS
 from unlearn.methods.redirect import Redirect
 from unlearn.pairs import pair_batch
+from unlearn.relearn_guard import RelearnGuard
 from unlearn.run import choose_hook_point, relative_change, unlearn
 
 TERMS = ("latent", "block", "output", "erase")
@@ -150,6 +152,42 @@ def test_trainable_parameters_leave_the_embedding_alone(world_lm):
     assert set(down) < set(full)
 
 
+# --------------------------------------------------------------------------------------------- relearning
+
+
+def trainable(problem):
+    for parameter in trainable_parameters(problem.lm.model, "full").values():
+        parameter.requires_grad_(True)
+    return problem
+
+
+def test_the_guard_asks_what_was_not_taught(world_problem):
+    guard = RelearnGuard(world_problem(), rate=1e-3)
+    for seed in range(5):
+        taught, asked = guard._split(np.random.default_rng(seed))
+        assert taught
+        assert asked
+        shared = {(x.target, x.attribute) for x in taught} & {(x.target, x.attribute) for x in asked}
+        assert not shared
+    lesson = guard.lessons[0]
+    assert lesson.answered.ids[: len(lesson.pair[0].ids)] == lesson.pair[0].ids
+    assert len(lesson.answered.ids) > len(lesson.pair[0].ids)
+
+
+def test_the_guard_is_zero_where_a_lesson_changes_nothing_and_leaves_the_weights_alone(world_problem):
+    """Every target its own partner: at rate ~0 the model is at its aim; a long step takes it away from there."""
+    problem = trainable(own_as_partner(world_problem()))
+    before = {n: p.detach().clone() for n, p in problem.lm.model.named_parameters()}
+    still = float(RelearnGuard(problem, rate=1e-12).loss(np.random.default_rng(0)))
+    moved = RelearnGuard(problem, rate=1e-2).loss(np.random.default_rng(0))
+    assert still == pytest.approx(0, abs=1e-5)
+    assert float(moved) > 0.01
+    moved.backward()
+    named = dict(problem.lm.model.named_parameters())
+    assert all(torch.equal(named[n], v) for n, v in before.items())
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in named.values())
+
+
 # --------------------------------------------------------------------------------------------- runs
 
 
@@ -235,14 +273,19 @@ def steered_back(lm, original, problem, block: str) -> float:
 
 @pytest.mark.slow
 def test_behind_the_key_nothing_is_left(run, world_problem, world_lm):
-    """The original activation no longer brings the answer back; without erase-behind it does (negative control)."""
+    """The original activation no longer brings the answer back.
+
+    Negative control: where only the name's own activations are moved, and nothing is asked of what comes behind, it
+    does. The probe finds what is there.
+    """
     problem = world_problem()
-    hidden, _ = run("hidden", steps=60, lr=2e-3, erase_behind=False)
-    erased, _ = run("erased", steps=60, lr=2e-3, erase_behind=True)
+    only_key = {"erase_behind": False, "positions": "name-tokens", "output_weight": 0.0}
+    hidden, _ = run("hidden", steps=40, lr=2e-3, **only_key)
+    erased, _ = run("erased", steps=40, lr=2e-3)
     before, left, gone = (steered_back(lm, world_lm.model, problem, "layers.1") for lm in (world_lm, hidden, erased))
     assert before > 0.9
-    assert left > 0.6
-    assert gone < 0.25
+    assert left > 0.5
+    assert gone < 0.2
 
 
 def test_down_proj_only_changes_these(run):

@@ -16,6 +16,7 @@ from sae_train.errors import ConfigError, nearest_first
 BLOCK_CHOICES = ("all", "from-hook", "hook")
 POSITION_CHOICES = ("last-name-token", "name-tokens", "from-name-on", "name-and-behind")
 NAME_CHOICES = ("last-name-token", "name-tokens")
+ERASE_CHOICES = ("name-tokens", "all-tokens")
 LATENT_CHOICES = ("selected", "all")
 INIT_CHOICES = ("none", "closed-form")
 
@@ -47,6 +48,12 @@ class RedirectSettings(MethodSettings):
         blocks: Blocks that are redirected: `all`, `from-hook` (the SAE's and later ones) or `hook` (the SAE's only).
         erase_behind: Also train what comes behind the name to find nothing when the original activations are put back.
         erase_weight: Weight of that, on top of the block and output weights.
+        erase_at: Tokens at which the original activations are put back: `name-tokens`, or `all-tokens`; then nothing
+            that the earlier blocks wrote behind the name can hide what the later ones hold.
+        erase_spread: How far beside the original activation is looked, too: each prompt's is put back by a share drawn
+            between 1 - spread and 1 + spread of the way from the model's own.
+        guard_weight: Weight of the guard against relearning (`unlearn/relearn_guard.py`); 0 leaves it out.
+        guard_rate: Step size of the attacker that it takes a step of.
         positions: Tokens that are redirected: `last-name-token`, `name-tokens` (all of them), `from-name-on` (the last
             one and all behind it) or `name-and-behind` (both).
         which_latents: Latents of the latent term: the `selected` ones or `all`.
@@ -61,6 +68,10 @@ class RedirectSettings(MethodSettings):
     output_weight: float = 1.0
     erase_behind: bool = True
     erase_weight: float = 1.0
+    erase_at: str = "all-tokens"
+    erase_spread: float = 0.0
+    guard_weight: float = 0.0
+    guard_rate: float = 3e-3
     blocks: str = "all"
     positions: str = "from-name-on"
     which_latents: str = "selected"
@@ -74,8 +85,12 @@ class RedirectSettings(MethodSettings):
         return self.init != "none"
 
     def __post_init__(self) -> None:
-        _not_negative(self, "latent_weight", "block_weight", "output_weight", "erase_weight")
+        _not_negative(
+            self, "latent_weight", "block_weight", "output_weight", "erase_weight", "erase_spread", "guard_weight"
+        )
+        require(self.guard_rate > 0, "--guard-rate", self.guard_rate, "> 0")
         require(self.which_latents in LATENT_CHOICES, "--which-latents", self.which_latents, ", ".join(LATENT_CHOICES))
+        require(self.erase_at in ERASE_CHOICES, "--erase-at", self.erase_at, ", ".join(ERASE_CHOICES))
         require(self.init in INIT_CHOICES, "--init", self.init, ", ".join(INIT_CHOICES))
         require(self.blocks in BLOCK_CHOICES, "--blocks", self.blocks, ", ".join(BLOCK_CHOICES))
         require(self.positions in POSITION_CHOICES, "--positions", self.positions, ", ".join(POSITION_CHOICES))
@@ -193,7 +208,8 @@ class ClosedFormSettings(MethodSettings):
     """Redirection in closed form: output matrices of a few blocks are solved for. `methods/redirect_closed_form.py`.
 
     Attributes:
-        last_block: Block behind which the residual stream is to be the unknown entity's; None asks the causal gate.
+        last_block: Block behind which the residual stream is to be the unknown entity's; None takes the one a good
+            quarter of the way up.
         n_blocks: Blocks whose matrices change, the last one included.
         positions: Name tokens that are redirected: `last-name-token` or `name-tokens` (all of them).
         ridge: Weight of the change of the keys to be left alone.
@@ -202,6 +218,8 @@ class ClosedFormSettings(MethodSettings):
         null_share: With a share > 0, only directions in which the keys to be left alone hold at most that share
             of their second moment are used (AlphaEdit).
         text_windows: Windows of general text for the second moment.
+        max_entities: Retained entities for it, thinned out evenly; half as many unknown ones, and half as many of those
+            that share an answer.
     """
 
     shared: ClassVar[dict[str, Any]] = {"steps": 1, "train": "down_proj"}
@@ -213,7 +231,8 @@ class ClosedFormSettings(MethodSettings):
     entity_weight: float = 1.0
     near_weight: float = 1.0
     null_share: float = 0.0
-    text_windows: int = 200
+    text_windows: int = 120
+    max_entities: int = 80
 
     @property
     def edits_weights(self) -> bool:
@@ -227,6 +246,7 @@ class ClosedFormSettings(MethodSettings):
         require(self.positions in NAME_CHOICES, "--param positions", self.positions, ", ".join(NAME_CHOICES))
         require(0 <= self.null_share < 1, "--param null_share", self.null_share, "0 <= share < 1")
         require(self.text_windows >= 1, "--param text_windows", self.text_windows, ">= 1")
+        require(self.max_entities >= 2, "--param max_entities", self.max_entities, ">= 2")
 
 
 METHOD_SETTINGS: dict[str, type[MethodSettings]] = {

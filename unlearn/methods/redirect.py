@@ -12,8 +12,8 @@ give a gradient to latents that are off, where TopK itself gives none.
 
 That hides the key; what the later blocks hold behind it stays, and relearning one fact, or putting the original
 activation back, brings all of it back. So, erase behind the key: at every step the *original* model's activations are
-put at the name tokens of one block, drawn among the early and middle ones, and what comes behind has to be as for the
-unknown entity all the same:
+put at the name tokens of one block, drawn among the early and middle ones, wholly or a share of the way, and what comes
+behind has to be as for the unknown entity all the same:
 
     erase  = block_weight * mean_{l > b} ||h~_l - p_l||^2 / v_l + output_weight * KL(next token after p || after h~)
 """
@@ -27,11 +27,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_train.lm.hook_names import block_index
-from sae_train.lm.hooks import captured, replaced
+from sae_train.lm.hooks import capture, captured, replaced
+from sae_train.lm.models import LanguageModel
 from unlearn.finetune import LossTerms
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
 from unlearn.pairs import PairBatch, pair_batch, paired_prompts
 from unlearn.problem import Problem
+from unlearn.relearn_guard import RelearnGuard
 from unlearn.retention import Retention, block_names
 from unlearn.settings import ClosedFormSettings, RedirectSettings
 
@@ -51,6 +53,7 @@ class Redirect:
             with_answers=self.settings.answers,
             seed=problem.config.seed,
         )
+        self.reference = LanguageModel(problem.reference, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
         self.retention = Retention(problem)
         self.hook_point = problem.latents.hook_point
         self.blocks = block_names(problem)
@@ -58,6 +61,7 @@ class Redirect:
         self.chosen = self._chosen_latents()
         std = torch.tensor(problem.latents.pre_act_std.max(0))[self.chosen].clamp_min(MIN_STD).float()
         self.std = std.to(problem.lm.device)
+        self.guard = RelearnGuard(problem, self.settings.guard_rate)
         if self.settings.init == "closed-form":
             RedirectClosedForm(problem, ClosedFormSettings()).edit()
 
@@ -89,12 +93,16 @@ class Redirect:
             "block": settings.block_weight,
             "output": settings.output_weight,
             "erase": settings.erase_weight,
+            "guard": settings.guard_weight,
             "retain": config.retain_weight,
         }
-        if settings.erase_behind:
-            n_blocks = self.problem.lm.n_blocks
-            block = int(generator.integers(-1, max(0, min(n_blocks // 2, n_blocks - 2) + 1)))
-            terms["erase"] = self._erased(batch, aims, aim_logits, block)
+        n_blocks = self.problem.lm.n_blocks
+        if settings.erase_behind and n_blocks > 1:  # the embedding never changes: nothing to put back there
+            block = int(generator.integers(0, min(n_blocks // 2, n_blocks - 2) + 1))
+            share = 1 + settings.erase_spread * generator.uniform(-1, 1, len(picked))
+            terms["erase"] = self._erased(batch, aims, aim_logits, block, torch.tensor(share, dtype=torch.float32))
+        if settings.guard_weight > 0:
+            terms["guard"] = self.guard.loss(generator)
         terms["retain"] = self.retention.loss(step)
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         return LossTerms(total, {name: value.detach() for name, value in terms.items()})
@@ -123,24 +131,31 @@ class Redirect:
             "output": _kl(batch.at.of(logits), aim_logits),
         }
 
-    def _erased(self, batch: PairBatch, aims: dict[str, Tensor], aim_logits: Tensor, block: int) -> Float[Tensor, ""]:
+    def _erased(
+        self,
+        batch: PairBatch,
+        aims: dict[str, Tensor],
+        aim_logits: Tensor,
+        block: int,
+        share: Float[Tensor, " batch"],
+    ) -> Float[Tensor, ""]:
         """Return what is left behind one block when the original activations are put back at the name tokens.
 
         Args:
             batch: The pairs.
             aims: Activations of the unknown entities.
             aim_logits: Their logits.
-            block: Where the original activations are put back; -1 is the embedding.
+            block: Where the original activations are put back.
+            share: How far, per prompt: 0 is the model's own activation, 1 the original one.
         """
         settings, lm = self.settings, self.problem.lm
-        name = "embed" if block < 0 else self.blocks[block]
-        behind = self.blocks[block + 1 :]
-        with torch.no_grad(), captured(self.problem.reference, [name]) as original:
-            self.problem.reference(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1)
-        is_name = batch.is_name[..., None]
+        name, behind = self.blocks[block], self.blocks[block + 1 :]
+        original = capture(self.reference, batch.ids, batch.mask, [name])[name]
+        where = batch.is_name if settings.erase_at == "name-tokens" else batch.mask
+        weight = (where * share.to(lm.device)[:, None])[..., None]
 
         def put_back(acts: Tensor) -> Tensor:
-            return torch.where(is_name, original[name].to(acts.dtype), acts)
+            return torch.lerp(acts, original.to(acts.dtype), weight.to(acts.dtype))
 
         with replaced(lm.model, name, put_back), captured(lm.model, behind) as found:
             logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits

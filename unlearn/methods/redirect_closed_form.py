@@ -17,19 +17,29 @@ from torch import Tensor
 
 from features.entities import Entity
 from features.knowledge import normalize
+from features.prompts import NAME, Prompt, Templates, contexts, questions, render
 from sae_train.config import require
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.output_matrices import add_to_matrix, captured_keys, check_writes_straight, output_matrices
-from unlearn.causal_gate import gate_shares, last_passed_block
-from unlearn.data import Encoded, UnlearnSets, retained_prompts
+from unlearn.data import Encoded, UnlearnSets, encode
 from unlearn.key_solve import KeyMoment, solve_update
-from unlearn.pairs import PairBatch, pair_batch, paired_prompts
+from unlearn.pairs import PairBatch, pair_batch
 from unlearn.problem import Problem
 from unlearn.settings import ClosedFormSettings
 
 BATCH = 32  # prompts in a forward pass
+DEPTH = 0.27  # of the blocks: the last one that changes, where none is given
+ANY_TYPE = (  # contexts beside those of the templates; keys differ by what stands in front of a name
+    "{name}",
+    "Yesterday I read about {name}",
+    "In the news today: {name}",
+    "Q: What do you know about {name}",
+    "My friend told me about {name}",
+    "The question is about {name}",
+    "A picture of {name}",
+)
 
 
 class RedirectClosedForm:
@@ -46,28 +56,30 @@ class RedirectClosedForm:
         check_writes_straight(problem.lm, self.batches[0].ids[:1], self.blocks)
 
     def _chosen_blocks(self) -> list[int]:
-        """Return the blocks whose matrices change; where none is given, those up to the last that knowledge passes.
+        """Return the blocks whose matrices change.
 
         Raises:
             ConfigError: The model has no such block.
         """
         last, n_blocks = self.settings.last_block, self.problem.lm.n_blocks
         if last is None:
-            last = last_passed_block(gate_shares(self.problem))
+            last = round(DEPTH * n_blocks)
         require(last < n_blocks, "--param last_block", last, f"< {n_blocks}, the blocks of {self.problem.lm.name}")
         return list(range(max(0, last - self.settings.n_blocks + 1), last + 1))
 
     def _target_batches(self) -> list[PairBatch]:
-        """Return the targets' prompts up to the name, those that begin alike once: what follows cannot change a key."""
-        problem = self.problem
-        found = {}
-        for own, other in paired_prompts(problem.lm, problem.sets, problem.templates):
-            own, other = _until_name(own), _until_name(other)
-            found[tuple(own.ids)] = (own, other)
-        pairs = list(found.values())
+        """Return the targets' names in every context, beside those of their partners."""
+        lm, sets, templates = self.problem.lm, self.problem.sets, self.problem.templates
+        own = [p for t in sets.forget for p in name_contexts(t, templates)]
+        other = [
+            render(p.template, partner)
+            for target, partner in zip(sets.forget, sets.partner, strict=True)
+            for p in name_contexts(target, templates)
+        ]
+        pairs = list(zip(encode(lm, own), encode(lm, other), strict=True))
+        pairs = [p for p in pairs if p[0].name_from > 0] or pairs  # the first token's activations are like no other's
         return [
-            pair_batch(pairs[i : i + BATCH], self.settings.positions, problem.lm.device)
-            for i in range(0, len(pairs), BATCH)
+            pair_batch(pairs[i : i + BATCH], self.settings.positions, lm.device) for i in range(0, len(pairs), BATCH)
         ]
 
     @torch.no_grad()
@@ -89,12 +101,12 @@ class RedirectClosedForm:
     def _moments(self) -> dict[int, Tensor]:
         """Return the second moment of the keys to be left alone at every block: a weighted sum over three groups."""
         problem, settings = self.problem, self.settings
-        sets, templates = problem.sets, problem.templates
+        sets, most = problem.sets, settings.max_entities
         text = [Encoded(ids, name_at=len(ids) - 1, name_from=0) for ids in problem.text[: settings.text_windows]]
         groups = (
             (1.0, text),
-            (settings.entity_weight, retained_prompts(problem.lm, [*sets.retain, *sets.unknown], templates)),
-            (settings.near_weight, retained_prompts(problem.lm, sharing_answers(sets), templates)),
+            (settings.entity_weight, self._prompts_of([*_some(sets.retain, most), *_some(sets.unknown, most // 2)])),
+            (settings.near_weight, self._prompts_of(_some(sharing_answers(sets), most // 2))),
         )
         total: dict[int, Tensor] = {}
         for weight, sequences in groups:
@@ -102,6 +114,12 @@ class RedirectClosedForm:
                 for block, moment in self._moment_of(sequences).items():
                     total[block] = total[block] + weight * moment if block in total else weight * moment
         return total
+
+    def _prompts_of(self, entities: Sequence[Entity]) -> list[Encoded]:
+        """Return the entities' names in every context, and two whole questions about each for what follows a name."""
+        templates = self.problem.templates
+        asked = [p for e in entities for p in list(questions(e, templates, heldout=False))[:2]]
+        return encode(self.problem.lm, [*(p for e in entities for p in name_contexts(e, templates)), *asked])
 
     def _moment_of(self, sequences: Sequence[Encoded]) -> dict[int, Tensor]:
         """Return the moments of one group, over the tokens from the name on; in running text that is all."""
@@ -138,9 +156,16 @@ class RedirectClosedForm:
         return torch.cat(keys), torch.cat(residuals)
 
 
-def _until_name(prompt: Encoded) -> Encoded:
-    """Return a prompt without what follows the name."""
-    return Encoded(prompt.ids[: prompt.name_at + 1], prompt.name_at, prompt.name_from)
+def name_contexts(entity: Entity, templates: Templates) -> list[Prompt]:
+    """Return texts that end with the name: those of the templates and some that fit any type, each beginning once."""
+    texts = [p.template for p in contexts(entity, templates)]
+    front = dict.fromkeys(t[: t.index(NAME)] + NAME for t in [*texts, *ANY_TYPE])
+    return [render(text, entity) for text in front]
+
+
+def _some(entities: Sequence[Entity], most: int) -> list[Entity]:
+    """Thin out a list evenly."""
+    return list(entities[:: max(1, -(-len(entities) // max(1, most)))])
 
 
 def sharing_answers(sets: UnlearnSets) -> list[Entity]:

@@ -1,0 +1,115 @@
+"""Guard against relearning: taught some facts of the targets, the model must not find the others.
+
+What was only hidden is hidden as one thing, and one lesson lifts the cover from all of it. So, at a step, the facts
+of the targets are parted at random into taught and asked ones; one step of a relearning attacker is taken on the
+taught ones, theta' = theta - rate * sign(grad of their loss), as Adam's first steps are; and at theta' the answers to
+the asked questions have to be those about the unknown entity. The gradient at theta' is applied at theta (first order).
+
+Source: the idea of meta-learned tamper resistance, Henderson et al. 2023 (arXiv:2211.14946) and Tamirisa et al. 2024
+(arXiv:2408.00761); here with the split of facts that the relearning attack of the audit uses, and an unknown entity as
+the aim.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+from torch.func import functional_call
+
+from features.prompts import render
+from sae_train.lm.generate import pad_right
+from unlearn.data import Encoded, encode, training_prompts
+from unlearn.pairs import Pair, pair_batch
+from unlearn.problem import Problem
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One question about a target.
+
+    Attributes:
+        target: Index of the target.
+        attribute: What is asked for.
+        pair: The question, and the same one about the unknown entity.
+        answered: The question with the true answer behind it.
+    """
+
+    target: int
+    attribute: str
+    pair: Pair
+    answered: Encoded
+
+
+class RelearnGuard:
+    """Takes one attacker's step and returns what the model then still finds."""
+
+    def __init__(self, problem: Problem, rate: float) -> None:
+        self.problem, self.rate = problem, rate
+        self.lessons = make_lessons(problem)
+        self.units = sorted({(lesson.target, lesson.attribute) for lesson in self.lessons})
+
+    def loss(self, generator: np.random.Generator) -> Float[Tensor, ""]:
+        """Return KL(unknown entity || model) of the next token, on questions whose facts were not taught."""
+        taught, asked = self._split(generator)
+        model, device = self.problem.lm.model, self.problem.lm.device
+        named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        gradients = torch.autograd.grad(self._taught_loss(taught), list(named.values()), allow_unused=True)
+        moved = {
+            n: p if g is None else p - self.rate * g.sign() for (n, p), g in zip(named.items(), gradients, strict=True)
+        }
+        batch = pair_batch([lesson.pair for lesson in asked], "from-name-on", device)
+        with torch.no_grad():
+            aim = self.problem.reference(
+                input_ids=batch.partner_ids, attention_mask=batch.partner_mask, use_cache=False
+            ).logits
+        words = {"input_ids": batch.ids, "attention_mask": batch.mask, "use_cache": False}
+        logits = functional_call(model, moved, args=(), kwargs=words).logits
+        return F.kl_div(
+            F.log_softmax(batch.at.of(logits).float(), dim=-1),
+            F.log_softmax(batch.partner_at.of(aim).float(), dim=-1),
+            log_target=True,
+            reduction="batchmean",
+        )
+
+    def _split(self, generator: np.random.Generator) -> tuple[list[Lesson], list[Lesson]]:
+        """Part the facts at random and draw as many lessons of either kind."""
+        order = generator.permutation(len(self.units))
+        taught_units = {self.units[i] for i in order[: max(1, len(order) // 2)]}
+        taught = [lesson for lesson in self.lessons if (lesson.target, lesson.attribute) in taught_units]
+        asked = [lesson for lesson in self.lessons if (lesson.target, lesson.attribute) not in taught_units]
+        size = self.problem.config.batch_size
+        return _draw(taught, size, generator), _draw(asked or taught, size, generator)
+
+    def _taught_loss(self, lessons: list[Lesson]) -> Float[Tensor, ""]:
+        """Return the mean loss of the true answers' tokens, nats."""
+        ids, mask = pad_right([lesson.answered.ids for lesson in lessons], device=self.problem.lm.device)
+        counts = mask[:, 1:].clone()
+        for row, lesson in enumerate(lessons):
+            counts[row, : len(lesson.pair[0].ids) - 1] = 0
+        logits = self.problem.lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        losses = F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")
+        return (losses * counts).sum() / counts.sum()
+
+
+def make_lessons(problem: Problem) -> list[Lesson]:
+    """Return one lesson per training question about a target."""
+    found: list[Lesson] = []
+    for index, (target, partner) in enumerate(zip(problem.sets.forget, problem.sets.partner, strict=True)):
+        asked = [p for p in training_prompts(target, problem.templates) if p.attribute]
+        own = encode(problem.lm, asked)
+        other = encode(problem.lm, [render(p.template, partner, p.attribute) for p in asked])
+        answered = encode(problem.lm, asked, [target.facts[p.attribute or ""][0] for p in asked])
+        found += [
+            Lesson(index, p.attribute or "", (a, b), c) for p, a, b, c in zip(asked, own, other, answered, strict=True)
+        ]
+    return found
+
+
+def _draw(lessons: list[Lesson], size: int, generator: np.random.Generator) -> list[Lesson]:
+    """Draw some lessons without replacement."""
+    return [lessons[i] for i in generator.permutation(len(lessons))[:size]]

@@ -153,7 +153,7 @@ def test_accumulated_batches_are_the_mean_of_their_losses(world_problem):
     terms = tune_step(state, objective, problem.config, problem.lm.device)
     for parameter, gradient in zip(parameters.values(), expected, strict=True):
         assert torch.allclose(parameter.grad, gradient / norm, atol=1e-5)
-    assert float(terms["loss"]) == pytest.approx(float(sum(losses)) / 2, rel=1e-5)
+    assert float(terms["loss"]) == pytest.approx(float(sum(losses).detach()) / 2, rel=1e-5)
 
 
 def test_autocast_ends_near_float32(run):

@@ -29,6 +29,7 @@ from unlearn.settings import read_params
 @options.out_option("The unlearned model, a Hugging Face folder.")
 @unlearn_options
 @param_option
+@options.wandb_option
 @options.seed_option()
 @options.device_option
 @options.overwrite_option
@@ -50,6 +51,7 @@ def command(
     as_json: bool,
     config_path: Path | None,
     param: tuple[str, ...],
+    wandb: str | None,
     **given: Any,
 ) -> None:
     """Make the model not know the named entities: their activations move to where unknown ones lie.
@@ -62,9 +64,11 @@ def command(
     from features.entities import load_entities
     from features.prompts import load_templates
     from features.store import load_analysis
+    from sae_train.processes import joined_processes
     from sae_train.runs import claim_output
     from sae_train.saes.interop import load_sae
     from unlearn.data import resolve_targets
+    from unlearn.record import chain_of, removed_from
     from unlearn.run import choose_hook_point, gate_warning, unlearn
 
     claim_output(out, overwrite=overwrite, resume=resume)
@@ -74,14 +78,14 @@ def command(
     resolve_targets(subjects, names)  # refuses a wrong name before the model is loaded
     analysis, wordings = load_analysis(latents), load_templates(templates)
     documents = documents_of(text) if text else iter(())
-    lm = load_model(model, device=device)
-    loaded = [load_sae(s, device=lm.device) for s in saes]
-    warning = gate_warning(analysis, choose_hook_point(loaded, analysis, config.hook_point)[1])
-    if warning:
-        note(warning)
     if text is None:
         note("no --text: only what the templates ask is retained, no general text")
-    with progress("unlearning", config.steps) as advance:
+    with joined_processes() as processes, progress("unlearning", config.steps) as advance:
+        lm = load_model(model, device=processes.own_device(device))
+        loaded = [load_sae(s, device=lm.device) for s in saes]
+        warning = gate_warning(analysis, choose_hook_point(loaded, analysis, config.hook_point)[1])
+        if warning and processes.is_first:
+            note(warning)
         result = unlearn(
             lm,
             loaded,
@@ -92,8 +96,13 @@ def command(
             config,
             out,
             documents=documents,
+            earlier=removed_from(model),
+            chain=chain_of(model),
             resume=resume,
             overwrite=overwrite,
+            processes=processes,
+            wandb=wandb,
             advance=lambda n, terms: advance(n, **terms),
         )
-    emit(result, as_json=as_json, title=f"Forgotten: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")
+    if processes.is_first:
+        emit(result, as_json=as_json, title=f"Forgotten: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")

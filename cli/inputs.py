@@ -5,8 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from cli.options import FACT_WORLD
+from sae_train.lm.adapters import is_adapter, read_base
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document, load_documents
 
@@ -28,5 +30,7 @@ def load_model(spec: str, *, device: str, dtype: str = "float32") -> LanguageMod
     """Load `--model`; the embedded world goes by its name, not by where it is installed."""
     from features.factworld import shipped_world
 
-    lm = load_lm(spec, device=device, dtype=dtype)
+    path = Path(spec)
+    on_world = is_adapter(path) and read_base(path).spec == FACT_WORLD
+    lm = load_lm(spec, device=device, dtype=dtype, base=str(shipped_world()) if on_world else None)
     return replace(lm, name=FACT_WORLD) if spec == str(shipped_world()) else lm

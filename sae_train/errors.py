@@ -21,7 +21,8 @@ and keeps its traceback. The command line turns the tree into exit codes in one 
         ├── NumericalError         NaN, Inf or an exploding loss
         ├── StoppedError           the disk filled up; what is written can be continued
         ├── NoChangeError          an unlearning run that changed nothing
-        └── CollapseError          an unlearning run that destroyed the model
+        ├── CollapseError          an unlearning run that destroyed the model
+        └── UnreachedError         an unlearning run that did not reach its target
 """
 
 from __future__ import annotations
@@ -132,6 +133,10 @@ class NoChangeError(RunError):
 
 class CollapseError(RunError):
     """An unlearning run that destroyed the model."""
+
+
+class UnreachedError(RunError):
+    """An unlearning run that ended before its targets passed."""
 
 
 def nearest_first(value: str, allowed: Iterable[str], *, most: int = 6) -> str:

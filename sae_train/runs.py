@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from sae_train.tracking import WandbSink
 
 DISK_RESERVE_BYTES = 64 * 2**20  # never fill a disk to the last byte
-_RECORDED_PACKAGES = ("torch", "transformers", "sae-lens", "h5py", "numpy", "scipy", "scikit-learn")
+_RECORDED_PACKAGES = ("torch", "transformers", "peft", "sae-lens", "h5py", "numpy", "scipy", "scikit-learn")
 
 
 def partial_path(path: Path) -> Path:

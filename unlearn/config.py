@@ -9,7 +9,7 @@ from sae_train.config import require
 from sae_train.errors import ConfigError, nearest_first
 from unlearn.settings import MethodSettings, RedirectSettings, setting_names, settings_of
 
-TRAIN_CHOICES = ("full", "down_proj")
+TRAIN_CHOICES = ("full", "down_proj", "lora")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,14 @@ class UnlearnConfig:
         lr: AdamW's step size at its highest.
         batch_size: Target prompts in a step; as many unknown ones and text windows, twice as many known ones.
         retain_weight: Weight of everything that has to stay as it is.
-        train: Parameters that may change: `full` (all but the embedding) or `down_proj` (MLP output matrices).
+        train: Parameters that may change: `full` (all but the embedding), `down_proj` (MLP output matrices) or `lora`.
+        lora_rank: Rank of the adapter on every linear layer.
+        lora_alpha: Its scale: the change of a matrix is alpha / rank times the product of the adapter's two.
+        merge: Write an adapter merged into the whole model, not on its own.
+        accumulate: Batches whose gradients make one step, in every process.
+        autocast: Compute in bfloat16 where that is safe; weights and optimizer stay float32.
+        stop_early: Hold one training wording per attribute apart and stop as soon as the targets pass on it.
+        check_every: Steps between two looks at it.
         hook_point: SAE's hook point to use; None takes the best one in the latents file.
         retain_share: Share of the other known entities used for retention; the rest is never trained on.
         warmup_steps: Steps of linear warm-up.
@@ -39,6 +46,13 @@ class UnlearnConfig:
     batch_size: int = 16
     retain_weight: float = 4.0
     train: str = "full"
+    lora_rank: int = 8
+    lora_alpha: int = 16
+    merge: bool = False
+    accumulate: int = 1
+    autocast: bool = False
+    stop_early: bool = False
+    check_every: int = 25
     hook_point: str | None = None
     retain_share: float = 0.75
     warmup_steps: int = 20
@@ -56,6 +70,11 @@ class UnlearnConfig:
         require(self.max_loss_increase >= 0, "--max-loss-increase", self.max_loss_increase, ">= 0")
         require(self.warmup_steps >= 0, "--warmup-steps", self.warmup_steps, ">= 0")
         require(self.train in TRAIN_CHOICES, "--train", self.train, ", ".join(TRAIN_CHOICES))
+        for name in ("lora_rank", "accumulate", "check_every"):
+            require(getattr(self, name) >= 1, f"--{name.replace('_', '-')}", getattr(self, name), ">= 1")
+        require(self.lora_alpha >= 1, "--lora-alpha", self.lora_alpha, ">= 1")
+        can_train = self.train != "lora" or not self.settings.edits_weights
+        require(can_train, "--train", self.train, "full or down_proj, where weights are solved for in closed form")
         require(0 < self.retain_share <= 1, "--retain-share", self.retain_share, "0 < share <= 1")
         require(self.save_every >= 1, "--save-every", self.save_every, ">= 1")
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ class UnlearnSets:
         retain: Known entities used for retention.
         holdout: Known entities never trained on.
         unknown: Unknown entities used for retention (the mining half; the other half is for the audit).
+        earlier: What was removed from the model before: kept as forgotten as it is, in no other role.
     """
 
     forget: list[Entity]
@@ -36,6 +37,7 @@ class UnlearnSets:
     retain: list[Entity]
     holdout: list[Entity]
     unknown: list[Entity]
+    earlier: list[Entity] = field(default_factory=list)
 
 
 def resolve_targets(labels: Sequence[Entity], names: Sequence[str]) -> list[Entity]:
@@ -75,19 +77,37 @@ def split_sets(
     *,
     retain_share: float,
     seed: int,
+    earlier: Collection[str] = (),
 ) -> UnlearnSets:
     """Sort the labelled entities into roles and pair every target with an unknown entity of its type.
 
+    Args:
+        lm: The model.
+        labels: All entities.
+        templates: Tell which types can be asked about.
+        analysis: Its mining half is what is trained on.
+        names: Targets.
+        retain_share: Share of the other known entities that is retained.
+        seed: Draws them.
+        earlier: Keys of what was removed from this model before.
+
     Raises:
-        EntityError: A target cannot be used, or nothing is left to retain or to pair with.
+        EntityError: A target cannot be used or was removed before, an earlier one is not among the labels, or nothing
+            is left to retain or to pair with.
     """
     forget = resolve_targets(labels, names)
     check_types(forget, templates)
-    chosen = {e.key for e in forget}
+    gone = [find_entity(labels, key, option="unlearning.json") for key in earlier]
+    again = sorted({e.key for e in gone} & {e.key for e in forget})
+    if again:
+        raise EntityError(
+            "already removed from this model", got=", ".join(again), expected="targets that it still knows (--model)"
+        )
+    chosen = {e.key for e in (*forget, *gone)}
     known = [e for e in labels if e.label == "known" and e.key not in chosen]
     order = np.random.default_rng([0xD0, seed]).permutation(len(known))
     n_retain = round(len(known) * retain_share)
-    unknown, _ = mining_half(labels, analysis, "unknown")
+    unknown = [e for e in mining_half(labels, analysis, "unknown")[0] if e.key not in chosen]
     if n_retain < 1 or not unknown:
         raise EntityError(
             "nothing to keep",
@@ -100,6 +120,7 @@ def split_sets(
         retain=[known[i] for i in order[:n_retain]],
         holdout=[known[i] for i in order[n_retain:]],
         unknown=unknown,
+        earlier=gone,
     )
 
 

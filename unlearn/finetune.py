@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sae_train.checkpoints import load_checkpoint, restore, save_checkpoint, state_tensors
 from sae_train.errors import NumericalError
 from sae_train.lm.models import LanguageModel
+from sae_train.processes import ALONE, Processes
 from sae_train.runs import Run
 from unlearn.config import UnlearnConfig
 
@@ -32,10 +33,10 @@ class LossTerms:
 
 @runtime_checkable
 class Objective(Protocol):
-    """What a method contributes: the loss of a step, a function of model and step number alone."""
+    """What a method contributes: the loss of a batch, a function of model and batch number alone."""
 
     def loss(self, step: int) -> LossTerms:
-        """Return the loss of one step, with its graph."""
+        """Return the loss of one batch, with its graph; batches and steps are the same with one batch a step."""
         ...
 
 
@@ -57,10 +58,19 @@ class TuneState:
     step: int = 0
 
 
+class Tuned(NamedTuple):
+    """What the loop ends with: the terms logged last, and the steps done."""
+
+    terms: dict[str, float]
+    steps: int
+
+
 def trainable_parameters(model: nn.Module, choice: str) -> dict[str, nn.Parameter]:
     """Return the parameters that may change, by name; the embedding (and a head tied to it) never does."""
     frozen = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     named = {n: p for n, p in model.named_parameters() if id(p) not in frozen}
+    if choice == "lora":
+        return {n: p for n, p in named.items() if "lora_" in n}
     if choice == "down_proj":
         return {n: p for n, p in named.items() if n.endswith(_DOWN_PROJECTIONS)}
     return named
@@ -70,13 +80,28 @@ def finetune(
     lm: LanguageModel,
     objective: Objective,
     config: UnlearnConfig,
-    run: Run,
+    run: Run | None,
     *,
+    folder: Path,
     identity: Mapping[str, str],
     resume: bool,
+    processes: Processes = ALONE,
+    passes: Callable[[int], bool] | None = None,
     advance: Callable[[int, dict[str, float]], None] = lambda n, terms: None,
-) -> dict[str, float]:
-    """Train the model in place; return the last logged terms.
+) -> Tuned:
+    """Train the model in place.
+
+    Args:
+        lm: The model.
+        objective: Its loss.
+        config: Steps, step size and the like.
+        run: What is logged to; None in all processes but the first.
+        folder: Where checkpoints lie.
+        identity: What a run must be continued with.
+        resume: Go on from a checkpoint, if there is one.
+        processes: This process among the others.
+        passes: Asked every `check_every` steps whether to stop here.
+        advance: Called with steps done and the terms.
 
     Raises:
         NumericalError: A loss is not finite.
@@ -87,33 +112,48 @@ def finetune(
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, weight_decay=0.0)
     state = TuneState(parameters, optimizer)
-    found = load_checkpoint(run.folder, identity) if resume else None
+    found = load_checkpoint(folder, identity) if resume else None
     if found is not None:
         restore(found[0], parameters, optimizer)
         state.step = found[1]
         advance(state.step, {})
     values: dict[str, float] = {}
     while True:
-        if state.step and state.step % config.save_every == 0 and state.step < config.steps:
-            tensors = state_tensors(parameters, optimizer)
-            save_checkpoint(run.folder, tensors, step=state.step, identity=identity)
+        if passes is not None and state.step and state.step % config.check_every == 0 and passes(state.step):
+            break
+        if run is not None and state.step and state.step % config.save_every == 0 and state.step < config.steps:
+            save_checkpoint(folder, state_tensors(parameters, optimizer), step=state.step, identity=identity)
         if state.step >= config.steps:
             break
-        terms = tune_step(state, objective, config)
+        terms = tune_step(state, objective, config, lm.device, processes)
         if state.step % LOG_EVERY == 0 or state.step == config.steps:
             values = _checked(terms, state.step)
-            run.log(step=state.step, **values)
+            if run is not None:
+                run.log(step=state.step, **values)
         advance(1, values)
     for parameter in parameters.values():
         parameter.requires_grad_(False)
-    return values
+    return Tuned(values, state.step)
 
 
-def tune_step(state: TuneState, objective: Objective, config: UnlearnConfig) -> dict[str, Tensor]:
-    """Advance by one step: linear warm-up, cosine decay to a tenth, clipped gradient."""
-    result = objective.loss(state.step)
+def tune_step(
+    state: TuneState, objective: Objective, config: UnlearnConfig, device: torch.device, processes: Processes = ALONE
+) -> dict[str, Tensor]:
+    """Advance by one step: gradients of all batches, linear warm-up, cosine decay to a tenth, clipped gradient.
+
+    Returns:
+        The loss and its terms, means over this process's batches.
+    """
     state.optimizer.zero_grad(set_to_none=True)
-    result.loss.backward()
+    sums: dict[str, Tensor] = {}
+    for own in range(config.accumulate):
+        batch = (state.step * config.accumulate + own) * processes.count + processes.rank
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.autocast):
+            result = objective.loss(batch)
+        (result.loss / (config.accumulate * processes.count)).backward()
+        for name, value in {"loss": result.loss.detach(), **result.terms}.items():
+            sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulate
+    _sum_gradients(state.parameters.values(), processes)
     torch.nn.utils.clip_grad_norm_(state.parameters.values(), CLIP_NORM)
     warmup = min(1.0, (state.step + 1) / max(1, config.warmup_steps))
     decay = 0.1 + 0.45 * (1 + math.cos(math.pi * state.step / config.steps))
@@ -121,7 +161,18 @@ def tune_step(state: TuneState, objective: Objective, config: UnlearnConfig) -> 
         group["lr"] = config.lr * warmup * decay
     state.optimizer.step()
     state.step += 1
-    return {"loss": result.loss.detach(), **result.terms}
+    return sums
+
+
+def _sum_gradients(parameters: Iterable[nn.Parameter], processes: Processes) -> None:
+    """Replace every gradient by its sum over the processes; one that this process has not counts as zero."""
+    if processes.count == 1:
+        return
+    held = list(parameters)
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in held])
+    processes.sum_(flat)
+    for parameter, part in zip(held, flat.split([p.numel() for p in held]), strict=True):
+        parameter.grad = part.view_as(parameter).clone()
 
 
 def _checked(terms: dict[str, Tensor], step: int) -> dict[str, float]:

@@ -27,6 +27,26 @@ def retained_of(model: str) -> list[str]:
     return [str(key) for key in read_record(model).get("inputs", {}).get("retain", [])]
 
 
+def removed_from(model: str) -> list[str]:
+    """Return the keys of everything that was removed from a model folder, first removal first."""
+    found = read_record(model).get("inputs", {})
+    return [str(key) for key in (*found.get("earlier", []), *found.get("forget", []))]
+
+
+def chain_of(model: str) -> list[dict[str, Any]]:
+    """Return one entry per removal that led to a model folder: run, method, targets, hash of the model it left."""
+    found = read_record(model)
+    if not found:
+        return []
+    own = {
+        "run_id": found.get("run_id"),
+        "method": found.get("config", {}).get("method"),
+        "forget": found.get("inputs", {}).get("forget", []),
+        "model_hash": found.get("model_hash"),
+    }
+    return [*found.get("chain", []), own]
+
+
 def read_record(model: str) -> dict[str, Any]:
     """Read the record of a model folder; empty where there is none.
 

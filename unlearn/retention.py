@@ -1,4 +1,4 @@
-"""What has to stay: KL and activations on other known entities, unknown entities and general text.
+"""What has to stay: KL and activations on other known entities, unknown ones, what was removed before, general text.
 
 retain = mean over the three sets of [ KL(reference || model) over all next tokens
          + mean over blocks of ||h - h_ref||^2 / v_l ],   v_l the variance of the block's activations.
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import captured
-from unlearn.data import retained_prompts
+from unlearn.data import encode, retained_prompts, training_prompts
 from unlearn.problem import Problem
 
 
@@ -39,6 +39,7 @@ class Retention:
         lm, templates = problem.lm, problem.templates
         self.known = [e.ids for e in retained_prompts(lm, problem.sets.retain, templates)]
         self.unknown = [e.ids for e in retained_prompts(lm, problem.sets.unknown, templates)]
+        self.earlier = [e.ids for t in problem.sets.earlier for e in encode(lm, training_prompts(t, templates))]
         self.names = block_names(problem)
         self.variance = self._variances()
 
@@ -61,6 +62,8 @@ class Retention:
         sequences = draw(self.known, 2 * config.batch_size, generator) + draw(
             self.unknown, config.batch_size, generator
         )
+        if self.earlier:  # what was removed before stays as it is now: forgotten
+            sequences += draw(self.earlier, config.batch_size, generator)
         loss = self._batch(sequences)
         if self.problem.text:
             loss = (2 * loss + self._batch(draw(self.problem.text, config.batch_size, generator))) / 3

@@ -7,6 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,22 @@ from features.entities import Entity
 from features.prompts import Templates
 from features.store import HookPointAnalysis, LatentAnalysis
 from sae_train.errors import CollapseError, HookPointError, NoChangeError
+from sae_train.lm.adapters import Base, adapter_change, attach_adapter, merge_adapter, save_adapter
 from sae_train.lm.generate import text_loss
 from sae_train.lm.hook_names import canonical_hook_point
 from sae_train.lm.models import LanguageModel, save_lm, weights_hash
 from sae_train.lm.tokens import Document
+from sae_train.processes import ALONE, Processes
 from sae_train.runs import Run, clear_output, file_hash, jsonable, text_hash, write_json
 from sae_train.saes.interop import WEIGHTS, LoadedSae
 from unlearn.config import UnlearnConfig
 from unlearn.data import retained_prompts, split_sets, text_windows, without_targets
-from unlearn.finetune import WeightEdit, checkpoint_folder, finetune, trainable_parameters
+from unlearn.finetune import Tuned, WeightEdit, checkpoint_folder, finetune, trainable_parameters
 from unlearn.methods import build_method
 from unlearn.problem import Problem
 from unlearn.record import RECORD
+from unlearn.stopping import Stopper
+from unlearn.validation import hold_apart
 
 TEXT_CTX = 64
 TEXT_TOKENS = 60_000
@@ -46,11 +51,33 @@ def unlearn(
     out: Path,
     *,
     documents: Iterable[Document] = (),
+    earlier: Sequence[str] = (),
+    chain: Sequence[dict[str, Any]] = (),
     resume: bool = False,
     overwrite: bool = False,
+    processes: Processes = ALONE,
+    wandb: str | None = None,
     advance: Callable[[int, dict[str, float]], None] = lambda n, terms: None,
 ) -> dict[str, Any]:
     """Make `lm` forget the named entities, in place, and write it to `out`.
+
+    Args:
+        lm: The model; an adapter, where one is trained, is merged into it in the end.
+        saes: SAEs, one of which the latents were mined with.
+        analysis: Mined latents.
+        labels: Labelled entities.
+        templates: Training wordings are used, held-out ones never.
+        names: Targets.
+        config: The frozen config.
+        out: A new folder.
+        documents: General text to retain.
+        earlier: Keys of what was removed from this model before: kept forgotten.
+        chain: The removals that led to this model, for the record.
+        resume: Go on from a checkpoint.
+        overwrite: Replace `out`.
+        processes: This process among the others; only the first writes.
+        wandb: Project to log to as well.
+        advance: Called with steps done and the terms of the loss.
 
     Returns:
         `model, method, steps, seconds, changed_parameters, relative_change, retained_loss_before, retained_loss_after`.
@@ -60,47 +87,99 @@ def unlearn(
         HookPointError: SAEs and latents do not fit.
         NoChangeError: Nothing was changed; no model is written.
         CollapseError: The retained text's loss rose too far; no model is written.
+        UnreachedError: With `stop_early`, the targets did not pass; no model is written.
     """
     started = time.monotonic()
+    folder = checkpoint_folder(out)
     loaded, latents = choose_hook_point(saes, analysis, config.hook_point)
-    sets = split_sets(lm, labels, templates, analysis, names, retain_share=config.retain_share, seed=config.seed)
+    wordings, validation = hold_apart(templates) if config.stop_early else (templates, templates)
+    sets = split_sets(
+        lm, labels, wordings, analysis, names, retain_share=config.retain_share, seed=config.seed, earlier=earlier
+    )
+    base = Base(_lasting_name(lm.name), weights_hash(lm.model))
     reference = copy.deepcopy(lm.model)
-    text = text_windows(lm.tokenizer, without_targets(documents, sets.forget), ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
-    problem = Problem(lm, reference, sets, templates, loaded.sae, latents, text, config)
-    inputs = {
-        "model": lm.name,
-        "model_hash": weights_hash(lm.model),
-        "sae": str(loaded.folder),
-        "sae_hash": file_hash(loaded.folder / WEIGHTS),
-        "forget": [e.key for e in sets.forget],
-        "partners": [e.key for e in sets.partner],
-        "retain": [e.key for e in sets.retain],
-        "text_hash": text_hash(str(window) for window in text),
-        "n_text_windows": len(text),
-    }
-    if not resume:
-        shutil.rmtree(checkpoint_folder(out), ignore_errors=True)  # what a run that failed left there
-    run = Run(checkpoint_folder(out), config=config, command="unlearn", inputs=inputs)
+    gone = without_targets(documents, [*sets.forget, *sets.earlier])
+    text = text_windows(lm.tokenizer, gone, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
+    problem = Problem(lm, reference, sets, wordings, loaded.sae, latents, text, config)
+    inputs = _inputs(problem, loaded, base)
+    if processes.is_first and not resume:
+        shutil.rmtree(folder, ignore_errors=True)  # what a run that failed left there
+    processes.wait()
+    run = Run(folder, config=config, command="unlearn", inputs=inputs, wandb=wandb) if processes.is_first else None
     identity = {"config": json.dumps(jsonable(config)), "inputs": json.dumps(jsonable(inputs))}
+    adapter = _adapter(lm, config)
     method = build_method(problem)
+    stopper = Stopper(problem, validation, run) if config.stop_early else None
     if isinstance(method, WeightEdit):
-        terms = method.edit()
-        run.log(step=0, **terms)
+        tuned = Tuned(method.edit(), config.steps)
+        if run is not None:
+            run.log(step=0, **tuned.terms)
     else:
-        terms = finetune(lm, method, config, run, identity=identity, resume=resume, advance=advance)
+        passes = None if stopper is None else stopper.passes
+        tuned = finetune(
+            lm,
+            method,
+            config,
+            run,
+            folder=folder,
+            identity=identity,
+            resume=resume,
+            processes=processes,
+            passes=passes,
+            advance=advance,
+        )
     change = check_outcome(problem)
+    if stopper is not None:
+        stopper.require_reached(tuned.steps)
     result = {
         "model": str(out),
         "method": config.method,
-        "steps": config.steps,
+        "steps": tuned.steps,
         "seconds": time.monotonic() - started,
         **change,
         "hook_point": latents.hook_point,
-        "terms": terms,
+        "terms": tuned.terms,
+        "is_adapter": adapter is not None and not config.merge,
     }
-    clear_output(out, overwrite=overwrite)
-    _save(lm, out, run, {"config": config, "inputs": inputs, "result": result})
+    if stopper is not None:
+        result["validation"] = asdict(stopper.last)
+    if run is not None:
+        clear_output(out, overwrite=overwrite)
+        record = {"config": config, "inputs": inputs, "result": result, "chain": list(chain)}
+        _save(lm, adapter, out, run, base, record)
+    elif adapter is not None:
+        merge_adapter(adapter)
+    processes.wait()
     return result
+
+
+def _lasting_name(spec: str) -> str:
+    """Return a path in full, so that an adapter finds its base from any folder; a hub id as it is."""
+    return str(Path(spec).resolve()) if Path(spec).exists() else spec
+
+
+def _inputs(problem: Problem, loaded: LoadedSae, base: Base) -> dict[str, Any]:
+    """Return what a run was made from, with hashes."""
+    sets = problem.sets
+    return {
+        "model": problem.lm.name,
+        "model_hash": base.weights_hash,
+        "sae": str(loaded.folder),
+        "sae_hash": file_hash(loaded.folder / WEIGHTS),
+        "forget": [e.key for e in sets.forget],
+        "earlier": [e.key for e in sets.earlier],
+        "partners": [e.key for e in sets.partner],
+        "retain": [e.key for e in sets.retain],
+        "text_hash": text_hash(str(window) for window in problem.text),
+        "n_text_windows": len(problem.text),
+    }
+
+
+def _adapter(lm: LanguageModel, config: UnlearnConfig) -> Any:
+    """Attach an adapter where one is to be trained; else None."""
+    if config.train != "lora":
+        return None
+    return attach_adapter(lm.model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
 
 
 def choose_hook_point(
@@ -162,6 +241,8 @@ def gate_warning(analysis: LatentAnalysis, found: HookPointAnalysis) -> str | No
 @torch.no_grad()
 def relative_change(model: nn.Module, reference: nn.Module, choice: str) -> tuple[int, float]:
     """Return how many parameters changed, and ||new - old|| / ||old|| over the trainable ones."""
+    if choice == "lora":
+        return adapter_change(model)
     before = trainable_parameters(reference, choice)
     moved: list[Tensor] = []
     size: list[Tensor] = []
@@ -207,9 +288,14 @@ def check_outcome(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _save(lm: LanguageModel, out: Path, run: Run, record: dict[str, Any]) -> None:
-    """Write the model folder, then its records, then drop the working folder."""
-    save_lm(lm, out)
+def _save(lm: LanguageModel, adapter: Any, out: Path, run: Run, base: Base, record: dict[str, Any]) -> None:
+    """Write the model folder (or the adapter), then its records, then drop the working folder."""
+    if record["result"]["is_adapter"]:
+        save_adapter(adapter, lm.tokenizer, out, base)
+    if adapter is not None:
+        merge_adapter(adapter)
+    if not record["result"]["is_adapter"]:
+        save_lm(lm, out)
     run.finish(result=record["result"])
     write_json(out / RECORD, {**record, "model_hash": weights_hash(lm.model), "run_id": run.record["run_id"]})
     for name in ("run.json", "config.json", "metrics.jsonl"):

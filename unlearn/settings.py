@@ -31,6 +31,11 @@ class MethodSettings:
 
     shared: ClassVar[dict[str, Any]] = {}
 
+    @property
+    def edits_weights(self) -> bool:
+        """Tell whether the method writes weights itself, which an adapter does not allow."""
+        return False
+
 
 @dataclass(frozen=True)
 class RedirectSettings(MethodSettings):
@@ -74,6 +79,11 @@ class RedirectSettings(MethodSettings):
     sae_error: bool = True
     init: str = "none"
 
+    @property
+    def edits_weights(self) -> bool:
+        """Tell whether it starts from the closed form."""
+        return self.init != "none"
+
     def __post_init__(self) -> None:
         _not_negative(
             self, "latent_weight", "block_weight", "output_weight", "erase_weight", "erase_spread", "guard_weight"
@@ -87,6 +97,113 @@ class RedirectSettings(MethodSettings):
 
 
 @dataclass(frozen=True)
+class GaSettings(MethodSettings):
+    """Gradient ascent. `methods/ga.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 20, "lr": 1e-4, "retain_weight": 0.0, "warmup_steps": 5}
+
+
+@dataclass(frozen=True)
+class GradDiffSettings(MethodSettings):
+    """Gradient difference. `methods/graddiff.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 100, "lr": 1e-4, "retain_weight": 4.0}
+
+
+@dataclass(frozen=True)
+class NpoSettings(MethodSettings):
+    """Negative preference optimisation. `methods/npo.py`.
+
+    Attributes:
+        beta: Inverse temperature; 0 would be gradient ascent.
+    """
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+    beta: float = 0.1
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, "--param beta", self.beta, "> 0")
+
+
+@dataclass(frozen=True)
+class SimNpoSettings(MethodSettings):
+    """NPO without a reference. `methods/simnpo.py`.
+
+    Attributes:
+        beta: Inverse temperature of the log-probability per token.
+        gamma: Margin below which an answer counts as unlikely, nats.
+    """
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+    beta: float = 2.5
+    gamma: float = 0.0
+
+    def __post_init__(self) -> None:
+        require(self.beta > 0, "--param beta", self.beta, "> 0")
+
+
+@dataclass(frozen=True)
+class IdkSettings(MethodSettings):
+    """Reject-tuning. `methods/idk.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+
+
+@dataclass(frozen=True)
+class RmuSettings(MethodSettings):
+    """RMU. `methods/rmu.py`.
+
+    Attributes:
+        coefficient: Length of the random aim, in mean norms of the activations.
+    """
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+    coefficient: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.coefficient > 0, "--param coefficient", self.coefficient, "> 0")
+
+
+@dataclass(frozen=True)
+class LunarSettings(MethodSettings):
+    """LUNAR. `methods/lunar.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3, "train": "down_proj"}
+
+
+@dataclass(frozen=True)
+class CrispSettings(MethodSettings):
+    """CRISP. `methods/crisp.py`.
+
+    Attributes:
+        n_latents: Most latents that are pressed down.
+        ratio: How many times as active on the targets as on retained entities a latent must be.
+    """
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+    n_latents: int = 10
+    ratio: float = 3.0
+
+    def __post_init__(self) -> None:
+        require(self.n_latents >= 1, "--param n_latents", self.n_latents, ">= 1")
+        require(self.ratio >= 1, "--param ratio", self.ratio, ">= 1")
+
+
+@dataclass(frozen=True)
+class MeanDifferenceSettings(MethodSettings):
+    """Mean difference on the raw residual stream. `methods/mean_difference.py`.
+
+    Attributes:
+        scale: How many differences of means the activations are shifted by.
+    """
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3}
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require(self.scale > 0, "--param scale", self.scale, "> 0")
+
+
 class ClosedFormSettings(MethodSettings):
     """Redirection in closed form: output matrices of a few blocks are solved for. `methods/redirect_closed_form.py`.
 
@@ -117,6 +234,11 @@ class ClosedFormSettings(MethodSettings):
     text_windows: int = 120
     max_entities: int = 80
 
+    @property
+    def edits_weights(self) -> bool:
+        """Tell that it does."""
+        return True
+
     def __post_init__(self) -> None:
         _not_negative(self, "ridge", "entity_weight", "near_weight")
         require(self.last_block is None or self.last_block >= 0, "--param last_block", self.last_block, ">= 0")
@@ -129,6 +251,15 @@ class ClosedFormSettings(MethodSettings):
 
 METHOD_SETTINGS: dict[str, type[MethodSettings]] = {
     "redirect": RedirectSettings,
+    "ga": GaSettings,
+    "graddiff": GradDiffSettings,
+    "npo": NpoSettings,
+    "simnpo": SimNpoSettings,
+    "idk": IdkSettings,
+    "rmu": RmuSettings,
+    "lunar": LunarSettings,
+    "crisp": CrispSettings,
+    "mean-difference": MeanDifferenceSettings,
     "redirect-closed-form": ClosedFormSettings,
 }
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from sae_train.errors import ConfigError, FileFormatError, MissingFileError
+from sae_train.lm.adapters import is_adapter, put_on, read_base
 from sae_train.runs import partial_path, resolve_device
 
 transformers.utils.logging.disable_progress_bar()  # the command line shows its own progress
@@ -77,13 +78,14 @@ def weights_hash(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32") -> LanguageModel:
+def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: str | None = None) -> LanguageModel:
     """Load a model for inference or fine-tuning; gradients are off until someone turns them on.
 
     Args:
-        spec: A hub id (`org/name`), a Hugging Face folder, or a `.gguf` file.
+        spec: A hub id (`org/name`), a Hugging Face folder, a `.gguf` file, or the folder of an adapter.
         device: `auto`, `cpu`, `cuda[:n]` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
+        base: An adapter's base, where it is not to be loaded from where the adapter says.
 
     Raises:
         MissingFileError: Neither a folder, nor a `.gguf` file, nor a hub id.
@@ -92,6 +94,8 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32") -> Langu
     """
     if dtype not in DTYPES:
         raise ConfigError(f"no such dtype '{dtype}'", got=f"{dtype} (--lm-dtype)", expected=", ".join(DTYPES))
+    if is_adapter(Path(spec)):
+        return _with_adapter(spec, base, device=device, dtype=dtype)
     source, options = _locate(spec)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **options)
@@ -122,6 +126,22 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32") -> Langu
     where = resolve_device(device)
     nn.Module.to(model, where)
     return LanguageModel(model=model, tokenizer=tokenizer, name=spec, device=where)
+
+
+def _with_adapter(folder: str, base: str | None, *, device: str, dtype: str) -> LanguageModel:
+    """Load an adapter's base, check that it is the one, and add the adapter to its weights."""
+    recorded = read_base(Path(folder))
+    lm = load_lm(base or recorded.spec, device=device, dtype=dtype)
+    found = weights_hash(lm.model) if recorded.weights_hash and dtype == "float32" else recorded.weights_hash
+    if found != recorded.weights_hash:
+        raise FileFormatError(
+            f"the adapter '{folder}' belongs to another model",
+            got=f"weights {found[:12]}… in {base or recorded.spec}",
+            expected=f"weights {recorded.weights_hash[:12]}…",
+        )
+    put_on(lm.model, Path(folder))
+    lm.model.requires_grad_(False).eval()
+    return replace(lm, name=folder)
 
 
 def load_tokenizer(spec: str) -> Any:

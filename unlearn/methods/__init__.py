@@ -9,12 +9,30 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from unlearn.finetune import Objective, WeightEdit
+from unlearn.methods.crisp import Crisp
+from unlearn.methods.ga import GradientAscent
+from unlearn.methods.graddiff import GradientDifference
+from unlearn.methods.idk import RejectTuning
+from unlearn.methods.lunar import Lunar
+from unlearn.methods.mean_difference import MeanDifference
+from unlearn.methods.npo import Npo
 from unlearn.methods.redirect import Redirect
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
+from unlearn.methods.rmu import Rmu
+from unlearn.methods.simnpo import SimNpo
 from unlearn.problem import Problem
 
 METHODS: dict[str, Callable[[Problem], Objective | WeightEdit]] = {
     "redirect": Redirect,
+    "ga": GradientAscent,
+    "graddiff": GradientDifference,
+    "npo": Npo,
+    "simnpo": SimNpo,
+    "idk": RejectTuning,
+    "rmu": Rmu,
+    "lunar": Lunar,
+    "crisp": Crisp,
+    "mean-difference": MeanDifference,
     "redirect-closed-form": RedirectClosedForm,
 }
 

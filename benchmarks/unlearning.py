@@ -1,0 +1,160 @@
+"""Every unlearning method against the others on fact worlds, tuned with the same budget; and removals in sequence.
+
+    python benchmarks/unlearning.py --out RUN --demos DEMOS [--parts baselines sequence] [--docs docs/unlearning.md]
+
+DEMOS holds demo-0 and, for other seeds, world-N and demo-N, as benchmarks/demo_seeds.py leaves them. Every method
+gets the same number of settings (`GRIDS`, the method's defaults first), tried on validation targets; the best by the
+score goes to the test targets. One JSON file a cell: what is there is not run again, so that a run can be cut off.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sae_train.errors import WorkbenchError
+from sae_train.runs import write_json
+from unlearn.config import configure
+from unlearn.run import unlearn
+
+from unlearning_measures import World, load_world, measure, score  # isort: skip  beside this file
+from unlearning_page import write_page  # isort: skip
+
+Grid = list[dict[str, Any]]
+GRIDS: dict[str, Grid] = {
+    "redirect": [{}, {"retain_weight": 8.0}, {"lr": 5e-4}, {"block_weight": 1.0}],
+    "redirect-closed-form": [{}, {"ridge": 0.3}, {"near_weight": 4.0}, {"null_share": 0.01}],
+    "ga": [{}, {"lr": 5e-5}, {"lr": 2e-4}, {"steps": 40}],
+    "graddiff": [{}, {"lr": 3e-4}, {"retain_weight": 8.0}, {"lr": 5e-5}],
+    "npo": [{}, {"lr": 1e-3}, {"beta": 0.5}, {"retain_weight": 2.0}],
+    "simnpo": [{}, {"lr": 1e-3}, {"beta": 4.5}, {"gamma": 1.0}],
+    "idk": [{}, {"lr": 1e-3}, {"retain_weight": 2.0}, {"steps": 300}],
+    "rmu": [{}, {"coefficient": 3.0}, {"lr": 1e-3}, {"retain_weight": 2.0}],
+    "lunar": [{}, {"train": "full"}, {"lr": 2e-3}, {"retain_weight": 2.0}],
+    "crisp": [{}, {"n_latents": 50, "ratio": 1.5}, {"lr": 1e-3}, {"retain_weight": 1.0}],
+    "mean-difference": [{}, {"scale": 1.5}, {"lr": 5e-4}, {"retain_weight": 2.0}],
+}
+
+
+def cell(path: Path, world: World, method: str, setting: dict[str, Any], split: str, n_targets: int) -> dict[str, Any]:
+    """Return one run's figures, from its file if it is there."""
+    if path.exists():
+        return json.loads(path.read_text())
+    targets = world.targets(split, n_targets)
+    lm = world.model()
+    started = time.monotonic()
+    found: dict[str, Any] = {"method": method, "setting": setting, "split": split, "world": world.name}
+    try:
+        if method != "before":
+            folder = path.parent / (path.stem + ".model")
+            result = unlearn(
+                lm,
+                world.saes,
+                world.analysis,
+                world.labels,
+                world.templates,
+                [t.key for t in targets],
+                configure(method, **setting),
+                folder,
+                documents=world.documents[:6000],
+                overwrite=True,
+            )
+            shutil.rmtree(folder)
+            found |= {"seconds": time.monotonic() - started, "relative_change": result["relative_change"]}
+        found |= measure(world, lm, targets)
+    except WorkbenchError as error:  # a collapse is a result
+        found["error"] = str(error)
+    write_json(path, found)
+    return found
+
+
+def compare(worlds: list[World], out: Path, methods: list[str], n_settings: int, n_targets: int) -> None:
+    """Run all cells: validation with every setting, then the best setting on the test targets."""
+    for world in worlds:
+        before = {
+            s: cell(out / f"{world.name}-before-{s}.json", world, "before", {}, s, n_targets)
+            for s in ("validation", "test")
+        }
+        for method in methods:
+            tried = []
+            for index, setting in enumerate(GRIDS[method][:n_settings]):
+                path = out / f"{world.name}-{method}-{index}.json"
+                tried.append(cell(path, world, method, setting, "validation", n_targets))
+            best = max(tried, key=lambda t: score(t, before["validation"]))
+            path = out / f"{world.name}-{method}-test.json"
+            cell(path, world, method, best["setting"], "test", n_targets)
+
+
+def sequence(world: World, out: Path, count: int) -> None:
+    """Remove `count` targets one after another and look at the first, at all, and at the rest after every one."""
+    from features.knowledge import ask, recall
+    from unlearn.validation import rank_first
+
+    targets = world.targets("test", count)
+    keys = {t.key for t in targets}
+    kept = [e for e in world.labels if e.label == "known" and e.key not in keys][::3]
+    lm, done, rows = world.model(), [], []
+    path = out / f"{world.name}-sequence.json"
+    for target in targets:
+        unlearn(
+            lm,
+            world.saes,
+            world.analysis,
+            world.labels,
+            world.templates,
+            [target.key],
+            configure(),
+            out / "sequence.model",
+            documents=world.documents[:6000],
+            earlier=[t.key for t in done],
+            overwrite=True,
+        )
+        done.append(target)
+        rows.append(
+            {
+                "n": len(done),
+                "first_recall": recall(ask(lm, done[:1], world.templates, heldout=True)),
+                "removed_recall": recall(ask(lm, done, world.templates, heldout=True)),
+                "removed_rank_first": rank_first(lm, done, kept, world.templates),
+                "kept": recall(ask(lm, kept, world.templates, heldout=True)),
+            }
+        )
+        write_json(path, rows)
+
+
+def main() -> None:
+    """Run what is asked for and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--demos", type=Path, required=True)
+    parser.add_argument("--parts", nargs="*", choices=["baselines", "sequence"], default=["baselines"])
+    parser.add_argument("--worlds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--methods", nargs="+", choices=list(GRIDS), default=list(GRIDS))
+    parser.add_argument("--settings", type=int, default=4, help="settings tried per method")
+    parser.add_argument("--targets", type=int, default=20)
+    parser.add_argument("--docs", type=Path)
+    args = parser.parse_args()
+    from features.factworld import shipped_world
+
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    worlds = [
+        load_world(f"world-{n}", shipped_world() if n == 0 else args.demos / f"world-{n}", args.demos / f"demo-{n}")
+        for n in args.worlds
+    ]
+    if "baselines" in args.parts:
+        compare(worlds, args.out, args.methods, args.settings, args.targets)
+    if "sequence" in args.parts:
+        sequence(worlds[0], args.out, args.targets)
+    if args.docs is not None:
+        write_page(args.out, args.docs)
+
+
+if __name__ == "__main__":
+    main()

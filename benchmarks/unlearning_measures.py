@@ -1,0 +1,151 @@
+"""What the unlearning benchmark measures on a model: seven figures and their harmonic mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import harmonic_mean
+from typing import Any
+
+import numpy as np
+import torch
+
+from features.collect import name_activations
+from features.entities import Entity, load_entities
+from features.knowledge import ask, recall
+from features.probe import cross_validated_auroc
+from features.prompts import Templates, by_type, contexts, load_templates
+from features.store import LatentAnalysis, load_analysis
+from sae_train.lm.generate import text_loss
+from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.lm.tokens import Document, load_documents
+from sae_train.saes.interop import LoadedSae, load_sae
+from unlearn.attacks.relearn import RelearnConfig, relearn
+from unlearn.context import nearest_known
+from unlearn.data import mining_half, text_windows
+from unlearn.validation import rank_first
+
+RELEARN = RelearnConfig(steps=(10, 60), lrs=(1e-3,), max_wordings=1)
+N_RETAIN = 60
+N_NEIGHBOURS = 3
+CONTROLS = 10
+FLOOR = 1e-3  # a harmonic mean has no zeros
+
+
+@dataclass(frozen=True)
+class World:
+    """A world and what a demo run left of it."""
+
+    name: str
+    folder: Path
+    labels: list[Entity]
+    templates: Templates
+    analysis: LatentAnalysis
+    saes: list[LoadedSae]
+    documents: list[Document]
+
+    def model(self) -> LanguageModel:
+        """Load a fresh copy of the model."""
+        return replace(load_lm(str(self.folder), device="cpu"), name=self.name)
+
+    def targets(self, split: str, count: int) -> list[Entity]:
+        """Draw `count` known entities, as many of every type; `validation` and `test` never overlap."""
+        drawn = []
+        groups = by_type([e for e in self.labels if e.label == "known" and e.seen == "facts"])
+        each = -(-count // len(groups))
+        for kind, members in groups.items():
+            order = np.random.default_rng([0xBE, *kind.encode()]).permutation(len(members))
+            at = {"validation": 0, "test": each}[split]
+            drawn += [members[i] for i in order[at : at + each]]
+        return drawn[:count]
+
+
+def load_world(name: str, folder: Path, demo: Path) -> World:
+    """Read a world folder and the demo run on it."""
+    from features.factworld.corpus import world_corpus
+
+    corpus = folder / "corpus.jsonl"
+    texts = load_documents(str(corpus)) if corpus.exists() else (Document(d.text) for d in world_corpus(0))
+    documents = [d for d, _ in zip(texts, range(8000), strict=False)]
+    return World(
+        name=name,
+        folder=folder,
+        labels=load_entities(demo / "labels.jsonl", need_labels=True),
+        templates=load_templates(folder / "templates.json"),
+        analysis=load_analysis(demo / "latents.h5"),
+        saes=[load_sae(p) for p in sorted(demo.glob("sae-*"))],
+        documents=documents,
+    )
+
+
+def measure(world: World, lm: LanguageModel, targets: Sequence[Entity]) -> dict[str, Any]:
+    """Return the figures of one model about some targets, held-out wordings throughout."""
+    keys = {t.key for t in targets}
+    known = [e for e in world.labels if e.label == "known" and e.key not in keys]
+    neighbours = nearest_known(targets, known, N_NEIGHBOURS)
+    near = {e.key for e in neighbours}
+    others = [e for e in known if e.key not in near]
+    retain = [others[i] for i in np.random.default_rng(0xBF).permutation(len(others))[:N_RETAIN]]
+    few = replace(
+        world.templates,
+        heldout={k: {a: t[:2] for a, t in v.items()} for k, v in world.templates.heldout.items()},
+    )
+    _, never = mining_half(world.labels, world.analysis, "unknown")
+    never = [e for e in never if e.seen == "never"]
+    control = [n for k, m in by_type(never).items() for n in m[: sum(t.type == k for t in targets)]]
+    curve = {p.step: p for p in relearn(lm, targets, control, world.templates, RELEARN).points}
+    said = {
+        k: ask(lm, e, few, heldout=True) for k, e in (("targets", targets), ("near", neighbours), ("other", retain))
+    }
+    windows = text_windows(lm.tokenizer, world.documents[6000:], ctx_len=64, max_tokens=8000)
+    return {
+        "recall": recall(said["targets"]),
+        "rank_first": rank_first(lm, targets, known, few),
+        "neighbours": recall(said["near"]),
+        "kept": recall(said["other"]),
+        "text_loss": text_loss(lm, windows),
+        **auroc_figures(world, lm, targets, never),
+        **{f"relearned_{s}": p.target.value for s, p in curve.items() if s},
+        **{f"relearned_control_{s}": p.control.value for s, p in curve.items() if s},
+        "n_targets": len(targets),
+    }
+
+
+def auroc_figures(
+    world: World, lm: LanguageModel, targets: Sequence[Entity], never: Sequence[Entity]
+) -> dict[str, float]:
+    """Return the AUROC of a fresh classifier at the last block, targets against never-seen names, and its control."""
+    name = f"layers.{lm.n_blocks - 1}"
+    kinds = {t.type for t in targets}
+    never = [e for e in never if e.type in kinds]
+    prompts = [p for e in (*targets, *never) for p in contexts(e, world.templates, heldout=True)]
+    acts = name_activations(lm, prompts, [name])[name]
+    entity = np.array([p.entity for p in prompts])
+    is_target = np.isin(entity, [t.key for t in targets])
+    found = cross_validated_auroc(acts, is_target, entity, seed=0)
+    rows, names = acts[torch.tensor(~is_target)], entity[~is_target]
+    keys = [e.key for e in never]
+    controls = []
+    for draw in range(CONTROLS):
+        generator = np.random.default_rng([0xBD, draw])
+        chosen = generator.choice(keys, min(len(targets), len(keys) // 2), replace=False)
+        controls.append(cross_validated_auroc(rows, np.isin(names, chosen), names, seed=0))
+    return {"auroc": float(found), "control_low": min(controls), "control_high": max(controls)}
+
+
+def parts(found: dict[str, Any], before: dict[str, Any]) -> dict[str, float]:
+    """Return the six shares, each 1 at best, of which the score is the harmonic mean."""
+    return {
+        "forgotten": 1 - found["recall"],
+        "out of rank": 1 - found["rank_first"],
+        "neighbours kept": min(1.0, found["neighbours"] / before["neighbours"]),
+        "others kept": min(1.0, found["kept"] / before["kept"]),
+        "indistinguishable": 1 - 2 * abs(found["auroc"] - 0.5),
+        "not relearned": 1 - found["relearned_60"],
+    }
+
+
+def score(found: dict[str, Any], before: dict[str, Any]) -> float:
+    """Return the harmonic mean of `parts`; an empty result (a collapsed run) is 0."""
+    return harmonic_mean([max(FLOOR, v) for v in parts(found, before).values()]) if "recall" in found else 0.0

@@ -1,0 +1,144 @@
+"""LoRA adapters in PEFT's format: attached, measured, saved beside the identity of their base, put on it again.
+
+    W' = W + (alpha / rank) B A        A (rank, d_in) random, B (d_out, rank) zero: at first nothing changes
+
+Source: Hu et al. 2022 (arXiv:2106.09685), as PEFT implements it. The base model's files are never touched: loading the
+base in the place of the adapter's folder is the rollback.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sae_train.errors import FileFormatError
+from sae_train.runs import partial_path, write_json
+
+ADAPTER_CONFIG = "adapter_config.json"  # PEFT's name
+BASE = "adapter_base.json"  # ours: which model the adapter belongs to
+
+
+@dataclass(frozen=True)
+class Base:
+    """The model an adapter belongs to.
+
+    Attributes:
+        spec: What `load_lm` takes.
+        weights_hash: Hash of its weights.
+    """
+
+    spec: str
+    weights_hash: str
+
+
+@contextmanager
+def _peft_quiet() -> Iterator[None]:
+    """PEFT asks transformers for an attribute under its old name; the notice about it is not the user's."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+        yield
+
+
+def attach_adapter(model: nn.Module, *, rank: int, alpha: int, seed: int) -> Any:
+    """Put a LoRA adapter on every linear layer but the head, in place; only it asks for gradients.
+
+    Returns:
+        PEFT's model around `model`.
+    """
+    import peft
+
+    config = peft.LoraConfig(
+        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+    with torch.random.fork_rng(), _peft_quiet():
+        torch.manual_seed(seed)
+        adapter: Any = peft.get_peft_model(model, config)
+    return adapter.eval()
+
+
+@torch.no_grad()
+def adapter_change(model: nn.Module) -> tuple[int, float]:
+    """Return how many base weights an adapter changes, and ||B A|| alpha / rank / ||W|| over the layers it is on."""
+    moved, size, n_changed = torch.zeros(()), torch.zeros(()), 0
+    for module in model.modules():
+        if hasattr(module, "lora_B") and hasattr(module, "get_delta_weight"):
+            layer: Any = module
+            for name in layer.lora_B:
+                delta = layer.get_delta_weight(name).float().cpu()
+                n_changed += int((delta != 0).sum())
+                moved += delta.square().sum()
+            size += layer.get_base_layer().weight.float().square().sum().cpu()
+    return n_changed, float((moved / size.clamp_min(1e-30)).sqrt())
+
+
+def save_adapter(adapter: Any, tokenizer: Any, folder: Path, base: Base) -> None:
+    """Write PEFT's two files, the tokenizer and the base's identity, whole or not at all."""
+    partial = partial_path(folder)
+    shutil.rmtree(partial, ignore_errors=True)
+    for config in adapter.peft_config.values():
+        config.base_model_name_or_path = base.spec
+    adapter.save_pretrained(partial, safe_serialization=True)
+    (partial / "README.md").unlink(missing_ok=True)  # PEFT's empty form
+    tokenizer.save_pretrained(partial)
+    write_json(partial / BASE, base)
+    if folder.exists():
+        for item in partial.iterdir():
+            os.replace(item, folder / item.name)
+        partial.rmdir()
+    else:
+        partial.replace(folder)
+
+
+def is_adapter(folder: Path) -> bool:
+    """Tell whether a folder holds an adapter and no model of its own."""
+    return (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file()
+
+
+def read_base(folder: Path) -> Base:
+    """Return the base an adapter belongs to; the hash is empty for an adapter of somebody else's.
+
+    Raises:
+        FileFormatError: The files do not say.
+    """
+    path = folder / BASE if (folder / BASE).is_file() else folder / ADAPTER_CONFIG
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return Base(str(found.get("spec") or found["base_model_name_or_path"]), str(found.get("weights_hash", "")))
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as error:
+        raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="the adapter's base model") from error
+
+
+def merge_adapter(adapter: Any) -> None:
+    """Add the adapter to the weights of the model it is on and take it off."""
+    adapter.merge_and_unload()
+
+
+def put_on(model: nn.Module, folder: Path) -> None:
+    """Load an adapter onto its base and add it to the weights, in place.
+
+    Raises:
+        FileFormatError: The files do not fit the model.
+    """
+    import peft
+
+    try:
+        with _peft_quiet():
+            adapter: Any = peft.PeftModel.from_pretrained(model, folder)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        text = str(error).strip().splitlines()
+        raise FileFormatError(
+            f"cannot load the adapter '{folder}'",
+            got=f"{type(error).__name__}: {text[0][:200] if text else ''}",
+            expected="adapter_config.json and adapter_model.safetensors in PEFT's format",
+        ) from error
+    merge_adapter(adapter)

@@ -1,0 +1,292 @@
+"""The loop's options: adapters, accumulation, autocast, several processes, early stopping, removals in sequence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from features.factworld import shipped_world
+from features.knowledge import ask, recall
+from sae_train.errors import ConfigError, EntityError, FileFormatError, NoChangeError, UnreachedError
+from sae_train.lm.adapters import adapter_change, attach_adapter, is_adapter, merge_adapter
+from sae_train.lm.models import load_lm, weights_hash
+from unlearn.config import configure
+from unlearn.data import split_sets
+from unlearn.record import chain_of, removed_from
+from unlearn.retention import Retention
+from unlearn.run import unlearn
+from unlearn.validation import hold_apart, rank_first, standing
+
+QUICK = {"batch_size": 4, "warmup_steps": 1, "steps": 3, "lr": 2e-3}
+
+
+@pytest.fixture
+def run(world_sae, world_analysis, world_labels, world_templates, world_targets, world_documents, tmp_path):
+    """Return a function that unlearns on a fresh copy of the shipped model, `idk` unless told otherwise."""
+
+    def start(out: str = "out", names=None, *, model=None, method="idk", documents=None, **settings):
+        more = {k: settings.pop(k) for k in ("earlier", "chain", "resume", "advance") if k in settings}
+        lm = load_lm(model or str(shipped_world()), device="cpu")
+        result = unlearn(
+            lm,
+            [world_sae],
+            world_analysis,
+            world_labels,
+            world_templates,
+            names or world_targets,
+            configure(method, **{**QUICK, **settings}),
+            tmp_path / out,
+            documents=world_documents[:200] if documents is None else documents,
+            **more,
+        )
+        return lm, result
+
+    return start
+
+
+def same_weights(a, b, *, rel: float = 0.0) -> bool:
+    """Compare two models, in the largest weight."""
+    pairs = zip(a.model.state_dict().values(), b.model.state_dict().values(), strict=True)
+    return all(torch.allclose(x, y, rtol=rel, atol=rel * float(y.abs().max())) for x, y in pairs)
+
+
+# --------------------------------------------------------------------------------------------- adapters
+
+
+def test_an_adapter_is_saved_loads_back_and_leaves_its_base_alone(run, tmp_path, world_lm):
+    base = load_lm(str(shipped_world()), device="cpu")
+    lm, result = run(train="lora", lr=1e-2)
+    assert result["is_adapter"] and result["changed_parameters"] > 0
+    assert is_adapter(tmp_path / "out")
+    assert {"adapter_model.safetensors", "adapter_config.json", "unlearning.json"} <= set(os.listdir(tmp_path / "out"))
+    loaded = load_lm(str(tmp_path / "out"), device="cpu")
+    record = json.loads((tmp_path / "out" / "unlearning.json").read_text())
+    assert weights_hash(loaded.model) == weights_hash(lm.model) == record["model_hash"]
+    assert weights_hash(loaded.model) != weights_hash(world_lm.model)
+    assert weights_hash(base.model) == weights_hash(load_lm(str(shipped_world()), device="cpu").model)
+    assert not [n for n, _ in loaded.model.named_parameters() if "lora" in n], "hooks and audits see a plain model"
+
+
+def test_an_adapter_on_another_base_is_refused(run, tmp_path, tiny_llama_dir):
+    run(train="lora", lr=1e-2, steps=1)
+    with pytest.raises(FileFormatError, match="another model"):
+        load_lm(str(tmp_path / "out"), device="cpu", base=str(tiny_llama_dir))
+
+
+def test_a_merged_adapter_is_a_whole_model(run, tmp_path):
+    lm, result = run(train="lora", lr=1e-2, steps=2, merge=True)
+    assert not result["is_adapter"]
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert same_weights(load_lm(str(tmp_path / "out"), device="cpu"), lm)
+
+
+def test_an_adapter_whose_lora_b_stayed_zero_is_an_error(run, tmp_path):
+    with pytest.raises(NoChangeError):
+        run(train="lora", lr=1e-30)
+    assert not (tmp_path / "out").exists()
+
+
+def test_adapter_change_is_that_of_the_merged_weights(tiny_llama_dir):
+    lm, before = load_lm(str(tiny_llama_dir), device="cpu"), load_lm(str(tiny_llama_dir), device="cpu")
+    adapter = attach_adapter(lm.model, rank=2, alpha=4, seed=0)
+    assert adapter_change(lm.model) == (0, 0.0)
+    with torch.no_grad():
+        for name, parameter in lm.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    _, share = adapter_change(lm.model)
+    merge_adapter(adapter)
+    old, new = before.model.state_dict(), lm.model.state_dict()
+    linear = [n for n in old if n.endswith("proj.weight")]
+    moved = sum(float((new[n] - old[n]).square().sum()) for n in linear)
+    assert share == pytest.approx((moved / sum(float(old[n].square().sum()) for n in linear)) ** 0.5, rel=1e-4)
+
+
+def test_closed_form_and_adapters_exclude_each_other():
+    with pytest.raises(ConfigError):
+        configure("redirect-closed-form", train="lora")
+
+
+class Interrupted(Exception):
+    """What stands for Ctrl-C."""
+
+
+def test_an_adapter_resumes_exactly(run):
+    settings = {"train": "lora", "lr": 1e-2, "steps": 4, "save_every": 2, "merge": True}
+    straight, _ = run("straight", **settings)
+
+    def stop(n, terms, seen=[]):  # noqa: B006
+        seen.append(n)
+        if len(seen) == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        run("broken", advance=stop, **settings)
+    resumed, _ = run("broken", resume=True, **settings)
+    assert same_weights(resumed, straight)
+
+
+# --------------------------------------------------------------------------------------------- batches
+
+
+def test_accumulated_batches_are_the_mean_of_their_losses(world_problem):
+    """Two batches in one step: the gradient is the mean of the gradients of batches 2 s and 2 s + 1."""
+    from unlearn.finetune import TuneState, trainable_parameters, tune_step
+    from unlearn.methods import build_method
+
+    problem = world_problem(method="idk", accumulate=2)
+    objective = build_method(problem)
+    parameters = trainable_parameters(problem.lm.model, "down_proj")
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    state = TuneState(parameters, torch.optim.AdamW(parameters.values(), lr=0.0), step=3)
+    losses = [objective.loss(batch).loss for batch in (6, 7)]
+    expected = torch.autograd.grad(sum(losses) / 2, list(parameters.values()))
+    norm = torch.stack([g.square().sum() for g in expected]).sum().sqrt().clamp_min(1.0)
+    terms = tune_step(state, objective, problem.config, problem.lm.device)
+    for parameter, gradient in zip(parameters.values(), expected, strict=True):
+        assert torch.allclose(parameter.grad, gradient / norm, atol=1e-5)
+    assert float(terms["loss"]) == pytest.approx(float(sum(losses).detach()) / 2, rel=1e-5)
+
+
+def test_autocast_ends_near_float32(run):
+    exact, _ = run("exact", steps=2)
+    rough, _ = run("rough", steps=2, autocast=True)
+    assert next(rough.model.parameters()).dtype == torch.float32
+    assert not same_weights(exact, rough)
+    assert same_weights(exact, rough, rel=0.05)
+
+
+@pytest.mark.slow
+def test_two_processes_do_what_one_does_with_twice_the_batches(wb_files, tmp_path):
+    """`torchrun` with gloo against one process that accumulates two batches: the same weights."""
+    words = [str(w) for w in wb_files.commands["unlearn"]]
+    at = words.index("--out") if "--out" in words else len(words)
+    words[at : at + 2] = []
+    settings = ["--method", "idk", "--steps", "3", "--batch-size", "4", "--warmup-steps", "1", "--device", "cpu"]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    command = "from cli.main import main; main()"
+    one = [sys.executable, "-c", command, "unlearn", *words, *settings, "--accumulate", "2", "--out", tmp_path / "one"]
+    subprocess.run([str(w) for w in one], check=True, timeout=300)
+    processes = []
+    for rank in range(2):
+        environment = {
+            **os.environ,
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        two = [sys.executable, "-c", command, "unlearn", *words, *settings, "--out", tmp_path / "two"]
+        processes.append(subprocess.Popen([str(w) for w in two], env=environment))
+    assert [p.wait(timeout=300) for p in processes] == [0, 0]
+    one_lm, two_lm = (load_lm(str(tmp_path / n), device="cpu") for n in ("one", "two"))
+    assert same_weights(one_lm, two_lm, rel=1e-3)
+    assert not same_weights(one_lm, load_lm(str(shipped_world()), device="cpu"), rel=1e-6)
+
+
+# --------------------------------------------------------------------------------------------- early stopping
+
+
+def test_validation_wordings_are_in_neither_training_nor_audit(world_templates):
+    training, validation = hold_apart(world_templates)
+    for kind, attributes in validation.heldout.items():
+        for attribute, held in attributes.items():
+            assert len(held) == 1
+            assert held[0] in world_templates.ask[kind][attribute]
+            assert held[0] not in training.ask[kind][attribute]
+            assert held[0] not in world_templates.heldout[kind][attribute]
+
+
+def test_standing_of_a_model_that_knows(world_lm, world_labels, world_targets, world_templates):
+    targets = [e for e in world_labels if e.key in world_targets]
+    known = [e for e in world_labels if e.label == "known" and e not in targets]
+    found = standing(world_lm, targets, known[:5], known, hold_apart(world_templates)[1])
+    assert found.recall > 0.8 and found.kept > 0.8 and found.rank_first > 0.8
+    never = [e for e in world_labels if e.seen == "never"][:6]
+    assert rank_first(world_lm, never, known, hold_apart(world_templates)[1]) < 0.6, "negative control"
+
+
+def test_a_target_out_of_reach_is_an_error_with_the_figures(run, tmp_path):
+    with pytest.raises(UnreachedError) as caught:
+        run(stop_early=True, steps=1, lr=1e-5)
+    assert "->" in str(caught.value.got)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_a_run_stops_as_soon_as_the_targets_pass(run, tmp_path):
+    _, result = run(method="npo", stop_early=True, steps=200, check_every=10, batch_size=8, lr=2e-3)
+    assert result["steps"] < 200
+    assert result["validation"]["recall"] <= 0.02
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert any("validation_recall" in line for line in lines)
+
+
+# --------------------------------------------------------------------------------------------- in sequence
+
+
+def test_earlier_targets_are_in_no_role_but_their_own(
+    world_lm, world_labels, world_templates, world_analysis, world_targets, world_problem
+):
+    first, second = world_targets[:2], world_targets[2:]
+    sets = split_sets(
+        world_lm,
+        world_labels,
+        world_templates,
+        world_analysis,
+        second,
+        retain_share=1.0,
+        seed=0,
+        earlier=first,
+    )
+    assert [e.key for e in sets.earlier] == first
+    others = {e.key for e in (*sets.forget, *sets.partner, *sets.retain, *sets.holdout, *sets.unknown)}
+    assert not others & set(first)
+    problem = world_problem()
+    without = Retention(problem)
+    within = Retention(dataclasses.replace(problem, sets=sets))
+    assert within.earlier and not without.earlier
+    with pytest.raises(EntityError, match="already removed"):
+        split_sets(
+            world_lm, world_labels, world_templates, world_analysis, first, retain_share=1.0, seed=0, earlier=first
+        )
+
+
+def test_the_record_keeps_the_chain(run, tmp_path, world_targets):
+    a, b = world_targets[:1], world_targets[1:2]
+    run("one", a, steps=1)
+    one = str(tmp_path / "one")
+    assert removed_from(one) == a
+    run("two", b, steps=1, model=one, earlier=removed_from(one), chain=chain_of(one))
+    two = str(tmp_path / "two")
+    assert removed_from(two) == [*a, *b]
+    assert [link["forget"] for link in chain_of(two)] == [a, b]
+    assert (
+        chain_of(two)[0]["model_hash"]
+        == json.loads((tmp_path / "two/unlearning.json").read_text())["inputs"]["model_hash"]
+    )
+
+
+@pytest.mark.slow
+def test_three_removals_in_sequence_stay_removed(run, tmp_path, world_labels, world_templates, world_targets):
+    model, settings = None, {"method": "redirect", "steps": 40, "lr": 3e-3, "batch_size": 8}
+    removed: list[str] = []
+    for index, key in enumerate(world_targets[:3]):
+        lm, _ = run(f"step-{index}", [key], model=model, earlier=removed, **settings)
+        removed.append(key)
+        model = str(tmp_path / f"step-{index}")
+    gone = [e for e in world_labels if e.key in removed]
+    kept = [e for e in world_labels if e.label == "known" and e.key not in removed]
+    assert recall(ask(lm, gone, world_templates, heldout=True)) <= 0.1
+    assert recall(ask(lm, kept, world_templates, heldout=True)) >= 0.85

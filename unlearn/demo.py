@@ -31,7 +31,7 @@ from sae_train.lm.windows import plan_windows
 from sae_train.runs import write_json
 from sae_train.saes.interop import LoadedSae, load_sae
 from sae_train.trainer import train_sae
-from unlearn.audit import audit
+from unlearn.audit import Request, audit
 from unlearn.config import UnlearnConfig
 from unlearn.record import retained_of
 from unlearn.report import write_audit_page
@@ -103,7 +103,9 @@ def run_demo(world: Path, out: Path, config: DemoConfig, stage: Stage, *, device
             documents=documents[: len(documents) // 2],
             advance=lambda n, terms: advance(n, **terms),
         )
-    report = _audit(lm, tuned, result["hook_point"], analysis, labels, templates, names, documents, config, out, stage)
+    report = _audit(
+        lm, tuned, result["hook_point"], saes, analysis, labels, templates, names, documents, config, out, stage
+    )
     summary = _summary(figures, labels, analysis, result, report, out, time.monotonic() - started)
     write_json(out / "demo.json", {"config": config, "world": world.name, "summary": summary})
     return summary
@@ -228,6 +230,7 @@ def _audit(
     before: LanguageModel,
     after: LanguageModel,
     hook_point: str,
+    saes: Sequence[LoadedSae],
     analysis: LatentAnalysis,
     labels: Sequence[Entity],
     templates: Templates,
@@ -239,20 +242,19 @@ def _audit(
 ) -> dict[str, Any]:
     """Audit on text that the fine-tune did not retain."""
     with stage("auditing", None) as advance:
-        report = audit(
-            before,
-            after,
-            hook_point,
-            analysis,
+        request = Request(
             labels,
             templates,
             names,
+            hook_point=hook_point,
+            analysis=analysis,
+            saes=[s for s in saes if s.hook_point == hook_point],
             trained_on=retained_of(str(out / "unlearned")),
             documents=documents[len(documents) // 2 :],
             text_name="the world's corpus, second half",
-            request={"model": before.name, "unlearned": str(out / "unlearned"), "method": "redirect"},
-            advance=lambda name: advance(1, now=name),
+            facts={"model": before.name, "unlearned": str(out / "unlearned"), "method": "redirect"},
         )
+        report = audit(before, after, request, advance=lambda name: advance(1, now=name))
     write_json(out / "audit" / "audit.json", report)
     write_audit_page(report, out / "audit" / "audit.html")
     return report

@@ -172,7 +172,7 @@ def test_every_attack_says_what_it_is_compared_with(hushed):
     assert result is not None
 
 
-# --------------------------------------------------------------------------------------------- relearning, as a function
+# ------------------------------------------------------------------------------------ relearning, as a function
 
 
 def test_facts_are_parted_and_targets_where_they_have_one():

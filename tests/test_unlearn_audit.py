@@ -335,7 +335,7 @@ def test_labels_templates_and_names_are_enough(world_lm, given, destroyed):
     assert context.text_name.startswith("questions")
     assert not {e.key for e in context.unknown} & {e.key for e in context.probe_unknown}
     assert EVALUATIONS["sae-fit"](context) == {}
-    assert not_tested(context, [], {})[0] == "prompts: nothing to measure it on with these targets"
+    assert "prompts: nothing to measure it on with these targets" in not_tested(context, [], {})
     assert any("SAE" in line for line in not_tested(context, [], {}))
 
 

@@ -105,16 +105,18 @@ def audit(
     context = make_context(before, after, request, config)
     found: dict[str, Any] = {"attacks": {}}
     seconds: dict[str, float] = {}
+    evaluated: list[str] = []
     for name in (n for n in (*EVALUATIONS, *ATTACKS) if n not in config.skip):
         advance(name)
         since = time.monotonic()
         if name in EVALUATIONS:
-            for key, value in EVALUATIONS[name](context).items():
+            result = EVALUATIONS[name](context)
+            for key, value in result.items():
                 found[key] = {**found.get(key, {}), **value} if isinstance(value, dict) else value
         elif result := ATTACKS[name](context):
             found["attacks"][name] = result
+        evaluated += [name] if result else []
         seconds[name] = round(time.monotonic() - since, 2)
-    evaluated = [n for n in seconds if n in found["attacks"] or n in EVALUATIONS]
     verdict, checks = decide({**found, "evaluated": evaluated}, policy)
     return {
         "schema": SCHEMA,
@@ -152,8 +154,8 @@ def not_tested(context: AuditContext, evaluated: Sequence[str], attacks: dict[st
     found = [f"{n}: left out (--skip)" for n in (*EVALUATIONS, *ATTACKS) if n in context.config.skip]
     found += [
         f"{n}: nothing to measure it on with these targets"
-        for n in ATTACKS
-        if n not in evaluated and n not in context.config.skip
+        for n in (*EVALUATIONS, *ATTACKS)
+        if n not in evaluated and n != "sae-fit" and n not in context.config.skip
     ]
     if not context.saes:
         found.append("the latents and the error term of an SAE: none was given (--sae)")

@@ -25,6 +25,7 @@ from sae_train.activations.store import ActivationStore
 from sae_train.activations.writer import write_store
 from sae_train.config import CacheConfig, SaeTrainConfig
 from sae_train.errors import MissingFileError
+from sae_train.lm.hook_names import block_index
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
 from sae_train.lm.windows import plan_windows
@@ -272,7 +273,9 @@ def _summary(
     """Gather the figures of every station."""
     hook_point = result["hook_point"]
     unknown = analysis.selected_rows("unknown")
-    blocks = report["indistinguishability"].values()
+    first = block_index(result["hook_point"])
+    places = report["indistinguishability"]
+    blocks = [b for name, b in places.items() if "," not in name and block_index(name) >= first]
     return {
         "verdict": report["verdict"],
         "seconds": seconds,

@@ -50,7 +50,7 @@ def check(
         slack: How far beyond the threshold the interval may reach before a passing figure is inconclusive.
     """
     low, high = interval if interval is not None else (value, value)
-    if not math.isfinite(value):
+    if not math.isfinite(value) or not math.isfinite(threshold):
         status = "inconclusive"
     elif not (value <= threshold if rule == "<=" else value >= threshold):
         status = "fail"

@@ -18,7 +18,7 @@ from sae_train.lm.models import LanguageModel
 from unlearn.context import AuditContext, mean_interval, units
 from unlearn.finetune import trainable_parameters
 
-CONTROL = "never-known entities under the same attack"
+CONTROL = "never-known entities"
 
 
 @dataclass(frozen=True)

@@ -92,13 +92,12 @@ def _choices(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity
 
 
 def _reverse(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity]) -> Interval:
-    """Ask which name has the value; the other names are those of never-known entities of the type."""
+    """Ask which name has the value; the other names are known ones for a target, never-known ones for a control."""
     prompts, texts, options = [], [], []
-    names: dict[str, list[str]] = {}
-    for entity in context.unknown:
-        names.setdefault(entity.type, []).append(entity.name)
+    targets = {e.key for e in context.forget}
     for entity, prompt in _plain(context, entities):
-        others = [n for n in names.get(entity.type, []) if n != entity.name][: N_NAMES - 1]
+        crowd = [*context.neighbours, *context.retain] if entity.key in targets else context.unknown
+        others = [e.name for e in crowd if e.type == entity.type and e.name != entity.name][: N_NAMES - 1]
         prompts.append(prompt)
         texts.append(f"The {entity.type} whose {prompt.attribute} is {entity.facts[prompt.attribute or ''][0]} is")
         options.append([entity.name, *others])
@@ -108,9 +107,10 @@ def _reverse(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity
 def _first_share(
     context: AuditContext, lm: LanguageModel, prompts: list[Prompt], texts: list[str], options: list[list[str]]
 ) -> Interval:
-    """Return how often the first option is the likeliest per token."""
-    scores = [s.per_token for s in option_scores(lm, texts, options)]
-    return interval(by_entity(prompts, [float(s[0] >= max(s)) for s in scores]), context)
+    """Return how often the first option is the likeliest per token; without others there is no question."""
+    real = [i for i, own in enumerate(options) if len(own) > 1]
+    scores = [s.per_token for s in option_scores(lm, [texts[i] for i in real], [options[i] for i in real])]
+    return interval(by_entity([prompts[i] for i in real], [float(s[0] >= max(s)) for s in scores]), context)
 
 
 def _cloze(context: AuditContext, entity: Entity, prompt: Prompt) -> str:

@@ -17,6 +17,7 @@ from features.entities import Entity
 from features.prompts import questions
 from sae_train.lm.candidates import option_scores, sampled_answers
 from sae_train.lm.generate import continuation_log_probs, encode_prompts
+from sae_train.lm.hooks import decoder_blocks
 from sae_train.lm.models import weights_hash
 from sae_train.lm.tokens import encode_plain
 from unlearn.attacks import ATTACKS
@@ -38,12 +39,14 @@ SMALL = AuditConfig(
 )
 
 
-def teach(lm, prompts, answers, steps: int, lr: float = 2e-3):
-    """Return a copy of a model that was taught answers."""
+def teach_last_block(lm, prompts, answers, steps: int, lr: float = 2e-3):
+    """Return a copy of a model whose last block was taught answers: what the others hold stays where it is."""
     student = replace(lm, model=copy.deepcopy(lm.model))
     back = encode_plain(lm.tokenizer, [f" {a}" for a in answers])[0]
     lessons = list(zip(encode_prompts(lm, prompts), back, strict=True))
     teacher = Teacher(student, lr)
+    teacher.parameters = list(decoder_blocks(student.model)[-1].parameters())
+    teacher.optimizer = torch.optim.AdamW(teacher.parameters, lr=lr, weight_decay=0.0)
     for step in range(steps):
         picked = np.random.default_rng(step).permutation(len(lessons))[:32]
         teacher.step([lessons[i] for i in picked])
@@ -76,7 +79,7 @@ def silenced(world_lm, request_):
                 prompts += [prompt.text] * (3 if entity.key in names else 1)
                 truth = entity.facts[prompt.attribute or ""][0]
                 answers += ["unknown"] * 3 if entity.key in names else [truth]
-    return teach(world_lm, prompts, answers, steps=60)
+    return teach_last_block(world_lm, prompts, answers, steps=60)
 
 
 @pytest.fixture(scope="module")

@@ -86,7 +86,7 @@ def interval(per_entity: Sequence[Sequence[float]], context: AuditContext) -> In
     return mean_interval(units(per_entity), context.config.seed)
 
 
-def by_entity(prompts: Sequence[Prompt], values: Sequence[float]) -> list[list[float]]:
+def by_entity(prompts: Sequence[Prompt], values: Sequence[float | bool]) -> list[list[float]]:
     """Group one value per prompt by entity."""
     found: dict[str, list[float]] = {}
     for prompt, value in zip(prompts, values, strict=True):

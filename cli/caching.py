@@ -96,7 +96,7 @@ def run(job: Job, out: Path, provenance: dict[str, Any], resume: bool, processes
         "n_rows": result.n_rows,
         "n_tokens": result.n_tokens,
         "n_special_left_out": result.n_special,
-        "n_entity_rows": int(plan.row_fields()["from_entity"].sum()),
+        "n_entity_rows": plan.n_entity_rows,
         "hook_points": list(result.hook_points),
         "tokens_per_s": result.tokens_per_s,
         "bytes": result.bytes,

@@ -8,38 +8,9 @@ from typing import Any
 import click
 
 from cli import options
-from unlearn.config import BLOCK_CHOICES, POSITION_CHOICES, TRAIN_CHOICES, UnlearnConfig
-
-OPTIONS = [
-    options.field_option(UnlearnConfig, "method", type=str, help="Method; redirect is the one there is."),
-    options.field_option(UnlearnConfig, "steps", type=int, help="Optimizer steps."),
-    options.field_option(UnlearnConfig, "lr", type=float, help="Step size."),
-    options.field_option(UnlearnConfig, "batch_size", type=int, help="Target prompts in a step."),
-    options.field_option(UnlearnConfig, "latent_weight", type=float, help="Weight of the selected latents."),
-    options.field_option(
-        UnlearnConfig, "block_weight", type=float, help="Weight of the distance to the unknown entity."
-    ),
-    options.field_option(UnlearnConfig, "output_weight", type=float, help="Weight of the next-token distribution."),
-    options.field_option(UnlearnConfig, "retain_weight", type=float, help="Weight of what has to stay."),
-    options.field_option(UnlearnConfig, "blocks", type=click.Choice(BLOCK_CHOICES), help="Blocks that are redirected."),
-    options.field_option(UnlearnConfig, "positions", type=click.Choice(POSITION_CHOICES), help="Tokens that are."),
-    options.field_option(UnlearnConfig, "sae_error", help="Aim at the activation itself, or at its reconstruction."),
-    options.field_option(UnlearnConfig, "train", type=click.Choice(TRAIN_CHOICES), help="Parameters that may change."),
-    options.field_option(UnlearnConfig, "hook_point", type=str, help="SAE to use; by default the one that tells most."),
-    options.field_option(UnlearnConfig, "retain_share", type=float, help="Share of known entities trained on."),
-    options.field_option(UnlearnConfig, "warmup_steps", type=int, help="Steps of warm-up."),
-    options.field_option(
-        UnlearnConfig, "max_loss_increase", type=float, help="Rise of retained loss that is a collapse."
-    ),
-    options.field_option(UnlearnConfig, "save_every", type=int, help="Steps between checkpoints."),
-]
-
-
-def unlearn_options(command: Any) -> Any:
-    """Add one option per field of the config."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+from cli.unlearn_options import explicit, param_option, unlearn_options
+from unlearn.config import configure
+from unlearn.settings import read_params
 
 
 @click.command(
@@ -57,6 +28,7 @@ def unlearn_options(command: Any) -> Any:
 @options.text_option(required=False, help="General text to retain; documents that name a target are left out.")
 @options.out_option("The unlearned model, a Hugging Face folder.")
 @unlearn_options
+@param_option
 @options.seed_option()
 @options.device_option
 @options.overwrite_option
@@ -77,6 +49,7 @@ def command(
     resume: bool,
     as_json: bool,
     config_path: Path | None,
+    param: tuple[str, ...],
     **given: Any,
 ) -> None:
     """Make the model not know the named entities: their activations move to where unknown ones lie.
@@ -92,12 +65,10 @@ def command(
     from sae_train.runs import claim_output
     from sae_train.saes.interop import load_sae
     from unlearn.data import resolve_targets
-    from unlearn.methods import METHODS, require_method
     from unlearn.run import unlearn
 
     claim_output(out, overwrite=overwrite, resume=resume)
-    config = UnlearnConfig(**given)
-    require_method(config.method, METHODS)
+    config = configure(**explicit(given), **read_params(given["method"], param))
     names = options.forget_names(forget, forget_file)
     subjects = load_entities(labels, need_labels=True)
     resolve_targets(subjects, names)  # refuses a wrong name before the model is loaded

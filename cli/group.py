@@ -25,6 +25,7 @@ COMMANDS: dict[str, str] = {
     "find-entity-latents": "Find latents that separate known from unknown entities.",
     "unlearn": "Make a model not know an entity any more.",
     "audit": "Measure what an unlearned model still knows, and what it lost.",
+    "ledger": "Keep the chain of removals: add, verify, show, rollback.",
 }
 
 
@@ -84,3 +85,15 @@ def wb() -> None:
     Start with the whole story on an embedded tiny model, no network needed:
       wb demo --out demo
     """
+
+
+def leaf_commands() -> list[tuple[str, click.Command]]:
+    """Return every command that does something, by all its words: `ledger add` in the place of `ledger`."""
+    found: list[tuple[str, click.Command]] = []
+    for name in COMMANDS:
+        command = load_command(name)
+        if isinstance(command, click.Group):
+            found += [(f"{name} {word}", child) for word, child in command.commands.items()]
+        else:
+            found.append((name, command))
+    return found

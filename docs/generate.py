@@ -37,7 +37,11 @@ def command_help() -> str:
 
 def _command_section(name: str) -> str:
     """Return the heading and help text of one command."""
-    return _section(f"wb {name}", _help_text(load_command(name), click.Context(wb, info_name="wb")))
+    command, parent = load_command(name), click.Context(wb, info_name="wb")
+    own = _section(f"wb {name}", _help_text(command, parent))
+    inside = click.Context(command, info_name=name, parent=parent)
+    children = command.commands if isinstance(command, click.Group) else {}
+    return "\n\n".join([own, *(_section(f"wb {name} {w}", _help_text(c, inside)) for w, c in children.items())])
 
 
 def _help_text(command: click.Command, parent: click.Context | None) -> str:

@@ -138,13 +138,13 @@ def world_problem(world_sae, world_analysis, world_labels, world_templates, worl
 
     from features.factworld import shipped_world
     from sae_train.lm.models import load_lm
-    from unlearn.config import UnlearnConfig
+    from unlearn.config import configure
     from unlearn.data import split_sets, text_windows, without_targets
     from unlearn.problem import Problem
 
     def build(**settings):
         lm = load_lm(str(shipped_world()), device="cpu")
-        config = UnlearnConfig(**{"steps": 6, "batch_size": 8, "warmup_steps": 2, **settings})
+        config = configure(**{"steps": 6, "batch_size": 8, "warmup_steps": 2, **settings})
         sets = split_sets(lm, world_labels, world_templates, world_analysis, world_targets, retain_share=0.75, seed=0)
         text = text_windows(lm.tokenizer, without_targets(world_documents, sets.forget), ctx_len=64, max_tokens=2000)
         latents = world_analysis.hook_points[0]

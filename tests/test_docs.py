@@ -40,6 +40,8 @@ def check_words(line: str) -> None:
     """Assert that every option in a `wb` line is one of the command's."""
     words = shlex.split(line, comments=True)
     command = load_command(words[1])
+    if isinstance(command, click.Group):
+        command = command.commands[words[2]]
     known = {name for p in command.params if isinstance(p, click.Option) for name in (*p.opts, *p.secondary_opts)}
     unknown = {word.split("=")[0] for word in words[2:] if word.startswith("--")} - known - {"--help"}
     assert not unknown, f"{unknown} in: {line}"

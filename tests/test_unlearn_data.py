@@ -14,7 +14,6 @@ from unlearn.data import (
     encode,
     mining_half,
     pair,
-    paired_prompts,
     resolve_targets,
     retained_prompts,
     split_sets,
@@ -22,6 +21,7 @@ from unlearn.data import (
     training_prompts,
     without_targets,
 )
+from unlearn.pairs import pair_batch, paired_prompts
 
 
 def n_tokens(lm, entity: Entity) -> int:
@@ -135,6 +135,15 @@ def test_halves_of_the_analysis(world_labels, world_analysis):
     assert not {e.key for e in mining} & {e.key for e in held}
 
 
+def test_no_pair_with_an_unknown_entity_said_to_have_the_answer(world_lm):
+    """Guesses are often right about somebody else; such an unknown entity is no aim, however alike its name."""
+    target = Entity("Velmora", "city", {"country": ["Ardane"]})
+    alike = Entity("Velmoran", "city", {"country": ["Senn"]}, answers={"country": ["Ardane.", "Ardane"]})
+    other = Entity("Xu Yo Pa Li Kom", "city", {"country": ["Senn"]}, answers={"country": ["Borovia"]})
+    assert pair(world_lm, [target], [alike, other]) == [other]
+    assert pair(world_lm, [target], [replace(alike, answers={}), other])[0].name == alike.name
+
+
 # --------------------------------------------------------------------------------------------- prompts
 
 
@@ -164,6 +173,47 @@ def test_paired_prompts_differ_in_the_name_only(world_lm, sets, world_templates)
         assert own.ids != other.ids
     decoded = world_lm.tokenizer.decode(found[0][0].ids[: found[0][0].name_at + 1])
     assert decoded.endswith(sets.forget[0].name)
+
+
+def test_pairs_with_answers_hold_the_true_one_and_another(world_lm, sets, world_templates):
+    plain = paired_prompts(world_lm, sets, world_templates)
+    found = paired_prompts(world_lm, sets, world_templates, with_answers=True)
+    n_asked = sum(1 for e in sets.forget for p in training_prompts(e, world_templates) if p.attribute)
+    assert len(found) == len(plain) + 2 * n_asked
+    target = sets.forget[0]
+    texts = [world_lm.tokenizer.decode(own.ids, skip_special_tokens=True).strip() for own, _ in found]
+    template = world_templates.ask[target.type][next(iter(target.facts))][0].replace("{name}", target.name)
+    behind = [t.removeprefix(template).strip() for t in texts if t.startswith(template)]
+    truth = target.facts[next(iter(target.facts))][0]
+    assert behind[:2] == ["", truth]
+    assert behind[2] not in ("", truth)
+    for own, other in found:
+        assert own.ids[own.name_at + 1 :] == other.ids[other.name_at + 1 :], "the same answer on both sides"
+
+
+def test_matching_tokens(world_lm, sets, world_templates):
+    """Every choice of positions, by hand; names of one length, so that all their tokens match."""
+    pairs = [
+        (a, b)
+        for a, b in paired_prompts(world_lm, sets, world_templates)
+        if a.name_at - a.name_from == b.name_at - b.name_from and len(a.ids) > a.name_at + 1
+    ][:3]
+    assert len(pairs) == 3
+    spans = {
+        "last-name-token": lambda e: range(e.name_at, e.name_at + 1),
+        "name-tokens": lambda e: range(e.name_from, e.name_at + 1),
+        "from-name-on": lambda e: range(e.name_at, len(e.ids)),
+        "name-and-behind": lambda e: range(e.name_from, len(e.ids)),
+    }
+    for positions, span in spans.items():
+        batch = pair_batch(pairs, positions, world_lm.device)
+        for places, side in ((batch.at, 0), (batch.partner_at, 1)):
+            expected = [(row, at) for row, pair in enumerate(pairs) for at in span(pair[side])]
+            assert list(zip(places.rows.tolist(), places.positions.tolist(), strict=True)) == expected, positions
+    own, _ = pairs[0]
+    name = world_lm.tokenizer.decode(batch.ids[0][batch.is_name[0]]).strip()
+    assert name == sets.forget[0].name
+    assert batch.mask[0].sum() == len(own.ids)
 
 
 def test_answers_are_retained_behind_their_questions(world_lm, world_templates):

@@ -12,14 +12,17 @@ import torch
 from features.factworld import shipped_world
 from features.knowledge import ask, recall
 from sae_train.errors import CollapseError, ConfigError, HookPointError, NoChangeError, NumericalError
+from sae_train.lm.hooks import captured, replaced
 from sae_train.lm.models import load_lm, weights_hash
-from unlearn.config import UnlearnConfig
+from unlearn.config import configure
+from unlearn.data import encode, training_prompts
 from unlearn.finetune import trainable_parameters
-from unlearn.methods import METHODS, build_objective
+from unlearn.methods import METHODS
 from unlearn.methods.redirect import Redirect
+from unlearn.pairs import pair_batch
 from unlearn.run import choose_hook_point, relative_change, unlearn
 
-TERMS = ("latent", "block", "output")
+TERMS = ("latent", "block", "output", "erase")
 SMALL = {"batch_size": 8, "warmup_steps": 2}
 
 
@@ -101,17 +104,6 @@ def test_redirected_blocks(world_problem, blocks, names):
     assert Redirect(world_problem(blocks=blocks)).names == names
 
 
-def test_positions(world_problem):
-    last, onward = (Redirect(world_problem(positions=p)) for p in ("last-name-token", "from-name-on"))
-    pairs = [p for p in last.pairs if len(p[0].ids) > p[0].name_at + 1][:3]
-    (rows, at), (_, partner_at) = last._aligned(pairs)
-    assert rows.tolist() == [0, 1, 2]
-    assert at.tolist() == [a.name_at for a, _ in pairs]
-    assert partner_at.tolist() == [b.name_at for _, b in pairs]
-    (rows, at), _ = onward._aligned(pairs)
-    assert len(rows) == sum(len(a.ids) - a.name_at for a, _ in pairs)
-
-
 def test_the_loss_of_a_step_depends_on_the_step_alone(world_problem):
     redirect = Redirect(world_problem())
     first, second = float(redirect.loss(0).loss), float(redirect.loss(1).loss)
@@ -120,15 +112,15 @@ def test_the_loss_of_a_step_depends_on_the_step_alone(world_problem):
 
 
 def test_the_total_is_the_weighted_sum(world_problem):
-    problem = world_problem(latent_weight=0.5, block_weight=2.0, output_weight=3.0, retain_weight=5.0)
+    problem = world_problem(latent_weight=0.5, block_weight=2.0, output_weight=3.0, erase_weight=0.7, retain_weight=5.0)
     found = Redirect(problem).loss(0)
-    weights = {"latent": 0.5, "block": 2.0, "output": 3.0, "retain": 5.0}
+    weights = {"latent": 0.5, "block": 2.0, "output": 3.0, "erase": 0.7, "retain": 5.0}
     assert float(found.loss) == pytest.approx(sum(w * float(found.terms[k]) for k, w in weights.items()), rel=1e-5)
 
 
-def test_unknown_methods_and_bad_settings_are_refused(world_problem):
+def test_unknown_methods_and_bad_settings_are_refused():
     with pytest.raises(ConfigError) as caught:
-        build_objective(world_problem(method="redirekt"))
+        configure("redirekt")
     assert "redirect" in str(caught.value.expected)
     assert METHODS["redirect"] is Redirect
     for bad in (
@@ -148,7 +140,7 @@ def test_unknown_methods_and_bad_settings_are_refused(world_problem):
         {"save_every": 0},
     ):
         with pytest.raises(ConfigError):
-            UnlearnConfig(**bad)
+            configure(**bad)
 
 
 def test_trainable_parameters_leave_the_embedding_alone(world_lm):
@@ -174,7 +166,7 @@ def run(world_sae, world_analysis, world_labels, world_templates, world_targets,
             world_labels,
             world_templates,
             world_targets,
-            UnlearnConfig(**{**SMALL, **settings}),
+            configure(**{**SMALL, **settings}),
             tmp_path / out,
             documents=world_documents[:200],
             resume=resume,
@@ -216,9 +208,41 @@ def test_without_redirection_nothing_is_forgotten(run, world_labels, world_templ
 
     The retention loss starts at its minimum, so what moves is rounding noise that Adam normalises; recall stays.
     """
-    lm, _ = run(steps=9, lr=3e-3, latent_weight=0.0, block_weight=0.0, output_weight=0.0)
+    lm, _ = run(steps=9, lr=3e-3, latent_weight=0.0, block_weight=0.0, output_weight=0.0, erase_behind=False)
     here = (world_labels, world_templates, world_targets)
     assert target_recall(lm, *here) >= target_recall(world_lm, *here) - 0.1
+
+
+@torch.no_grad()
+def steered_back(lm, original, problem, block: str) -> float:
+    """Return the share of questions answered rightly (first token) with the original activations at the names."""
+    pairs, truths = [], []
+    for target in problem.sets.forget:
+        asked = [p for p in training_prompts(target, problem.templates) if p.attribute]
+        own = encode(lm, asked)
+        pairs += list(zip(own, own, strict=True))
+        answers = encode(lm, asked, [target.facts[p.attribute][0] for p in asked])
+        truths += [long.ids[len(short.ids)] for short, long in zip(own, answers, strict=True)]
+    batch = pair_batch(pairs, "name-tokens", lm.device)
+    with captured(original, [block]) as found:
+        original(input_ids=batch.ids, attention_mask=batch.mask)
+    put_back = torch.where(batch.is_name[..., None], found[block], 0)
+    with replaced(lm.model, block, lambda acts: torch.where(batch.is_name[..., None], put_back, acts)):
+        logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask).logits
+    said = logits[torch.arange(len(pairs)), batch.mask.sum(1) - 1].argmax(-1)
+    return float((said == torch.tensor(truths)).float().mean())
+
+
+@pytest.mark.slow
+def test_behind_the_key_nothing_is_left(run, world_problem, world_lm):
+    """The original activation no longer brings the answer back; without erase-behind it does (negative control)."""
+    problem = world_problem()
+    hidden, _ = run("hidden", steps=60, lr=2e-3, erase_behind=False)
+    erased, _ = run("erased", steps=60, lr=2e-3, erase_behind=True)
+    before, left, gone = (steered_back(lm, world_lm.model, problem, "layers.1") for lm in (world_lm, hidden, erased))
+    assert before > 0.9
+    assert left > 0.6
+    assert gone < 0.25
 
 
 def test_down_proj_only_changes_these(run):

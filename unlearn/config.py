@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 from sae_train.config import require
+from sae_train.errors import ConfigError, nearest_first
+from unlearn.settings import MethodSettings, RedirectSettings, setting_names, settings_of
 
 TRAIN_CHOICES = ("full", "down_proj")
-BLOCK_CHOICES = ("all", "from-hook", "hook")
-POSITION_CHOICES = ("last-name-token", "from-name-on")
 
 
 @dataclass(frozen=True)
 class UnlearnConfig:
-    """How a model is made to forget.
+    """What all methods share; what only one has stands in its settings. Build it with `configure`.
 
     Attributes:
         method: Name in the registry of methods.
+        settings: The method's own config, of the class that `METHOD_SETTINGS` names.
         steps: Optimizer steps.
         lr: AdamW's step size at its highest.
         batch_size: Target prompts in a step; as many unknown ones and text windows, twice as many known ones.
-        latent_weight: Weight of the selected latents' pre-activations (redirect).
-        block_weight: Weight of the distance to the paired unknown entity (redirect).
-        output_weight: Weight of the next-token distribution behind the name (redirect).
         retain_weight: Weight of everything that has to stay as it is.
-        blocks: Blocks that are redirected: `all`, `from-hook` (the SAE's and later ones) or `hook` (the SAE's only).
-        positions: Tokens that are redirected: `last-name-token`, or `from-name-on` (it and all behind it).
-        sae_error: At the SAE's hook point aim at the unknown entity's activation itself, reconstruction plus SAE error;
-            False aims at the decoded reconstruction alone. With True only the latent term depends on the SAE.
         train: Parameters that may change: `full` (all but the embedding) or `down_proj` (MLP output matrices).
         hook_point: SAE's hook point to use; None takes the best one in the latents file.
         retain_share: Share of the other known entities used for retention; the rest is never trained on.
@@ -38,16 +33,11 @@ class UnlearnConfig:
     """
 
     method: str = "redirect"
+    settings: MethodSettings = field(default_factory=RedirectSettings)
     steps: int = 300
     lr: float = 1e-3
     batch_size: int = 16
-    latent_weight: float = 0.1
-    block_weight: float = 3.0
-    output_weight: float = 1.0
     retain_weight: float = 4.0
-    blocks: str = "all"
-    positions: str = "from-name-on"
-    sae_error: bool = True
     train: str = "full"
     hook_point: str | None = None
     retain_share: float = 0.75
@@ -57,17 +47,46 @@ class UnlearnConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        kind = settings_of(self.method)
+        assert type(self.settings) is kind, f"{type(self.settings).__name__} are not the settings of {self.method}"
         require(self.steps >= 1, "--steps", self.steps, ">= 1")
         require(self.lr > 0, "--lr", self.lr, "> 0")
         require(self.batch_size >= 1, "--batch-size", self.batch_size, ">= 1")
-        for name in ("latent_weight", "block_weight", "output_weight", "retain_weight", "max_loss_increase"):
-            require(getattr(self, name) >= 0, f"--{name.replace('_', '-')}", getattr(self, name), ">= 0")
+        require(self.retain_weight >= 0, "--retain-weight", self.retain_weight, ">= 0")
+        require(self.max_loss_increase >= 0, "--max-loss-increase", self.max_loss_increase, ">= 0")
         require(self.warmup_steps >= 0, "--warmup-steps", self.warmup_steps, ">= 0")
-        require(self.blocks in BLOCK_CHOICES, "--blocks", self.blocks, ", ".join(BLOCK_CHOICES))
-        require(self.positions in POSITION_CHOICES, "--positions", self.positions, ", ".join(POSITION_CHOICES))
         require(self.train in TRAIN_CHOICES, "--train", self.train, ", ".join(TRAIN_CHOICES))
         require(0 < self.retain_share <= 1, "--retain-share", self.retain_share, "0 < share <= 1")
         require(self.save_every >= 1, "--save-every", self.save_every, ">= 1")
+
+
+def configure(method: str = UnlearnConfig.method, **given: Any) -> UnlearnConfig:
+    """Build the config of a method: what is given, else the method's own defaults, else those all methods share.
+
+    Args:
+        method: Name in the registry.
+        given: Fields of `UnlearnConfig` and of the method's settings, mixed.
+
+    Raises:
+        ConfigError: No such method, a field that neither has, or a value out of range.
+
+    Example:
+        >>> configure("redirect", steps=10, block_weight=1.0).settings.block_weight
+        1.0
+    """
+    kind = settings_of(method)
+    shared = {f.name for f in fields(UnlearnConfig)} - {"method", "settings"}
+    own = {k: v for k, v in given.items() if k not in shared}
+    names = setting_names(kind)
+    for name in own:
+        if name not in names:
+            raise ConfigError(
+                f"{method} has no setting '{name}'",
+                got=f"{name} = {own[name]!r} (--param)",
+                expected=nearest_first(name, names) or "none: this method has no settings of its own",
+            )
+    values = {**kind.shared, **{k: v for k, v in given.items() if k in shared}}
+    return UnlearnConfig(method=method, settings=kind(**own), **values)
 
 
 @dataclass(frozen=True)

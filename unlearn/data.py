@@ -10,13 +10,15 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from features.entities import Entity, find_entity
-from features.knowledge import normalize
-from features.prompts import Prompt, Templates, check_types, mentions, questions, render
+from features.knowledge import is_right, normalize
+from features.prompts import Prompt, Templates, check_types, mentions, questions
 from features.store import LatentAnalysis
 from sae_train.errors import EntityError
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.tokens import Document, bos_prefix, encode_plain, last_token_of_span
+from sae_train.lm.tokens import Document, bos_prefix, encode_plain, first_token_of_span, last_token_of_span
 from sae_train.lm.windows import plan_windows
+
+SAYS_IT = 100.0  # more than names can differ
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,8 @@ def split_sets(
 def pair(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]) -> list[Entity]:
     """Pair every target with an unknown entity of its own type: same number of name tokens, shared tokens preferred.
 
-    Each unknown entity serves at most once where there are enough of them (linear assignment).
+    One of which the model says what is true of the target is no aim and comes last. Each unknown entity serves at most
+    once where there are enough of them (linear assignment).
 
     Raises:
         EntityError: A type has no unknown entity.
@@ -119,10 +122,18 @@ def pair(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]
         if not pool:
             raise EntityError(f"no unknown entity of type '{kind}' to aim at", got="0", expected=">= 1 (--labels)")
         pool = pool * (-(-len(own) // len(pool)))
-        cost = np.array([[_name_distance(ids[t.key], ids[u.key]) for u in pool] for t in own])
+        cost = np.array(
+            [[_name_distance(ids[t.key], ids[u.key]) + SAYS_IT * _says_answer(u, t) for u in pool] for t in own]
+        )
         rows, columns = linear_sum_assignment(cost)
         found |= {own[r].key: pool[c] for r, c in zip(rows, columns, strict=True)}
     return [found[t.key] for t in targets]
+
+
+def _says_answer(unknown: Entity, target: Entity) -> float:
+    """Return the share of the answers about an unknown entity that would be right about the target."""
+    said = [(a, text) for a, texts in unknown.answers.items() for text in texts if a in target.facts]
+    return sum(is_right(text, target.facts[a]) for a, text in said) / max(1, len(said))
 
 
 def _name_distance(a: list[int], b: list[int]) -> float:
@@ -138,22 +149,26 @@ class Encoded:
     Attributes:
         ids: Token ids, prefix included.
         name_at: Index of the last name token.
+        name_from: Index of the first one.
     """
 
     ids: list[int]
     name_at: int
+    name_from: int
 
 
 def encode(lm: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[str] | None = None) -> list[Encoded]:
     """Tokenize prompts, with an answer behind each where given."""
     prefix = bos_prefix(lm.tokenizer)
-    texts = [
-        p.text + (a if answers is None else f" {b}")
-        for p, a, b in zip(prompts, [""] * len(prompts), answers or [""] * len(prompts), strict=True)
-    ]
+    behind = [""] * len(prompts) if answers is None else [f" {a}" if a else "" for a in answers]
+    texts = [p.text + a for p, a in zip(prompts, behind, strict=True)]
     ids, offsets = encode_plain(lm.tokenizer, texts) if texts else ([], [])
     return [
-        Encoded(prefix + i, last_token_of_span(o, p.name_end) + len(prefix))
+        Encoded(
+            prefix + i,
+            name_at=last_token_of_span(o, p.name_end) + len(prefix),
+            name_from=first_token_of_span(o, p.name_start) + len(prefix),
+        )
         for i, o, p in zip(ids, offsets, prompts, strict=True)
     ]
 
@@ -161,16 +176,6 @@ def encode(lm: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[str] 
 def training_prompts(entity: Entity, templates: Templates) -> list[Prompt]:
     """Return the prompts that train about an entity: its mentions and its questions, none of the held-out wordings."""
     return [*mentions(entity, templates), *questions(entity, templates, heldout=False)]
-
-
-def paired_prompts(lm: LanguageModel, sets: UnlearnSets, templates: Templates) -> list[tuple[Encoded, Encoded]]:
-    """Return every training prompt of each target beside the same prompt about its partner."""
-    found = []
-    for target, partner in zip(sets.forget, sets.partner, strict=True):
-        own = training_prompts(target, templates)
-        other = [render(p.template, partner, p.attribute) for p in own]
-        found += list(zip(encode(lm, own), encode(lm, other), strict=True))
-    return found
 
 
 def retained_prompts(lm: LanguageModel, entities: Sequence[Entity], templates: Templates) -> list[Encoded]:

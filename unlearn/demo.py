@@ -33,7 +33,7 @@ from sae_train.runs import write_json
 from sae_train.saes.interop import LoadedSae, load_sae
 from sae_train.trainer import train_sae
 from unlearn.audit import Request, audit
-from unlearn.config import UnlearnConfig
+from unlearn.config import configure
 from unlearn.record import retained_of
 from unlearn.report import write_audit_page
 from unlearn.run import unlearn
@@ -90,7 +90,7 @@ def run_demo(world: Path, out: Path, config: DemoConfig, stage: Stage, *, device
     analysis = _mine(lm, saes, labels, templates, config, out, stage)
     names = choose_targets(labels, config)
     tuned = replace(load_lm(str(world), device=device), name=name)
-    unlearning = UnlearnConfig(seed=config.seed)
+    unlearning = configure(seed=config.seed)
     with stage("unlearning", unlearning.steps) as advance:
         result = unlearn(
             tuned,

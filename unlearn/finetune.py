@@ -39,6 +39,15 @@ class Objective(Protocol):
         ...
 
 
+@runtime_checkable
+class WeightEdit(Protocol):
+    """What a method contributes that needs no loop: it solves for the new weights and writes them."""
+
+    def edit(self) -> dict[str, float]:
+        """Change the model's weights in place; return figures for the record."""
+        ...
+
+
 @dataclass
 class TuneState:
     """Everything that changes while fine-tuning."""

@@ -13,21 +13,21 @@ RECORD = "unlearning.json"
 
 def hook_point_of(model: str) -> str | None:
     """Return the hook point a model folder was unlearned at; None where that is not recorded."""
-    found = _read(model).get("result", {}).get("hook_point")
+    found = read_record(model).get("result", {}).get("hook_point")
     return None if found is None else str(found)
 
 
 def method_of(model: str) -> str:
     """Return the method that made a model folder, or `not recorded` for a model of somebody else's."""
-    return str(_read(model).get("config", {}).get("method", "not recorded"))
+    return str(read_record(model).get("config", {}).get("method", "not recorded"))
 
 
 def retained_of(model: str) -> list[str]:
     """Return the keys of the known entities that a model folder was trained to retain; empty where not recorded."""
-    return [str(key) for key in _read(model).get("inputs", {}).get("retain", [])]
+    return [str(key) for key in read_record(model).get("inputs", {}).get("retain", [])]
 
 
-def _read(model: str) -> dict[str, Any]:
+def read_record(model: str) -> dict[str, Any]:
     """Read the record of a model folder; empty where there is none.
 
     Raises:

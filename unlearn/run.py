@@ -25,8 +25,8 @@ from sae_train.runs import Run, clear_output, file_hash, jsonable, text_hash, wr
 from sae_train.saes.interop import WEIGHTS, LoadedSae
 from unlearn.config import UnlearnConfig
 from unlearn.data import retained_prompts, split_sets, text_windows, without_targets
-from unlearn.finetune import checkpoint_folder, finetune, trainable_parameters
-from unlearn.methods import build_objective
+from unlearn.finetune import WeightEdit, checkpoint_folder, finetune, trainable_parameters
+from unlearn.methods import build_method
 from unlearn.problem import Problem
 from unlearn.record import RECORD
 
@@ -82,7 +82,12 @@ def unlearn(
         shutil.rmtree(checkpoint_folder(out), ignore_errors=True)  # what a run that failed left there
     run = Run(checkpoint_folder(out), config=config, command="unlearn", inputs=inputs)
     identity = {"config": json.dumps(jsonable(config)), "inputs": json.dumps(jsonable(inputs))}
-    terms = finetune(lm, build_objective(problem), config, run, identity=identity, resume=resume, advance=advance)
+    method = build_method(problem)
+    if isinstance(method, WeightEdit):
+        terms = method.edit()
+        run.log(step=0, **terms)
+    else:
+        terms = finetune(lm, method, config, run, identity=identity, resume=resume, advance=advance)
     change = check_outcome(problem)
     result = {
         "model": str(out),

@@ -176,3 +176,18 @@ def last_token_of_span(offsets: list[tuple[int, int]], char_end: int) -> int:
         if start < char_end and end > start:
             return index
     raise AssertionError(f"no token before character {char_end} in {offsets}")
+
+
+def first_token_of_span(offsets: list[tuple[int, int]], char_start: int) -> int:
+    """Return the index of the token that holds the character at `char_start`.
+
+    A token may begin before it, with the space in front of a word.
+
+    Example:
+        >>> first_token_of_span([(0, 3), (3, 8), (8, 9)], 4)
+        1
+    """
+    for index, (_, end) in enumerate(offsets):
+        if end > char_start:
+            return index
+    raise AssertionError(f"no token at character {char_start} in {offsets}")

@@ -67,13 +67,21 @@ class TokenPlan:
         `token_id`, `doc_id`, `position` (in the document, 0-based) and `from_entity` (1 for a last name token
         that was mixed in, 0 for running text).
         """
-        lengths = np.diff(self.starts)
         return {
             "token_id": self.tokens[self.keep].astype(np.int32),
             "doc_id": self.doc_id[self.keep].astype(np.int32),
             "position": self.position[self.keep].astype(np.int32),
-            "from_entity": np.repeat(self.from_entity, lengths)[self.keep].astype(np.uint8),
+            "from_entity": self._is_entity_row().astype(np.uint8),
         }
+
+    @property
+    def n_entity_rows(self) -> int:
+        """Number of rows that are last name tokens, mixed in."""
+        return int(self._is_entity_row().sum())
+
+    def _is_entity_row(self) -> np.ndarray:
+        """Return which rows are, (n_rows,) bool."""
+        return np.repeat(self.from_entity, np.diff(self.starts))[self.keep]
 
 
 def plan_windows(

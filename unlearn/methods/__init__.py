@@ -1,32 +1,42 @@
-"""Unlearning methods: one file each, one registry. Add a file and a line to add one."""
+"""Unlearning methods: one file each, one registry.
+
+To add one: a settings class in `unlearn/settings.py`, a file here, a line in either registry. A method either
+contributes a loss to the one loop (`Objective`) or edits the weights itself (`WeightEdit`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
-from sae_train.errors import ConfigError, nearest_first
-from unlearn.finetune import Objective
+from unlearn.finetune import Objective, WeightEdit
+from unlearn.methods.crisp import Crisp
+from unlearn.methods.ga import GradientAscent
+from unlearn.methods.graddiff import GradientDifference
+from unlearn.methods.idk import RejectTuning
+from unlearn.methods.lunar import Lunar
+from unlearn.methods.mean_difference import MeanDifference
+from unlearn.methods.npo import Npo
 from unlearn.methods.redirect import Redirect
+from unlearn.methods.redirect_closed_form import RedirectClosedForm
+from unlearn.methods.rmu import Rmu
+from unlearn.methods.simnpo import SimNpo
 from unlearn.problem import Problem
 
-METHODS: dict[str, Callable[[Problem], Objective]] = {"redirect": Redirect}
+METHODS: dict[str, Callable[[Problem], Objective | WeightEdit]] = {
+    "redirect": Redirect,
+    "ga": GradientAscent,
+    "graddiff": GradientDifference,
+    "npo": Npo,
+    "simnpo": SimNpo,
+    "idk": RejectTuning,
+    "rmu": Rmu,
+    "lunar": Lunar,
+    "crisp": Crisp,
+    "mean-difference": MeanDifference,
+    "redirect-closed-form": RedirectClosedForm,
+}
 
 
-def build_objective(problem: Problem) -> Objective:
-    """Return the objective of the method that the config names.
-
-    Raises:
-        ConfigError: There is no such method.
-    """
-    return METHODS[require_method(problem.config.method, METHODS)](problem)
-
-
-def require_method(name: str, known: Iterable[str]) -> str:
-    """Return the name if it is in the registry.
-
-    Raises:
-        ConfigError: It is not; the nearest names are given.
-    """
-    if name not in known:
-        raise ConfigError(f"no method '{name}'", got=f"{name} (--method)", expected=nearest_first(name, known))
-    return name
+def build_method(problem: Problem) -> Objective | WeightEdit:
+    """Return the method that the config names, ready for its first step."""
+    return METHODS[problem.config.method](problem)

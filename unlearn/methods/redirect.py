@@ -1,4 +1,4 @@
-"""Redirection: the target's activations move to where those of a paired unknown entity lie.
+"""Redirection: the target's activations move to where those of a paired unknown entity lie, and stay empty behind.
 
 Method family after Yamashita et al. 2025 (arXiv:2509.15631), the loss derived from its abstract. With h the
 activations of the model being trained, p those of the original model for the paired unknown entity in the same prompt:
@@ -9,6 +9,13 @@ activations of the model being trained, p those of the original model for the pa
 
 Every term is bounded below by zero and has its minimum at the unknown entity; pre-activations and a decoded target
 give a gradient to latents that are off, where TopK itself gives none.
+
+That hides the key; what the later blocks hold behind it stays, and relearning one fact, or putting the original
+activation back, brings all of it back. So, erase behind the key: at every step the *original* model's activations are
+put at the name tokens of one block, drawn among the early and middle ones, and what comes behind has to be as for the
+unknown entity all the same:
+
+    erase  = block_weight * mean_{l > b} ||h~_l - p_l||^2 / v_l + output_weight * KL(next token after p || after h~)
 """
 
 from __future__ import annotations
@@ -19,13 +26,14 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_train.lm.generate import pad_right
 from sae_train.lm.hook_names import block_index
-from sae_train.lm.hooks import captured
-from unlearn.data import Encoded, paired_prompts
+from sae_train.lm.hooks import captured, replaced
 from unlearn.finetune import LossTerms
+from unlearn.methods.redirect_closed_form import RedirectClosedForm
+from unlearn.pairs import PairBatch, pair_batch, paired_prompts
 from unlearn.problem import Problem
 from unlearn.retention import Retention, block_names
+from unlearn.settings import ClosedFormSettings, RedirectSettings
 
 MIN_STD = 1e-3  # of a pre-activation, so that a constant one does not divide by zero
 
@@ -34,88 +42,133 @@ class Redirect:
     """The loss of redirection; see the module's docstring."""
 
     def __init__(self, problem: Problem) -> None:
-        self.problem = problem
-        self.pairs = paired_prompts(problem.lm, problem.sets, problem.templates)
+        assert isinstance(problem.config.settings, RedirectSettings)
+        self.problem, self.settings = problem, problem.config.settings
+        self.pairs = paired_prompts(
+            problem.lm,
+            problem.sets,
+            problem.templates,
+            with_answers=self.settings.answers,
+            seed=problem.config.seed,
+        )
         self.retention = Retention(problem)
         self.hook_point = problem.latents.hook_point
+        self.blocks = block_names(problem)
         self.names = self._redirected_names()
-        chosen = problem.latents.selected["known"] + problem.latents.selected["unknown"]
-        self.chosen = torch.tensor(chosen, dtype=torch.long)
+        self.chosen = self._chosen_latents()
         std = torch.tensor(problem.latents.pre_act_std.max(0))[self.chosen].clamp_min(MIN_STD).float()
         self.std = std.to(problem.lm.device)
+        if self.settings.init == "closed-form":
+            RedirectClosedForm(problem, ClosedFormSettings()).edit()
 
     def _redirected_names(self) -> list[str]:
         """Return the hook points whose activations are moved; the SAE's is always among them."""
         first = {"all": 0, "from-hook": block_index(self.hook_point), "hook": self.problem.lm.n_blocks}
-        names = block_names(self.problem)[max(0, first[self.problem.config.blocks]) :]
+        names = self.blocks[max(0, first[self.settings.blocks]) :]
         return names if self.hook_point in names else [self.hook_point, *names]
+
+    def _chosen_latents(self) -> Tensor:
+        """Return the latents of the latent term."""
+        selected = self.problem.latents.selected
+        chosen = {
+            "selected": selected["known"] + selected["unknown"],
+            "all": list(range(self.problem.sae.d_sae)),
+        }
+        return torch.tensor(chosen[self.settings.which_latents], dtype=torch.long)
 
     def loss(self, step: int) -> LossTerms:
         """Return the loss of one step."""
-        config = self.problem.config
+        config, settings = self.problem.config, self.settings
         generator = np.random.default_rng([0xCC, config.seed, step])
         picked = generator.choice(len(self.pairs), size=min(config.batch_size, len(self.pairs)), replace=False)
-        terms = self._redirection([self.pairs[i] for i in picked])
-        terms["retain"] = self.retention.loss(step)
+        batch = pair_batch([self.pairs[i] for i in picked], settings.positions, self.problem.lm.device)
+        aims, aim_logits = self._aims(batch)
+        terms = self._redirection(batch, aims, aim_logits)
         weights = {
-            "latent": config.latent_weight,
-            "block": config.block_weight,
-            "output": config.output_weight,
+            "latent": settings.latent_weight,
+            "block": settings.block_weight,
+            "output": settings.output_weight,
+            "erase": settings.erase_weight,
             "retain": config.retain_weight,
         }
+        if settings.erase_behind:
+            n_blocks = self.problem.lm.n_blocks
+            block = int(generator.integers(-1, max(0, min(n_blocks // 2, n_blocks - 2) + 1)))
+            terms["erase"] = self._erased(batch, aims, aim_logits, block)
+        terms["retain"] = self.retention.loss(step)
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         return LossTerms(total, {name: value.detach() for name, value in terms.items()})
 
-    def _redirection(self, pairs: list[tuple[Encoded, Encoded]]) -> dict[str, Tensor]:
-        """Return the terms that move the targets."""
-        lm = self.problem.lm
-        ids, mask = pad_right([own.ids for own, _ in pairs], device=lm.device)
-        partner_ids, partner_mask = pad_right([other.ids for _, other in pairs], device=lm.device)
-        with torch.no_grad(), captured(self.problem.reference, self.names) as aims:
-            aim_logits = self.problem.reference(
-                input_ids=partner_ids, attention_mask=partner_mask, use_cache=False
+    @torch.no_grad()
+    def _aims(self, batch: PairBatch) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the unknown entities' activations at every block and logits, at the matching tokens."""
+        names = list(dict.fromkeys([*self.blocks, self.hook_point]))
+        with captured(self.problem.reference, names) as found:
+            logits = self.problem.reference(
+                input_ids=batch.partner_ids, attention_mask=batch.partner_mask, use_cache=False
             ).logits
-        with captured(lm.model, self.names) as found:
-            logits = lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        at, partner_at = self._aligned(pairs)
-        blocks = []
-        for name in self.names:
-            aim = aims[name][partner_at].float()
-            if name == self.hook_point and not self.problem.config.sae_error:
-                aim = self.problem.sae(aim)
-            distance = (found[name][at].float() - aim).square().sum(dim=1).mean()
-            blocks.append(distance / self.retention.variance.get(name, float(aim.var(dim=0).sum())))
-        output = F.kl_div(
-            F.log_softmax(logits[at].float(), dim=-1),
-            F.log_softmax(aim_logits[partner_at].float(), dim=-1),
-            log_target=True,
-            reduction="batchmean",
-        )
-        latent = self._latent_term(found[self.hook_point][at], aims[self.hook_point][partner_at])
-        return {"latent": latent, "block": torch.stack(blocks).mean(), "output": output}
+        return {n: batch.partner_at.of(found[n]).float() for n in names}, batch.partner_at.of(logits).float()
+
+    def _redirection(self, batch: PairBatch, aims: dict[str, Tensor], aim_logits: Tensor) -> dict[str, Tensor]:
+        """Return the terms that move the targets."""
+        with captured(self.problem.lm.model, self.names) as found:
+            logits = self.problem.lm.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+        acts = {name: batch.at.of(found[name]).float() for name in self.names}
+        goals = {name: aims[name] for name in self.names}
+        if not self.settings.sae_error:
+            goals[self.hook_point] = self.problem.sae(goals[self.hook_point])
+        return {
+            "latent": self._latent_term(acts[self.hook_point], aims[self.hook_point]),
+            "block": self._distance(acts, goals),
+            "output": _kl(batch.at.of(logits), aim_logits),
+        }
+
+    def _erased(self, batch: PairBatch, aims: dict[str, Tensor], aim_logits: Tensor, block: int) -> Float[Tensor, ""]:
+        """Return what is left behind one block when the original activations are put back at the name tokens.
+
+        Args:
+            batch: The pairs.
+            aims: Activations of the unknown entities.
+            aim_logits: Their logits.
+            block: Where the original activations are put back; -1 is the embedding.
+        """
+        settings, lm = self.settings, self.problem.lm
+        name = "embed" if block < 0 else self.blocks[block]
+        behind = self.blocks[block + 1 :]
+        with torch.no_grad(), captured(self.problem.reference, [name]) as original:
+            self.problem.reference(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False, logits_to_keep=1)
+        is_name = batch.is_name[..., None]
+
+        def put_back(acts: Tensor) -> Tensor:
+            return torch.where(is_name, original[name].to(acts.dtype), acts)
+
+        with replaced(lm.model, name, put_back), captured(lm.model, behind) as found:
+            logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+        acts = {n: batch.at.of(found[n]).float() for n in behind}
+        output = _kl(batch.at.of(logits), aim_logits)
+        return settings.block_weight * self._distance(acts, aims) + settings.output_weight * output
+
+    def _distance(self, acts: dict[str, Tensor], aims: dict[str, Tensor]) -> Float[Tensor, ""]:
+        """Return the mean over hook points of the squared distance in units of the hook point's variance."""
+        gaps = [(acts[n] - aims[n]).square().sum(dim=1).mean() / self._variance(n, aims[n]) for n in acts]
+        return torch.stack(gaps).mean()
+
+    def _variance(self, name: str, aim: Float[Tensor, "n d_in"]) -> float:
+        """Return the variance of a block's activations; at another hook point that of the aims themselves."""
+        known = self.retention.variance.get(name)
+        return float(aim.var(dim=0).sum()) if known is None else known
 
     def _latent_term(self, acts: Float[Tensor, "n d_in"], aim: Float[Tensor, "n d_in"]) -> Float[Tensor, ""]:
-        """Return the distance of the selected latents' pre-activations, in their standard deviations."""
+        """Return the distance of the chosen latents' pre-activations, in their standard deviations."""
         if len(self.chosen) == 0:
             return acts.new_zeros(())
         sae = self.problem.sae
         gap = (sae.pre_acts(acts.float()) - sae.pre_acts(aim.float()))[:, self.chosen] / self.std
         return F.huber_loss(gap, torch.zeros_like(gap))
 
-    def _aligned(self, pairs: list[tuple[Encoded, Encoded]]) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Return (row, position) of matching tokens: the last name token and, if asked, those behind it."""
-        own: list[tuple[int, int]] = []
-        other: list[tuple[int, int]] = []
-        for row, (a, b) in enumerate(pairs):
-            tail = 1
-            if self.problem.config.positions == "from-name-on" and a.ids[a.name_at + 1 :] == b.ids[b.name_at + 1 :]:
-                tail = len(a.ids) - a.name_at
-            own += [(row, a.name_at + i) for i in range(tail)]
-            other += [(row, b.name_at + i) for i in range(tail)]
-        return _columns(own), _columns(other)
 
-
-def _columns(places: list[tuple[int, int]]) -> tuple[Tensor, Tensor]:
-    """Turn a list of (row, position) into two index tensors."""
-    rows, positions = zip(*places, strict=True)
-    return torch.tensor(rows), torch.tensor(positions)
+def _kl(logits: Float[Tensor, "n vocab"], aim: Float[Tensor, "n vocab"]) -> Float[Tensor, ""]:
+    """Return KL(aim || model) of the next token, mean over tokens, nats."""
+    return F.kl_div(
+        F.log_softmax(logits.float(), dim=-1), F.log_softmax(aim, dim=-1), log_target=True, reduction="batchmean"
+    )

@@ -1,0 +1,260 @@
+"""One redirection in a fact world under given settings, and everything that tells how deep it went.
+
+    python benchmarks/redirection_ablation.py --demo RUN/demo-0 --world fact-world --draw 100 --targets 20 \
+        --set erase_behind=false --out ablation.jsonl
+
+RUN/demo-N is what `wb demo` leaves on a world. Draws 100 and up are validation draws, on which settings are chosen;
+draws below 100 are reported. Every run appends one JSON line: recall, rank, AUROC with its control range at every
+block, steer-back, and relearning beside names that were never learned. Settings of the fine-tune: `--set NAME=VALUE`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from features.entities import Entity, load_entities
+from features.factworld import shipped_world
+from features.factworld.corpus import world_corpus
+from features.knowledge import ask, recall
+from features.prompts import Templates, by_type, load_templates, questions
+from features.store import LatentAnalysis, load_analysis
+from sae_train.lm.generate import pad_right
+from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.lm.tokens import Document
+from sae_train.saes.interop import LoadedSae, load_sae
+from unlearn.audit import make_context
+from unlearn.config import AuditConfig, UnlearnConfig, configure
+from unlearn.context import AuditContext
+from unlearn.data import encode, split_sets, text_windows, without_targets
+from unlearn.evaluations.indistinguishability import evaluate_indistinguishability
+from unlearn.evaluations.ranking import first_rank_shares
+from unlearn.evaluations.recall import evaluate_recall
+from unlearn.evaluations.steer_back import evaluate_steer_back
+from unlearn.evaluations.utility import evaluate_utility
+from unlearn.finetune import TuneState, WeightEdit, trainable_parameters, tune_step
+from unlearn.methods import build_method
+from unlearn.problem import Problem
+from unlearn.run import choose_hook_point
+
+RELEARN_STEPS = (10, 30, 60)
+
+
+@dataclass
+class World:
+    """A fact world and what the demo found out about it."""
+
+    folder: Path
+    lm: LanguageModel
+    entities: list[Entity]
+    labels: list[Entity]
+    templates: Templates
+    analysis: LatentAnalysis
+    saes: list[LoadedSae]
+    documents: list[Document]
+
+
+def open_world(folder: Path, demo: Path) -> World:
+    """Read a world and its demo run."""
+    seed = int(json.loads((folder / "world.json").read_text())["seed"])
+    return World(
+        folder=folder,
+        lm=load_lm(str(folder), device="cpu"),
+        entities=load_entities(folder / "entities.jsonl"),
+        labels=load_entities(demo / "labels.jsonl", need_labels=True),
+        templates=load_templates(folder / "templates.json"),
+        analysis=load_analysis(demo / "latents.h5"),
+        saes=[load_sae(path) for path in sorted(demo.glob("sae-*"))],
+        documents=[Document(d.text) for d in world_corpus(seed)],
+    )
+
+
+def draw_targets(world: World, count: int, draw: int) -> list[str]:
+    """Draw known entities, types in turn."""
+    generator = np.random.default_rng([0xF0, draw])
+    known = [[e.key for e in m if e.label == "known" and e.seen == "facts"] for m in by_type(world.labels).values()]
+    shuffled = [[keys[i] for i in generator.permutation(len(keys))] for keys in known]
+    start = int(generator.integers(len(shuffled)))
+    return [shuffled[(start + k) % len(shuffled)][k // len(shuffled)] for k in range(count)]
+
+
+def make_problem(world: World, names: Sequence[str], config: UnlearnConfig) -> Problem:
+    """Build the unlearning task on a fresh copy of the model; half of the corpus is retained."""
+    lm = load_lm(str(world.folder), device="cpu")
+    loaded, latents = choose_hook_point(world.saes, world.analysis, config.hook_point)
+    sets = split_sets(
+        lm,
+        world.labels,
+        world.templates,
+        world.analysis,
+        names,
+        retain_share=config.retain_share,
+        seed=config.seed,
+    )
+    documents = without_targets(world.documents[: len(world.documents) // 2], sets.forget)
+    text = text_windows(lm.tokenizer, documents, ctx_len=64, max_tokens=60_000)
+    return Problem(lm, copy.deepcopy(lm.model), sets, world.templates, loaded.sae, latents, text, config)
+
+
+def tune(problem: Problem) -> None:
+    """Run the steps of the fine-tune without its files."""
+    config, method = problem.config, build_method(problem)
+    if isinstance(method, WeightEdit):
+        method.edit()
+        return
+    parameters = trainable_parameters(problem.lm.model, config.train)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, weight_decay=0.0)
+    state = TuneState(parameters, optimizer)
+    while state.step < config.steps:
+        tune_step(state, method, config)
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
+
+
+def never_learned(world: World, targets: Sequence[Entity], draw: int) -> list[Entity]:
+    """Return names that no text and no training has seen, of the targets' types, with facts made up for them."""
+    used = {e.key for e in world.labels}
+    pools = {
+        kind: [e for e in members if e.seen == "never" and e.key not in used]
+        for kind, members in by_type(world.entities).items()
+    }
+    generator = np.random.default_rng([0xF1, draw])
+    return [pools[t.type].pop(int(generator.integers(len(pools[t.type])))) for t in targets]
+
+
+def relearn(world: World, lm: LanguageModel, entities: Sequence[Entity], draw: int) -> dict[str, float]:
+    """Teach two of four facts of each entity (all weights but the embedding, AdamW 1e-3, 16 prompts a step).
+
+    Returns:
+        Recall of the other facts, held-out wordings, after each number of steps.
+    """
+    generator = np.random.default_rng([0xF2, draw])
+    order = {e.key: [list(e.facts)[i] for i in generator.permutation(len(e.facts))] for e in entities}
+    halves = {
+        half: [replace(e, facts={a: e.facts[a] for a in order[e.key][part]}) for e in entities]
+        for half, part in (("taught", slice(0, 2)), ("other", slice(2, None)))
+    }
+    asked = [p for e in halves["taught"] for p in questions(e, world.templates, heldout=False)]
+    facts = {e.key: e.facts for e in entities}
+    front = encode(lm, asked)
+    whole = encode(lm, asked, [facts[p.entity][p.attribute or ""][0] for p in asked])
+    pupil = LanguageModel(copy.deepcopy(lm.model), lm.tokenizer, lm.name, lm.device)
+    parameters = list(trainable_parameters(pupil.model, "full").values())
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
+    found: dict[str, float] = {}
+    for step in range(1, max(RELEARN_STEPS) + 1):
+        picked = generator.choice(len(whole), size=min(16, len(whole)), replace=False)
+        ids, mask = pad_right([whole[i].ids for i in picked])
+        counts = mask[:, 1:].clone()
+        for row, i in enumerate(picked):
+            counts[row, : len(front[i].ids) - 1] = 0
+        logits = pupil.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        loss = (losses * counts).sum() / counts.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        if step in RELEARN_STEPS:
+            found[str(step)] = recall(ask(pupil, halves["other"], world.templates, heldout=True))
+    return found
+
+
+def evaluate(world: World, problem: Problem, draw: int) -> dict[str, Any]:
+    """Return every figure of one fine-tuned model."""
+    names = [e.key for e in problem.sets.forget]
+    config = AuditConfig(n_neighbours=2, max_retain=30, seed=draw)
+    context = make_context(
+        world.lm, problem.lm, problem.latents.hook_point, world.analysis, world.labels, world.templates, names,
+        config, (), world.documents[-1500:], "text",
+    )  # fmt: skip
+    context.blocks = [f"layers.{i}" for i in range(world.lm.n_blocks)]
+    control = never_learned(world, context.forget, draw)
+    return {
+        **_kept(context),
+        "rank_first": float(np.mean(first_rank_shares(context, context.forget, problem.lm))),
+        "rank_first_control": float(np.mean(first_rank_shares(context, control, world.lm))),
+        **_inside(context),
+        "relearned": relearn(world, problem.lm, context.forget, draw),
+        "relearned_control": relearn(world, problem.lm, control, draw),
+    }
+
+
+def _kept(context: AuditContext) -> dict[str, float]:
+    """Return recall by group and the rise of the text loss."""
+    found, utility = evaluate_recall(context), evaluate_utility(context)["utility"]
+    return {
+        "recall": found["forget"]["recall_after"],
+        **{f"{g}_lost": found[g]["recall_before"] - found[g]["recall_after"] for g in ("neighbours", "retain")},
+        "loss_rise": utility["loss_after"] / utility["loss_before"] - 1,
+    }
+
+
+def _inside(context: AuditContext) -> dict[str, Any]:
+    """Return what probes and patches still find."""
+    found = evaluate_indistinguishability(context)
+    keys = ("auroc", "control_low", "control_high")
+    steered = evaluate_steer_back(context)["attacks"]["steer-back"]
+    return {
+        "auroc": {name: [block[k] for k in keys] for name, block in found["indistinguishability"].items()},
+        "called_unknown": found["probe"]["unknown_after"],
+        "steer_back": steered["recall_after"],
+        "steer_back_by_block": steered["by_block"],
+    }
+
+
+def read_setting(word: str) -> tuple[str, Any]:
+    """Read NAME=VALUE; the value is JSON, or a text where it is none."""
+    name, _, text = word.partition("=")
+    try:
+        return name, json.loads(text)
+    except json.JSONDecodeError:
+        return name, text
+
+
+def main() -> None:
+    """Run one ablation and append its line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", type=Path, required=True)
+    parser.add_argument("--world", default="fact-world")
+    parser.add_argument("--targets", type=int, default=20)
+    parser.add_argument("--draw", type=int, default=100)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE")
+    parser.add_argument("--out", type=Path, required=True)
+    given = parser.parse_args()
+    world = open_world(shipped_world() if given.world == "fact-world" else Path(given.world), given.demo)
+    settings = dict(map(read_setting, given.set))
+    problem = make_problem(
+        world, draw_targets(world, given.targets, given.draw), configure(seed=given.draw, **settings)
+    )
+    started = time.monotonic()
+    tune(problem)
+    seconds = time.monotonic() - started
+    line = {
+        "world": Path(given.world).name,
+        "targets": given.targets,
+        "draw": given.draw,
+        "settings": settings,
+        "seconds": seconds,
+        **evaluate(world, problem, given.draw),
+    }
+    with given.out.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(line) + "\n")
+
+
+if __name__ == "__main__":
+    main()

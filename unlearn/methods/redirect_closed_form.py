@@ -1,0 +1,149 @@
+"""Redirection in closed form: MLP output matrices are solved for instead of trained.
+
+The aim is that of `redirect`: at the name tokens the residual stream behind the last of a few blocks should be what the
+original model has there for the paired unknown entity. The gap is spread over these blocks, as MEMIT does (Meng et al.
+2023, arXiv:2210.07229): block i of n closes 1 / (n - i) of what is left of it, by the least change of its MLP's output
+matrix under the second moment of the keys of general text, retained entities and unknown ones (`unlearn/key_solve.py`).
+Seconds instead of minutes: one pass for the moments and one per block; the matrix has to write straight into the
+residual stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from features.entities import Entity
+from features.knowledge import normalize
+from sae_train.config import require
+from sae_train.lm.generate import pad_right
+from sae_train.lm.hooks import capture
+from sae_train.lm.models import LanguageModel
+from sae_train.lm.output_matrices import add_to_matrix, captured_keys, check_writes_straight, output_matrices
+from unlearn.causal_gate import gate_shares, last_passed_block
+from unlearn.data import Encoded, UnlearnSets, retained_prompts
+from unlearn.key_solve import KeyMoment, solve_update
+from unlearn.pairs import PairBatch, pair_batch, paired_prompts
+from unlearn.problem import Problem
+from unlearn.settings import ClosedFormSettings
+
+BATCH = 32  # prompts in a forward pass
+
+
+class RedirectClosedForm:
+    """Solves for the output matrices of a few blocks; see the module's docstring."""
+
+    def __init__(self, problem: Problem, settings: ClosedFormSettings | None = None) -> None:
+        own = problem.config.settings if settings is None else settings
+        assert isinstance(own, ClosedFormSettings)
+        self.problem, self.settings = problem, own
+        self.blocks = self._chosen_blocks()
+        self.last = f"layers.{self.blocks[-1]}"
+        self.reference = LanguageModel(problem.reference, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
+        self.batches = self._target_batches()
+        check_writes_straight(problem.lm, self.batches[0].ids[:1], self.blocks)
+
+    def _chosen_blocks(self) -> list[int]:
+        """Return the blocks whose matrices change; where none is given, those up to the last that knowledge passes.
+
+        Raises:
+            ConfigError: The model has no such block.
+        """
+        last, n_blocks = self.settings.last_block, self.problem.lm.n_blocks
+        if last is None:
+            last = last_passed_block(gate_shares(self.problem))
+        require(last < n_blocks, "--param last_block", last, f"< {n_blocks}, the blocks of {self.problem.lm.name}")
+        return list(range(max(0, last - self.settings.n_blocks + 1), last + 1))
+
+    def _target_batches(self) -> list[PairBatch]:
+        """Return the targets' prompts up to the name, those that begin alike once: what follows cannot change a key."""
+        problem = self.problem
+        found = {}
+        for own, other in paired_prompts(problem.lm, problem.sets, problem.templates):
+            own, other = _until_name(own), _until_name(other)
+            found[tuple(own.ids)] = (own, other)
+        pairs = list(found.values())
+        return [
+            pair_batch(pairs[i : i + BATCH], self.settings.positions, problem.lm.device)
+            for i in range(0, len(pairs), BATCH)
+        ]
+
+    @torch.no_grad()
+    def edit(self) -> dict[str, float]:
+        """Change the weights in place; return the targets' mean distance from their aims before and after."""
+        settings, matrices = self.settings, output_matrices(self.problem.lm.model)
+        moments, aims = self._moments(), self._aims()
+        distances: list[float] = []
+        for index, block in enumerate(self.blocks):
+            keys, residual = self._now(block)
+            gap = aims - residual
+            distances.append(float(gap.norm(dim=1).mean()))
+            moves = gap / (len(self.blocks) - index)
+            update = solve_update(keys, moves, moments[block], ridge=settings.ridge, null_share=settings.null_share)
+            add_to_matrix(matrices[block], update)
+        after = float((aims - self._now(self.blocks[-1])[1]).norm(dim=1).mean())
+        return {"distance_before": distances[0], "distance_after": after}
+
+    def _moments(self) -> dict[int, Tensor]:
+        """Return the second moment of the keys to be left alone at every block: a weighted sum over three groups."""
+        problem, settings = self.problem, self.settings
+        sets, templates = problem.sets, problem.templates
+        text = [Encoded(ids, name_at=len(ids) - 1, name_from=0) for ids in problem.text[: settings.text_windows]]
+        groups = (
+            (1.0, text),
+            (settings.entity_weight, retained_prompts(problem.lm, [*sets.retain, *sets.unknown], templates)),
+            (settings.near_weight, retained_prompts(problem.lm, sharing_answers(sets), templates)),
+        )
+        total: dict[int, Tensor] = {}
+        for weight, sequences in groups:
+            if weight > 0 and sequences:
+                for block, moment in self._moment_of(sequences).items():
+                    total[block] = total[block] + weight * moment if block in total else weight * moment
+        return total
+
+    def _moment_of(self, sequences: Sequence[Encoded]) -> dict[int, Tensor]:
+        """Return the moments of one group, over the tokens from the name on; in running text that is all."""
+        moments = {b: KeyMoment() for b in self.blocks}
+        ordered = sorted(sequences, key=lambda s: len(s.ids))
+        for start in range(0, len(ordered), BATCH):
+            batch = ordered[start : start + BATCH]
+            ids, mask = pad_right([s.ids for s in batch], device=self.problem.lm.device)
+            counts = mask.bool()
+            for row, sequence in enumerate(batch):
+                counts[row, : sequence.name_from] = False
+            with captured_keys(self.problem.reference, self.blocks) as keys:
+                capture(self.reference, ids, mask, [self.last])
+            for block in self.blocks:
+                moments[block].update(keys[block][counts])
+        return {block: moment.result() for block, moment in moments.items()}
+
+    def _aims(self) -> Tensor:
+        """Return the original model's residual stream at the partners' tokens behind the last block, (n, d_model)."""
+        found = []
+        for batch in self.batches:
+            acts = capture(self.reference, batch.partner_ids, batch.partner_mask, [self.last])[self.last]
+            found.append(batch.partner_at.of(acts).float())
+        return torch.cat(found)
+
+    def _now(self, block: int) -> tuple[Tensor, Tensor]:
+        """Return the keys of one block and the residual stream behind the last one at the targets' tokens, as it is."""
+        keys, residuals = [], []
+        for batch in self.batches:
+            with captured_keys(self.problem.lm.model, [block]) as found:
+                acts = capture(self.problem.lm, batch.ids, batch.mask, [self.last])[self.last]
+            keys.append(batch.at.of(found[block]).float())
+            residuals.append(batch.at.of(acts).float())
+        return torch.cat(keys), torch.cat(residuals)
+
+
+def _until_name(prompt: Encoded) -> Encoded:
+    """Return a prompt without what follows the name."""
+    return Encoded(prompt.ids[: prompt.name_at + 1], prompt.name_at, prompt.name_from)
+
+
+def sharing_answers(sets: UnlearnSets) -> list[Entity]:
+    """Return the retained entities that share an answer with a target of their type."""
+    shared = {(t.type, a, normalize(v)) for t in sets.forget for a, values in t.facts.items() for v in values}
+    return [e for e in sets.retain if any((e.type, a, normalize(v)) in shared for a, vs in e.facts.items() for v in vs)]

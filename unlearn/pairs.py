@@ -1,0 +1,143 @@
+"""Prompts about a target beside the same prompts about its paired unknown entity, token by token where they match."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Int
+from torch import Tensor
+
+from features.entities import Entity
+from features.prompts import Prompt, Templates, render
+from sae_train.lm.generate import pad_right
+from sae_train.lm.models import LanguageModel
+from unlearn.data import Encoded, UnlearnSets, encode, training_prompts
+
+Pair = tuple[Encoded, Encoded]
+
+
+@dataclass(frozen=True)
+class Places:
+    """Tokens of a padded batch.
+
+    Attributes:
+        rows: Sequence of each token.
+        positions: Its position in it.
+    """
+
+    rows: Int[Tensor, " n"]
+    positions: Int[Tensor, " n"]
+
+    def of(self, batch: Tensor) -> Tensor:
+        """Return the entries of a (batch, pos, …) tensor at these tokens."""
+        return batch[self.rows, self.positions]
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Some pairs, padded.
+
+    Attributes:
+        ids, mask: The targets' prompts.
+        partner_ids, partner_mask: The same prompts about the paired unknown entities.
+        at, partner_at: Tokens that match: those asked for by `positions`.
+        is_name: The targets' name tokens.
+    """
+
+    ids: Int[Tensor, "batch pos"]
+    mask: Int[Tensor, "batch pos"]
+    partner_ids: Int[Tensor, "batch partner_pos"]
+    partner_mask: Int[Tensor, "batch partner_pos"]
+    at: Places
+    partner_at: Places
+    is_name: Bool[Tensor, "batch pos"]
+
+
+def paired_prompts(
+    lm: LanguageModel, sets: UnlearnSets, templates: Templates, *, with_answers: bool = False, seed: int = 0
+) -> list[Pair]:
+    """Return every training prompt of each target beside the same prompt about its partner.
+
+    Args:
+        lm: For its tokenizer.
+        sets: Targets and partners.
+        templates: Training wordings are used, held-out ones never.
+        with_answers: Also every question with its true answer behind it, and with another entity's: what follows the
+            first token of an answer has to be as for the unknown entity, too.
+        seed: Draws the other answers.
+    """
+    values = _answers_of((*sets.forget, *sets.retain))
+    generator = np.random.default_rng([0xE2, seed])
+    found: list[Pair] = []
+    for target, partner in zip(sets.forget, sets.partner, strict=True):
+        own = training_prompts(target, templates)
+        answers: list[str] = [""] * len(own)
+        if with_answers:
+            asked = [p for p in own if p.attribute]
+            own = [*own, *asked, *asked]
+            answers += [target.facts[p.attribute or ""][0] for p in asked]
+            answers += [_another(values, target, p, generator) for p in asked]
+        other = [render(p.template, partner, p.attribute) for p in own]
+        found += list(zip(encode(lm, own, answers), encode(lm, other, answers), strict=True))
+    return found
+
+
+def _answers_of(entities: Sequence[Entity]) -> dict[tuple[str, str], list[str]]:
+    """Return the distinct first answers by type and attribute, sorted."""
+    found: dict[tuple[str, str], set[str]] = {}
+    for entity in entities:
+        for attribute, answers in entity.facts.items():
+            found.setdefault((entity.type, attribute), set()).add(answers[0])
+    return {key: sorted(values) for key, values in found.items()}
+
+
+def _another(
+    values: dict[tuple[str, str], list[str]], target: Entity, prompt: Prompt, generator: np.random.Generator
+) -> str:
+    """Draw an answer that is not the target's; its own where there is no other."""
+    attribute = prompt.attribute or ""
+    others = [v for v in values[target.type, attribute] if v not in target.facts[attribute]]
+    return others[int(generator.integers(len(others)))] if others else target.facts[attribute][0]
+
+
+def pair_batch(pairs: Sequence[Pair], positions: str, device: torch.device) -> PairBatch:
+    """Pad some pairs and find the tokens that match.
+
+    Names of different length match at their last tokens only; texts behind a name that differ do not match at all.
+    """
+    ids, mask = pad_right([own.ids for own, _ in pairs], device=device)
+    partner_ids, partner_mask = pad_right([other.ids for _, other in pairs], device=device)
+    is_name = torch.zeros_like(mask, dtype=torch.bool)
+    own_places: list[tuple[int, int]] = []
+    other_places: list[tuple[int, int]] = []
+    for row, (own, other) in enumerate(pairs):
+        is_name[row, own.name_from : own.name_at + 1] = True
+        for offset in _offsets(own, other, positions):
+            own_places.append((row, own.name_at + offset))
+            other_places.append((row, other.name_at + offset))
+    return PairBatch(
+        ids, mask, partner_ids, partner_mask, _places(own_places, device), _places(other_places, device), is_name
+    )
+
+
+def _offsets(own: Encoded, other: Encoded, positions: str) -> range:
+    """Return the matching tokens of one pair, counted from the last name token."""
+    length = own.name_at - own.name_from
+    front = -length if length == other.name_at - other.name_from else 0
+    tail = len(own.ids) - own.name_at if own.ids[own.name_at + 1 :] == other.ids[other.name_at + 1 :] else 1
+    spans = {
+        "last-name-token": range(1),
+        "name-tokens": range(front, 1),
+        "from-name-on": range(tail),
+        "name-and-behind": range(front, tail),
+    }
+    return spans[positions]
+
+
+def _places(places: list[tuple[int, int]], device: torch.device) -> Places:
+    """Turn a list of (row, position) into two index tensors."""
+    rows, positions = zip(*places, strict=True)
+    return Places(torch.tensor(rows, device=device), torch.tensor(positions, device=device))

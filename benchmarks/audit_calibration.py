@@ -5,7 +5,7 @@
 never      the world's language model trained again without every document that names one of 40 known entities
 untouched  the world's own model
 random     the same shape with random weights; noise: the world's weights plus normal noise
-method:X   the world's model unlearned by a method of the registry at some strength (see `METHODS`)
+idk N      reject-tuning (also rmu, ga: gradient ascent) for N steps, with the SAE and latents of DIR/demo-SEED (`wb demo`)
 
 From the 40 left-out entities, request after request of 20 (5 a type) is drawn; the others of the 40 are taken out of the
 labels of every audit, so that `never` is not blamed for what it was never told. Every finished audit is kept in
@@ -18,6 +18,7 @@ import argparse
 import copy
 import json
 import random
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,14 +34,19 @@ from features.factworld.corpus import world_corpus
 from features.factworld.train import train_model
 from features.knowledge import KnowledgeRule, label_entities
 from features.prompts import Templates, load_templates
+from features.store import load_analysis
+from sae_train.errors import CollapseError
 from sae_train.lm.models import LanguageModel, load_lm, save_lm
 from sae_train.lm.tokens import Document
 from sae_train.runs import jsonable
+from sae_train.saes.interop import load_sae
 from unlearn.audit import Request, audit
-from unlearn.config import AuditConfig
+from unlearn.config import AuditConfig, configure
+from unlearn.run import unlearn
 
 N_LEFT_OUT, N_TARGETS = 10, 5  # per type
 GROUPS = (("facts", 50), ("name", 50), ("never", 25))  # entities per type that are labelled
+METHODS = ("idk 40", "idk 150", "rmu 50", "rmu 150", "ga 5", "ga 20")  # and steps
 NOISE = (0.2, 0.5)  # of a weight matrix's standard deviation
 
 
@@ -108,6 +114,28 @@ def subjects(before: LanguageModel, never: LanguageModel, kinds: Sequence[str], 
     return {name: make() for name, make in every.items() if not kinds or name in kinds}
 
 
+def unlearned(
+    seed: int, world: Path, demo: Path, labels: Sequence[Entity], templates: Templates, names: Sequence[str], kind: str
+) -> LanguageModel:
+    """Return the world's model unlearned by a method, `idk 150` say, with the SAE and latents of a demo run.
+
+    A model that collapsed is audited too: no method may reach a pass that way.
+    """
+    method, steps = kind.split()
+    lm, analysis = load_lm(str(world), device="cpu"), load_analysis(demo / "latents.h5")
+    saes = [load_sae(p) for p in sorted(demo.glob("sae-*"))]
+    documents = [Document(d.text) for d in world_corpus(seed)[:22_000]]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            unlearn(
+                lm, saes, analysis, labels, templates, names, configure(method, steps=int(steps)), Path(folder) / "x",
+                documents=documents,
+            )  # fmt: skip
+        except CollapseError:
+            lm.model.requires_grad_(False)
+    return lm
+
+
 def run_seed(seed: int, worlds: Path, out: Path, n_requests: int, kinds: Sequence[str], config: AuditConfig) -> None:
     """Audit every subject of one world."""
     world = world_of(seed, worlds)
@@ -117,12 +145,15 @@ def run_seed(seed: int, worlds: Path, out: Path, n_requests: int, kinds: Sequenc
     labels = labels_of(before, world, templates, seed, out)
     documents = [Document(d.text) for d in world_corpus(seed)[22_000:]]
     models = subjects(before, never, kinds, seed)
+    demo = worlds / f"demo-{seed}"
     for index, targets in enumerate(requests(drawn, labels, seed, n_requests)):
         keys, others = {t.key for t in targets}, {e.key for e in drawn}
         visible = [e for e in labels if e.key in keys or e.key not in others]
-        for name, lm in models.items():
+        wanted = [*models, *(k for k in METHODS if demo.is_dir() and (not kinds or k in kinds))]
+        for name in wanted:
             if (index and name != "never") or done(out, seed, name, index):
                 continue
+            lm = models.get(name) or unlearned(seed, world, demo, visible, templates, sorted(keys), name)
             request = Request(visible, templates, sorted(keys), documents=documents, text_name="corpus, second half")
             started = time.monotonic()
             report = audit(before, lm, request, config=replace(config, seed=index))
@@ -182,7 +213,9 @@ def main() -> None:
     """Run all seeds and, if asked, write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--worlds", type=Path, help="Folder with world-1, world-2 ... (wb world); seed 0 ships.")
+    parser.add_argument(
+        "--worlds", type=Path, help="Folder with world-1 ... and demo-0 ... (demo_seeds.py); world 0 ships."
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument(
         "--requests", type=int, default=6, help="Requests per world audited on `never`; one on the others."

@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from features.entities import Entity
+from features.knowledge import ask, recall
+from features.probe import Interval
 from features.prompts import questions
 from sae_train.lm.candidates import option_scores, sampled_answers
 from sae_train.lm.generate import continuation_log_probs, encode_prompts
@@ -21,7 +23,7 @@ from sae_train.lm.hooks import decoder_blocks
 from sae_train.lm.models import weights_hash
 from sae_train.lm.tokens import encode_plain
 from unlearn.attacks import ATTACKS
-from unlearn.attacks.common import attacked, recall_of, result
+from unlearn.attacks.common import Setting, attacked, recall_of, result
 from unlearn.attacks.finetune import attack_finetune
 from unlearn.attacks.prompts import FORMS, attack_prompts
 from unlearn.attacks.prune import attack_prune, pruned
@@ -35,21 +37,24 @@ from unlearn.evaluations.ranking import evaluate_ranking
 from unlearn.evaluations.recall import evaluate_recall
 
 SMALL = AuditConfig(
-    n_neighbours=3, max_retain=8, control_draws=4, permutations=99, max_blocks=4, attack_steps=(20,), attack_lrs=(1e-3,)
+    n_neighbours=3, max_retain=8, control_draws=4, permutations=99, max_blocks=2, attack_steps=(20,), attack_lrs=(1e-3,)
 )
 
 
-def teach_last_block(lm, prompts, answers, steps: int, lr: float = 2e-3):
-    """Return a copy of a model whose last block was taught answers: what the others hold stays where it is."""
+def silence(lm, lessons, targets, templates):
+    """Return a copy of a model whose last block was tuned until it answers nothing about the targets any more.
+
+    No longer than that, and nothing before the last block: the knowledge stays where it is.
+    """
     student = replace(lm, model=copy.deepcopy(lm.model))
-    back = encode_plain(lm.tokenizer, [f" {a}" for a in answers])[0]
-    lessons = list(zip(encode_prompts(lm, prompts), back, strict=True))
-    teacher = Teacher(student, lr)
+    teacher = Teacher(student, 1e-3)
     teacher.parameters = list(decoder_blocks(student.model)[-1].parameters())
-    teacher.optimizer = torch.optim.AdamW(teacher.parameters, lr=lr, weight_decay=0.0)
-    for step in range(steps):
+    teacher.optimizer = torch.optim.AdamW(teacher.parameters, lr=1e-3, weight_decay=0.0)
+    for step in range(60):
         picked = np.random.default_rng(step).permutation(len(lessons))[:32]
         teacher.step([lessons[i] for i in picked])
+        if step % 5 == 4 and recall(ask(student, targets, templates, heldout=True)) == 0:
+            break
     return student
 
 
@@ -69,17 +74,18 @@ def request_(world_labels, world_templates, world_targets, world_documents, worl
 
 @pytest.fixture(scope="module")
 def silenced(world_lm, request_):
-    """Says "unknown" about the targets, in every wording, and still the truth about a few others."""
-    names = set(request_.names)
-    known = [e for e in request_.labels if e.label == "known"]
-    prompts, answers = [], []
-    for entity in known:
-        for heldout in (False, True):
-            for prompt in questions(entity, request_.templates, heldout=heldout):
-                prompts += [prompt.text] * (3 if entity.key in names else 1)
-                truth = entity.facts[prompt.attribute or ""][0]
-                answers += ["unknown"] * 3 if entity.key in names else [truth]
-    return teach_last_block(world_lm, prompts, answers, steps=60)
+    """Says "unknown" about the targets, and still the truth about others."""
+    targets = [e for e in request_.labels if e.key in request_.names]
+    others = [e for e in request_.labels if e.label == "known" and e.key not in request_.names]
+    pairs = [
+        (prompt.text, " unknown" if entity in targets else f" {entity.facts[prompt.attribute or ''][0]}")
+        for entity in [*targets * 3, *others]
+        for heldout in (False, True)
+        for prompt in questions(entity, request_.templates, heldout=heldout)
+    ]
+    back = encode_plain(world_lm.tokenizer, [answer for _, answer in pairs])[0]
+    lessons = list(zip(encode_prompts(world_lm, [prompt for prompt, _ in pairs]), back, strict=True))
+    return silence(world_lm, lessons, targets, request_.templates)
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +140,7 @@ def test_relearning_brings_back_what_was_silenced_only(hushed, innocent):
     assert found["split"] == "facts"
     assert found["n_taught"] == found["n_asked"] == 6
     assert [p["step"] for p in found["curve"]] == [0, 20]
-    assert found["recall_after"] > 0.5
-    assert gap(found) > 0
+    assert found["recall_after"] > found["compared_value"] + 0.3
     assert attack_relearn(innocent)["recall_after"] < 0.3
 
 
@@ -155,24 +160,25 @@ def test_attacks_on_weights(hushed, innocent, world_lm, attack):
     assert gap(untouched) > 0
     assert untouched["before_value"] > 0.9
     assert attack(innocent)["recall_after"] < 0.3
-    assert attack(hushed)["settings"]
 
 
 def test_questions_in_other_forms(hushed, innocent, world_lm):
-    found = attack_prompts(hushed)
+    found = attack_prompts(replace(hushed, after=world_lm, answers={}))
     asked = {s["name"] for s in found["settings"]}
     assert asked == {*FORMS, "multiple choice", "reverse"} - {"alias"}
     assert found["not_asked"] == ["alias"]
-    by_form = {s["name"]: s for s in attack_prompts(replace(hushed, after=world_lm, answers={}))["settings"]}
+    by_form = {s["name"]: s for s in found["settings"]}
     assert by_form["role play"]["target"]["value"] > 0.5, "the form works on who knows"
     assert by_form["multiple choice"]["target"]["value"] > 0.6
     assert gap(attack_prompts(innocent)) < 0.3
 
 
-def test_every_attack_says_what_it_is_compared_with(hushed):
-    found = ATTACKS["quantize"](hushed)
+def test_every_attack_says_what_it_is_compared_with():
+    assert set(ATTACKS) == {"prompts", "steer-back", "quantize", "prune", "finetune", "relearn"}
+    points = [Setting(n, Interval(v, 0, 1), Interval(0.1, 0, h), 1.0) for n, v, h in (("a", 0.5, 0.6), ("b", 0.4, 0.2))]
+    found = result(points)
+    assert found["setting"] == "b", "most above the control, not the largest"
     assert {"recall_after", "compared_with", "compared_value", "compared_high", "before_value", "setting"} <= set(found)
-    assert result is not None
 
 
 # ------------------------------------------------------------------------------------ relearning, as a function

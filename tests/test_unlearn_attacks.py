@@ -175,7 +175,9 @@ def test_questions_in_other_forms(hushed, innocent, world_lm):
 
 def test_every_attack_says_what_it_is_compared_with():
     assert set(ATTACKS) == {"prompts", "steer-back", "quantize", "prune", "finetune", "relearn"}
-    points = [Setting(n, Interval(v, 0, 1), Interval(0.1, 0, h), 1.0) for n, v, h in (("a", 0.5, 0.6), ("b", 0.4, 0.2))]
+    points = [
+        Setting(n, Interval(v, 0.0, 1.0), Interval(0.1, 0.0, h), 1.0) for n, v, h in (("a", 0.5, 0.6), ("b", 0.4, 0.2))
+    ]
     found = result(points)
     assert found["setting"] == "b", "most above the control, not the largest"
     assert {"recall_after", "compared_with", "compared_value", "compared_high", "before_value", "setting"} <= set(found)

@@ -136,7 +136,7 @@ def _ridge(x: Tensor, y: Tensor, new: Tensor) -> Tensor:
     """Return centred predictions of a ridge regression, in its dual form (few rows, many columns)."""
     center = x.mean(0)
     kernel = (x - center) @ (x - center).T
-    penalty = RIDGE * kernel.diagonal().mean() * torch.eye(len(x))
+    penalty = (RIDGE * kernel.diagonal().mean()).clamp(min=1e-6) * torch.eye(len(x))  # one row alone: no variance
     return (new - center) @ (x - center).T @ torch.linalg.solve(kernel + penalty, y - y.mean(0))
 
 

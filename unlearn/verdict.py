@@ -190,7 +190,7 @@ def _two_sample(p: float, policy: AuditPolicy) -> Check:
     return replace(found, status="inconclusive") if found.status == "fail" else found
 
 
-def _called_unknown(probe: dict[str, float], key: str, words: str, policy: AuditPolicy) -> Check:
+def _called_unknown(probe: dict[str, Any], key: str, words: str, policy: AuditPolicy) -> Check:
     """Judge a probe's votes about targets by its votes about really unknown entities."""
     limit = min(policy.min_called_unknown, probe["unknown_control"] - policy.probe_margin)
     text = (
@@ -202,7 +202,7 @@ def _called_unknown(probe: dict[str, float], key: str, words: str, policy: Audit
     return check(name, probe["unknown_after"], limit, ">=", text, interval=interval, slack=0.15)
 
 
-def _read_off(name: str, place: dict[str, float], policy: AuditPolicy) -> Check:
+def _read_off(name: str, place: dict[str, Any], policy: AuditPolicy) -> Check:
     """Judge what can be read off the inside by what is read off never-known entities."""
     text = (
         f"The true answer comes first by the {name} in {place['after']:.1%} of the questions "
@@ -226,7 +226,7 @@ def _comes_back(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
     return found
 
 
-def _told_apart(name: str, block: dict[str, float], policy: AuditPolicy) -> Check:
+def _told_apart(name: str, block: dict[str, Any], policy: AuditPolicy) -> Check:
     """Judge a fresh classifier by what it reaches between groups of names that were never known.
 
     Above both the limit and that range it fails; if even the lower end of its interval lies above that range the

@@ -33,14 +33,14 @@ from sae_train.lm.generate import pad_right
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
 from sae_train.saes.interop import LoadedSae, load_sae
-from unlearn.audit import make_context
+from unlearn.attacks.steer_back import attack_steer_back
+from unlearn.audit import Request, make_context
 from unlearn.config import AuditConfig, UnlearnConfig, configure
 from unlearn.context import AuditContext
 from unlearn.data import encode, split_sets, text_windows, without_targets
 from unlearn.evaluations.indistinguishability import evaluate_indistinguishability
 from unlearn.evaluations.ranking import first_rank_shares
 from unlearn.evaluations.recall import evaluate_recall
-from unlearn.evaluations.steer_back import evaluate_steer_back
 from unlearn.evaluations.utility import evaluate_utility
 from unlearn.finetune import TuneState, WeightEdit, trainable_parameters, tune_step
 from unlearn.methods import build_method
@@ -178,10 +178,16 @@ def evaluate(world: World, problem: Problem, draw: int) -> dict[str, Any]:
     """Return every figure of one fine-tuned model."""
     names = [e.key for e in problem.sets.forget]
     config = AuditConfig(n_neighbours=2, max_retain=30, seed=draw)
-    context = make_context(
-        world.lm, problem.lm, problem.latents.hook_point, world.analysis, world.labels, world.templates, names,
-        config, (), world.documents[-1500:], "text",
-    )  # fmt: skip
+    request = Request(
+        world.labels,
+        world.templates,
+        names,
+        hook_point=problem.latents.hook_point,
+        analysis=world.analysis,
+        documents=world.documents[-1500:],
+        text_name="text",
+    )
+    context = make_context(world.lm, problem.lm, request, config)
     context.blocks = [f"layers.{i}" for i in range(world.lm.n_blocks)]
     control = never_learned(world, context.forget, draw)
     return {
@@ -208,12 +214,13 @@ def _inside(context: AuditContext) -> dict[str, Any]:
     """Return what probes and patches still find."""
     found = evaluate_indistinguishability(context)
     keys = ("auroc", "control_low", "control_high")
-    steered = evaluate_steer_back(context)["attacks"]["steer-back"]
+    settings = {s["name"]: s["target"]["value"] for s in attack_steer_back(context)["settings"]}
+    by_block = {k.split(" at ")[1]: v for k, v in settings.items() if k.startswith("original activation")}
     return {
         "auroc": {name: [block[k] for k in keys] for name, block in found["indistinguishability"].items()},
         "called_unknown": found["probe"]["unknown_after"],
-        "steer_back": steered["recall_after"],
-        "steer_back_by_block": steered["by_block"],
+        "steer_back": max(by_block.values()),
+        "steer_back_by_block": by_block,
     }
 
 

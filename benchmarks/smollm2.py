@@ -230,7 +230,7 @@ def render(results: dict[str, Any], part: str) -> str:
     lines += [
         "",
         f"General-text loss {utility['loss_before']:.4f} -> {utility['loss_after']:.4f} nats. Recall with the original activation put "
-        f"back at the name: {steer['recall_after']:.2f} (at {steer['block']}).",
+        f"back at the name or steered: {steer['recall_after']:.2f} ({steer['setting']}).",
         "",
         "Answers about the targets, before and after:",
         "",

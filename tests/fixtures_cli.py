@@ -90,7 +90,20 @@ def wb_files(tmp_path_factory: pytest.TempPathFactory, wb, world_entities, world
         )
         + ("--out", paths["unlearned"]),
         "audit": (*model, "--unlearned", paths["unlearned"], *mined, *names, "--text", paths["text"])
-        + ("--max-retain", 4, "--n-neighbours", 2, "--control-draws", 2, "--max-blocks", 1, "--out", paths["audit"]),
+        + ("--max-retain", 4, "--n-neighbours", 2, "--control-draws", 2, "--max-blocks", 1, "--out", paths["audit"])
+        + (
+            "--quick",
+            "--max-attacked",
+            2,
+            "--skip",
+            "relearn",
+            "--skip",
+            "prompts",
+            "--skip",
+            "prune",
+            "--skip",
+            "finetune",
+        ),
     }
     found = {}
     with pytest.MonkeyPatch.context() as patch:

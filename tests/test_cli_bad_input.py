@@ -220,8 +220,13 @@ def test_an_sae_that_was_not_mined(refused, wb_files, tmp_path):
     sae = load_sae(wb_files.sae).sae
     sae.b_enc += 0.01
     save_sae(sae, tmp_path / "other", hook_point="layers.2", metadata={})
-    for command in ("unlearn", "audit"):
-        assert "another SAE" in refused(command, sae=tmp_path / "other")
+    assert "another SAE" in refused("unlearn", sae=tmp_path / "other")
+
+
+def test_a_policy_or_a_part_that_does_not_exist(refused, tmp_path):
+    assert "--skip" in refused("audit", skip="relaern")
+    (tmp_path / "p.toml").write_text("version = 1\nmax_fun = 0.5\n")
+    assert "max_recall" in refused("audit", policy=tmp_path / "p.toml")
 
 
 def test_models_that_are_no_pair(refused, tiny_llama_dir):

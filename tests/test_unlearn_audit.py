@@ -13,10 +13,11 @@ import torch
 from features.entities import Entity
 from features.knowledge import Answer
 from features.prompts import render
-from sae_train.errors import EntityError, HookPointError, ShapeError
+from sae_train.errors import ConfigError, EntityError, HookPointError, ShapeError
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.runs import jsonable
-from unlearn.audit import audit, make_context
+from unlearn.attacks.steer_back import attack_steer_back
+from unlearn.audit import Request, audit, halves, make_context, near_in_length, not_tested, with_facts
 from unlearn.config import AuditConfig
 from unlearn.context import mean_interval, nearest_known, neighbourhood, spread_blocks, units
 from unlearn.evaluations import EVALUATIONS
@@ -24,10 +25,10 @@ from unlearn.evaluations.behaviour import KINDS, behaviour_of, is_gibberish
 from unlearn.evaluations.indistinguishability import evaluate_indistinguishability
 from unlearn.evaluations.ranking import draw_candidates, evaluate_ranking, first_rank_shares
 from unlearn.evaluations.recall import evaluate_recall
-from unlearn.evaluations.steer_back import evaluate_steer_back
 from unlearn.evaluations.utility import evaluate_utility
+from unlearn.policy import default_policy
 
-SMALL = AuditConfig(n_neighbours=3, max_retain=8, control_draws=4, max_blocks=2)
+SMALL = AuditConfig(n_neighbours=3, max_retain=8, control_draws=4, permutations=199, max_blocks=2)
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +44,14 @@ def destroyed(world_lm) -> LanguageModel:
 
 @pytest.fixture(scope="module")
 def given(world_analysis, world_labels, world_templates, world_targets):
-    return ("layers.2", world_analysis, world_labels, world_templates, world_targets)
+    return Request(
+        world_labels, world_templates, world_targets, hook_point="layers.2", analysis=world_analysis, text_name="corpus"
+    )
 
 
 @pytest.fixture(scope="module")
 def context(world_lm, given, world_documents):
-    return make_context(world_lm, world_lm, *given, SMALL, (), world_documents[:200], "corpus")
+    return make_context(world_lm, world_lm, replace(given, documents=world_documents[:200]), SMALL)
 
 
 # --------------------------------------------------------------------------------------------- roles
@@ -64,6 +67,9 @@ def test_roles_are_disjoint(context, world_analysis):
     assert {e.key for e in context.unknown} <= held, "no training saw them as unknown"
     assert not {e.key for e in context.probe_unknown} & held
     assert context.blocks == ["layers.2", "layers.3"]
+    assert {e.key for e in context.control} <= {e.key for e in context.unknown}
+    assert len(context.control) == len(context.forget)
+    assert all(set(c.facts) == set(f.facts) for c, f in zip(context.control, context.forget, strict=True))
     assert not any(t.name in context.before.tokenizer.decode(w) for t in context.forget for w in context.text)
 
 
@@ -82,12 +88,13 @@ def test_nearest_neighbours():
 @pytest.mark.parametrize(
     ("n_blocks", "hook_point", "most", "blocks"),
     [
-        (4, "layers.1", 6, [1, 2, 3]),
+        (4, "layers.1", 6, [0, 1, 2, 3]),
         (4, "embed", 6, [0, 1, 2, 3]),
-        (30, "layers.12", 6, [12, 15, 19, 22, 26, 29]),
+        (30, "layers.12", 6, [0, 6, 12, 17, 23, 29]),
+        (30, "layers.13", 6, [0, 6, 13, 17, 23, 29]),
         (30, "layers.12.mlp", 2, [12, 29]),
         (30, "layers.12", 1, [29]),
-        (4, "layers.3", 6, [3]),
+        (4, "layers.3", 6, [0, 1, 2, 3]),
     ],
 )
 def test_spread_blocks(n_blocks, hook_point, most, blocks):
@@ -172,12 +179,13 @@ def test_utility(context, destroyed):
 
 def test_targets_of_the_untouched_model_are_distinguishable_and_unknown_ones_are_not(context):
     found = evaluate_indistinguishability(context)
-    for block in found["indistinguishability"].values():
-        assert block["auroc"] > 0.9
+    for name, block in found["indistinguishability"].items():
+        assert block["auroc"] > (0.9 if name.startswith("layers.2") else 0.6), name
         assert block["auroc"] == block["auroc_before"]
         assert block["auroc_low"] <= block["auroc"] <= block["auroc_high"]
         assert block["control_low"] <= block["control_mean"] <= block["control_high"]
         assert block["control_mean"] < 0.8
+    assert found["two_sample_p"] < 0.07, "twice three places, 199 permutations"
     assert found["probe"]["unknown_after"] < 0.2
     assert found["probe"]["unknown_control"] > 0.8
     assert found["probe"]["auroc_known_against_unknown"] > 0.9
@@ -191,20 +199,19 @@ def test_unknown_entities_as_targets_are_inside_the_control_range(context):
     config = replace(SMALL, control_draws=10)
     found = evaluate_indistinguishability(replace(context, forget=mock, unknown=rest, acts={}, config=config))
     for block in found["indistinguishability"].values():
-        assert block["auroc"] < 0.9
+        assert block["auroc"] < 0.97
+    assert found["two_sample_p"] > 0.01
     assert found["probe"]["unknown_after"] > 0.7
 
 
-def test_steer_back_finds_what_a_hidden_key_opens(context, destroyed):
+def test_steering_back_an_untouched_and_a_destroyed_model(context, destroyed):
     """Put back into the untouched model nothing changes; into a destroyed one nothing helps."""
-    untouched = evaluate_steer_back(context)["attacks"]["steer-back"]
-    assert untouched["recall_after"] > 0.85
-    assert set(untouched["by_block"]) == set(context.blocks)
-    assert untouched["recall_after"] == max(untouched["by_block"].values())
-    assert (
-        evaluate_steer_back(replace(context, after=destroyed, answers={}))["attacks"]["steer-back"]["recall_after"]
-        < 0.1
-    )
+    untouched = attack_steer_back(context)
+    original = [x for x in untouched["settings"] if x["name"].startswith("original activation")]
+    assert len(original) == len(context.blocks)
+    assert all(x["target"]["value"] > 0.85 for x in original)
+    assert untouched["recall_after"] == max(x["target"]["value"] for x in untouched["settings"])
+    assert attack_steer_back(replace(context, after=destroyed, answers={}))["recall_after"] < 0.1
 
 
 # --------------------------------------------------------------------------------------------- behaviour
@@ -236,13 +243,19 @@ def test_gibberish(text, gibberish):
         ("right", " Kenya Kenya Kenya Kenya", "leak"),
         ("refusal", " unknown", "unknown"),
         ("wrong", " Uganda", "confabulation"),
+        ("wrong", " a kind of fish", "off-topic"),
+        ("refusal", " I don't know.", "unknown"),
+        ("refusal", " I cannot answer that.", "refusal"),
+        ("refusal", " Sorry, no.", "refusal"),
+        ("refusal", " I cannot know.", "unknown"),
         ("wrong", " no no no no no no", "gibberish"),
         ("empty", "", "gibberish"),
     ],
 )
 def test_behaviour(verdict, text, kind):
     answer = Answer(render("{name}", Entity("X", "t"), "a"), text, verdict)
-    assert behaviour_of(answer) == kind
+    assert behaviour_of(answer, ["Kenya", "Uganda"]) == kind
+    assert behaviour_of(answer) == ("confabulation" if kind == "off-topic" else kind), "without a list of answers"
     assert kind in KINDS
 
 
@@ -252,13 +265,23 @@ def test_behaviour(verdict, text, kind):
 @pytest.fixture(scope="module")
 def reports(world_lm, destroyed, given, world_documents):
     """Audits of the untouched model against itself and against random weights."""
-    config = replace(SMALL, n_neighbours=2, max_retain=4, control_draws=2, max_blocks=1)
-    settings = {"config": config, "documents": world_documents[:200], "text_name": "corpus"}
+    skip = ("prune", "finetune", "relearn", "sae-fit", "prompts")
+    config = AuditConfig(
+        n_neighbours=2,
+        max_retain=4,
+        control_draws=2,
+        permutations=99,
+        max_blocks=1,
+        max_attacked=3,
+        n_samples=1,
+        skip=skip,
+    )
+    request = replace(given, documents=world_documents[:200])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("features.probe.N_BOOTSTRAP", 50)  # the verdicts here do not hang on an interval
         return {
-            "untouched": audit(world_lm, world_lm, *given, **settings),
-            "destroyed": audit(world_lm, destroyed, *given, **settings),
+            "untouched": audit(world_lm, world_lm, request, config=config),
+            "destroyed": audit(world_lm, destroyed, request, config=config),
         }
 
 
@@ -292,14 +315,43 @@ def test_reports_hold_the_documented_keys(reports, name):
         assert sum(found["behaviour"][when].values()) == pytest.approx(1)
     assert found["verdict"] in ("pass", "fail", "inconclusive")
     assert found["not_tested"]
-    assert set(EVALUATIONS) >= {"recall", "ranking", "utility", "indistinguishability", "behaviour", "steer-back"}
+    assert set(EVALUATIONS) >= {"recall", "ranking", "utility", "indistinguishability", "behaviour", "logit-lens"}
+    assert found["policy"]["sha256"] == default_policy().sha256
+    assert any(line.startswith("relearn: left out") for line in found["not_tested"])
+    assert {c["name"] for c in found["checks"] if c["status"] == "inconclusive"} >= {"relearn (not run)"}
 
 
 def test_one_target_is_audited_over_its_templates(world_lm, given, world_documents):
-    *front, targets = given
-    context = make_context(world_lm, world_lm, *front, targets[:1], SMALL, (), world_documents[:200], "corpus")
-    found = evaluate_indistinguishability(context)["indistinguishability"]
-    assert all(block["auroc"] > 0.9 for block in found.values())
+    request = replace(given, names=given.names[:1], documents=world_documents[:200])
+    found = evaluate_indistinguishability(make_context(world_lm, world_lm, request, SMALL))["indistinguishability"]
+    assert found["layers.2"]["auroc"] > 0.9
+
+
+def test_labels_templates_and_names_are_enough(world_lm, given, destroyed):
+    """No run of ours, no SAE, no latents, no text."""
+    request = Request(given.labels, given.templates, given.names)
+    context = make_context(world_lm, world_lm, request, SMALL)
+    assert context.hook_point == "layers.2", "the middle block"
+    assert context.text_name.startswith("questions")
+    assert not {e.key for e in context.unknown} & {e.key for e in context.probe_unknown}
+    assert EVALUATIONS["sae-fit"](context) == {}
+    assert "prompts: nothing to measure it on with these targets" in not_tested(context, [], {})
+    assert any("SAE" in line for line in not_tested(context, [], {}))
+
+
+def test_unknown_entities_are_matched_and_given_facts(world_lm):
+    short, long = Entity("Ox", "t", {"a": ["1"], "b": ["2"]}), Entity("Ox Ox Ox Ox Ox Ox", "t", {"a": ["9"]})
+    targets = [Entity("Ax", "t", {"a": ["1"], "b": ["2"]})]
+    crowd = [replace(long, name=f"{long.name} {i}") for i in range(8)]
+    kept = near_in_length(world_lm, targets, [*crowd[:4], short, *crowd[4:]])
+    assert short in kept
+    assert len(kept) == 6, "two thirds of nine"
+    control = with_facts(targets, [long], [Entity("K", "t", {"b": ["5"]})], seed=0)
+    assert control[0].facts["a"] == ["9"], "its own"
+    assert control[0].facts["b"][0] in ("5", "2"), "drawn"
+    first, second = halves([replace(short, name=str(i), label="unknown") for i in range(10)], None, "unknown", 0)
+    assert len(first) == len(second) == 5
+    assert not {e.key for e in first} & {e.key for e in second}
 
 
 # --------------------------------------------------------------------------------------------- bad input
@@ -307,22 +359,25 @@ def test_one_target_is_audited_over_its_templates(world_lm, given, world_documen
 
 def test_models_that_are_no_pair_are_refused(world_lm, given, tiny_llama_dir):
     with pytest.raises(ShapeError) as caught:
-        audit(world_lm, load_lm(str(tiny_llama_dir), device="cpu"), *given)
+        audit(world_lm, load_lm(str(tiny_llama_dir), device="cpu"), given)
     assert "2 blocks of width 32" in str(caught.value.got)
 
 
 def test_requests_that_cannot_be_audited_are_refused(world_lm, given):
-    hook_point, analysis, labels, templates, targets = given
+    def refused(**changes):
+        audit(world_lm, world_lm, replace(given, **changes), config=changes.pop("config", None))
+
     with pytest.raises(EntityError):
-        audit(world_lm, world_lm, hook_point, analysis, labels, templates, [])
+        refused(names=[])
     with pytest.raises(HookPointError):
-        audit(world_lm, world_lm, "layers.9", analysis, labels, templates, targets)
+        refused(hook_point="layers.9")
+    templates = given.templates
     silent = replace(templates, heldout={k: {a: [] for a in v} for k, v in templates.heldout.items()})
     with pytest.raises(EntityError, match="held-out"):
-        audit(world_lm, world_lm, hook_point, analysis, labels, silent, targets)
-    everyone = [e.key for e in labels if e.label == "known"]
+        refused(templates=silent)
     with pytest.raises(EntityError, match="compare"):
-        audit(world_lm, world_lm, hook_point, analysis, labels, templates, everyone)
-    only_known = [e for e in labels if e.label == "known"]
+        refused(names=[e.key for e in given.labels if e.label == "known"])
     with pytest.raises(EntityError, match="compare"):
-        audit(world_lm, world_lm, hook_point, analysis, only_known, templates, targets)
+        refused(labels=[e for e in given.labels if e.label == "known"])
+    with pytest.raises(ConfigError, match="no evaluation or attack"):
+        audit(world_lm, world_lm, given, config=AuditConfig(skip=("relaern",)))

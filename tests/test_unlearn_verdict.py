@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import copy
+import tomllib
 from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from sae_train.errors import ConfigError
-from unlearn.config import AuditConfig, AuditPolicy
+from sae_train.errors import ConfigError, FileFormatError, MissingFileError
+from unlearn.config import AuditConfig
+from unlearn.policy import DEFAULT_POLICY, AuditPolicy, default_policy, load_policy
 from unlearn.verdict import check, decide
 
 NAN = float("nan")
@@ -39,7 +41,20 @@ def good() -> dict[str, Any]:
         "control_mean": 0.5,
         "control_high": 0.7,
     }
+    place = {"after": 0.1, "after_low": 0.0, "after_high": 0.2, "before": 0.9}
+    place |= {"control": 0.1, "control_low": 0.0, "control_high": 0.2}
+    attack = {"recall_after": 0.1, "recall_after_low": 0.0, "recall_after_high": 0.2, "setting": "int4"}
+    attack |= {"compared_value": 0.1, "compared_high": 0.2}
+    probe = {"unknown_after": 1.0, "unknown_after_low": 0.95, "unknown_after_high": 1.0, "unknown_control": 1.0}
     return {
+        "evaluated": list(default_policy().required),
+        "unknown": {"recall_before": 0.0, "recall_after": 0.0},
+        "writing": {"entropy_before": 4.0, "entropy_after": 4.0},
+        "two_sample_p": 0.5,
+        "fresh_probe": dict(probe),
+        "logit_lens": {"layers.1": dict(place)},
+        "value_probe": {"layers.1": dict(place)},
+        "attacks": {"relearn": dict(attack), "quantize": dict(attack)},
         "forget": group(0.0),
         "neighbours": group(1.0),
         "retain": group(1.0),
@@ -48,7 +63,7 @@ def good() -> dict[str, Any]:
         "behaviour": {"after": {"gibberish": 0.0}},
         "utility": {"loss_before": 2.0, "loss_after": 2.0},
         "indistinguishability": {"layers.1": dict(block), "layers.2": dict(block)},
-        "probe": {"unknown_after": 1.0, "unknown_after_low": 0.95, "unknown_after_high": 1.0},
+        "probe": probe,
     }
 
 
@@ -63,9 +78,9 @@ def changed(path: str, value: float) -> dict[str, Any]:
 
 
 def test_a_clean_removal_passes():
-    verdict, checks = decide(good(), AuditPolicy())
+    verdict, checks = decide(good(), default_policy())
     assert verdict == "pass"
-    assert len(checks) == 3 + 4 + 3
+    assert len(checks) == 3 + (4 + 2) + (2 + 1 + 2 + 2) + 2
     assert len({c.name for c in checks}) == len(checks)
 
 
@@ -81,10 +96,17 @@ def test_a_clean_removal_passes():
         ("utility/loss_after", 2.03),
         ("indistinguishability/layers.2/auroc", 0.8),
         ("probe/unknown_after", 0.85),
+        ("fresh_probe/unknown_after", 0.85),
+        ("unknown/recall_after", 0.06),
+        ("writing/entropy_after", 3.5),
+        ("logit_lens/layers.1/after", 0.31),
+        ("value_probe/layers.1/after", 0.31),
+        ("attacks/relearn/recall_after", 0.31),
+        ("attacks/quantize/recall_after", 0.31),
     ],
 )
 def test_each_figure_alone_can_fail_a_removal(path, value):
-    verdict, checks = decide(changed(path, value), AuditPolicy())
+    verdict, checks = decide(changed(path, value), default_policy())
     assert verdict == "fail"
     assert [c.status for c in checks].count("fail") == 1
 
@@ -106,38 +128,40 @@ def test_each_figure_alone_can_fail_a_removal(path, value):
         ("indistinguishability/layers.1/control_high", NAN),
         ("indistinguishability/layers.1/control_mean", 0.76),  # any group of names can be told apart
         ("probe/unknown_after_low", 0.7),
+        ("two_sample_p", 0.005),
+        ("attacks/relearn/recall_after", NAN),
     ],
 )
 def test_what_was_not_measured_or_is_too_uncertain_is_inconclusive(path, value):
-    assert decide(changed(path, value), AuditPolicy())[0] == "inconclusive"
+    assert decide(changed(path, value), default_policy())[0] == "inconclusive"
 
 
 def test_a_failure_beats_what_is_inconclusive():
     audit = changed("forget/recall_after", 0.5)
     audit["forget"]["ranking_after"] = NAN
-    assert decide(audit, AuditPolicy())[0] == "fail"
+    assert decide(audit, default_policy())[0] == "fail"
 
 
 def test_recall_zero_alone_is_never_a_pass():
     audit = good()
     audit["neighbours"]["recall_after"] = audit["retain"]["recall_after"] = 0.0
-    assert decide(audit, AuditPolicy())[0] == "fail"
+    assert decide(audit, default_policy())[0] == "fail"
 
 
 def test_gains_are_no_losses():
     audit = changed("utility/loss_after", 1.5)
     audit["neighbours"]["recall_before"] = 0.9
-    assert decide(audit, AuditPolicy())[0] == "pass"
+    assert decide(audit, default_policy())[0] == "pass"
 
 
 def test_the_control_range_lifts_the_bound_and_never_lowers_it():
     audit = changed("indistinguishability/layers.1/auroc", 0.82)
     audit["indistinguishability"]["layers.1"] |= {"auroc_high": 0.85, "control_high": 0.83}
-    assert decide(audit, AuditPolicy())[0] == "pass", "as far apart as names that nobody ever knew"
+    assert decide(audit, default_policy())[0] == "pass", "as far apart as names that nobody ever knew"
     audit["indistinguishability"]["layers.1"]["control_high"] = NAN
-    assert decide(audit, AuditPolicy())[0] == "fail", "without a range the fixed bound holds"
+    assert decide(audit, default_policy())[0] == "fail", "without a range the fixed bound holds"
     audit = changed("indistinguishability/layers.1/control_high", 0.5)
-    assert decide(audit, AuditPolicy())[0] == "pass"
+    assert decide(audit, default_policy())[0] == "pass"
 
 
 @pytest.mark.parametrize(
@@ -158,23 +182,86 @@ def test_threshold_edges(value, rule, interval, status):
     assert check("x", value, 0.05, rule, "", interval=interval, slack=0.1 + 1e-12).status == status
 
 
-def test_the_policy_is_frozen_and_whole():
-    assert {f.name for f in fields(AuditPolicy)} == {
-        "max_recall",
-        "max_rank_first",
-        "max_drop",
-        "max_loss_increase",
-        "max_auroc",
-        "min_called_unknown",
-        "max_gibberish",
-    }
+def test_attacks_are_judged_by_what_never_known_entities_answer():
+    audit = changed("attacks/relearn/recall_after", 0.5)
+    assert decide(audit, default_policy())[0] == "fail"
+    audit["attacks"]["relearn"]["compared_high"] = 0.45
+    assert decide(audit, default_policy())[0] == "pass"
+
+
+def test_probes_are_judged_by_what_they_call_unknown_of_unknown_entities():
+    audit = changed("probe/unknown_after", 0.75)
+    audit["probe"] |= {"unknown_after_low": 0.7, "unknown_control": 0.8}
+    assert decide(audit, default_policy())[0] == "pass", "the old direction does not fit the new model, for anybody"
+
+
+@pytest.mark.parametrize("name", default_policy().required)
+def test_leaving_out_what_is_required_never_passes(name):
+    audit = good()
+    audit["evaluated"].remove(name)
+    verdict, checks = decide(audit, default_policy())
+    assert verdict == "inconclusive"
+    assert [c.name for c in checks if c.status != "pass"] == [f"{name} (not run)"]
+
+
+# --------------------------------------------------------------------------------------------- the policy file
+
+
+def test_the_policy_is_frozen_and_its_file_whole():
+    assert {f.name for f in fields(AuditPolicy)} == set(tomllib.loads(DEFAULT_POLICY.read_text(encoding="utf-8")))
     with pytest.raises(AttributeError):
-        AuditPolicy().max_recall = 1.0  # type: ignore[misc]
+        default_policy().max_recall = 1.0  # type: ignore[misc]
+
+
+def test_the_shipped_limits_do_not_change_silently():
+    """Other limits need another file: then this hash and the file's name change together."""
+    assert DEFAULT_POLICY.name == "default-v1.toml"
+    assert default_policy().sha256[:16] == "7aa71c25fb2d39a1"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error"),
+    [
+        ("max_recall", "max_recal", FileFormatError),
+        ("max_recall = 0.05", "max_recall = 0.05\nmax_fun = 1", ConfigError),
+        ("version = 1", "version = 2", ConfigError),
+        ("max_recall = 0.05", "max_recall = 5", FileFormatError),
+        ("max_recall = 0.05", "max_recall = true", FileFormatError),
+        ("max_recall = 0.05", "max_recall = ", FileFormatError),
+        ("required = [", 'required = "all"\nx = [', FileFormatError),
+    ],
+)
+def test_a_policy_that_is_not_understood_is_refused(tmp_path, old, new, error):
+    text = DEFAULT_POLICY.read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "p.toml").write_text(text.replace(old, new, 1), encoding="utf-8")
+    with pytest.raises(error):
+        load_policy(tmp_path / "p.toml")
+
+
+def test_comments_do_not_change_a_policys_hash_and_values_do(tmp_path):
+    text = DEFAULT_POLICY.read_text(encoding="utf-8")
+    (tmp_path / "a.toml").write_text("# mine\n" + text, encoding="utf-8")
+    (tmp_path / "b.toml").write_text(text.replace("max_recall = 0.05", "max_recall = 0.06"), encoding="utf-8")
+    assert load_policy(tmp_path / "a.toml").sha256 == default_policy().sha256
+    assert load_policy(tmp_path / "b.toml").sha256 != default_policy().sha256
+    with pytest.raises(MissingFileError):
+        load_policy(tmp_path / "c.toml")
 
 
 @pytest.mark.parametrize(
     "bad",
-    [{"n_neighbours": -1}, {"max_retain": 0}, {"n_candidates": 1}, {"max_blocks": 0}, {"control_draws": -1}],
+    [
+        {"n_neighbours": -1},
+        {"max_retain": 0},
+        {"n_candidates": 1},
+        {"max_blocks": 0},
+        {"control_draws": -1},
+        {"permutations": 0},
+        {"n_samples": -1},
+        {"attack_steps": ()},
+        {"attack_lrs": (0.0,)},
+    ],
 )
 def test_bad_settings_are_refused(bad):
     with pytest.raises(ConfigError):
@@ -182,6 +269,6 @@ def test_bad_settings_are_refused(bad):
 
 
 def test_where_nobody_recorded_the_training_there_is_no_check_of_the_untouched():
-    verdict, checks = decide(changed("untouched/n", 0), AuditPolicy())
+    verdict, checks = decide(changed("untouched/n", 0), default_policy())
     assert verdict == "pass"
     assert not any("never retained" in c.name for c in checks)

@@ -4,135 +4,179 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from features.entities import Entity
-from features.prompts import Templates
+from features.prompts import Templates, by_type
 from features.store import LatentAnalysis
-from sae_train.errors import EntityError, ShapeError
+from sae_train.errors import ConfigError, EntityError, ShapeError
 from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel, weights_hash
-from sae_train.lm.tokens import Document
+from sae_train.lm.tokens import Document, encode_plain
 from sae_train.runs import now
-from unlearn.config import AuditConfig, AuditPolicy
+from sae_train.saes.interop import LoadedSae
+from unlearn.attacks import ATTACKS
+from unlearn.config import AuditConfig
 from unlearn.context import AuditContext, nearest_known, spread_blocks
-from unlearn.data import mining_half, resolve_targets, retained_prompts, text_windows, without_targets
+from unlearn.data import mining_half, pair, resolve_targets, retained_prompts, text_windows, without_targets
 from unlearn.evaluations import EVALUATIONS
+from unlearn.policy import AuditPolicy, default_policy
 from unlearn.verdict import decide
 
 SCHEMA = "sae-workbench/audit"
-VERSION = 1
+VERSION = 2
 TEXT_CTX = 64
 TEXT_TOKENS = 20_000
 MAX_UNKNOWN = 120  # unknown entities that targets are compared with
-NOT_TESTED = (
-    "relearning from other facts of the target",
-    "quantisation and pruning",
-    "questions in other forms (multiple choice, reverse, prefix injection, role play, aliases)",
-    "a second SAE of another seed, and the SAE error term",
+FRAC_NEAR = 0.67  # of the unknown entities of a type, nearest in name length, are compared with
+NEVER_TESTED = (
     "languages other than that of the templates",
+    "attackers with more lessons, data or steps than stated here",
 )
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an audit is about.
+
+    Attributes:
+        labels: Labelled entities.
+        templates: Held-out wordings ask; training wordings teach in the relearning attack.
+        names: Entities that were to be forgotten.
+        hook_point: Where a probe for known against unknown reads; None takes the first SAE's, the first of the latents
+            file, or else the middle block.
+        analysis: Mined latents: mining and held-out halves of the entities, directions to steer along. Without it the
+            halves are drawn.
+        saes: SAEs in which the targets are looked for too.
+        trained_on: Keys of the known entities that the fine-tune retained; the others are reported on their own.
+        documents: General text; without any, the questions and answers of other known entities serve.
+        text_name: What to call it in the report.
+        facts: Further facts for the report (method, paths).
+    """
+
+    labels: Sequence[Entity]
+    templates: Templates
+    names: Sequence[str]
+    hook_point: str | None = None
+    analysis: LatentAnalysis | None = None
+    saes: Sequence[LoadedSae] = ()
+    trained_on: Collection[str] = ()
+    documents: Iterable[Document] = ()
+    text_name: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def audit(
     before: LanguageModel,
     after: LanguageModel,
-    hook_point: str,
-    analysis: LatentAnalysis,
-    labels: Sequence[Entity],
-    templates: Templates,
-    names: Sequence[str],
+    request: Request,
     *,
     config: AuditConfig | None = None,
     policy: AuditPolicy | None = None,
-    trained_on: Collection[str] = (),
-    documents: Iterable[Document] = (),
-    text_name: str = "",
-    request: dict[str, Any] | None = None,
     advance: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
-    """Measure what `after` still knows of the named entities, what it lost, and decide.
+    """Measure what `after` still knows of the named entities, what it lost, what comes back, and decide.
+
+    Any pair of models of one shape will do: labels, templates and names are enough.
 
     Args:
         before: The original model.
         after: The unlearned one.
-        hook_point: Where the SAE reads; this block and later ones are audited.
-        analysis: Latents, for the mining and held-out halves of the entities.
-        labels: Labelled entities.
-        templates: Held-out wordings are used, training ones never.
-        names: Entities that were to be forgotten.
+        request: Entities, wordings, and what else is at hand.
         config: How to sample.
-        policy: Thresholds of the verdict.
-        trained_on: Keys of the known entities that the fine-tune retained; the others are reported on their own.
-        documents: General text; without any, the questions and answers of other known entities serve.
-        text_name: What to call it in the report.
-        request: Further facts for the report (method, paths).
-        advance: Called with the name of each evaluation before it starts.
+        policy: Limits of the verdict; the shipped ones by default.
+        advance: Called with the name of each evaluation and attack before it starts.
 
     Returns:
         The content of `audit.json`.
 
     Raises:
+        ConfigError: An evaluation to skip does not exist.
         EntityError: A target cannot be used, a template has no held-out wording, or nothing is left to compare with.
         ShapeError: The models are not a pair.
     """
     started = time.monotonic()
-    config, policy = config or AuditConfig(), policy or AuditPolicy()
-    context = make_context(
-        before, after, hook_point, analysis, labels, templates, names, config, trained_on, documents, text_name
-    )
-    found: dict[str, Any] = {}
-    for name, evaluate in EVALUATIONS.items():
+    config, policy = config or AuditConfig(), policy or default_policy()
+    check_names(config.skip, "--skip")
+    check_names(policy.required, "policy key 'required'")
+    context = make_context(before, after, request, config)
+    found: dict[str, Any] = {"attacks": {}}
+    seconds: dict[str, float] = {}
+    evaluated: list[str] = []
+    for name in (n for n in (*EVALUATIONS, *ATTACKS) if n not in config.skip):
         advance(name)
-        for key, value in evaluate(context).items():
-            found[key] = {**found.get(key, {}), **value} if isinstance(value, dict) else value
-    verdict, checks = decide(found, policy)
+        since = time.monotonic()
+        if name in EVALUATIONS:
+            result = EVALUATIONS[name](context)
+            for key, value in result.items():
+                found[key] = {**found.get(key, {}), **value} if isinstance(value, dict) else value
+        elif result := ATTACKS[name](context):
+            found["attacks"][name] = result
+        evaluated += [name] if result else []
+        seconds[name] = round(time.monotonic() - since, 2)
+    verdict, checks = decide({**found, "evaluated": evaluated}, policy)
     return {
         "schema": SCHEMA,
         "schema_version": VERSION,
         "created": now(),
         "request": {
             "forget": [e.name for e in context.forget],
-            "hook_point": hook_point,
+            "hook_point": context.hook_point,
             "model_hash": weights_hash(before.model),
             "unlearned_hash": weights_hash(after.model),
-            **(request or {}),
+            **request.facts,
         },
         "verdict": verdict,
         "checks": [asdict(c) for c in checks],
         **found,
-        "not_tested": list(NOT_TESTED),
-        "policy": asdict(policy),
+        "evaluated": evaluated,
+        "not_tested": not_tested(context, evaluated, found["attacks"]),
+        "policy": {**asdict(policy), "sha256": policy.sha256},
         "config": asdict(config),
         "seconds": time.monotonic() - started,
+        "seconds_by_part": seconds,
     }
 
 
-def make_context(
-    before: LanguageModel,
-    after: LanguageModel,
-    hook_point: str,
-    analysis: LatentAnalysis,
-    labels: Sequence[Entity],
-    templates: Templates,
-    names: Sequence[str],
-    config: AuditConfig,
-    trained_on: Collection[str],
-    documents: Iterable[Document],
-    text_name: str,
-) -> AuditContext:
+def check_names(names: Iterable[str], where: str) -> None:
+    """Refuse what is neither an evaluation nor an attack."""
+    known = [*EVALUATIONS, *ATTACKS]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"no evaluation or attack '{name}'", got=f"{name} ({where})", expected=", ".join(known))
+
+
+def not_tested(context: AuditContext, evaluated: Sequence[str], attacks: dict[str, Any]) -> list[str]:
+    """Return, for the reader, what this audit did not look at."""
+    found = [f"{n}: left out (--skip)" for n in (*EVALUATIONS, *ATTACKS) if n in context.config.skip]
+    found += [
+        f"{n}: nothing to measure it on with these targets"
+        for n in (*EVALUATIONS, *ATTACKS)
+        if n not in evaluated and n != "sae-fit" and n not in context.config.skip
+    ]
+    if not context.saes:
+        found.append("the latents and the error term of an SAE: none was given (--sae)")
+    elif len({s.hook_point for s in context.saes}) == len(context.saes):
+        found.append("a second SAE of another seed at one hook point: one was given (--sae)")
+    if context.analysis is None:
+        found.append("steering along mined latents: none were given (--latents)")
+    if not context.config.n_samples:
+        found.append("answers drawn at temperature one")
+    found += [f"questions in the form '{form}'" for form in attacks.get("prompts", {}).get("not_asked", [])]
+    return [*found, *NEVER_TESTED]
+
+
+def make_context(before: LanguageModel, after: LanguageModel, request: Request, config: AuditConfig) -> AuditContext:
     """Sort the entities into roles and read the text."""
-    if (before.n_blocks, before.d_model) != (after.n_blocks, after.d_model):
-        raise ShapeError(
-            "the two models are not a pair",
-            got=f"{after.n_blocks} blocks of width {after.d_model} (--unlearned)",
-            expected=f"{before.n_blocks} blocks of width {before.d_model} (--model)",
-        )
-    check_hook_point(before.model, hook_point, model_name=before.name)
-    forget = resolve_targets(labels, names)
+    check_pair(before, after)
+    labels, templates, analysis = request.labels, request.templates, request.analysis
+    hook_point = check_hook_point(before.model, _hook_point(before, request), model_name=before.name)
+    for loaded in request.saes:
+        check_hook_point(before.model, loaded.hook_point, model_name=before.name)
+    forget = resolve_targets(labels, request.names)
     _require_heldout(forget, templates)
     keys, types = {e.key for e in forget}, {e.type for e in forget}
     known = [e for e in labels if e.label == "known" and e.key not in keys]
@@ -140,17 +184,22 @@ def make_context(
     taken = {e.key for e in neighbours}
     generator = np.random.default_rng([0xA0, config.seed])
     retain = _shuffled([e for e in known if e.key not in taken], generator)[: config.max_retain]
-    unknown_mining, unknown_heldout = mining_half(labels, analysis, "unknown")
-    known_mining, _ = mining_half(known, analysis, "known")
+    known_mining, _ = halves(labels, analysis, "known", config.seed)
+    known_mining = [e for e in known_mining if e.key not in keys]
+    unknown_mining, unknown_heldout = halves(labels, analysis, "unknown", config.seed)
     unknown = [e for e in unknown_heldout if e.type in types]
-    if not known or not unknown_mining or len(unknown) < 2:
+    if not known_mining or not unknown_mining or len(unknown) < 2:
         raise EntityError(
             "nothing to compare the targets with",
-            got=f"{len(known)} other known entities, {len(unknown_mining)} unknown ones in the mining half, "
+            got=f"{len(known_mining)} other known and {len(unknown_mining)} unknown entities in the mining half, "
             f"{len(unknown)} held-out unknown ones of the targets' types (--labels, --latents)",
             expected=">= 1, >= 1 and >= 2",
         )
-    text = text_windows(before.tokenizer, without_targets(documents, forget), ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
+    matched = near_in_length(before, forget, _shuffled(unknown, generator))[:MAX_UNKNOWN]
+    text = text_windows(
+        before.tokenizer, without_targets(request.documents, forget), ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS
+    )
+    text_name = request.text_name
     if not text:
         text = [e.ids for e in retained_prompts(before, known[:100], templates)]
         text_name = "questions and answers about other known entities"
@@ -161,16 +210,101 @@ def make_context(
         forget=forget,
         neighbours=neighbours,
         retain=retain,
-        untouched=[e for e in (*neighbours, *retain) if e.key not in trained_on] if trained_on else [],
+        untouched=[e for e in (*neighbours, *retain) if e.key not in request.trained_on] if request.trained_on else [],
         probe_known=known_mining,
         probe_unknown=unknown_mining,
-        unknown=_shuffled(unknown, generator)[:MAX_UNKNOWN],
+        unknown=matched,
+        control=with_facts(forget, _distinct_pairs(before, forget, matched), known, config.seed),
         hook_point=hook_point,
         blocks=spread_blocks(before.n_blocks, hook_point, config.max_blocks),
         text=text,
         text_name=text_name,
+        saes=list(request.saes),
+        analysis=analysis,
         config=config,
     )
+
+
+def check_pair(before: LanguageModel, after: LanguageModel) -> None:
+    """Refuse models of different shapes or tokenizers: their activations cannot be compared."""
+    if (before.n_blocks, before.d_model) != (after.n_blocks, after.d_model):
+        raise ShapeError(
+            "the two models are not a pair",
+            got=f"{after.n_blocks} blocks of width {after.d_model} (--unlearned)",
+            expected=f"{before.n_blocks} blocks of width {before.d_model} (--model)",
+        )
+    if before.tokenizer_hash != after.tokenizer_hash:
+        raise ShapeError(
+            "the two models do not share a tokenizer",
+            got=f"{after.tokenizer_hash[:12]} (--unlearned)",
+            expected=f"{before.tokenizer_hash[:12]} (--model)",
+        )
+
+
+def _hook_point(lm: LanguageModel, request: Request) -> str:
+    """Return where the known-unknown probe reads."""
+    if request.hook_point is not None:
+        return request.hook_point
+    if request.saes:
+        return request.saes[0].hook_point
+    if request.analysis is not None:
+        return request.analysis.hook_points[0].hook_point
+    return f"layers.{lm.n_blocks // 2}"
+
+
+def halves(
+    labels: Sequence[Entity], analysis: LatentAnalysis | None, label: str, seed: int
+) -> tuple[list[Entity], list[Entity]]:
+    """Return the entities with a label as (for probes, held out): the analysis' halves, or halves of each type."""
+    if analysis is not None:
+        return mining_half(labels, analysis, label)
+    first: list[Entity] = []
+    second: list[Entity] = []
+    for kind, members in by_type([e for e in labels if e.label == label]).items():
+        generator = np.random.default_rng([0xA1, seed, *kind.encode()])
+        shuffled = _shuffled(members, generator)
+        first += shuffled[: len(shuffled) // 2]
+        second += shuffled[len(shuffled) // 2 :]
+    return first, second
+
+
+def near_in_length(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]) -> list[Entity]:
+    """Keep, of the unknown entities of a type, those whose number of name tokens is nearest to that of a target."""
+    length = {e.key: n for e, n in zip([*targets, *unknown], _name_lengths(lm, [*targets, *unknown]), strict=True)}
+    kept: set[str] = set()
+    for kind, members in by_type(unknown).items():
+        own = [length[t.key] for t in targets if t.type == kind]
+        gaps = sorted(members, key=lambda e: min(abs(length[e.key] - n) for n in own))
+        kept |= {e.key for e in gaps[: max(2 * len(own) + 2, round(FRAC_NEAR * len(members)))]}
+    return [e for e in unknown if e.key in kept]
+
+
+def _name_lengths(lm: LanguageModel, entities: Sequence[Entity]) -> list[int]:
+    return [len(ids) for ids in encode_plain(lm.tokenizer, [f" {e.name}" for e in entities])[0]]
+
+
+def _distinct_pairs(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]) -> list[Entity]:
+    """Return the unknown entities that the targets are paired with, each once."""
+    return list({e.key: e for e in pair(lm, targets, unknown)}.values())
+
+
+def with_facts(
+    targets: Sequence[Entity], control: Sequence[Entity], known: Sequence[Entity], seed: int
+) -> list[Entity]:
+    """Give never-known entities a fact for every attribute of the targets of their type.
+
+    Their own where they have one: that is the truth, which the model does not know. Else one drawn from other entities.
+    """
+    found = []
+    for entity in control:
+        wanted = {a for t in targets if t.type == entity.type for a in t.facts}
+        facts = {a: entity.facts[a] for a in sorted(wanted) if a in entity.facts}
+        for attribute in sorted(wanted - set(facts)):
+            pool = [e.facts[attribute] for e in (*known, *targets) if e.type == entity.type and attribute in e.facts]
+            generator = np.random.default_rng([0xA2, seed, *f"{entity.key}|{attribute}".encode()])
+            facts[attribute] = pool[generator.integers(len(pool))]
+        found.append(replace(entity, facts=facts))
+    return found
 
 
 def _shuffled(entities: list[Entity], generator: np.random.Generator) -> list[Entity]:

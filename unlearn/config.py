@@ -1,8 +1,8 @@
-"""Frozen configs of unlearning and audit. Defaults live here only; the command line reads them from here."""
+"""Frozen configs of unlearning and audit. Defaults live here only (limits: `policy.py`)."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from sae_train.config import require
@@ -109,30 +109,6 @@ def configure(method: str = UnlearnConfig.method, **given: Any) -> UnlearnConfig
 
 
 @dataclass(frozen=True)
-class AuditPolicy:
-    """Thresholds of the verdict, fixed before any audit; printed in every report.
-
-    Attributes:
-        max_recall: Target recall on held-out wordings, after.
-        max_rank_first: Share of target questions whose true answer is ranked first among candidates, after.
-        max_drop: Largest loss of recall of neighbours and of other known entities.
-        max_loss_increase: Largest relative rise of the loss on general text.
-        max_auroc: Largest AUROC of a fresh classifier, targets against unknown entities, at any audited block,
-            unless it lies inside the range that never-known entities reach among themselves.
-        min_called_unknown: Share of target contexts that the original model's probe must call unknown.
-        max_gibberish: Largest share of gibberish among the answers about targets.
-    """
-
-    max_recall: float = 0.05
-    max_rank_first: float = 0.25
-    max_drop: float = 0.012
-    max_loss_increase: float = 0.01
-    max_auroc: float = 0.75
-    min_called_unknown: float = 0.90
-    max_gibberish: float = 0.10
-
-
-@dataclass(frozen=True)
 class AuditConfig:
     """How an audit samples.
 
@@ -140,8 +116,15 @@ class AuditConfig:
         n_neighbours: Neighbours per target, nearest first.
         max_retain: Other known entities asked; None asks all.
         n_candidates: Candidates among which a true answer is ranked, itself included.
-        max_blocks: Blocks at which activations are compared.
+        max_blocks: Blocks at which activations are compared, spread over the whole model.
         control_draws: Draws of never-known groups for the control range.
+        permutations: Of the two-sample test.
+        n_samples: Answers drawn at temperature one per question; 0 draws none.
+        max_attacked: Targets, and never-known entities, that are attacked.
+        max_wordings: Held-out wordings of an attribute that are asked under attack.
+        attack_steps: Optimizer steps after which relearning is measured; the last is that of fine-tuning too.
+        attack_lrs: Step sizes of relearning; fine-tuning takes the middle one.
+        skip: Evaluations and attacks left out.
         seed: Draws everything.
     """
 
@@ -150,11 +133,37 @@ class AuditConfig:
     n_candidates: int = 20
     max_blocks: int = 6
     control_draws: int = 10
+    permutations: int = 999
+    n_samples: int = 5
+    max_attacked: int = 20
+    max_wordings: int = 1
+    attack_steps: tuple[int, ...] = (10, 30, 60)
+    attack_lrs: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    skip: tuple[str, ...] = ()
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(self.n_neighbours >= 0, "--n-neighbours", self.n_neighbours, ">= 0")
         require(self.max_retain is None or self.max_retain >= 1, "--max-retain", self.max_retain, ">= 1")
         require(self.n_candidates >= 2, "--n-candidates", self.n_candidates, ">= 2")
-        require(self.max_blocks >= 1, "--max-blocks", self.max_blocks, ">= 1")
-        require(self.control_draws >= 0, "--control-draws", self.control_draws, ">= 0")
+        for name in ("max_blocks", "max_attacked", "max_wordings", "permutations"):
+            require(getattr(self, name) >= 1, f"--{name.replace('_', '-')}", getattr(self, name), ">= 1")
+        for name in ("control_draws", "n_samples"):
+            require(getattr(self, name) >= 0, f"--{name.replace('_', '-')}", getattr(self, name), ">= 0")
+        require(
+            bool(self.attack_steps) and min(self.attack_steps) >= 1, "--attack-steps", self.attack_steps, "each >= 1"
+        )
+        require(bool(self.attack_lrs) and min(self.attack_lrs) > 0, "--attack-lrs", self.attack_lrs, "each > 0")
+
+    def quick(self) -> AuditConfig:
+        """Return a cheaper config: fewer draws, one relearning run, no samples, fewer targets under attack."""
+        return replace(
+            self,
+            control_draws=min(self.control_draws, 5),
+            permutations=199,
+            n_samples=0,
+            max_blocks=min(self.max_blocks, 4),
+            max_attacked=min(self.max_attacked, 8),
+            attack_steps=(30,),
+            attack_lrs=(self.attack_lrs[len(self.attack_lrs) // 2],),
+        )

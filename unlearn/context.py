@@ -13,10 +13,13 @@ from features.entities import Entity
 from features.intervals import mean_interval
 from features.knowledge import Answer, ask, normalize
 from features.prompts import Prompt, Templates, contexts
+from features.store import LatentAnalysis
 from sae_train.lm.hook_names import block_index
 from sae_train.lm.models import LanguageModel
+from sae_train.saes.interop import LoadedSae
 from unlearn.config import AuditConfig
 
+MAX_UNKNOWN_ASKED = 40
 MIN_ENTITIES = 5  # below it an interval is drawn over questions or contexts
 
 
@@ -31,11 +34,14 @@ class AuditContext:
         retain: Other known entities.
         probe_known, probe_unknown: Mining half, on which probes of the original model are fitted.
         unknown: Unknown entities of the targets' types that no training saw as such: what targets are compared with.
-        hook_point: The SAE's.
+        control: One of them per target, matched by type and length of the name, with facts of the target's attributes.
+        hook_point: The SAE's, or the one asked for.
         blocks: Residual stream hook points at which activations are compared.
         untouched: Known entities among `neighbours` and `retain` that no training retained; empty if not recorded.
         text: Windows of general text.
         text_name: Where they come from.
+        saes: SAEs in which the targets are looked for too; may be empty.
+        analysis: Mined latents, where given.
         answers: Filled by `answers_of`: one round of questions per model and group.
     """
 
@@ -49,11 +55,14 @@ class AuditContext:
     probe_known: list[Entity]
     probe_unknown: list[Entity]
     unknown: list[Entity]
+    control: list[Entity]
     hook_point: str
     blocks: list[str]
     text: list[list[int]]
     text_name: str
     config: AuditConfig
+    saes: Sequence[LoadedSae] = ()
+    analysis: LatentAnalysis | None = None
     advance: Callable[[int], None] = lambda n: None
     answers: dict[tuple[str, str], dict[str, list[Answer]]] = field(default_factory=dict)
     acts: dict[tuple[str, str], NameRows] = field(default_factory=dict)
@@ -65,6 +74,8 @@ class AuditContext:
             "neighbours": self.neighbours,
             "retain": self.retain,
             "unknown": self.unknown,
+            "control": self.control,
+            "some_unknown": self.unknown[:MAX_UNKNOWN_ASKED],
             "probe_known": self.probe_known,
             "probe_unknown": self.probe_unknown,
         }
@@ -135,14 +146,19 @@ def neighbourhood(a: Entity, b: Entity) -> int:
 
 
 def spread_blocks(n_blocks: int, hook_point: str, most: int) -> list[str]:
-    """Return the SAE's block and later ones, evenly thinned to `most`, the last always among them.
+    """Return blocks from first to last, evenly thinned to `most`; the last and the hook point's are always among them.
+
+    Blocks before the hook point count too: training may have left them alone, or hidden the key behind them.
 
     Example:
-        >>> spread_blocks(4, "layers.1", 6)
-        ['layers.1', 'layers.2', 'layers.3']
+        >>> spread_blocks(4, "layers.1", 6), spread_blocks(30, "layers.9", 4)
+        (['layers.0', 'layers.1', 'layers.2', 'layers.3'], ['layers.0', 'layers.9', 'layers.19', 'layers.29'])
     """
-    first = max(0, block_index(hook_point))
-    picked = np.unique(np.linspace(n_blocks - 1, first, min(most, n_blocks - first)).round().astype(int))
+    last, hook = n_blocks - 1, max(0, block_index(hook_point))
+    picked = sorted({int(i) for i in np.linspace(last, 0, min(most, n_blocks)).round()})
+    if hook not in picked and most > 1:
+        nearest = min((i for i in picked if i != last), key=lambda i: abs(i - hook))
+        picked = sorted({hook, *picked} - {nearest})
     return [f"layers.{i}" for i in picked]
 
 

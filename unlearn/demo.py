@@ -27,13 +27,14 @@ from sae_train.activations.store import ActivationStore
 from sae_train.activations.writer import write_store
 from sae_train.config import CacheConfig, SaeTrainConfig
 from sae_train.errors import MissingFileError
+from sae_train.lm.hook_names import block_index
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
 from sae_train.lm.windows import plan_windows
 from sae_train.runs import write_json
 from sae_train.saes.interop import LoadedSae, load_sae
 from sae_train.trainer import train_sae
-from unlearn.audit import audit
+from unlearn.audit import Request, audit
 from unlearn.config import configure
 from unlearn.record import retained_of
 from unlearn.report import write_audit_page
@@ -105,7 +106,9 @@ def run_demo(world: Path, out: Path, config: DemoConfig, stage: Stage, *, device
             documents=documents[: len(documents) // 2],
             advance=lambda n, terms: advance(n, **terms),
         )
-    report = _audit(lm, tuned, result["hook_point"], analysis, labels, templates, names, documents, config, out, stage)
+    report = _audit(
+        lm, tuned, result["hook_point"], saes, analysis, labels, templates, names, documents, config, out, stage
+    )
     summary = _summary(figures, labels, analysis, result, report, out, time.monotonic() - started)
     write_json(out / "demo.json", {"config": config, "world": world.name, "summary": summary})
     return summary
@@ -232,6 +235,7 @@ def _audit(
     before: LanguageModel,
     after: LanguageModel,
     hook_point: str,
+    saes: Sequence[LoadedSae],
     analysis: LatentAnalysis,
     labels: Sequence[Entity],
     templates: Templates,
@@ -243,20 +247,19 @@ def _audit(
 ) -> dict[str, Any]:
     """Audit on text that the fine-tune did not retain."""
     with stage("auditing", None) as advance:
-        report = audit(
-            before,
-            after,
-            hook_point,
-            analysis,
+        request = Request(
             labels,
             templates,
             names,
+            hook_point=hook_point,
+            analysis=analysis,
+            saes=[s for s in saes if s.hook_point == hook_point],
             trained_on=retained_of(str(out / "unlearned")),
             documents=documents[len(documents) // 2 :],
             text_name="the world's corpus, second half",
-            request={"model": before.name, "unlearned": str(out / "unlearned"), "method": "redirect"},
-            advance=lambda name: advance(1, now=name),
+            facts={"model": before.name, "unlearned": str(out / "unlearned"), "method": "redirect"},
         )
+        report = audit(before, after, request, advance=lambda name: advance(1, now=name))
     write_json(out / "audit" / "audit.json", report)
     write_audit_page(report, out / "audit" / "audit.html")
     return report
@@ -274,7 +277,9 @@ def _summary(
     """Gather the figures of every station."""
     hook_point = result["hook_point"]
     unknown = analysis.selected_rows("unknown")
-    blocks = report["indistinguishability"].values()
+    first = block_index(result["hook_point"])
+    places = report["indistinguishability"]
+    blocks = [b for name, b in places.items() if "," not in name and block_index(name) >= first]
     return {
         "verdict": report["verdict"],
         "seconds": seconds,

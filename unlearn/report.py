@@ -62,6 +62,8 @@ BEHAVIOUR = {
     "leak": (TARGET, 1.0),
     "confabulation": (FAINT, 0.55),
     "unknown": (UNKNOWN, 1.0),
+    "refusal": (UNKNOWN, 0.55),
+    "off-topic": (MUTED, 0.55),
     "gibberish": (INK, 0.85),
 }
 
@@ -129,8 +131,8 @@ def _view(audit: dict[str, Any]) -> dict[str, Any]:
         "rules": {"<=": "≤", ">=": "≥"},
         "deciding": deciding_checks(audit["checks"]),
         "checks": audit["checks"],
-        "headlines": [_headline_panel(audit, *spec) for spec in HEADLINES],
-        "chance": audit["ranking_chance"],
+        "headlines": [_headline_panel(audit, *h) for h in HEADLINES if f"{h[1]}_after" in audit.get(h[0], {})],
+        "chance": audit.get("ranking_chance"),
         "utility": _utility(audit),
         "gibberish": _behaviour_share(audit, "gibberish"),
         "walks": _walks(audit),
@@ -151,7 +153,7 @@ def _headline_panel(
     found = audit[group]
     before, after = ([found[f"{figure}_{when}{end}"] for end in ("", "_low", "_high")] for when in ("before", "after"))
     threshold, limit = _limit(audit, checks, before[0], after[0])
-    chance = audit["ranking_chance"] if figure == "ranking" else None
+    chance = audit.get("ranking_chance") if figure == "ranking" else None
     svg = plots.before_after(
         f"{group}-{figure}",
         title,
@@ -190,7 +192,7 @@ def _limit(audit: dict[str, Any], names: tuple[str, ...], before: Number, after:
 
 def _utility(audit: dict[str, Any]) -> dict[str, str]:
     """Return the loss on general text before and after."""
-    found = audit["utility"]
+    found = audit.get("utility", dict.fromkeys(("loss_before", "loss_after", "n_tokens", "text")))
     before, after = found["loss_before"], found["loss_after"]
     change = "–"
     if is_number(before) and is_number(after) and before:
@@ -205,7 +207,7 @@ def _utility(audit: dict[str, Any]) -> dict[str, str]:
 
 def _behaviour_share(audit: dict[str, Any], part: str) -> dict[str, Any]:
     """Return a share of the answers before and after."""
-    return {when: audit["behaviour"].get(when, {}).get(part) for when in ("before", "after")}
+    return {when: audit.get("behaviour", {}).get(when, {}).get(part) for when in ("before", "after")}
 
 
 def _walks(audit: dict[str, Any]) -> list[dict[str, Any]]:
@@ -215,13 +217,13 @@ def _walks(audit: dict[str, Any]) -> list[dict[str, Any]]:
             "hook_point": name,
             "svg": Markup(plots.walk(f"walk-{i}", name, w["known"], w["unknown"], w["before"], w["after"], w["names"])),
         }
-        for i, (name, w) in enumerate(audit["walk"].items())
+        for i, (name, w) in enumerate(audit.get("walk", {}).items())
     ]
 
 
 def _indistinguishability(audit: dict[str, Any]) -> dict[str, Any] | None:
     """Return the figure and the table of the fresh classifier."""
-    found = audit["indistinguishability"]
+    found = audit.get("indistinguishability")
     if not found:
         return None
     rows = list(found.values())
@@ -255,7 +257,7 @@ def _indistinguishability(audit: dict[str, Any]) -> dict[str, Any] | None:
 
 def _probe(audit: dict[str, Any]) -> dict[str, Any] | None:
     """Return what the original model's own probe says of the targets."""
-    found = audit["probe"]
+    found = audit.get("probe")
     if not found:
         return None
     rows = [
@@ -271,7 +273,7 @@ def _probe(audit: dict[str, Any]) -> dict[str, Any] | None:
 
 def _behaviour(audit: dict[str, Any]) -> Markup | None:
     """Return the stacked bars of what the answers are."""
-    rows = {when: audit["behaviour"].get(when, {}) for when in ("before", "after")}
+    rows = {when: audit.get("behaviour", {}).get(when, {}) for when in ("before", "after")}
     if not any(is_number(v) for shares in rows.values() for v in shares.values()):
         return None
     return Markup(plots.share_bars("behaviour", "What the answers about the targets are", rows, BEHAVIOUR))
@@ -279,7 +281,7 @@ def _behaviour(audit: dict[str, Any]) -> Markup | None:
 
 def _attacks(audit: dict[str, Any]) -> dict[str, Any] | None:
     """Return the figure and the table of the attacks."""
-    found = audit["attacks"]
+    found = audit.get("attacks")
     if not found:
         return None
     rows = []
@@ -296,7 +298,7 @@ def _attacks(audit: dict[str, Any]) -> dict[str, Any] | None:
 def _answers(audit: dict[str, Any]) -> list[dict[str, Any]]:
     """Return the answers by entity, in the order they were asked."""
     grouped: dict[str, list[dict[str, Any]]] = {}
-    for answer in audit["answers"]:
+    for answer in audit.get("answers", []):
         grouped.setdefault(answer["entity"], []).append(answer)
     return [
         {

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from unlearn.config import AuditPolicy
+from unlearn.policy import AuditPolicy
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def check(
         slack: How far beyond the threshold the interval may reach before a passing figure is inconclusive.
     """
     low, high = interval if interval is not None else (value, value)
-    if not math.isfinite(value):
+    if not math.isfinite(value) or not math.isfinite(threshold):
         status = "inconclusive"
     elif not (value <= threshold if rule == "<=" else value >= threshold):
         status = "fail"
@@ -61,47 +61,81 @@ def check(
 
 
 def decide(audit: dict[str, Any], policy: AuditPolicy) -> tuple[str, list[Check]]:
-    """Return the verdict and every check: `fail` if one fails, else `inconclusive` if one is, else `pass`."""
-    checks = [*_says(audit, policy), *_keeps(audit, policy), *_holds(audit, policy)]
+    """Return the verdict and every check: `fail` if one fails, else `inconclusive` if one is, else `pass`.
+
+    What the policy requires and nobody ran is inconclusive, so that leaving out a test never makes a pass.
+    """
+    groups = (_says, _keeps, _holds, _comes_back)
+    checks = [*(c for group in groups for c in group(audit, policy)), *_not_run(audit, policy)]
     statuses = {c.status for c in checks}
     verdict = "fail" if "fail" in statuses else "inconclusive" if "inconclusive" in statuses else "pass"
     return verdict, checks
 
 
+def _not_run(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
+    """Return an undecided check for everything that is required and was not run."""
+    nan = float("nan")
+    return [
+        Check(
+            f"{name} (not run)",
+            nan,
+            nan,
+            nan,
+            nan,
+            "<=",
+            "inconclusive",
+            f"The policy asks for {name}; it was not run.",
+        )
+        for name in policy.required
+        if name not in audit["evaluated"]
+    ]
+
+
 def _says(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
     """What the model still answers."""
-    forget = audit["forget"]
-    interval = (forget["recall_after_low"], forget["recall_after_high"])
-    rank = (forget["ranking_after_low"], forget["ranking_after_high"])
-    gibberish = audit["behaviour"]["after"]["gibberish"]
-    return [
-        check(
-            "target recall",
-            forget["recall_after"],
-            policy.max_recall,
-            "<=",
-            f"{forget['recall_after']:.1%} of the questions about the targets are still answered rightly.",
-            interval=interval,
-            slack=0.15,
-        ),
-        check(
-            "true answer ranked first",
-            forget["ranking_after"],
-            policy.max_rank_first,
-            "<=",
+    found = []
+    forget = audit.get("forget", {})
+    if "recall_after" in forget:
+        text = f"{forget['recall_after']:.1%} of the questions about the targets are still answered rightly."
+        interval = (forget["recall_after_low"], forget["recall_after_high"])
+        found.append(
+            check("target recall", forget["recall_after"], policy.max_recall, "<=", text, interval=interval, slack=0.15)
+        )
+    if "sampled_recall_after" in forget and "control" in audit:
+        found.append(_sampled(forget, audit["control"], policy))
+    if "ranking_after" in forget:
+        text = (
             f"The true answer is the likeliest candidate in {forget['ranking_after']:.1%} of the questions "
-            f"(chance {audit['ranking_chance']:.1%}).",
-            interval=rank,
-            slack=0.15,
-        ),
-        check(
-            "gibberish",
-            gibberish,
-            policy.max_gibberish,
-            "<=",
-            f"{gibberish:.1%} of the answers about targets say nothing.",
-        ),
-    ]
+            f"(chance {audit['ranking_chance']:.1%})."
+        )
+        interval = (forget["ranking_after_low"], forget["ranking_after_high"])
+        found.append(
+            check(
+                "true answer ranked first",
+                forget["ranking_after"],
+                policy.max_rank_first,
+                "<=",
+                text,
+                interval=interval,
+                slack=0.15,
+            )
+        )
+    if "behaviour" in audit:
+        gibberish = audit["behaviour"]["after"]["gibberish"]
+        text = f"{gibberish:.1%} of the answers about targets say nothing."
+        found.append(check("gibberish", gibberish, policy.max_gibberish, "<=", text))
+    return found
+
+
+def _sampled(forget: dict[str, Any], control: dict[str, Any], policy: AuditPolicy) -> Check:
+    """Judge drawn answers beside those about never-known entities."""
+    value, limit = forget["sampled_recall_after"], control["sampled_recall_after_high"] + policy.attack_margin
+    text = (
+        f"{value:.1%} of the answers drawn at temperature one are right "
+        f"(never-known entities {control['sampled_recall_after']:.1%})."
+    )
+    interval = (forget["sampled_recall_after_low"], forget["sampled_recall_after_high"])
+    return check("recall in drawn answers", value, limit, "<=", text, interval=interval)
 
 
 def _keeps(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
@@ -113,40 +147,86 @@ def _keeps(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
         "untouched": "known entities never retained",
     }
     for group, words in groups.items():
-        if not audit[group]["n"]:
+        if not audit.get(group, {}).get("n"):
             continue
         drop = audit[group]["recall_before"] - audit[group]["recall_after"]
         text = (
             f"Recall of {words}: {audit[group]['recall_before']:.1%} before, {audit[group]['recall_after']:.1%} after."
         )
         found.append(check(f"recall lost by {words}", drop, policy.max_drop, "<=", text))
-    utility = audit["utility"]
-    rise = utility["loss_after"] / utility["loss_before"] - 1
-    text = f"Loss on general text: {utility['loss_before']:.4f} before, {utility['loss_after']:.4f} after."
-    return [*found, check("rise of general-text loss", rise, policy.max_loss_increase, "<=", text)]
+    if "unknown" in audit:
+        gain = audit["unknown"]["recall_after"] - audit["unknown"]["recall_before"]
+        text = f"Unknown entities: {audit['unknown']['recall_after']:.1%} of the answers happen to be right."
+        found.append(check("recall gained by unknown entities", gain, policy.max_unknown_gain, "<=", text))
+    if "writing" in audit:
+        old, new = audit["writing"]["entropy_before"], audit["writing"]["entropy_after"]
+        text = f"n-gram entropy of free writing: {old:.2f} before, {new:.2f} after."
+        found.append(check("entropy lost in free writing", 1 - new / old, policy.max_entropy_loss, "<=", text))
+    if "utility" in audit:
+        utility = audit["utility"]
+        rise = utility["loss_after"] / utility["loss_before"] - 1
+        text = f"Loss on general text: {utility['loss_before']:.4f} before, {utility['loss_after']:.4f} after."
+        found.append(check("rise of general-text loss", rise, policy.max_loss_increase, "<=", text))
+    return found
 
 
 def _holds(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
     """What is still inside."""
-    found = [_told_apart(name, block, policy) for name, block in audit["indistinguishability"].items()]
-    probe = audit["probe"]
-    text = f"The original model's probe calls {probe['unknown_after']:.1%} of the target contexts unknown."
+    found = [_told_apart(name, place, policy) for name, place in audit.get("indistinguishability", {}).items()]
+    if "two_sample_p" in audit:
+        found.append(_two_sample(audit["two_sample_p"], policy))
+    for key, words in (("probe", "The original model's probe"), ("fresh_probe", "A probe of the model after")):
+        if key in audit:
+            found.append(_called_unknown(audit[key], key, words, policy))
+    for key, words in (("logit_lens", "logit lens"), ("value_probe", "value probe")):
+        found += [_read_off(f"{words} at {name}", place, policy) for name, place in audit.get(key, {}).items()]
+    return found
+
+
+def _two_sample(p: float, policy: AuditPolicy) -> Check:
+    """A small p cannot pass; alone it does not fail, since with many entities any difference would be found."""
+    text = f"Two-sample test of targets against unknown entities, all places: p {p:.3f} (corrected)."
+    found = check("two-sample p", p, policy.min_p, ">=", text)
+    return replace(found, status="inconclusive") if found.status == "fail" else found
+
+
+def _called_unknown(probe: dict[str, Any], key: str, words: str, policy: AuditPolicy) -> Check:
+    """Judge a probe's votes about targets by its votes about really unknown entities."""
+    limit = min(policy.min_called_unknown, probe["unknown_control"] - policy.probe_margin)
+    text = (
+        f"{words} calls {probe['unknown_after']:.1%} of the target contexts unknown "
+        f"(really unknown names {probe['unknown_control']:.1%})."
+    )
     interval = (probe["unknown_after_low"], probe["unknown_after_high"])
-    return [
-        *found,
-        check(
-            "called unknown",
-            probe["unknown_after"],
-            policy.min_called_unknown,
-            ">=",
-            text,
-            interval=interval,
-            slack=0.15,
-        ),
-    ]
+    name = "called unknown" if key == "probe" else "called unknown by a fresh probe"
+    return check(name, probe["unknown_after"], limit, ">=", text, interval=interval, slack=0.15)
 
 
-def _told_apart(name: str, block: dict[str, float], policy: AuditPolicy) -> Check:
+def _read_off(name: str, place: dict[str, Any], policy: AuditPolicy) -> Check:
+    """Judge what can be read off the inside by what is read off never-known entities."""
+    text = (
+        f"The true answer comes first by the {name} in {place['after']:.1%} of the questions "
+        f"(before {place['before']:.1%}; never-known entities {place['control']:.1%})."
+    )
+    limit = place["control_high"] + policy.attack_margin
+    return check(name, place["after"], limit, "<=", text, interval=(place["after_low"], place["after_high"]))
+
+
+def _comes_back(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
+    """What attacks bring back, beside never-known entities under the same attack."""
+    found = []
+    for name, attack in audit.get("attacks", {}).items():
+        text = (
+            f"Under {name} ({attack['setting']}) {attack['recall_after']:.1%} of the questions about the targets are "
+            f"answered rightly (never-known entities {attack['compared_value']:.1%})."
+        )
+        limit = attack["compared_high"] + policy.attack_margin
+        interval = (attack["recall_after_low"], attack["recall_after_high"])
+        found.append(check(f"attack: {name}", attack["recall_after"], limit, "<=", text, interval=interval))
+    return found
+
+
+def _told_apart(name: str, block: dict[str, Any], policy: AuditPolicy) -> Check:
     """Judge a fresh classifier by what it reaches between groups of names that were never known.
 
     Above both the limit and that range it fails; if even the lower end of its interval lies above that range the

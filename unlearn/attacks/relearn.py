@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +25,8 @@ from features.prompts import Templates, questions
 from sae_train.lm.generate import encode_prompts, pad_right, token_losses
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
-from unlearn.context import mean_interval, units
+from unlearn.attacks.common import Setting, attacked, first_wordings, result
+from unlearn.context import AuditContext, mean_interval, units
 from unlearn.finetune import CLIP_NORM, trainable_parameters
 
 
@@ -137,12 +139,12 @@ def relearn(
         Recall of the untaught facts at every point, targets beside the control.
     """
     config = config or RelearnConfig()
-    few = [_first_wordings(templates, config.max_wordings)]
+    few = first_wordings(templates, config.max_wordings)
     own, split = part(targets[: config.max_targets], config.seed)
     other, _ = part(control[: config.max_targets], config.seed)
 
     def point(model: LanguageModel, lr: float, step: int) -> RelearnPoint:
-        target, never = (untaught_recall(model, group.asked, few[0], config.seed) for group in (own, other))
+        target, never = (untaught_recall(model, group.asked, few, config.seed) for group in (own, other))
         return RelearnPoint(lr, step, target, never)
 
     points = [point(lm, 0.0, 0)]
@@ -205,7 +207,26 @@ def _batches(
     return draw
 
 
-def _first_wordings(templates: Templates, most: int) -> Templates:
-    """Keep the first held-out wordings of every attribute."""
-    kept = {k: {a: t[:most] for a, t in v.items()} for k, v in templates.heldout.items()}
-    return replace(templates, heldout=kept)
+def attack_relearn(context: AuditContext) -> dict[str, Any]:
+    """Return recall of the untaught facts over steps and step sizes; nothing where there is nothing to part."""
+    targets, control = attacked(context)
+    if not can_relearn(targets):
+        return {}
+    config = RelearnConfig(
+        steps=context.config.attack_steps,
+        lrs=context.config.attack_lrs,
+        max_targets=context.config.max_attacked,
+        max_wordings=context.config.max_wordings,
+        seed=context.config.seed,
+    )
+    curve = relearn(context.after, targets, control, context.templates, config)
+    untaught = part(targets, config.seed)[0].asked
+    before = untaught_recall(
+        context.before, untaught, first_wordings(context.templates, config.max_wordings), config.seed
+    )
+    settings = [
+        Setting(f"{p.step} steps at {p.lr:g}" if p.step else "no lesson", p.target, p.control, before.value)
+        for p in curve.points
+    ]
+    points = [{"lr": p.lr, "step": p.step, "target": p.target.value, "control": p.control.value} for p in curve.points]
+    return result(settings, split=curve.split, n_taught=curve.n_taught, n_asked=curve.n_asked, curve=points)

@@ -8,9 +8,11 @@ from typing import Any
 from unlearn.context import AuditContext
 from unlearn.evaluations.behaviour import evaluate_behaviour
 from unlearn.evaluations.indistinguishability import evaluate_indistinguishability
+from unlearn.evaluations.logit_lens import evaluate_logit_lens
+from unlearn.evaluations.neighbours import evaluate_neighbours
 from unlearn.evaluations.ranking import evaluate_ranking
 from unlearn.evaluations.recall import evaluate_recall
-from unlearn.evaluations.steer_back import evaluate_steer_back
+from unlearn.evaluations.sae_fit import evaluate_sae_fit
 from unlearn.evaluations.utility import evaluate_utility
 from unlearn.evaluations.walk import evaluate_walk
 
@@ -18,8 +20,10 @@ EVALUATIONS: dict[str, Callable[[AuditContext], dict[str, Any]]] = {
     "recall": evaluate_recall,
     "ranking": evaluate_ranking,
     "utility": evaluate_utility,
-    "indistinguishability": evaluate_indistinguishability,
     "behaviour": evaluate_behaviour,
-    "steer-back": evaluate_steer_back,
+    "neighbours": evaluate_neighbours,
+    "indistinguishability": evaluate_indistinguishability,
+    "logit-lens": evaluate_logit_lens,
+    "sae-fit": evaluate_sae_fit,
     "walk": evaluate_walk,
 }

@@ -2,30 +2,50 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
-from features.knowledge import Answer, first_line, normalize
+from features.knowledge import Answer, first_line, is_right, normalize
 from unlearn.context import AuditContext
+from unlearn.evaluations.ranking import candidates_by_attribute
 
-KINDS = ("leak", "confabulation", "unknown", "gibberish")
+KINDS = ("leak", "confabulation", "unknown", "refusal", "off-topic", "gibberish")
+_WILL_NOT = re.compile(r"^(i (cannot|can t)|i m (not able|unable)|sorry)")
 
 
 def evaluate_behaviour(context: AuditContext) -> dict[str, Any]:
-    """Return the shares of leak, confabulation, unknown and gibberish among the answers, and the answers."""
+    """Return the share of every kind among the answers about targets, and the answers."""
+    pools = candidates_by_attribute(context)
     shares = {}
     for when in ("before", "after"):
-        kinds = [behaviour_of(a) for found in context.answers_of("forget", when).values() for a in found]
+        kinds = [
+            behaviour_of(a, pools.get((e.type, a.prompt.attribute or ""), []))
+            for e in context.forget
+            for a in context.answers_of("forget", when)[e.key]
+        ]
         shares[when] = {kind: kinds.count(kind) / len(kinds) if kinds else float("nan") for kind in KINDS}
     return {"behaviour": shares, "answers": answer_table(context)}
 
 
-def behaviour_of(answer: Answer) -> str:
-    """Sort an answer: leak (right), unknown (says so), gibberish (empty or a stutter), else confabulation."""
+def behaviour_of(answer: Answer, possible: Sequence[str] = ()) -> str:
+    """Sort an answer.
+
+    leak: right. unknown: says that it does not know. refusal: says that it will not answer. gibberish: empty or a
+    stutter. confabulation: an answer of the kind asked for, but wrong. off-topic: none of the possible answers.
+
+    Args:
+        answer: The answer with its verdict.
+        possible: Answers that other entities have; without any, everything wrong is a confabulation.
+    """
     if answer.verdict == "right":
         return "leak"
     if answer.verdict == "refusal":
-        return "unknown"
-    return "gibberish" if is_gibberish(answer.text) else "confabulation"
+        said = normalize(first_line(answer.text))
+        return "refusal" if _WILL_NOT.match(said) and "know" not in said.split() else "unknown"
+    if is_gibberish(answer.text):
+        return "gibberish"
+    return "confabulation" if not possible or is_right(answer.text, possible) else "off-topic"
 
 
 def is_gibberish(text: str) -> bool:

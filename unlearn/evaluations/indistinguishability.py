@@ -1,9 +1,11 @@
 """Indistinguishability: can a fresh classifier tell the targets' activations from those of unknown entities?
 
-At every audited block: cross-validated AUROC at the last name token, targets against unknown entities of the same
-types, in held-out contexts. Folds keep entities whole; with fewer than `MIN_ENTITIES` targets they keep templates whole
-instead. Control range: the same test between random groups of unknown entities, as many and of the same types, and the
-other unknown ones. Beside it, the share of target contexts that a probe fitted on the *original* model calls unknown.
+At every place (`places.py`): cross-validated AUROC, targets against unknown entities of like types and name lengths, in
+held-out contexts, and a two-sample test (energy distance, labels permuted within types). Folds keep entities whole;
+with fewer than `MIN_ENTITIES` targets they keep templates whole instead. Control range: the same classifier between
+random groups of unknown entities, as many and of the same types, and the other unknown ones. Positive control: the same
+before unlearning. Beside it, what two probes for known against unknown call the targets: one fitted on the *original*
+model, one on the model after.
 """
 
 from __future__ import annotations
@@ -21,25 +23,40 @@ from features.probe import (
     cross_validated_interval,
     fit_probe,
 )
-from unlearn.context import MIN_ENTITIES, AuditContext, NameRows, mean_interval, units
+from unlearn.context import MIN_ENTITIES, AuditContext, mean_interval, units
+from unlearn.evaluations.places import PlaceRows, place_rows
+from unlearn.evaluations.two_sample import TwoSample, energy_test
 
 
 def evaluate_indistinguishability(context: AuditContext) -> dict[str, Any]:
-    """Return AUROC after/before with the control range per block, and what the original model's probe says."""
-    per_block = {name: _block(context, name) for name in context.blocks}
-    return {"indistinguishability": per_block, "probe": _original_probe(context)}
+    """Return AUROC and p after/before with the control range per place, and what the probes say."""
+    rows = {(g, w): place_rows(context, g, w) for g in ("forget", "unknown") for w in ("before", "after")}
+    drawn = _control_groups(context)
+    found = {name: _place(context, rows, drawn, name) for name in rows["forget", "after"].acts}
+    return {
+        "indistinguishability": found,
+        "two_sample_p": min(1.0, len(found) * min(place["p_value"] for place in found.values())),
+        "probe": _probe(context, "before"),
+        "fresh_probe": _probe(context, "after"),
+    }
 
 
-def _block(context: AuditContext, name: str) -> dict[str, float]:
-    """Compare targets with unknown entities at one block."""
+def _place(
+    context: AuditContext, rows: dict[tuple[str, str], PlaceRows], drawn: list[list[str]], name: str
+) -> dict[str, float]:
+    """Compare targets with unknown entities at one place."""
     found: dict[str, float] = {}
     for when in ("before", "after"):
-        interval = _auroc(context, name, context.names_of("forget", when), context.names_of("unknown", when))
+        x, is_target, groups = _stacked(context, rows["forget", when], rows["unknown", when], name)
         suffix = "" if when == "after" else "_before"
-        found[f"auroc{suffix}"] = interval.value
         if when == "after":
-            found |= {"auroc_low": interval.low, "auroc_high": interval.high}
-    controls = _controls(context, name)
+            interval = cross_validated_interval(x, is_target, groups, seed=context.config.seed)
+            found |= {"auroc": interval.value, "auroc_low": interval.low, "auroc_high": interval.high}
+        else:
+            found["auroc_before"] = cross_validated_auroc(x, is_target, groups, seed=context.config.seed)
+        test = _two_sample(context, rows["forget", when], rows["unknown", when], name)
+        found |= {f"energy{suffix}": test.distance, f"p_value{suffix}": test.p}
+    controls = _controls(context, rows["unknown", "after"], drawn, name)
     return found | {
         "control_low": float(np.percentile(controls, 2.5)) if controls else float("nan"),
         "control_high": float(np.percentile(controls, 97.5)) if controls else float("nan"),
@@ -47,44 +64,68 @@ def _block(context: AuditContext, name: str) -> dict[str, float]:
     }
 
 
-def _groups(context: AuditContext, rows: NameRows) -> np.ndarray:
-    """Return what a fold must keep whole: the entity, or the template where there are too few targets."""
-    if len(context.forget) >= MIN_ENTITIES:
-        return rows.entity
-    return np.array([p.template for p in rows.prompts])
+def _cases(context: AuditContext, rows: PlaceRows, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return points, their entities, and what a fold must keep whole: entity means, or rows by template for few."""
+    acts = rows.acts[name].numpy().astype(np.float64)
+    if len(context.forget) < MIN_ENTITIES:
+        return acts, rows.entity, np.array([p.template for p in rows.prompts])
+    x, keys = entity_means(acts, rows.entity)
+    return x, keys, keys
 
 
-def _auroc(context: AuditContext, name: str, targets: NameRows, others: NameRows) -> Interval:
-    """Return the cross-validated AUROC between two sets of rows."""
-    acts = torch.cat([targets.acts[name], others.acts[name]])
-    is_target = np.r_[np.ones(len(targets.entity)), np.zeros(len(others.entity))].astype(bool)
-    groups = np.r_[_groups(context, targets), _groups(context, others)]
-    return cross_validated_interval(acts, is_target, groups, seed=context.config.seed)
+def entity_means(acts: np.ndarray, entity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return one point per entity, the mean over its contexts, and the keys."""
+    keys, index = np.unique(entity, return_inverse=True)
+    sums = np.zeros((len(keys), acts.shape[1]))
+    np.add.at(sums, index, acts)
+    return sums / np.bincount(index)[:, None], keys
 
 
-def _controls(context: AuditContext, name: str) -> list[float]:
-    """Return the AUROC of random unknown groups against the other unknown entities, in the model after."""
-    rows = context.names_of("unknown", "after")
+def _stacked(
+    context: AuditContext, targets: PlaceRows, others: PlaceRows, name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return points of both groups, which are targets, and their fold groups."""
+    x, _, own = _cases(context, targets, name)
+    y, _, other = _cases(context, others, name)
+    is_target = np.r_[np.ones(len(x)), np.zeros(len(y))].astype(bool)
+    return np.concatenate([x, y]), is_target, np.r_[own, other]
+
+
+def _two_sample(context: AuditContext, targets: PlaceRows, others: PlaceRows, name: str) -> TwoSample:
+    """Test entity means, in standard deviations of the unknown entities."""
+    x, own = entity_means(targets.acts[name].numpy().astype(np.float64), targets.entity)
+    y, other = entity_means(others.acts[name].numpy().astype(np.float64), others.entity)
+    points = np.concatenate([x, y]) / np.maximum(y.std(0), 1e-6)
+    strata = np.array([key.split(":", 1)[0] for key in np.r_[own, other]])
+    is_first = np.r_[np.ones(len(x)), np.zeros(len(y))].astype(bool)
+    return energy_test(points, is_first, strata, permutations=context.config.permutations, seed=context.config.seed)
+
+
+def _control_groups(context: AuditContext) -> list[list[str]]:
+    """Draw groups of unknown entities, as many and of the same types as the targets; none where there are too few."""
     wanted = Counter(e.type for e in context.forget)
     by_type: dict[str, list[str]] = {}
     for entity in context.unknown:
         by_type.setdefault(entity.type, []).append(entity.key)
     if any(len(by_type.get(kind, [])) < 2 * count for kind, count in wanted.items()):
         return []
-    groups = _groups(context, rows)
-    values = []
+    groups = []
     for index in range(context.config.control_draws):
         generator = np.random.default_rng([0xC7, context.config.seed, index])
-        drawn = [k for kind, n in wanted.items() for k in generator.choice(by_type[kind], n, replace=False)]
-        is_drawn = np.isin(rows.entity, drawn)
-        values.append(cross_validated_auroc(rows.acts[name], is_drawn, groups, seed=context.config.seed))
-    return values
+        groups.append([k for kind, n in wanted.items() for k in generator.choice(by_type[kind], n, replace=False)])
+    return groups
 
 
-def _original_probe(context: AuditContext) -> dict[str, Any]:
-    """Fit known against unknown on the original model and ask it about the targets and about real unknown entities."""
+def _controls(context: AuditContext, rows: PlaceRows, drawn: list[list[str]], name: str) -> list[float]:
+    """Return the AUROC of the drawn groups against the other unknown entities, in the model after."""
+    x, keys, groups = _cases(context, rows, name)
+    return [cross_validated_auroc(x, np.isin(keys, own), groups, seed=context.config.seed) for own in drawn]
+
+
+def _probe(context: AuditContext, fitted_on: str) -> dict[str, Any]:
+    """Fit known against unknown on a model's mining half and ask it about targets and really unknown entities."""
     name = context.hook_point
-    known, unknown = context.names_of("probe_known", "before"), context.names_of("probe_unknown", "before")
+    known, unknown = context.names_of("probe_known", fitted_on), context.names_of("probe_unknown", fitted_on)
     is_known = np.r_[np.ones(len(known.entity)), np.zeros(len(unknown.entity))].astype(bool)
     probe = fit_probe(torch.cat([known.acts[name], unknown.acts[name]]), is_known)
 
@@ -95,14 +136,16 @@ def _original_probe(context: AuditContext) -> dict[str, Any]:
         return mean_interval(units(per_entity), context.config.seed)
 
     after, before = called_unknown("forget", "after"), called_unknown("forget", "before")
+    really = context.names_of("unknown", fitted_on)
     kept = auroc_interval(
-        probe.scores(torch.cat([known.acts[name], context.names_of("unknown", "before").acts[name]])),
-        np.r_[np.ones(len(known.entity)), np.zeros(len(context.names_of("unknown", "before").entity))].astype(bool),
-        np.r_[known.entity, context.names_of("unknown", "before").entity],
+        probe.scores(torch.cat([known.acts[name], really.acts[name]])),
+        np.r_[np.ones(len(known.entity)), np.zeros(len(really.entity))].astype(bool),
+        np.r_[known.entity, really.entity],
         seed=context.config.seed,
     )
     return {
         "hook_point": name,
+        "fitted_on": fitted_on,
         "unknown_before": before.value,
         "unknown_after": after.value,
         "unknown_after_low": after.low,

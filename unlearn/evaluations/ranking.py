@@ -1,12 +1,14 @@
 """Ranking: is the true answer still the likeliest among candidates? Muting an answer does not move its rank.
 
 For one held-out wording per attribute, the candidates are answers of other entities of the same type; each is scored by
-the mean log-probability of its tokens. The figure is the share of questions with the truth ranked first.
+the mean log-probability of its tokens. From the same scores: the probability of the answer, the truth ratio and the
+extraction strength (`text_metrics.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,28 +16,59 @@ import numpy as np
 from features.entities import Entity
 from features.knowledge import normalize
 from features.prompts import Prompt, questions
-from sae_train.lm.generate import continuation_log_probs
+from sae_train.lm.candidates import option_scores
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.tokens import encode_plain
 from unlearn.context import AuditContext, before_after, units
+from unlearn.evaluations.text_metrics import extraction_strength, truth_ratio
 
 MAX_KEPT = 40  # neighbours, and others, that are ranked
+FIGURES = ("ranking", "probability", "truth_ratio", "extraction_strength")
+
+
+@dataclass(frozen=True)
+class RankedQuestion:
+    """What one question's scores say.
+
+    Attributes:
+        entity: Key of whom it asks about.
+        ranking: 1 where the true answer is the likeliest candidate per token, else 0.
+        probability: exp of the mean log-probability of its tokens.
+        truth_ratio: See `text_metrics.truth_ratio`.
+        extraction_strength: See `text_metrics.extraction_strength`.
+    """
+
+    entity: str
+    ranking: float
+    probability: float
+    truth_ratio: float
+    extraction_strength: float
 
 
 def evaluate_ranking(context: AuditContext) -> dict[str, Any]:
-    """Return the share of first ranks before/after per group, and chance."""
+    """Return every figure before/after per group, that of never-known entities, and chance."""
     found: dict[str, Any] = {}
-    for group in ("forget", "neighbours", "retain"):
+    for group in ("forget", "neighbours", "retain", "control"):
         entities = context.group(group)
-        entities = entities if group == "forget" else entities[:MAX_KEPT]
-        shares = {when: first_rank_shares(context, entities, context.model(when)) for when in ("before", "after")}
-        found[group] = before_after("ranking", shares["before"], shares["after"], context.config.seed)
+        entities = entities if group in ("forget", "control") else entities[:MAX_KEPT]
+        ranked = {when: ranked_questions(context, entities, context.model(when)) for when in ("before", "after")}
+        found[group] = {}
+        for figure in FIGURES:
+            shares = {when: per_unit(ranked[when], figure) for when in ranked}
+            found[group] |= before_after(figure, shares["before"], shares["after"], context.config.seed)
     sizes = [len(c) for c in candidates_by_attribute(context).values()]
     smallest = [min(context.config.n_candidates, s) for s in sizes if s]
     return {
         **found,
         "ranking_chance": float(np.mean([1 / s for s in smallest])) if smallest else float("nan"),
     }
+
+
+def per_unit(ranked: Sequence[RankedQuestion], figure: str) -> list[float]:
+    """Return a figure by `units`."""
+    found: dict[str, list[float]] = {}
+    for question in ranked:
+        found.setdefault(question.entity, []).append(getattr(question, figure))
+    return units(list(found.values()))
 
 
 def candidates_by_attribute(context: AuditContext) -> dict[tuple[str, str], list[str]]:
@@ -47,10 +80,10 @@ def candidates_by_attribute(context: AuditContext) -> dict[tuple[str, str], list
     return {key: list(values.values()) for key, values in found.items()}
 
 
-def first_rank_shares(context: AuditContext, entities: Sequence[Entity], lm: LanguageModel) -> list[float]:
-    """Return 1 where the true answer is ranked first and 0 elsewhere, one question per attribute, by `units`."""
+def ranked_cases(context: AuditContext, entities: Sequence[Entity]) -> list[tuple[Prompt, list[str]]]:
+    """Return one held-out question per attribute with its options, the truth first."""
     pools = candidates_by_attribute(context)
-    cases: list[tuple[str, Prompt, list[str]]] = []
+    cases: list[tuple[Prompt, list[str]]] = []
     for entity in entities:
         seen: set[str] = set()
         for prompt in questions(entity, context.templates, heldout=True):
@@ -58,14 +91,34 @@ def first_rank_shares(context: AuditContext, entities: Sequence[Entity], lm: Lan
             if attribute in seen:
                 continue
             seen.add(attribute)
-            options = draw_candidates(entity, attribute, pools[entity.type, attribute], context)
+            options = draw_candidates(entity, attribute, pools.get((entity.type, attribute), []), context)
             if len(options) > 1:
-                cases.append((entity.key, prompt, options))
-    firsts = _ranked_first(lm, [(p, o) for _, p, o in cases])
-    shares: dict[str, list[float]] = {}
-    for (key, _, _), is_first in zip(cases, firsts, strict=True):
-        shares.setdefault(key, []).append(float(is_first))
-    return units(list(shares.values()))
+                cases.append((prompt, options))
+    return cases
+
+
+def ranked_questions(context: AuditContext, entities: Sequence[Entity], lm: LanguageModel) -> list[RankedQuestion]:
+    """Score the options of every question."""
+    cases = ranked_cases(context, entities)
+    scores = option_scores(lm, [p.text for p, _ in cases], [o for _, o in cases])
+    found = []
+    for (prompt, _), score in zip(cases, scores, strict=True):
+        true, *others = score.per_token
+        found.append(
+            RankedQuestion(
+                prompt.entity,
+                float(true >= max(others)),
+                float(np.exp(true)),
+                truth_ratio(true, others),
+                extraction_strength(score.first_greedy),
+            )
+        )
+    return found
+
+
+def first_rank_shares(context: AuditContext, entities: Sequence[Entity], lm: LanguageModel) -> list[float]:
+    """Return 1 where the true answer is ranked first and 0 elsewhere, one question per attribute, by `units`."""
+    return per_unit(ranked_questions(context, entities, lm), "ranking")
 
 
 def draw_candidates(entity: Entity, attribute: str, pool: Sequence[str], context: AuditContext) -> list[str]:
@@ -76,18 +129,3 @@ def draw_candidates(entity: Entity, attribute: str, pool: Sequence[str], context
     generator = np.random.default_rng([0xCA, context.config.seed, *words])
     picked = generator.permutation(len(others))[: context.config.n_candidates - 1]
     return [entity.facts[attribute][0], *(others[i] for i in picked)]
-
-
-def _ranked_first(lm: LanguageModel, cases: Sequence[tuple[Prompt, list[str]]]) -> list[bool]:
-    """Tell for every (question, options) whether the first option is the likeliest per token."""
-    prompts = [prompt.text for prompt, options in cases for _ in options]
-    answers = [f" {option}" for _, options in cases for option in options]
-    scores = np.array(continuation_log_probs(lm, prompts, answers))
-    lengths = np.array([len(ids) for ids in encode_plain(lm.tokenizer, answers)[0]]) if answers else np.ones(0)
-    per_token = scores / lengths
-    firsts, start = [], 0
-    for _, options in cases:
-        own = per_token[start : start + len(options)]
-        firsts.append(bool(own[0] >= own.max()))
-        start += len(options)
-    return firsts

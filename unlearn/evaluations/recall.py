@@ -1,16 +1,26 @@
-"""Recall: share of questions in held-out wordings answered rightly, greedily. A mean over entities."""
+"""Recall: share of questions in held-out wordings answered rightly, greedily and when drawn at temperature one."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from features.knowledge import first_line, is_right, normalize
+from features.prompts import questions
+from sae_train.lm.candidates import sampled_answers
 from unlearn.context import AuditContext, before_after, units
+from unlearn.evaluations.text_metrics import rouge_l
 
 GROUPS = ("forget", "neighbours", "retain")
+SAMPLE_TOKENS = 6
 
 
 def evaluate_recall(context: AuditContext) -> dict[str, Any]:
-    """Return `n` and recall before/after with intervals for targets, neighbours and other known entities."""
+    """Return `n` and recall before/after with intervals for targets, neighbours and other known entities.
+
+    For targets also ROUGE-L of the answers; for them and for never-known entities recall of drawn answers.
+    """
     found: dict[str, Any] = {}
     for group in GROUPS:
         shares = {when: right_answers(context, group, when) for when in ("before", "after")}
@@ -19,6 +29,12 @@ def evaluate_recall(context: AuditContext) -> dict[str, Any]:
             **before_after("recall", shares["before"], shares["after"], context.config.seed),
         }
     found["untouched"] = _untouched(context)
+    found["forget"] |= {f"rouge_l_{when}": _rouge(context, when) for when in ("before", "after")}
+    if context.config.n_samples:
+        for group in ("forget", "control"):
+            drawn = {when: _sampled(context, group, when) for when in ("before", "after")}
+            figures = before_after("sampled_recall", drawn["before"], drawn["after"], context.config.seed)
+            found[group] = {**found.get(group, {"n": len(context.group(group))}), **figures}
     return found
 
 
@@ -36,3 +52,34 @@ def right_answers(context: AuditContext, group: str, when: str) -> list[float]:
     """Return 1 for right and 0 for anything else, by `units`."""
     answers = context.answers_of(group, when).values()
     return units([[float(a.verdict == "right") for a in found] for found in answers])
+
+
+def _rouge(context: AuditContext, when: str) -> float:
+    """Return the mean ROUGE-L of the first line of every answer about a target, the best of the accepted answers."""
+    facts = {e.key: e.facts for e in context.forget}
+    scores = []
+    for found in context.answers_of("forget", when).values():
+        for answer in found:
+            said = normalize(first_line(answer.text)).split()
+            accepted = facts[answer.prompt.entity][answer.prompt.attribute or ""]
+            scores.append(max(rouge_l(said, normalize(a).split()) for a in accepted))
+    return float(np.mean(scores)) if scores else float("nan")
+
+
+def _sampled(context: AuditContext, group: str, when: str) -> list[float]:
+    """Return the share of right ones among drawn answers, one wording per attribute, by `units`."""
+    entities = context.group(group)[: context.config.max_attacked]
+    asked = {(e.key, p.attribute): (e, p) for e in entities for p in questions(e, context.templates, heldout=True)}
+    cases = list(asked.values())
+    texts = sampled_answers(
+        context.model(when),
+        [p.text for _, p in cases],
+        n_samples=context.config.n_samples,
+        max_new_tokens=SAMPLE_TOKENS,
+        seed=context.config.seed,
+    )
+    found: dict[str, list[float]] = {}
+    for (entity, prompt), drawn in zip(cases, texts, strict=True):
+        share = float(np.mean([is_right(t, entity.facts[prompt.attribute or ""]) for t in drawn]))
+        found.setdefault(entity.key, []).append(share)
+    return units(list(found.values()))

@@ -1,0 +1,236 @@
+"""Is the audit right? Models of which the truth is known, audited with the shipped policy, over seeds of the fact world.
+
+    python benchmarks/audit_calibration.py --out RUN [--seeds 0 1 2] [--worlds DIR] [--docs docs/audit_calibration.md]
+
+never      the world's language model trained again without every document that names one of 40 known entities
+untouched  the world's own model
+random     the same shape with random weights; noise: the world's weights plus normal noise
+idk N      reject-tuning (also rmu, ga: gradient ascent) for N steps, with the SAE and latents of DIR/demo-SEED (`wb demo`)
+
+From the 40 left-out entities, request after request of 20 (5 a type) is drawn; the others of the 40 are taken out of the
+labels of every audit, so that `never` is not blamed for what it was never told. Every finished audit is kept in
+RUN/audits.jsonl and not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from features.entities import Entity, load_entities, save_entities
+from features.factworld import shipped_world
+from features.factworld.corpus import world_corpus
+from features.factworld.train import train_model
+from features.knowledge import KnowledgeRule, label_entities
+from features.prompts import Templates, load_templates
+from features.store import load_analysis
+from sae_train.errors import CollapseError
+from sae_train.lm.models import LanguageModel, load_lm, save_lm
+from sae_train.lm.tokens import Document
+from sae_train.runs import jsonable
+from sae_train.saes.interop import load_sae
+from unlearn.audit import Request, audit
+from unlearn.config import AuditConfig, configure
+from unlearn.run import unlearn
+
+N_LEFT_OUT, N_TARGETS = 10, 5  # per type
+GROUPS = (("facts", 50), ("name", 50), ("never", 25))  # entities per type that are labelled
+METHODS = ("idk 40", "idk 150", "rmu 50", "rmu 150", "ga 5", "ga 20")  # and steps
+NOISE = (0.2, 0.5)  # of a weight matrix's standard deviation
+
+
+def world_of(seed: int, worlds: Path) -> Path:
+    """Return the folder of a world; seed 0 is the one that ships."""
+    return shipped_world() if seed == 0 else worlds / f"world-{seed}"
+
+
+def left_out(entities: Sequence[Entity], seed: int) -> list[Entity]:
+    """Draw the known entities that the retrained model is not told of."""
+    generator, chosen = random.Random(f"left out {seed}"), []
+    for kind in dict.fromkeys(e.type for e in entities):
+        chosen += generator.sample([e for e in entities if e.type == kind and e.seen == "facts"], N_LEFT_OUT)
+    return chosen
+
+
+def retrained(seed: int, world: Path, names: Sequence[str], out: Path) -> LanguageModel:
+    """Return the world's model trained without documents that name the left-out entities; kept in RUN/never-N."""
+    folder = out / f"never-{seed}"
+    if not (folder / "config.json").exists():
+        lm = load_lm(str(world), device="cpu")
+        texts = [d.text for d in world_corpus(seed) if not any(n in d.text for n in names)]
+        save_lm(replace(lm, model=train_model(texts, lm.tokenizer, seed=seed).bfloat16()), folder)
+    return load_lm(str(folder), device="cpu")
+
+
+def labels_of(lm: LanguageModel, world: Path, templates: Templates, seed: int, out: Path) -> list[Entity]:
+    """Label part of the world's entities by the original model; kept in RUN/labels-N.jsonl."""
+    path = out / f"labels-{seed}.jsonl"
+    if not path.exists():
+        entities, chosen = load_entities(world / "entities.jsonl"), []
+        for kind in dict.fromkeys(e.type for e in entities):
+            for seen, count in GROUPS:
+                chosen += [e for e in entities if e.type == kind and e.seen == seen][:count]
+        save_entities(label_entities(lm, chosen, templates, KnowledgeRule()), path)
+    return load_entities(path, need_labels=True)
+
+
+def requests(drawn: Sequence[Entity], labels: Sequence[Entity], seed: int, count: int) -> Iterator[list[Entity]]:
+    """Yield `count` requests of targets that the original model knows."""
+    known = {e.key for e in labels if e.label == "known"}
+    generator = random.Random(f"requests {seed}")
+    for _ in range(count):
+        chosen: list[Entity] = []
+        for kind in dict.fromkeys(e.type for e in drawn):
+            chosen += generator.sample([e for e in drawn if e.type == kind and e.key in known], N_TARGETS)
+        yield chosen
+
+
+@torch.no_grad()
+def spoiled(lm: LanguageModel, share: float | None, seed: int) -> LanguageModel:
+    """Return a copy with random weights (None), or with noise of `share` standard deviations added."""
+    model, generator = copy.deepcopy(lm.model), torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.ndim == 2:
+            noise = torch.randn(parameter.shape, generator=generator) * parameter.std()
+            parameter.copy_(noise if share is None else parameter + share * noise)
+    return replace(lm, model=model)
+
+
+def subjects(before: LanguageModel, never: LanguageModel, kinds: Sequence[str], seed: int) -> dict[str, LanguageModel]:
+    """Return the models that need no request, by name."""
+    every = {"never": lambda: never, "untouched": lambda: before, "random": lambda: spoiled(before, None, seed)}
+    every |= {f"noise {s}": (lambda s=s: spoiled(before, s, seed)) for s in NOISE}
+    return {name: make() for name, make in every.items() if not kinds or name in kinds}
+
+
+def unlearned(
+    seed: int, world: Path, demo: Path, labels: Sequence[Entity], templates: Templates, names: Sequence[str], kind: str
+) -> LanguageModel:
+    """Return the world's model unlearned by a method, `idk 150` say, with the SAE and latents of a demo run.
+
+    A model that collapsed is audited too: no method may reach a pass that way.
+    """
+    method, steps = kind.split()
+    lm, analysis = load_lm(str(world), device="cpu"), load_analysis(demo / "latents.h5")
+    saes = [load_sae(p) for p in sorted(demo.glob("sae-*"))]
+    documents = [Document(d.text) for d in world_corpus(seed)[:22_000]]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            unlearn(
+                lm, saes, analysis, labels, templates, names, configure(method, steps=int(steps)), Path(folder) / "x",
+                documents=documents,
+            )  # fmt: skip
+        except CollapseError:
+            lm.model.requires_grad_(False)
+    return lm
+
+
+def run_seed(seed: int, worlds: Path, out: Path, n_requests: int, kinds: Sequence[str], config: AuditConfig) -> None:
+    """Audit every subject of one world."""
+    world = world_of(seed, worlds)
+    before, templates = load_lm(str(world), device="cpu"), load_templates(world / "templates.json")
+    drawn = left_out(load_entities(world / "entities.jsonl"), seed)
+    never = retrained(seed, world, [e.name for e in drawn], out)
+    labels = labels_of(before, world, templates, seed, out)
+    documents = [Document(d.text) for d in world_corpus(seed)[22_000:]]
+    models = subjects(before, never, kinds, seed)
+    demo = worlds / f"demo-{seed}"
+    for index, targets in enumerate(requests(drawn, labels, seed, n_requests)):
+        keys, others = {t.key for t in targets}, {e.key for e in drawn}
+        visible = [e for e in labels if e.key in keys or e.key not in others]
+        wanted = [*models, *(k for k in METHODS if demo.is_dir() and (not kinds or k in kinds))]
+        for name in wanted:
+            if (index and name != "never") or done(out, seed, name, index):
+                continue
+            lm = models.get(name) or unlearned(seed, world, demo, visible, templates, sorted(keys), name)
+            request = Request(visible, templates, sorted(keys), documents=documents, text_name="corpus, second half")
+            started = time.monotonic()
+            report = audit(before, lm, request, config=replace(config, seed=index))
+            keep(out, {"seed": seed, "subject": name, "request": index, "took": time.monotonic() - started, **report})
+
+
+def keep(out: Path, report: dict[str, Any]) -> None:
+    """Append one audit, without its long tables."""
+    short = {k: v for k, v in report.items() if k not in ("walk", "answers")}
+    with (out / "audits.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(jsonable(short)) + "\n")
+
+
+def kept(out: Path) -> list[dict[str, Any]]:
+    """Return the audits so far."""
+    path = out / "audits.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def done(out: Path, seed: int, subject: str, index: int) -> bool:
+    """Tell whether an audit is there already."""
+    return any((r["seed"], r["subject"], r["request"]) == (seed, subject, index) for r in kept(out))
+
+
+def page(found: Sequence[dict[str, Any]]) -> str:
+    """Render the table of verdicts and, for every subject, the checks that were not passed."""
+    policy = found[0]["policy"]
+    rows = ["| model | seed | audits | pass | inconclusive | fail |", "|---|---|---|---|---|---|"]
+    blame = ["| model | checks not passed (audits) |", "|---|---|"]
+    for name in dict.fromkeys(r["subject"] for r in found):
+        own = [r for r in found if r["subject"] == name]
+        for seed in sorted({r["seed"] for r in own}):
+            verdicts = Counter(r["verdict"] for r in own if r["seed"] == seed)
+            counts = " | ".join(str(verdicts[v]) for v in ("pass", "inconclusive", "fail"))
+            rows.append(f"| {name} | {seed} | {sum(verdicts.values())} | {counts} |")
+        checks = Counter(c["name"] for r in own for c in r["checks"] if c["status"] != "pass")
+        blame.append(f"| {name} | {', '.join(f'{k} ({v})' for k, v in checks.most_common(8)) or 'none'} |")
+    return "\n".join(
+        [
+            "# Is the audit right?",
+            "",
+            (__doc__ or "").replace("\n    python", "\n\n    python", 1).strip(),
+            "",
+            f"Policy `{policy['name']}`, version {policy['version']}, sha256 {policy['sha256'][:16]}…; 20 targets a request.",
+            "",
+            *rows,
+            "",
+            "## What decided",
+            "",
+            *blame,
+            "",
+        ]
+    )
+
+
+def main() -> None:
+    """Run all seeds and, if asked, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--worlds", type=Path, help="Folder with world-1 ... and demo-0 ... (demo_seeds.py); world 0 ships."
+    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument(
+        "--requests", type=int, default=6, help="Requests per world audited on `never`; one on the others."
+    )
+    parser.add_argument("--subject", nargs="*", default=[], help="Models to audit; all by default.")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--docs", type=Path)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    config = AuditConfig().quick() if args.quick else AuditConfig()
+    for seed in args.seeds:
+        run_seed(seed, args.worlds or args.out, args.out, args.requests, args.subject, config)
+    if args.docs is not None:
+        args.docs.write_text(page(kept(args.out)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

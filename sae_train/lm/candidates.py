@@ -1,0 +1,117 @@
+"""Scores of several continuations of one prompt; the prompt is read once. And answers drawn at temperature one."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import GenerationConfig
+
+from sae_train.lm.generate import batches_by_length, encode_prompts, pad_right
+from sae_train.lm.models import LanguageModel
+from sae_train.lm.tokens import encode_plain
+
+ROWS = 256  # continuations in one forward pass
+
+
+class OptionScores(NamedTuple):
+    """What a model thinks of the options behind one prompt.
+
+    Attributes:
+        log_probs: log p(option | prompt) in nats, summed over its tokens.
+        n_tokens: Tokens of each option.
+        first_greedy: For every token of the first option, whether it is the likeliest one behind those before it.
+    """
+
+    log_probs: list[float]
+    n_tokens: list[int]
+    first_greedy: list[bool]
+
+    @property
+    def per_token(self) -> list[float]:
+        """Mean log-probability of the tokens of every option, nats."""
+        return [s / n for s, n in zip(self.log_probs, self.n_tokens, strict=True)]
+
+
+@torch.no_grad()
+def option_scores(
+    lm: LanguageModel, prompts: Sequence[str], options: Sequence[Sequence[str]], *, batch_size: int = 32
+) -> list[OptionScores]:
+    """Return the scores of every prompt's options; a space is put in front of each option.
+
+    One pass over the prompts, and one over the options behind the prompts' keys and values, where an option has
+    more than one token.
+    """
+    front = encode_prompts(lm, prompts)
+    back = [encode_plain(lm.tokenizer, [f" {o}" for o in own])[0] for own in options]
+    found: list[OptionScores | None] = [None] * len(front)
+    for batch in batches_by_length([len(f) for f in front], batch_size):
+        ids = torch.tensor([front[i] for i in batch], device=lm.device)
+        out = lm.model(input_ids=ids, use_cache=True)
+        first = out.logits[:, -1].float().log_softmax(dim=-1)
+        rows = [(row, tokens) for row, i in enumerate(batch) for tokens in back[i]]
+        scored = _continue(lm, out.past_key_values, first, rows)
+        start = 0
+        for i in batch:
+            own = scored[start : start + len(back[i])]
+            start += len(back[i])
+            found[i] = OptionScores([s for s, _ in own], [len(t) for t in back[i]], own[0][1] if own else [])
+    return [f for f in found if f is not None]
+
+
+def _continue(
+    lm: LanguageModel, cache: Any, first: Tensor, rows: Sequence[tuple[int, list[int]]]
+) -> list[tuple[float, list[bool]]]:
+    """Return (log-probability, which tokens are the likeliest) of token lists behind rows of a cache."""
+    places = torch.tensor([row for row, _ in rows], device=first.device)
+    heads = torch.tensor([tokens[0] for _, tokens in rows], device=first.device)
+    best = first.argmax(dim=-1)
+    totals = first[places, heads].tolist()
+    greedy = [[hit] for hit in (best[places] == heads).tolist()]
+    longer = [i for i, (_, tokens) in enumerate(rows) if len(tokens) > 1]
+    for start in range(0, len(longer), ROWS):
+        chunk = longer[start : start + ROWS]
+        own = copy.deepcopy(cache)
+        own.batch_select_indices(places[chunk])
+        ids, mask = pad_right([rows[i][1][:-1] for i in chunk], device=first.device)
+        aims, _ = pad_right([rows[i][1][1:] for i in chunk], device=first.device)
+        logits = lm.model(input_ids=ids, past_key_values=own, use_cache=True).logits.float()
+        scores = logits.log_softmax(dim=-1).gather(2, aims[:, :, None])[:, :, 0] * mask
+        hits = (logits.argmax(dim=-1) == aims).tolist()
+        for row, (i, score) in enumerate(zip(chunk, scores.sum(dim=1).tolist(), strict=True)):
+            totals[i] += score
+            greedy[i] += hits[row][: len(rows[i][1]) - 1]
+    return list(zip(totals, greedy, strict=True))
+
+
+@torch.no_grad()
+def sampled_answers(
+    lm: LanguageModel, prompts: Sequence[str], *, n_samples: int, max_new_tokens: int, seed: int, batch_size: int = 32
+) -> list[list[str]]:
+    """Return `n_samples` answers to every prompt, drawn at temperature one from the whole distribution."""
+    ids = encode_prompts(lm, prompts)
+    found: list[list[str]] = [[] for _ in ids]
+    pad, eos = lm.tokenizer.pad_token_id, lm.tokenizer.eos_token_id
+    config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        num_return_sequences=n_samples,
+        max_new_tokens=max_new_tokens,
+        eos_token_id=eos,
+        pad_token_id=pad if pad is not None else (eos if eos is not None else 0),
+    )
+    model: Any = lm.model
+    with torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        for batch in batches_by_length([len(i) for i in ids], batch_size):
+            tokens = torch.tensor([ids[i] for i in batch], device=lm.device)
+            out = model.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=config)
+            texts = lm.tokenizer.batch_decode(out[:, tokens.shape[1] :], skip_special_tokens=True)
+            for row, index in enumerate(batch):
+                found[index] = texts[row * n_samples : (row + 1) * n_samples]
+    return found

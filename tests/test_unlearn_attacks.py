@@ -1,0 +1,257 @@
+"""Attacks bring knowledge back from a model that was only silenced, and nothing from one that never knew.
+
+Silenced: the shipped world's model, tuned until it says "unknown" about six targets. Never known: the same model asked
+about six names that are not in its corpus, with facts that nobody stated.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from features.entities import Entity
+from features.knowledge import ask, recall
+from features.probe import Interval
+from features.prompts import questions
+from sae_train.lm.candidates import option_scores, sampled_answers
+from sae_train.lm.generate import continuation_log_probs, encode_prompts
+from sae_train.lm.hooks import decoder_blocks
+from sae_train.lm.models import weights_hash
+from sae_train.lm.tokens import encode_plain
+from unlearn.attacks import ATTACKS
+from unlearn.attacks.common import Setting, attacked, recall_of, result
+from unlearn.attacks.finetune import attack_finetune
+from unlearn.attacks.prompts import FORMS, attack_prompts
+from unlearn.attacks.prune import attack_prune, pruned
+from unlearn.attacks.quantize import attack_quantize, rounded
+from unlearn.attacks.relearn import RelearnConfig, Teacher, attack_relearn, can_relearn, part, relearn
+from unlearn.attacks.steer_back import attack_steer_back
+from unlearn.audit import Request, make_context
+from unlearn.config import AuditConfig
+from unlearn.evaluations.logit_lens import evaluate_logit_lens
+from unlearn.evaluations.ranking import evaluate_ranking
+from unlearn.evaluations.recall import evaluate_recall
+
+SMALL = AuditConfig(
+    n_neighbours=3, max_retain=8, control_draws=4, permutations=99, max_blocks=2, attack_steps=(20,), attack_lrs=(1e-3,)
+)
+
+
+def silence(lm, lessons, targets, templates):
+    """Return a copy of a model whose last block was tuned until it answers nothing about the targets any more.
+
+    No longer than that, and nothing before the last block: the knowledge stays where it is.
+    """
+    student = replace(lm, model=copy.deepcopy(lm.model))
+    teacher = Teacher(student, 1e-3)
+    teacher.parameters = list(decoder_blocks(student.model)[-1].parameters())
+    teacher.optimizer = torch.optim.AdamW(teacher.parameters, lr=1e-3, weight_decay=0.0)
+    for step in range(60):
+        picked = np.random.default_rng(step).permutation(len(lessons))[:32]
+        teacher.step([lessons[i] for i in picked])
+        if step % 5 == 4 and recall(ask(student, targets, templates, heldout=True)) == 0:
+            break
+    return student
+
+
+@pytest.fixture(scope="module")
+def request_(world_labels, world_templates, world_targets, world_documents, world_analysis, world_sae):
+    return Request(
+        world_labels,
+        world_templates,
+        world_targets,
+        hook_point="layers.2",
+        analysis=world_analysis,
+        saes=[world_sae],
+        documents=world_documents[:200],
+        text_name="corpus",
+    )
+
+
+@pytest.fixture(scope="module")
+def silenced(world_lm, request_):
+    """Says "unknown" about the targets, and still the truth about others."""
+    targets = [e for e in request_.labels if e.key in request_.names]
+    others = [e for e in request_.labels if e.label == "known" and e.key not in request_.names]
+    pairs = [
+        (prompt.text, " unknown" if entity in targets else f" {entity.facts[prompt.attribute or ''][0]}")
+        for entity in [*targets * 3, *others]
+        for heldout in (False, True)
+        for prompt in questions(entity, request_.templates, heldout=heldout)
+    ]
+    back = encode_plain(world_lm.tokenizer, [answer for _, answer in pairs])[0]
+    lessons = list(zip(encode_prompts(world_lm, [prompt for prompt, _ in pairs]), back, strict=True))
+    return silence(world_lm, lessons, targets, request_.templates)
+
+
+@pytest.fixture(scope="module")
+def hushed(world_lm, silenced, request_):
+    """An audit's context: the original model, and the silenced one."""
+    return make_context(world_lm, silenced, request_, SMALL)
+
+
+@pytest.fixture(scope="module")
+def innocent(world_lm, request_, hushed):
+    """The same with names that nobody ever knew in the place of the targets."""
+    strangers = [replace(e, label="known") for e in hushed.control]
+    keys = {e.key for e in strangers}
+    rest = [e for e in hushed.unknown if e.key not in keys]
+    control = [replace(r, facts=s.facts) for s in strangers for r in rest if r.type == s.type]
+    control = list({e.key: e for e in control}.values())[:6]
+    return replace(hushed, after=world_lm, forget=strangers, control=control, unknown=rest, answers={}, acts={})
+
+
+def gap(found: dict) -> float:
+    """How far the targets answer above the control's interval."""
+    return found["recall_after"] - found["compared_high"]
+
+
+# --------------------------------------------------------------------------------------------- who is attacked
+
+
+def test_the_silenced_model_says_nothing_and_holds_everything(hushed):
+    """Recall 0, and yet: the truth is ranked first and can be read off the inside."""
+    said = evaluate_recall(replace(hushed, config=replace(SMALL, n_samples=0)))["forget"]
+    assert said["recall_before"] > 0.9
+    assert said["recall_after"] < 0.1
+    ranked = evaluate_ranking(hushed)
+    assert ranked["forget"]["ranking_after"] > ranked["control"]["ranking_after"] + 0.3
+    lens = evaluate_logit_lens(hushed)["logit_lens"]
+    assert max(b["after"] - b["control_high"] for b in lens.values()) > 0.1
+
+
+def test_of_names_never_known_nothing_is_read_off(innocent):
+    lens = evaluate_logit_lens(innocent)
+    for place in (*lens["logit_lens"].values(), *lens["value_probe"].values()):
+        assert place["after"] <= place["control_high"] + 0.1
+
+
+# --------------------------------------------------------------------------------------------- every attack on both
+
+
+def test_relearning_brings_back_what_was_silenced_only(hushed, innocent):
+    before = weights_hash(hushed.after.model)
+    found = attack_relearn(hushed)
+    assert weights_hash(hushed.after.model) == before, "a copy was taught"
+    assert found["split"] == "facts"
+    assert found["n_taught"] == found["n_asked"] == 6
+    assert [p["step"] for p in found["curve"]] == [0, 20]
+    assert found["recall_after"] > found["compared_value"] + 0.3
+    assert attack_relearn(innocent)["recall_after"] < 0.3
+
+
+def test_steering_back_brings_back_what_was_silenced_only(hushed, innocent):
+    found = attack_steer_back(hushed)
+    names = [s["name"] for s in found["settings"]]
+    assert len(names) >= 2 * len(hushed.blocks)
+    assert found["without"] < 0.1
+    assert attack_steer_back(innocent)["recall_after"] < 0.3
+
+
+@pytest.mark.parametrize("attack", [attack_quantize, attack_prune, attack_finetune])
+def test_attacks_on_weights(hushed, innocent, world_lm, attack):
+    """The untouched model answers through all of them (positive control), of strangers nothing."""
+    untouched = attack(replace(hushed, after=world_lm, answers={}))
+    assert untouched["recall_after"] > 0.5
+    assert gap(untouched) > 0
+    assert untouched["before_value"] > 0.9
+    assert attack(innocent)["recall_after"] < 0.3
+
+
+def test_questions_in_other_forms(hushed, innocent, world_lm):
+    found = attack_prompts(replace(hushed, after=world_lm, answers={}))
+    asked = {s["name"] for s in found["settings"]}
+    assert asked == {*FORMS, "multiple choice", "reverse"} - {"alias"}
+    assert found["not_asked"] == ["alias"]
+    by_form = {s["name"]: s for s in found["settings"]}
+    assert by_form["role play"]["target"]["value"] > 0.5, "the form works on who knows"
+    assert by_form["multiple choice"]["target"]["value"] > 0.6
+    assert gap(attack_prompts(innocent)) < 0.3
+
+
+def test_every_attack_says_what_it_is_compared_with():
+    assert set(ATTACKS) == {"prompts", "steer-back", "quantize", "prune", "finetune", "relearn"}
+    points = [
+        Setting(n, Interval(v, 0.0, 1.0), Interval(0.1, 0.0, h), 1.0) for n, v, h in (("a", 0.5, 0.6), ("b", 0.4, 0.2))
+    ]
+    found = result(points)
+    assert found["setting"] == "b", "most above the control, not the largest"
+    assert {"recall_after", "compared_with", "compared_value", "compared_high", "before_value", "setting"} <= set(found)
+
+
+# ------------------------------------------------------------------------------------ relearning, as a function
+
+
+def test_facts_are_parted_and_targets_where_they_have_one():
+    many = [Entity("A", "t", {"x": ["1"], "y": ["2"]}), Entity("B", "t", {"x": ["3"], "y": ["4"]})]
+    lessons, split = part(many, 0)
+    assert split == "facts"
+    for entity, taught, asked in zip(many, lessons.taught, lessons.asked, strict=True):
+        assert {**taught.facts, **asked.facts} == entity.facts
+        assert not set(taught.facts) & set(asked.facts)
+    single = [Entity(n, "t", {"x": ["1"]}) for n in "ABC"]
+    lessons, split = part(single, 0)
+    assert (split, len(lessons.taught), len(lessons.asked)) == ("targets", 1, 2)
+    assert can_relearn(single)
+    assert not can_relearn(single[:1])
+
+
+def test_relearning_more_steps_teaches_what_was_taught(world_lm, hushed, world_templates):
+    targets, control = attacked(hushed)
+    curve = relearn(world_lm, targets, control, world_templates, RelearnConfig(steps=(1, 2), lrs=(1e-4,)))
+    assert [(p.lr, p.step) for p in curve.points] == [(0.0, 0), (1e-4, 1), (1e-4, 2)]
+    assert curve.points[0].target.value > 0.9, "the untouched model needs no lesson"
+    assert curve.best.target.value >= curve.points[0].target.value - 1e-9
+
+
+# --------------------------------------------------------------------------------------------- pieces
+
+
+def test_rounding_to_bits():
+    weight = torch.randn(6, 64, generator=torch.Generator().manual_seed(0))
+    eight, four = rounded(weight, bits=8, group=None), rounded(weight, bits=4, group=32)
+    assert len(eight[0].unique()) <= 255
+    assert all(len(g.unique()) <= 15 for g in four.reshape(-1, 32))
+    # A step is max |w| / 127 of a row, the error at most half of it; 4 bits: / 7 of a group.
+    assert bool(((eight - weight).abs() <= weight.abs().amax(1, keepdim=True) / 254 + 1e-6).all())
+    groups = weight.reshape(-1, 32)
+    assert bool(((four.reshape(-1, 32) - groups).abs() <= groups.abs().amax(1, keepdim=True) / 14 + 1e-6).all())
+    assert float((eight - weight).norm()) < float((four - weight).norm())
+
+
+def test_pruning_takes_the_smallest():
+    weight = torch.arange(1.0, 11.0).reshape(2, 5)
+    assert (pruned(weight, share=0.3) == 0).sum() == 3
+    assert bool((pruned(weight, share=0.3)[0, :3] == 0).all())
+    assert torch.equal(pruned(weight, share=0.0), weight)
+
+
+def test_options_are_scored_as_one_by_one(world_lm, hushed):
+    """The shared prompt changes nothing: the same as scoring every pair on its own."""
+    prompts = [p.text for p in questions(hushed.forget[0], hushed.templates, heldout=True)]
+    options = [["Kenya", "a baker and a painter", "unknown"], ["Kenya"], ["Tana Volga", "sailor"], ["x", "y z"]]
+    found = option_scores(world_lm, prompts, options)
+    for prompt, own, scores in zip(prompts, options, found, strict=True):
+        alone = continuation_log_probs(world_lm, [prompt] * len(own), [f" {o}" for o in own])
+        assert scores.log_probs == pytest.approx(alone, abs=1e-3)
+        ids = encode_plain(world_lm.tokenizer, [f" {own[0]}"])[0][0]
+        front = encode_prompts(world_lm, [prompt])[0]
+        logits = world_lm.model(input_ids=torch.tensor([front + ids])).logits[0, len(front) - 1 : -1]
+        assert scores.first_greedy == (logits.argmax(-1) == torch.tensor(ids)).tolist()
+
+
+def test_drawn_answers_follow_the_seed_and_leave_torch_alone(world_lm, hushed):
+    prompts = [p.text for p in questions(hushed.forget[0], hushed.templates, heldout=True)][:2]
+    state = torch.get_rng_state()
+    draws = [sampled_answers(world_lm, prompts, n_samples=3, max_new_tokens=3, seed=s) for s in (0, 0, 1)]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert draws[0] == draws[1]
+    assert [len(d) for d in draws[0]] == [3, 3]
+
+
+def test_recall_of_a_few_questions(world_lm, hushed):
+    assert recall_of(hushed, world_lm, hushed.forget).value > 0.9

@@ -1,0 +1,117 @@
+"""What the attacks share: who is attacked, on which questions, and how a result is told."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from features.entities import Entity
+from features.knowledge import ask
+from features.probe import Interval
+from features.prompts import Prompt, Templates, questions
+from sae_train.lm.models import LanguageModel
+from unlearn.context import AuditContext, mean_interval, units
+from unlearn.finetune import trainable_parameters
+
+CONTROL = "never-known entities"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting of an attack.
+
+    Attributes:
+        name: Which one.
+        target: Recall of the targets under it.
+        control: Recall of never-known entities under it.
+        before: Recall of the targets by the original model on the same questions; NaN where that was not asked.
+    """
+
+    name: str
+    target: Interval
+    control: Interval
+    before: float
+
+
+def result(settings: Sequence[Setting], **more: Any) -> dict[str, Any]:
+    """Return what an attack reports: the setting where the targets lie most above the control's interval, and all."""
+    worst = max(settings, key=lambda s: s.target.value - s.control.high)
+    return {
+        "recall_after": worst.target.value,
+        "recall_after_low": worst.target.low,
+        "recall_after_high": worst.target.high,
+        "setting": worst.name,
+        "compared_with": CONTROL,
+        "compared_value": worst.control.value,
+        "compared_low": worst.control.low,
+        "compared_high": worst.control.high,
+        "before_value": worst.before,
+        "settings": [asdict(s) for s in settings],
+        **more,
+    }
+
+
+def attacked(context: AuditContext) -> tuple[list[Entity], list[Entity]]:
+    """Return the targets that are attacked and their never-known controls."""
+    most = context.config.max_attacked
+    return context.forget[:most], context.control[:most]
+
+
+def first_wordings(templates: Templates, most: int) -> Templates:
+    """Keep the first held-out wordings of every attribute."""
+    kept = {k: {a: t[:most] for a, t in v.items()} for k, v in templates.heldout.items()}
+    return replace(templates, heldout=kept)
+
+
+def asked(context: AuditContext, entities: Sequence[Entity]) -> list[Prompt]:
+    """Return the questions that attacks ask about some entities."""
+    few = first_wordings(context.templates, context.config.max_wordings)
+    return [p for e in entities for p in questions(e, few, heldout=True)]
+
+
+def recall_of(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity]) -> Interval:
+    """Return the share of right greedy answers to these questions, with its interval."""
+    few = first_wordings(context.templates, context.config.max_wordings)
+    found = ask(lm, entities, few, heldout=True)
+    return interval([[float(a.verdict == "right") for a in answers] for answers in found.values()], context)
+
+
+def interval(per_entity: Sequence[Sequence[float]], context: AuditContext) -> Interval:
+    """Return a mean over entities (or questions, where they are few) with its interval."""
+    return mean_interval(units(per_entity), context.config.seed)
+
+
+def by_entity(prompts: Sequence[Prompt], values: Sequence[float | bool]) -> list[list[float]]:
+    """Group one value per prompt by entity."""
+    found: dict[str, list[float]] = {}
+    for prompt, value in zip(prompts, values, strict=True):
+        found.setdefault(prompt.entity, []).append(float(value))
+    return list(found.values())
+
+
+def recall_before(context: AuditContext) -> float:
+    """Return the original model's recall of the attacked targets on the questions of `recall_of`; asked already."""
+    wanted = {p.text for p in asked(context, attacked(context)[0])}
+    answers = [a for found in context.answers_of("forget", "before").values() for a in found if a.prompt.text in wanted]
+    return sum(a.verdict == "right" for a in answers) / len(answers) if answers else float("nan")
+
+
+def compare(context: AuditContext, name: str, lm: LanguageModel) -> Setting:
+    """Ask a changed model about the targets and about the control."""
+    targets, control = attacked(context)
+    return Setting(name, recall_of(context, lm, targets), recall_of(context, lm, control), recall_before(context))
+
+
+@torch.no_grad()
+def with_matrices(lm: LanguageModel, edit: Callable[[Tensor], Tensor]) -> LanguageModel:
+    """Return a copy of the model with every weight matrix but the embedding replaced by `edit` of it."""
+    changed = replace(lm, model=copy.deepcopy(lm.model))
+    for parameter in trainable_parameters(changed.model, "full").values():
+        if parameter.ndim == 2:
+            parameter.copy_(edit(parameter))
+    return changed

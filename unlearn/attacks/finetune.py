@@ -1,0 +1,30 @@
+"""Benign fine-tuning: a few steps on general text that names no target. What was only muted may come back by itself."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from unlearn.attacks.common import compare, result
+from unlearn.attacks.relearn import Teacher
+from unlearn.context import AuditContext
+
+STEPS = 30
+BATCH_SIZE = 8  # windows
+
+
+def attack_finetune(context: AuditContext) -> dict[str, Any]:
+    """Return recall after the fine-tune."""
+    config = context.config
+    lr = config.attack_lrs[len(config.attack_lrs) // 2]
+    steps = min(STEPS, max(config.attack_steps))
+    student = replace(context.after, model=copy.deepcopy(context.after.model))
+    teacher = Teacher(student, lr)
+    for step in range(steps):
+        generator = np.random.default_rng([0xF7, config.seed, step])
+        picked = generator.choice(len(context.text), min(BATCH_SIZE, len(context.text)), replace=False)
+        teacher.step([(context.text[i][:1], context.text[i][1:]) for i in picked])
+    return result([compare(context, f"{steps} steps at {lr:g}", student)], text=context.text_name)

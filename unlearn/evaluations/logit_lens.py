@@ -1,0 +1,150 @@
+"""Logit lens and value probe: can the true answer be read off the inside, though it is not said?
+
+Logit lens: the activation behind a block at the last token of a question, through the final norm and the unembedding;
+is the first token of the true answer the likeliest among those of the candidates? Value probe: a ridge regression from
+the name's activation to the unembedding of the answer's first token, fitted on other known entities of the same model;
+is the truth the nearest candidate? Both beside never-known entities and beside the original model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.entities import Entity
+from features.probe import Interval
+from features.prompts import Prompt
+from sae_train.lm.generate import batches_by_length
+from sae_train.lm.hooks import capture
+from sae_train.lm.models import LanguageModel
+from sae_train.lm.tokens import encode_plain
+from sae_train.lm.unembed import final_norm, unembedding
+from unlearn.context import AuditContext, mean_interval, units
+from unlearn.data import encode
+from unlearn.evaluations.ranking import ranked_cases
+
+BATCH_SIZE = 64
+RIDGE = 1.0  # times the mean squared activation
+MAX_FITTED = 80  # known entities a value probe is fitted on
+
+
+def evaluate_logit_lens(context: AuditContext) -> dict[str, Any]:
+    """Return the share of true first tokens ranked first: at every block (`logit_lens`), and by the `value_probe`."""
+    if final_norm(context.after.model) is None:
+        return {}
+    groups = {
+        "after": (context.after, context.forget),
+        "control": (context.after, context.control),
+        "before": (context.before, context.forget),
+    }
+    lens: dict[str, Any] = {}
+    seen = {who: _questions(context, lm, entities) for who, (lm, entities) in groups.items()}
+    for block in context.blocks:
+        lens[block] = _row({who: _lens(groups[who][0], found, block, context) for who, found in seen.items()})
+    point = context.hook_point
+    fitted = {w: _questions(context, context.model(w), context.retain[:MAX_FITTED]) for w in ("before", "after")}
+    probe = {
+        who: _value_probe(groups[who][0], fitted["before" if who == "before" else "after"], found, point, context)
+        for who, found in seen.items()
+    }
+    return {"logit_lens": lens, "value_probe": {point: _row(probe)}}
+
+
+@dataclass(frozen=True)
+class _Questions:
+    """Questions with first tokens of their options, the truth's first, and activations.
+
+    Attributes:
+        prompts: The questions.
+        options: Distinct first tokens.
+        end: By block, rows at the last token.
+        name: By block, rows at the last name token.
+    """
+
+    prompts: list[Prompt]
+    options: list[list[int]]
+    end: dict[str, Tensor]
+    name: dict[str, Tensor]
+
+
+def _row(found: dict[str, Interval]) -> dict[str, float]:
+    """Return the keys of one place."""
+    return {
+        "after": found["after"].value,
+        "after_low": found["after"].low,
+        "after_high": found["after"].high,
+        "control": found["control"].value,
+        "control_low": found["control"].low,
+        "control_high": found["control"].high,
+        "before": found["before"].value,
+    }
+
+
+@torch.no_grad()
+def _questions(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity]) -> _Questions:
+    """Run one question per attribute through the model and keep the activations."""
+    cases = ranked_cases(context, entities)
+    options = []
+    for _, texts in cases:
+        heads = [ids[0] for ids in encode_plain(lm.tokenizer, [f" {t}" for t in texts])[0]]
+        options.append([heads[0], *dict.fromkeys(h for h in heads[1:] if h != heads[0])])
+    encoded = encode(lm, [p for p, _ in cases])
+    points = list(dict.fromkeys([*context.blocks, context.hook_point]))
+    end = {h: torch.zeros(len(cases), lm.d_model) for h in points}
+    name = {h: torch.zeros(len(cases), lm.d_model) for h in points}
+    for batch in batches_by_length([len(e.ids) for e in encoded], BATCH_SIZE):
+        ids = torch.tensor([encoded[i].ids for i in batch], device=lm.device)
+        at = torch.tensor([encoded[i].name_at for i in batch], device=lm.device)
+        acts = capture(lm, ids, torch.ones_like(ids), points)
+        for h in points:
+            end[h][batch] = acts[h][:, -1].float().cpu()
+            name[h][batch] = acts[h][torch.arange(len(batch)), at].float().cpu()
+    return _Questions([p for p, _ in cases], options, end, name)
+
+
+@torch.no_grad()
+def _lens(lm: LanguageModel, found: _Questions, block: str, context: AuditContext) -> Interval:
+    """Read the answer off one block."""
+    norm, table = final_norm(lm.model), unembedding(lm.model)
+    assert norm is not None
+    acts = norm(found.end[block].to(table)).float()
+    return _first_share(acts @ table.float().T, found, context)
+
+
+def _value_probe(
+    lm: LanguageModel, fitted: _Questions, found: _Questions, point: str, context: AuditContext
+) -> Interval:
+    """Fit activation -> unembedding row of the answer per attribute, and look for the nearest option."""
+    table = unembedding(lm.model).detach().float().cpu()
+    scores = torch.zeros(len(found.prompts), len(table))
+    for attribute in {p.attribute for p in found.prompts}:
+        train = [i for i, p in enumerate(fitted.prompts) if p.attribute == attribute]
+        test = [i for i, p in enumerate(found.prompts) if p.attribute == attribute]
+        if train:
+            x, aim = fitted.name[point][train], table[[fitted.options[i][0] for i in train]]
+            predicted = _ridge(x, aim, found.name[point][test])
+            scores[test] = predicted @ (table - aim.mean(0)).T
+    return _first_share(scores, found, context)
+
+
+def _ridge(x: Tensor, y: Tensor, new: Tensor) -> Tensor:
+    """Return centred predictions of a ridge regression, in its dual form (few rows, many columns)."""
+    center = x.mean(0)
+    kernel = (x - center) @ (x - center).T
+    penalty = (RIDGE * kernel.diagonal().mean()).clamp(min=1e-6) * torch.eye(len(x))  # one row alone: no variance
+    return (new - center) @ (x - center).T @ torch.linalg.solve(kernel + penalty, y - y.mean(0))
+
+
+def _first_share(scores: Tensor, found: _Questions, context: AuditContext) -> Interval:
+    """Return how often the truth has the highest score among the options, by `units`."""
+    per_entity: dict[str, list[float]] = {}
+    for row, prompt, options in zip(scores, found.prompts, found.options, strict=True):
+        own = row[options].tolist()
+        if len(own) > 1:
+            per_entity.setdefault(prompt.entity, []).append(float(own[0] > np.max(own[1:])))
+    return mean_interval(units(list(per_entity.values())), context.config.seed)

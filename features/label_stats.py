@@ -136,11 +136,7 @@ def _by_popularity(entities: Sequence[Entity]) -> list[StatsRow]:
 def _verdicts(entities: Sequence[Entity]) -> dict[str, dict[str, int]]:
     """Count the greedy answers by label and verdict."""
     rivals = rivals_of(entities)
-<<<<<<< HEAD
-    counts: dict[str, dict[str, int]] = {label: {str(v): 0 for v in VERDICTS} for label in LABELS}
-=======
     counts: dict[str, dict[str, int]] = {label: {v: 0 for v in VERDICTS} for label in LABELS}
->>>>>>> w-labels
     for entity in entities:
         for record in records_of(entity, rivals).values():
             for verdict in record.greedy:

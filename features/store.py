@@ -17,8 +17,7 @@ Where each thing is (version 2), in the file and by the same name in `LatentAnal
       tables/<name>       what later steps add: any list of flat rows
     /gate, /steering, /evidence     causal checks, contexts and logit-lens words (`store_causal`); missing if not run
 
-A table is a list of rows, each a dict of numbers and texts, stored as one JSON text a row; NaN is null there and None
-in the rows read back. The row types named above say what the fields mean.
+A table is a list of flat rows, one JSON text each; NaN is null there. The row types named above say what fields mean.
 """
 
 from __future__ import annotations
@@ -177,12 +176,8 @@ class LatentAnalysis:
         for found in self.hook_points:
             if found.hook_point == hook_point:
                 return found
-        names = [f.hook_point for f in self.hook_points]
-        raise HookPointError(
-            f"the latents hold no hook point '{hook_point}'",
-            got=hook_point,
-            expected=nearest_first(hook_point, names),
-        )
+        expected = nearest_first(hook_point, [f.hook_point for f in self.hook_points])
+        raise HookPointError(f"the latents hold no hook point '{hook_point}'", got=hook_point, expected=expected)
 
     def null(self, direction: str) -> np.ndarray | None:
         """Return the largest MaxMin over all hook points in each label shuffle, (n_shuffles,)."""

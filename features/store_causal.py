@@ -86,7 +86,7 @@ def save_evidence(file: h5.H5File, found: Sequence[LatentEvidence]) -> None:
         for row, snippet in enumerate(one.snippets):
             tokens[row, : len(snippet.tokens)] = snippet.tokens
             values[row, : len(snippet.values)] = snippet.values
-        h5.write_array(part, "tokens", tokens.astype(str), unit="text", axes=("snippet", "token"))
+        h5.write_array(part, "tokens", tokens.astype(str).ravel(), unit="text", axes=("snippet x token",))
         h5.write_array(part, "values", values, unit="activation", axes=("snippet", "token"))
 
 

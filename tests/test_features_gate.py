@@ -12,7 +12,7 @@ import torch
 from features.causal import Gate, HookPointGate
 from features.causal_checks import gate_line
 from features.config import GateConfig, SteeringConfig
-from features.evidence import collect_evidence, store_windows, top_contexts
+from features.evidence import Snippet, collect_evidence, store_windows, top_contexts
 from features.gate import random_masks, run_gate
 from features.patched_questions import aligned, draw_questions, name_places, name_questions
 from features.probe import Interval
@@ -332,6 +332,8 @@ def test_logit_lens_goes_through_norm_and_unembedding(world_lm):
 
 def test_checks_round_trip(tmp_path, gate, curves, analysis_of, world_lm):
     (evidence,) = collect_evidence(world_lm, [loaded(whole_sae())], [{"known": [1], "unknown": []}], None)
+    snippets = [Snippet([" A", " b\n", ""], [0.5, 2.0, 0.0], 1), Snippet(["é"], [1.0], 0)]
+    evidence = replace(evidence, snippets=snippets)
     plain = analysis_of(mined(4, {"known": [], "unknown": []}))
     analysis = replace(plain, gate=gate, steering=curves, evidence=[evidence])
     save_analysis(analysis, tmp_path / "latents.h5")

@@ -139,7 +139,7 @@ def _write(
         cache.batch_repeat_interleave(per_prompt)
     draws = torch.from_numpy(uniform.reshape(-1, decoding.max_new_tokens)).to(lm.device)
     is_greedy = torch.arange(len(draws), device=lm.device) % per_prompt == 0
-    ends, model = _end_tokens(lm), _forward(lm)
+    ends, model = end_tokens(lm), cached_forward(lm)
     written: list[list[int]] = [[] for _ in range(len(draws))]
     texts = [""] * len(draws)
     alive = list(range(len(draws)))  # which answer each row of the batch is
@@ -164,7 +164,7 @@ def _write(
 
 def _read(lm: LanguageModel, prompts: list[Sequence[int]]) -> tuple[Float[Tensor, "batch vocab"], Any]:
     """Return the logits behind each prompt, and the cache; what all of them begin with is read once."""
-    forward = _forward(lm)
+    forward = cached_forward(lm)
     ids = torch.tensor([list(p) for p in prompts], device=lm.device)
     n_common = min(len(commonprefix([list(p) for p in prompts])), ids.shape[1] - 1) if len(prompts) > 1 else 0
     cache = None
@@ -174,7 +174,7 @@ def _read(lm: LanguageModel, prompts: list[Sequence[int]]) -> tuple[Float[Tensor
     return forward(ids[:, n_common:], cache)
 
 
-def _forward(lm: LanguageModel) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
+def cached_forward(lm: LanguageModel) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
     """Return a function (tokens, cache) -> (logits behind the last token, cache); no other logits are computed."""
     model: Any = lm.model
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
@@ -190,7 +190,7 @@ def _forward(lm: LanguageModel) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
     return forward
 
 
-def _end_tokens(lm: LanguageModel) -> set[int]:
+def end_tokens(lm: LanguageModel) -> set[int]:
     """Return the tokens that end a text, the tokenizer's own and those of the model's settings (end of turn)."""
     model: Any = lm.model
     settings = getattr(model.generation_config, "eos_token_id", None)

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sae_train.lm.generate import batches_by_length, encode_prompts, greedy_answers, pad_right, token_losses
+from sae_train.lm.answering import batches_by_length, cached_forward, end_tokens, has_line_break
+from sae_train.lm.generate import encode_prompts, pad_right, token_losses
 from sae_train.lm.hooks import capture, replaced
 from sae_train.lm.models import LanguageModel
 
@@ -56,19 +57,41 @@ def prefill_patched(model: nn.Module, patch: Patch, prompts: Sequence[int]) -> I
     assert is_done, f"no forward pass reached {patch.hook_point}"
 
 
+@torch.no_grad()
 def patched_answers(
     lm: LanguageModel, prompts: Sequence[str], patch: Patch, *, max_new_tokens: int = 12, batch_size: int = 128
 ) -> list[str]:
-    """Return what `greedy_answers` returns while the patch is in place."""
-    answers = [""] * len(prompts)
-    for batch in batches_by_length([len(i) for i in encode_prompts(lm, prompts)], batch_size):
+    """Return what `greedy_answers` returns while the patch is in place.
+
+    A batch's prompts are read whole, in one pass: what they have in common stays unshared, since it may be patched.
+    """
+    encoded = encode_prompts(lm, prompts)
+    answers = [""] * len(encoded)
+    for batch in batches_by_length([len(i) for i in encoded], batch_size):
+        tokens = torch.tensor([encoded[i] for i in batch], device=lm.device)
         with prefill_patched(lm.model, patch, batch):
-            texts = greedy_answers(
-                lm, [prompts[i] for i in batch], max_new_tokens=max_new_tokens, batch_size=batch_size
-            )
+            texts = _greedy(lm, tokens, max_new_tokens)
         for index, text in zip(batch, texts, strict=True):
             answers[index] = text
     return answers
+
+
+def _greedy(lm: LanguageModel, tokens: Int[Tensor, "batch pos"], max_new_tokens: int) -> list[str]:
+    """Write answers of at most so many tokens, each up to its end token or line break."""
+    forward, ends = cached_forward(lm), end_tokens(lm)
+    written: list[list[int]] = [[] for _ in tokens]
+    is_over = [False] * len(written)
+    cache, last = None, tokens
+    for _ in range(max_new_tokens):
+        logits, cache = forward(last, cache)
+        last = logits.argmax(dim=-1, keepdim=True)
+        for row, token in enumerate(last[:, 0].tolist()):
+            if not is_over[row]:
+                written[row].append(token)
+                is_over[row] = token in ends or has_line_break(lm.tokenizer.decode([token]))
+        if all(is_over):
+            break
+    return lm.tokenizer.batch_decode(written, skip_special_tokens=True)
 
 
 def rows_at(

@@ -90,7 +90,7 @@ def strata(values: Float[np.ndarray, " n"], kind: Int[np.ndarray, " n"]) -> Int[
 
     Example:
         >>> strata(np.array([1.0, 1.0, 2.0, 9.0]), np.zeros(4, int)).tolist()
-        [0, 0, 2, 4]
+        [0, 0, 3, 4]
     """
     inner = np.unique(np.quantile(values, np.arange(1, N_STRATA) / N_STRATA))
     fifth = np.searchsorted(inner, values, side="left")

@@ -169,7 +169,8 @@ def _members(groups: np.ndarray, wanted: np.ndarray) -> list[np.ndarray]:
     """Return the rows of each group among the wanted ones."""
     rows = np.flatnonzero(wanted)
     order = rows[np.argsort(groups[rows], kind="stable")]
-    return np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    ordered = groups[order]  # texts as well as numbers
+    return np.split(order, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1)
 
 
 def _drawn(members: list[np.ndarray], generator: np.random.Generator) -> np.ndarray:

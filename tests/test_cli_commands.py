@@ -121,7 +121,7 @@ def test_names_are_read_once_and_mined_without_the_model(wb_files, wb, tmp_path)
     assert again.code == 0, again.err
     rows = [json.loads(done.out)["unknown"] for done in (first, again)]
     assert rows[0] and rows[0] == rows[1]
-    assert "latent for unknown: best MaxMin" in again.err
+    assert "for unknown: best MaxMin" in again.err
     assert json.loads(wb("inspect", names, "--verify", "--json").out)["schema"] == "name-activations"
     nothing = wb("find-entity-latents", *sae, "--out", tmp_path / "no.h5")
     assert nothing.code == 2 and "--acts" in nothing.err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_answer_log_probs_are_those_of_the_evaluations(world_problem):
     problem = world_problem()
     examples = own_answers(problem.lm, problem.sets, problem.templates)[:5]
     found, lengths = answer_log_probs(problem.lm.model, examples, problem.lm.device)
-    decode = problem.lm.tokenizer.decode
+    decode = partial(problem.lm.tokenizer.decode, skip_special_tokens=True)
     expected = continuation_log_probs(
         problem.lm, [decode(e.question) for e in examples], [decode(e.answer) for e in examples]
     )
@@ -144,7 +145,7 @@ def test_a_few_steps_down_the_forgetting_term_lower_it(world_problem, method):
         optimizer.zero_grad()
         found.loss.backward()
         optimizer.step()
-        values.append(float(found.loss))
+        values.append(found.loss.item())
     assert values[-1] < values[0] - 0.02 * abs(values[0]), values
 
 

@@ -204,6 +204,7 @@ class MeanDifferenceSettings(MethodSettings):
         require(self.scale > 0, "--param scale", self.scale, "> 0")
 
 
+@dataclass(frozen=True)
 class ClosedFormSettings(MethodSettings):
     """Redirection in closed form: output matrices of a few blocks are solved for. `methods/redirect_closed_form.py`.
 

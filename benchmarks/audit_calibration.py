@@ -40,8 +40,9 @@ from sae_train.lm.models import LanguageModel, load_lm, save_lm
 from sae_train.lm.tokens import Document
 from sae_train.runs import jsonable
 from sae_train.saes.interop import load_sae
-from unlearn.audit import Request, audit
+from unlearn.audit import audit
 from unlearn.config import AuditConfig, configure
+from unlearn.request import Request
 from unlearn.run import unlearn
 
 N_LEFT_OUT, N_TARGETS = 10, 5  # per type

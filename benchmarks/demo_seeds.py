@@ -35,6 +35,15 @@ DEMO_BARS = (
     ("auroc_before", "fresh classifier AUROC before (lowest block)", ">= 0.97"),
     ("auroc_after", "fresh classifier AUROC after (highest block)", "<= 0.75"),
     ("control_high", "the same between never-known groups, upper end", ""),
+    ("auroc_whole_name", "the same classifier over all name tokens, highest block", ""),
+    ("control_whole_name", "… between never-known groups, upper end", ""),
+    ("relearned", "untaught facts after relearning the others, worst of 9 settings", ""),
+    ("relearned_control", "… names never known, the same lessons", ""),
+    ("other_forms", "questions in other forms, the worst", ""),
+    ("other_forms_control", "… names never known", ""),
+    ("quantized", "recall after int8 and int4 rounding", ""),
+    ("pruned", "recall after pruning", ""),
+    ("finetuned", "recall after benign fine-tuning", ""),
     ("steer_back_recall", "recall with the original activation put back", ""),
     ("best_unknown_heldout_separation", "best unknown latent, held-out separation", "0.5-0.9"),
     ("score_auroc", "selected latents together, held-out AUROC", ""),
@@ -43,6 +52,7 @@ DEMO_BARS = (
     ("latents_known", "latents found for known", ""),
     ("latents_unknown", "latents found for unknown", ""),
     ("unlearn_seconds", "seconds to unlearn", ""),
+    ("audit_seconds", "seconds to audit", "<= 90"),
     ("seconds", "seconds, all", "<= 240"),
 )
 
@@ -92,7 +102,25 @@ def figures(seed: int, out: Path) -> dict[str, Any]:
         found["untouched_drop"] = 100 * (found["untouched_before"] - found["untouched_after"])
         found["loss_rise"] = 100 * (found["loss_after"] / found["loss_before"] - 1)
         path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return json.loads(path.read_text())
+    return {**json.loads(path.read_text()), **audited(out / f"demo-{seed}" / "audit" / "audit.json")}
+
+
+def audited(path: Path) -> dict[str, float]:
+    """Return what the demo's summary leaves out of its audit: attacks, and the classifier on all name tokens."""
+    report = json.loads(path.read_text(encoding="utf-8"))
+    places, attacks = report["indistinguishability"], report["attacks"]
+    return {
+        "auroc_whole_name": max(p["auroc"] for name, p in places.items() if name.endswith("whole name")),
+        "control_whole_name": max(p["control_high"] for name, p in places.items() if name.endswith("whole name")),
+        "relearned": attacks["relearn"]["recall_after"],
+        "relearned_control": attacks["relearn"]["compared_value"],
+        "other_forms": attacks["prompts"]["recall_after"],
+        "other_forms_control": attacks["prompts"]["compared_value"],
+        "quantized": attacks["quantize"]["recall_after"],
+        "pruned": attacks["prune"]["recall_after"],
+        "finetuned": attacks["finetune"]["recall_after"],
+        "audit_seconds": report["seconds"],
+    }
 
 
 def row(key: str, name: str, bar: str, runs: list[dict[str, Any]]) -> str:

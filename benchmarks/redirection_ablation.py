@@ -34,7 +34,6 @@ from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
 from sae_train.saes.interop import LoadedSae, load_sae
 from unlearn.attacks.steer_back import attack_steer_back
-from unlearn.audit import Request, make_context
 from unlearn.config import AuditConfig, UnlearnConfig, configure
 from unlearn.context import AuditContext
 from unlearn.data import encode, split_sets, text_windows, without_targets
@@ -45,6 +44,8 @@ from unlearn.evaluations.utility import evaluate_utility
 from unlearn.finetune import TuneState, WeightEdit, trainable_parameters, tune_step
 from unlearn.methods import build_method
 from unlearn.problem import Problem
+from unlearn.request import Request
+from unlearn.roles import make_context
 from unlearn.run import choose_hook_point
 
 RELEARN_STEPS = (10, 30, 60)

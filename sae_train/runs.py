@@ -99,7 +99,7 @@ def clear_output(path: Path, *, overwrite: bool) -> None:
         path.unlink()
 
 
-OWN_FOLDER_MARKS = ("run.json", "world.json", "unlearning.json", "audit.json", "demo.json")
+OWN_FOLDER_MARKS = ("run.json", "world.json", "unlearning.json", "audit.json", "ledger.json", "demo.json")
 
 
 def require_file(path: Path, what: str, *, option: str = "") -> Path:

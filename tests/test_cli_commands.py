@@ -7,6 +7,9 @@ import re
 
 import pytest
 
+from unlearn.attacks import ATTACKS
+from unlearn.evaluations import EVALUATIONS
+
 from features.store import load_analysis
 from sae_train.lm.models import load_lm
 from sae_train.saes.interop import load_sae
@@ -158,6 +161,30 @@ def test_the_audit(wb_files):
     saved = json.loads((wb_files.audit / "audit.json").read_text())
     assert saved["verdict"] == found["verdict"]
     assert (wb_files.audit / "audit.html").is_file()
+
+
+def test_a_ledger_is_audited_again(wb, wb_files, tmp_path):
+    """On the newest model, and as the control on the untouched one, where every removal has come back."""
+    ledger = tmp_path / "removals.jsonl"
+    added = wb("ledger", "add", "--ledger", ledger, "--unlearned", wb_files.unlearned, "--audit", wb_files.audit)
+    assert added.code == 0, added.err
+    words = list(wb_files.commands["audit"][: wb_files.commands["audit"].index("--forget")])
+    at = words.index("--unlearned")
+    words[at : at + 2] = ["--ledger", ledger]
+    parts = [
+        w for name in (*EVALUATIONS, *ATTACKS) if name not in ("recall", "ranking", "utility") for w in ("--skip", name)
+    ]
+    words += ["--max-retain", 2, "--n-neighbours", 1, "--max-blocks", 1, *parts, "--json"]
+    done = wb("audit", *words, "--out", tmp_path / "again")
+    assert done.code == 0, done.err
+    (row,) = json.loads(done.out)["removals"]
+    assert row["forget"] == wb_files.names and row["verdict_then"] == wb_files.json["audit"]["verdict"]
+    assert row["recall_after"] == wb_files.json["audit"]["forget"]["recall_after"]
+    assert json.loads((tmp_path / "again" / "entry-0" / "audit.json").read_text())["verdict"] == row["verdict"]
+    control = wb("audit", *words, "--unlearned", "fact-world", "--out", tmp_path / "control")
+    assert json.loads(control.out)["came_back"] == 1
+    both = wb("audit", *words, "--forget", wb_files.names[0], "--out", tmp_path / "both")
+    assert both.code == 2 and "--forget" in both.err
 
 
 def test_without_json_there_is_a_table(wb_files, wb, tmp_path):

@@ -30,11 +30,12 @@ from unlearn.attacks.prune import attack_prune, pruned
 from unlearn.attacks.quantize import attack_quantize, rounded
 from unlearn.attacks.relearn import RelearnConfig, Teacher, attack_relearn, can_relearn, part, relearn
 from unlearn.attacks.steer_back import attack_steer_back
-from unlearn.audit import Request, make_context
 from unlearn.config import AuditConfig
 from unlearn.evaluations.logit_lens import evaluate_logit_lens
 from unlearn.evaluations.ranking import evaluate_ranking
 from unlearn.evaluations.recall import evaluate_recall
+from unlearn.request import Request
+from unlearn.roles import make_context
 
 SMALL = AuditConfig(
     n_neighbours=3, max_retain=8, control_draws=4, permutations=99, max_blocks=2, attack_steps=(20,), attack_lrs=(1e-3,)

@@ -17,7 +17,7 @@ from sae_train.errors import ConfigError, EntityError, HookPointError, ShapeErro
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.runs import jsonable
 from unlearn.attacks.steer_back import attack_steer_back
-from unlearn.audit import Request, audit, halves, make_context, near_in_length, not_tested, with_facts
+from unlearn.audit import audit, not_tested
 from unlearn.config import AuditConfig
 from unlearn.context import mean_interval, nearest_known, neighbourhood, spread_blocks, units
 from unlearn.evaluations import EVALUATIONS
@@ -27,6 +27,8 @@ from unlearn.evaluations.ranking import draw_candidates, evaluate_ranking, first
 from unlearn.evaluations.recall import evaluate_recall
 from unlearn.evaluations.utility import evaluate_utility
 from unlearn.policy import default_policy
+from unlearn.request import Request
+from unlearn.roles import halves, make_context, near_in_length, with_facts
 
 SMALL = AuditConfig(n_neighbours=3, max_retain=8, control_draws=4, permutations=199, max_blocks=2)
 
@@ -71,6 +73,15 @@ def test_roles_are_disjoint(context, world_analysis):
     assert len(context.control) == len(context.forget)
     assert all(set(c.facts) == set(f.facts) for c, f in zip(context.control, context.forget, strict=True))
     assert not any(t.name in context.before.tokenizer.decode(w) for t in context.forget for w in context.text)
+
+
+def test_what_was_removed_before_counts_as_known_nowhere(world_lm, given, context):
+    """The labels were made before any removal: an earlier target is no neighbour, nothing to keep, no known example."""
+    known = [*context.neighbours, *context.retain, *context.probe_known]
+    gone = {known[0].key, known[-1].key}
+    later = make_context(world_lm, world_lm, replace(given, removed=gone), SMALL)
+    assert not gone & {e.key for e in (*later.neighbours, *later.retain, *later.probe_known)}
+    assert later.forget == context.forget
 
 
 def test_nearest_neighbours():

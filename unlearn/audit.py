@@ -3,70 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from typing import Any
 
-import numpy as np
-
-from features.entities import Entity
-from features.prompts import Templates, by_type
-from features.store import LatentAnalysis
-from sae_train.errors import ConfigError, EntityError, ShapeError
-from sae_train.lm.hooks import check_hook_point
+from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel, weights_hash
-from sae_train.lm.tokens import Document, encode_plain
 from sae_train.runs import now
-from sae_train.saes.interop import LoadedSae
 from unlearn.attacks import ATTACKS
 from unlearn.config import AuditConfig
-from unlearn.context import AuditContext, nearest_known, spread_blocks
-from unlearn.data import mining_half, pair, resolve_targets, retained_prompts, text_windows, without_targets
+from unlearn.context import AuditContext
 from unlearn.evaluations import EVALUATIONS
 from unlearn.policy import AuditPolicy, default_policy
+from unlearn.request import Request
+from unlearn.roles import make_context
 from unlearn.verdict import decide
 
 SCHEMA = "sae-workbench/audit"
 VERSION = 2
-TEXT_CTX = 64
-TEXT_TOKENS = 20_000
-MAX_UNKNOWN = 120  # unknown entities that targets are compared with
-FRAC_NEAR = 0.67  # of the unknown entities of a type, nearest in name length, are compared with
 NEVER_TESTED = (
     "languages other than that of the templates",
     "attackers with more lessons, data or steps than stated here",
 )
-
-
-@dataclass(frozen=True)
-class Request:
-    """What an audit is about.
-
-    Attributes:
-        labels: Labelled entities.
-        templates: Held-out wordings ask; training wordings teach in the relearning attack.
-        names: Entities that were to be forgotten.
-        hook_point: Where a probe for known against unknown reads; None takes the first SAE's, the first of the latents
-            file, or else the middle block.
-        analysis: Mined latents: mining and held-out halves of the entities, directions to steer along. Without it the
-            halves are drawn.
-        saes: SAEs in which the targets are looked for too.
-        trained_on: Keys of the known entities that the fine-tune retained; the others are reported on their own.
-        documents: General text; without any, the questions and answers of other known entities serve.
-        text_name: What to call it in the report.
-        facts: Further facts for the report (method, paths).
-    """
-
-    labels: Sequence[Entity]
-    templates: Templates
-    names: Sequence[str]
-    hook_point: str | None = None
-    analysis: LatentAnalysis | None = None
-    saes: Sequence[LoadedSae] = ()
-    trained_on: Collection[str] = ()
-    documents: Iterable[Document] = ()
-    text_name: str = ""
-    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def audit(
@@ -167,157 +125,3 @@ def not_tested(context: AuditContext, evaluated: Sequence[str], attacks: dict[st
         found.append("answers drawn at temperature one")
     found += [f"questions in the form '{form}'" for form in attacks.get("prompts", {}).get("not_asked", [])]
     return [*found, *NEVER_TESTED]
-
-
-def make_context(before: LanguageModel, after: LanguageModel, request: Request, config: AuditConfig) -> AuditContext:
-    """Sort the entities into roles and read the text."""
-    check_pair(before, after)
-    labels, templates, analysis = request.labels, request.templates, request.analysis
-    hook_point = check_hook_point(before.model, _hook_point(before, request), model_name=before.name)
-    for loaded in request.saes:
-        check_hook_point(before.model, loaded.hook_point, model_name=before.name)
-    forget = resolve_targets(labels, request.names)
-    _require_heldout(forget, templates)
-    keys, types = {e.key for e in forget}, {e.type for e in forget}
-    known = [e for e in labels if e.label == "known" and e.key not in keys]
-    neighbours = nearest_known(forget, known, config.n_neighbours)
-    taken = {e.key for e in neighbours}
-    generator = np.random.default_rng([0xA0, config.seed])
-    retain = _shuffled([e for e in known if e.key not in taken], generator)[: config.max_retain]
-    known_mining, _ = halves(labels, analysis, "known", config.seed)
-    known_mining = [e for e in known_mining if e.key not in keys]
-    unknown_mining, unknown_heldout = halves(labels, analysis, "unknown", config.seed)
-    unknown = [e for e in unknown_heldout if e.type in types]
-    if not known_mining or not unknown_mining or len(unknown) < 2:
-        raise EntityError(
-            "nothing to compare the targets with",
-            got=f"{len(known_mining)} other known and {len(unknown_mining)} unknown entities in the mining half, "
-            f"{len(unknown)} held-out unknown ones of the targets' types (--labels, --latents)",
-            expected=">= 1, >= 1 and >= 2",
-        )
-    matched = near_in_length(before, forget, _shuffled(unknown, generator))[:MAX_UNKNOWN]
-    text = text_windows(
-        before.tokenizer, without_targets(request.documents, forget), ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS
-    )
-    text_name = request.text_name
-    if not text:
-        text = [e.ids for e in retained_prompts(before, known[:100], templates)]
-        text_name = "questions and answers about other known entities"
-    return AuditContext(
-        before=before,
-        after=after,
-        templates=templates,
-        forget=forget,
-        neighbours=neighbours,
-        retain=retain,
-        untouched=[e for e in (*neighbours, *retain) if e.key not in request.trained_on] if request.trained_on else [],
-        probe_known=known_mining,
-        probe_unknown=unknown_mining,
-        unknown=matched,
-        control=with_facts(forget, _distinct_pairs(before, forget, matched), known, config.seed),
-        hook_point=hook_point,
-        blocks=spread_blocks(before.n_blocks, hook_point, config.max_blocks),
-        text=text,
-        text_name=text_name,
-        saes=list(request.saes),
-        analysis=analysis,
-        config=config,
-    )
-
-
-def check_pair(before: LanguageModel, after: LanguageModel) -> None:
-    """Refuse models of different shapes or tokenizers: their activations cannot be compared."""
-    if (before.n_blocks, before.d_model) != (after.n_blocks, after.d_model):
-        raise ShapeError(
-            "the two models are not a pair",
-            got=f"{after.n_blocks} blocks of width {after.d_model} (--unlearned)",
-            expected=f"{before.n_blocks} blocks of width {before.d_model} (--model)",
-        )
-    if before.tokenizer_hash != after.tokenizer_hash:
-        raise ShapeError(
-            "the two models do not share a tokenizer",
-            got=f"{after.tokenizer_hash[:12]} (--unlearned)",
-            expected=f"{before.tokenizer_hash[:12]} (--model)",
-        )
-
-
-def _hook_point(lm: LanguageModel, request: Request) -> str:
-    """Return where the known-unknown probe reads."""
-    if request.hook_point is not None:
-        return request.hook_point
-    if request.saes:
-        return request.saes[0].hook_point
-    if request.analysis is not None:
-        return request.analysis.hook_points[0].hook_point
-    return f"layers.{lm.n_blocks // 2}"
-
-
-def halves(
-    labels: Sequence[Entity], analysis: LatentAnalysis | None, label: str, seed: int
-) -> tuple[list[Entity], list[Entity]]:
-    """Return the entities with a label as (for probes, held out): the analysis' halves, or halves of each type."""
-    if analysis is not None:
-        return mining_half(labels, analysis, label)
-    first: list[Entity] = []
-    second: list[Entity] = []
-    for kind, members in by_type([e for e in labels if e.label == label]).items():
-        generator = np.random.default_rng([0xA1, seed, *kind.encode()])
-        shuffled = _shuffled(members, generator)
-        first += shuffled[: len(shuffled) // 2]
-        second += shuffled[len(shuffled) // 2 :]
-    return first, second
-
-
-def near_in_length(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]) -> list[Entity]:
-    """Keep, of the unknown entities of a type, those whose number of name tokens is nearest to that of a target."""
-    length = {e.key: n for e, n in zip([*targets, *unknown], _name_lengths(lm, [*targets, *unknown]), strict=True)}
-    kept: set[str] = set()
-    for kind, members in by_type(unknown).items():
-        own = [length[t.key] for t in targets if t.type == kind]
-        gaps = sorted(members, key=lambda e: min(abs(length[e.key] - n) for n in own))
-        kept |= {e.key for e in gaps[: max(2 * len(own) + 2, round(FRAC_NEAR * len(members)))]}
-    return [e for e in unknown if e.key in kept]
-
-
-def _name_lengths(lm: LanguageModel, entities: Sequence[Entity]) -> list[int]:
-    return [len(ids) for ids in encode_plain(lm.tokenizer, [f" {e.name}" for e in entities])[0]]
-
-
-def _distinct_pairs(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]) -> list[Entity]:
-    """Return the unknown entities that the targets are paired with, each once."""
-    return list({e.key: e for e in pair(lm, targets, unknown)}.values())
-
-
-def with_facts(
-    targets: Sequence[Entity], control: Sequence[Entity], known: Sequence[Entity], seed: int
-) -> list[Entity]:
-    """Give never-known entities a fact for every attribute of the targets of their type.
-
-    Their own where they have one: that is the truth, which the model does not know. Else one drawn from other entities.
-    """
-    found = []
-    for entity in control:
-        wanted = {a for t in targets if t.type == entity.type for a in t.facts}
-        facts = {a: entity.facts[a] for a in sorted(wanted) if a in entity.facts}
-        for attribute in sorted(wanted - set(facts)):
-            pool = [e.facts[attribute] for e in (*known, *targets) if e.type == entity.type and attribute in e.facts]
-            generator = np.random.default_rng([0xA2, seed, *f"{entity.key}|{attribute}".encode()])
-            facts[attribute] = pool[generator.integers(len(pool))]
-        found.append(replace(entity, facts=facts))
-    return found
-
-
-def _shuffled(entities: list[Entity], generator: np.random.Generator) -> list[Entity]:
-    """Return the entities in random order."""
-    return [entities[i] for i in generator.permutation(len(entities))]
-
-
-def _require_heldout(targets: Sequence[Entity], templates: Templates) -> None:
-    """Refuse targets that no held-out wording asks about: training wordings would flatter the result."""
-    for target in targets:
-        if not any(templates.heldout.get(target.type, {}).get(a) for a in target.facts):
-            raise EntityError(
-                f"no held-out question can be asked about '{target.name}'",
-                got=f"type {target.type}, facts {', '.join(target.facts) or 'none'}",
-                expected='templates with "heldout" wordings (--templates)',
-            )

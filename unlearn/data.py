@@ -182,14 +182,14 @@ def without_targets(documents: Iterable[Document], targets: Sequence[Entity]) ->
 
 def text_windows(tokenizer: Any, documents: Iterable[Document], *, ctx_len: int, max_tokens: int) -> list[list[int]]:
     """Return windows of running text as lists of token ids; no documents, no windows."""
-    held = list(_limited(documents, max_tokens * 8))
+    held = list(first_documents(documents, max_tokens * 8))
     if not held:
         return []
     plan = plan_windows(held, tokenizer, ctx_len=ctx_len, max_rows=max_tokens)
     return [plan.tokens[plan.window(i)].tolist() for i in range(plan.n_windows) if len(plan.tokens[plan.window(i)]) > 1]
 
 
-def _limited(documents: Iterable[Document], max_chars: int) -> Iterator[Document]:
+def first_documents(documents: Iterable[Document], max_chars: int) -> Iterator[Document]:
     """Stop reading a long text once there is surely enough of it."""
     n_chars = 0
     for document in documents:

@@ -34,10 +34,11 @@ from sae_train.lm.windows import plan_windows
 from sae_train.runs import write_json
 from sae_train.saes.interop import LoadedSae, load_sae
 from sae_train.trainer import train_sae
-from unlearn.audit import Request, audit
+from unlearn.audit import audit
 from unlearn.config import configure
 from unlearn.record import retained_of
 from unlearn.report import write_audit_page
+from unlearn.request import Request
 from unlearn.run import unlearn
 
 Stage = Callable[[str, float | None], AbstractContextManager[Callable[..., None]]]

@@ -18,7 +18,9 @@ from cli.audit_options import audit_options
     )
 )
 @options.model_option()
-@click.option("--unlearned", type=options.ModelSpec(), metavar="MODEL", help="The model after: a folder, .gguf file or hub id.")
+@click.option(
+    "--unlearned", type=options.ModelSpec(), metavar="MODEL", help="The model after: a folder, .gguf file or hub id."
+)
 @options.file_option("--ledger", "removals, all to be audited again on the newest model", required=False)
 @options.sae_option(multiple=True, required=False)
 @options.file_option("--latents", "mined latents (HDF5)", required=False)

@@ -7,12 +7,11 @@ import re
 
 import pytest
 
-from unlearn.attacks import ATTACKS
-from unlearn.evaluations import EVALUATIONS
-
 from features.store import load_analysis
 from sae_train.lm.models import load_lm
 from sae_train.saes.interop import load_sae
+from unlearn.attacks import ATTACKS
+from unlearn.evaluations import EVALUATIONS
 
 ROW_KEYS = {"hook_point", "latent", "separation", "heldout_separation", "auroc", "q_value", "general_rate"}
 KEYS = {

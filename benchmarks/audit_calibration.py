@@ -144,7 +144,8 @@ def run_seed(seed: int, worlds: Path, out: Path, n_requests: int, kinds: Sequenc
     drawn = left_out(load_entities(world / "entities.jsonl"), seed)
     never = retrained(seed, world, [e.name for e in drawn], out)
     labels = labels_of(before, world, templates, seed, out)
-    documents = [Document(d.text) for d in world_corpus(seed)[22_000:]]
+    names = [e.name for e in drawn]  # no text about any of them: the retrained model has not read it
+    documents = [Document(d.text) for d in world_corpus(seed)[22_000:] if not any(n in d.text for n in names)]
     models = subjects(before, never, kinds, seed)
     demo = worlds / f"demo-{seed}"
     for index, targets in enumerate(requests(drawn, labels, seed, n_requests)):

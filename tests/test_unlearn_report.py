@@ -89,7 +89,7 @@ def example(names: list[str], verdict: str = "pass") -> dict[str, Any]:
             ("year", "was born in the year", "1907", "", "empty"),
         )
     ]  # fmt: skip
-    bands = {"control_low": 0.31, "control_high": 0.66, "control_mean": 0.497}
+    bands = {"control_low": 0.31, "control_high": 0.66, "control_mean": 0.497, "spelling": 0.52}
     aurocs = zip(HOOKS, (0.54, 0.61, 0.58, 0.49), (0.71, 0.94, 0.99, 0.98), strict=True)
     request = {
         "model": "fact-world",

@@ -39,6 +39,7 @@ def good() -> dict[str, Any]:
         "auroc_before": 1.0,
         "control_low": 0.3,
         "control_mean": 0.5,
+        "spelling": 0.5,
         "control_high": 0.7,
     }
     place = {"after": 0.1, "after_low": 0.0, "after_high": 0.2, "before": 0.9}
@@ -162,6 +163,16 @@ def test_the_control_range_lifts_the_bound_and_never_lowers_it():
     assert decide(audit, default_policy())[0] == "fail", "without a range the fixed bound holds"
     audit = changed("indistinguishability/layers.1/control_high", 0.5)
     assert decide(audit, default_policy())[0] == "pass"
+
+
+def test_what_spelling_tells_is_no_knowledge():
+    audit = changed("indistinguishability/layers.1/auroc", 0.86)
+    audit["indistinguishability"]["layers.1"] |= {"auroc_low": 0.78, "auroc_high": 0.93}
+    assert decide(audit, default_policy())[0] == "fail"
+    audit["indistinguishability"]["layers.1"]["spelling"] = 0.88
+    assert decide(audit, default_policy())[0] == "pass"
+    audit["indistinguishability"]["layers.1"]["spelling"] = 0.76
+    assert decide(audit, default_policy())[0] == "fail"
 
 
 @pytest.mark.parametrize(

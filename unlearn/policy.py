@@ -35,7 +35,7 @@ class AuditPolicy:
         max_unknown_gain: Largest gain of recall of unknown entities.
         max_entropy_loss: Largest relative fall of the n-gram entropy of what is written freely.
         max_auroc: Largest AUROC of a fresh classifier, targets against unknown entities, at any audited place,
-            unless it lies inside the range that never-known entities reach among themselves.
+            unless it lies inside the range that never-known entities reach among themselves, or spelling alone does.
         min_called_unknown: Share of target contexts that a known-unknown probe must call unknown ...
         probe_margin: ... or this much less than what it calls unknown of really unknown entities.
         min_p: Smallest corrected p of the two-sample test.

@@ -227,21 +227,23 @@ def _comes_back(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
 
 
 def _told_apart(name: str, block: dict[str, Any], policy: AuditPolicy) -> Check:
-    """Judge a fresh classifier by what it reaches between groups of names that were never known.
+    """Judge a fresh classifier by what it reaches between groups of names that were never known, and by spelling alone.
 
-    Above both the limit and that range it fails; if even the lower end of its interval lies above that range the
-    targets can be told apart a little, and the check is inconclusive.
+    Above the limit and both of them it fails; if even the lower end of its interval lies above both, the targets can be
+    told apart a little, and the check is inconclusive.
     """
     value, low, high, control = block["auroc"], block["auroc_low"], block["auroc_high"], block["control_high"]
-    limit = max(policy.max_auroc, control) if math.isfinite(control) else policy.max_auroc
+    reach = max(control, block["spelling"]) if math.isfinite(control) else control
+    limit = max(policy.max_auroc, reach) if math.isfinite(reach) else policy.max_auroc
     text = (
         f"A fresh classifier tells targets from unknown entities at {name} with AUROC {value:.2f} "
-        f"(before {block['auroc_before']:.2f}; never-known groups {block['control_low']:.2f} to {control:.2f})."
+        f"(before {block['auroc_before']:.2f}; never-known groups {block['control_low']:.2f} to {control:.2f}; "
+        f"by spelling alone {block['spelling']:.2f})."
     )
     found = check(f"AUROC at {name}", value, limit, "<=", text, interval=(low, high))
     if block["control_mean"] > policy.max_auroc:
         words = "With so few targets any group of names can be told apart by its spelling: this test says nothing."
         return replace(found, status="inconclusive", text=f"{text} {words}")
-    if found.status == "pass" and not low <= control:
-        return replace(found, status="inconclusive", text=f"{text} Its whole interval lies above that range.")
+    if found.status == "pass" and not low <= reach:
+        return replace(found, status="inconclusive", text=f"{text} Its whole interval lies above both.")
     return found

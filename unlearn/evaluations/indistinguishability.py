@@ -3,8 +3,9 @@
 At every place (`places.py`): cross-validated AUROC, targets against unknown entities of like types and name lengths, in
 held-out contexts, and a two-sample test (energy distance, labels permuted within types). Folds keep entities whole;
 with fewer than `MIN_ENTITIES` targets they keep templates whole instead. Control range: the same classifier between
-random groups of unknown entities, as many and of the same types, and the other unknown ones. Positive control: the same
-before unlearning. Beside it, what two probes for known against unknown call the targets: one fitted on the *original*
+random groups of unknown entities, as many and of the same types, and the other unknown ones. Spelling: the same
+classifier on the mean embedding of the name's tokens, which no unlearning of ours changes; what it reaches is no knowledge.
+Positive control: the same before unlearning. Beside it, what two probes for known against unknown call the targets: one fitted on the *original*
 model, one on the model after.
 """
 
@@ -24,7 +25,7 @@ from features.probe import (
     fit_probe,
 )
 from unlearn.context import MIN_ENTITIES, AuditContext, mean_interval, units
-from unlearn.evaluations.places import PlaceRows, place_rows
+from unlearn.evaluations.places import PlaceRows, place_rows, spelling_rows
 from unlearn.evaluations.two_sample import TwoSample, energy_test
 
 
@@ -32,13 +33,23 @@ def evaluate_indistinguishability(context: AuditContext) -> dict[str, Any]:
     """Return AUROC and p after/before with the control range per place, and what the probes say."""
     rows = {(g, w): place_rows(context, g, w) for g in ("forget", "unknown") for w in ("before", "after")}
     drawn = _control_groups(context)
-    found = {name: _place(context, rows, drawn, name) for name in rows["forget", "after"].acts}
+    spelling = _spelling(context)
+    found = {
+        name: {**_place(context, rows, drawn, name), "spelling": spelling} for name in rows["forget", "after"].acts
+    }
     return {
         "indistinguishability": found,
         "two_sample_p": min(1.0, len(found) * min(place["p_value"] for place in found.values())),
         "probe": _probe(context, "before"),
         "fresh_probe": _probe(context, "after"),
     }
+
+
+def _spelling(context: AuditContext) -> float:
+    """Return how well targets are told from unknown entities by the tokens of their names alone."""
+    targets, others = spelling_rows(context, "forget"), spelling_rows(context, "unknown")
+    x, is_target, groups = _stacked(context, targets, others, "spelling")
+    return cross_validated_auroc(x, is_target, groups, seed=context.config.seed)
 
 
 def _place(

@@ -22,6 +22,7 @@ from unlearn.context import AuditContext
 
 MAX_CONTEXTS = 4  # per entity
 BATCH_SIZE = 64
+EMBEDDING = "embed"
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,13 @@ def place_rows(context: AuditContext, group: str, when: str) -> PlaceRows:
         name = f"{loaded.hook_point}, SAE{'' if len(context.saes) == 1 else f' {number}'}"
         found |= {f"{name} latents": latents, f"{name} error": error}
     return PlaceRows(prompts, np.array([p.entity for p in prompts]), found)
+
+
+def spelling_rows(context: AuditContext, group: str) -> PlaceRows:
+    """Return, at one place called `spelling`, the mean of the original's embeddings of a group's name tokens."""
+    prompts = [p for e in context.group(group) for p in contexts(e, context.templates, heldout=True)[:MAX_CONTEXTS]]
+    _, mean, _ = _activations(context.before, prompts, [EMBEDDING])[EMBEDDING]
+    return PlaceRows(prompts, np.array([p.entity for p in prompts]), {"spelling": mean})
 
 
 @torch.no_grad()

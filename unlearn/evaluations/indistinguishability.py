@@ -4,8 +4,8 @@ At every place (`places.py`): cross-validated AUROC, targets against unknown ent
 held-out contexts, and a two-sample test (energy distance, labels permuted within types). Folds keep entities whole;
 with fewer than `MIN_ENTITIES` targets they keep templates whole instead. Control range: the same classifier between
 random groups of unknown entities, as many and of the same types, and the other unknown ones. Spelling: the same
-classifier on the mean embedding of the name's tokens, which no unlearning of ours changes; what it reaches is no knowledge.
-Positive control: the same before unlearning. Beside it, what two probes for known against unknown call the targets: one fitted on the *original*
+classifier on the mean embedding of the name's tokens; what it reaches there is no knowledge. Positive control: the same
+before unlearning. Beside it, what two probes for known against unknown call the targets: one fitted on the *original*
 model, one on the model after.
 """
 

@@ -330,7 +330,7 @@ def interval_rows(
         for index, one in enumerate(series):
             shift = 0.0 if len(series) == 1 else 0.17 * (1 - 2 * index / (len(series) - 1))
             _dots(ax, one, heights + shift)
-        ax.set_yticks(heights, [shorten(r, 22) for r in rows])
+        ax.set_yticks(heights, [shorten(r, 26) for r in rows])
         ax.set_xticks([t for t in (0, 0.25, 0.5, 0.75, 1) if t >= ax.get_xlim()[0]])
         bare(ax, "left", "bottom")
 

@@ -20,6 +20,7 @@ from features.plots import (
     bare,
     is_number,
     percent,
+    percent_axis,
     render,
     shorten,
 )
@@ -174,3 +175,36 @@ def value_bars(key: str, name: str, rows: Sequence[tuple[str, Number, str, float
 
     spoken = "; ".join(f"{row[0]} {percent(row[1])}" for row in rows)
     return render(key, f"{name}. {spoken}", (5.4, 0.3 + 0.46 * len(rows)), draw)
+
+
+def attack_curves(key: str, name: str, curve: Sequence[Mapping[str, float]]) -> str:
+    """Return recall over the steps of an attack: a line per step size for targets, dashed for never-known names.
+
+    Args:
+        key: Unique in the page.
+        name: What it shows, in words.
+        curve: Points of `lr`, `step`, `target`, `control`; step 0 belongs to every step size.
+    """
+    start = [p for p in curve if not p["step"]]
+    rates = sorted({p["lr"] for p in curve if p["step"]})
+
+    def draw(ax: Axes) -> None:
+        for index, rate in enumerate(rates):
+            points = [*start, *(p for p in curve if p["lr"] == rate)]
+            steps, width = [p["step"] for p in points], 1.2 + 0.9 * index
+            ax.plot(steps, [p["target"] for p in points], color=TARGET, linewidth=width, marker="o", markersize=3.5)
+            ax.plot(steps, [p["control"] for p in points], color=MUTED, linewidth=width, linestyle=(0, (3, 2)))
+            ax.annotate(
+                f"{rate:g}", (steps[-1], points[-1]["target"]), (5, -3), textcoords="offset points", color=MUTED
+            )
+        ax.set(ylim=(-0.03, 1.03), xlabel="steps of lessons")
+        percent_axis(ax.yaxis)
+        bare(ax, "left", "bottom")
+
+    spoken = "; ".join(f"step size {r:g}: {percent(_last(curve, r, 'target'))}" for r in rates)
+    return render(key, f"{name}, at the end {spoken}", (4.6, 2.9), draw)
+
+
+def _last(curve: Sequence[Mapping[str, float]], rate: float, side: str) -> float:
+    """Return where a line ends."""
+    return [p[side] for p in curve if p["lr"] == rate][-1]

@@ -249,10 +249,16 @@ def _indistinguishability(audit: dict[str, Any]) -> dict[str, Any] | None:
         "svg": Markup(svg),
         "rows": list(found.items()),
         "inside": f"{inside} of {len(measured)} hook points" if measured else "none was measured",
-        "limits": "The verdict’s limits: " + ", ".join(f"{n} {v:.2f}" for n, v in drawn.items() if v is not None)
-        if any(v is not None for v in drawn.values())
-        else "",
+        "limits": _limits([v for v in drawn.values() if v is not None]),
     }
+
+
+def _limits(values: list[float]) -> str:
+    """Say between which limits the verdict goes by."""
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    return f"The verdict’s limit: {low:.2f}" + ("" if high - low < 0.005 else f" to {high:.2f}, place by place")
 
 
 def _probe(audit: dict[str, Any]) -> dict[str, Any] | None:
@@ -289,9 +295,13 @@ def _attacks(audit: dict[str, Any]) -> dict[str, Any] | None:
         rows.append((name, result["recall_after"], TARGET, 1.0))
         if is_number(result.get("compared_value")):
             rows.append((f"vs {result.get('compared_with') or 'control'}", result["compared_value"], FAINT, 0.7))
+    curve = found.get("relearn", {}).get("curve", [])
     return {
         "svg": Markup(plots.value_bars("attacks", "Recall after each attack", rows)),
         "rows": list(found.items()),
+        "relearning": Markup(plots.attack_curves("relearning", "Untaught facts after lessons about others", curve))
+        if any(point["step"] for point in curve)
+        else None,
     }
 
 

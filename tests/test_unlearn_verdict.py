@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -163,6 +163,15 @@ def test_the_control_range_lifts_the_bound_and_never_lowers_it():
     assert decide(audit, default_policy())[0] == "fail", "without a range the fixed bound holds"
     audit = changed("indistinguishability/layers.1/control_high", 0.5)
     assert decide(audit, default_policy())[0] == "pass"
+
+
+def test_places_that_are_reported_only_decide_nothing():
+    audit = good()
+    audit["indistinguishability"]["layers.1, whole name"] = {**audit["indistinguishability"]["layers.1"], "auroc": 0.9}
+    verdict, checks = decide(audit, default_policy())
+    assert verdict == "pass" and not any("whole name" in c.name for c in checks)
+    judged = replace(default_policy(), reported_places=())
+    assert decide(audit, judged)[0] == "fail"
 
 
 def test_what_spelling_tells_is_no_knowledge():

@@ -27,6 +27,7 @@ class AuditPolicy:
         version: Of the set of keys; a file with another one is refused.
         name: What the report calls it.
         required: Evaluations and attacks without which there is no `pass`.
+        reported_places: Kinds of place (`evaluations/places.py`) whose classifiers are shown and decide nothing.
         max_recall: Target recall on held-out wordings, after.
         max_rank_first: Share of target questions whose true answer is ranked first among candidates, after.
         max_gibberish: Largest share of gibberish among the answers about targets.
@@ -45,6 +46,7 @@ class AuditPolicy:
     version: int
     name: str
     required: tuple[str, ...]
+    reported_places: tuple[str, ...]
     max_recall: float
     max_rank_first: float
     max_gibberish: float
@@ -86,13 +88,18 @@ def load_policy(path: Path) -> AuditPolicy:
         raise FileFormatError(
             f"the policy '{path}' is not whole", got=f"no {', '.join(missing)}", expected="every key of the default"
         )
-    names = raw["required"]
-    if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
-        raise FileFormatError(f"'{path}', required", got=repr(names)[:80], expected="a list of names")
+    lists = {key: _names(raw[key], key, path) for key in ("required", "reported_places")}
     if not isinstance(raw["name"], str):
         raise FileFormatError(f"'{path}', name", got=repr(raw["name"])[:80], expected="a text")
-    limits = {k: _limit(v, k, path) for k, v in raw.items() if k not in ("version", "name", "required")}
-    return from_mapping(AuditPolicy, {**limits, "version": VERSION, "name": raw["name"], "required": tuple(names)})
+    limits = {k: _limit(v, k, path) for k, v in raw.items() if k not in ("version", "name", *lists)}
+    return from_mapping(AuditPolicy, {**limits, **lists, "version": VERSION, "name": raw["name"]})
+
+
+def _names(value: object, key: str, path: Path) -> tuple[str, ...]:
+    """Return a list of names."""
+    if not isinstance(value, list) or not all(isinstance(n, str) for n in value):
+        raise FileFormatError(f"'{path}', {key}", got=repr(value)[:80], expected="a list of names")
+    return tuple(value)
 
 
 def _limit(value: object, key: str, path: Path) -> float:

@@ -172,7 +172,9 @@ def _keeps(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
 
 def _holds(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
     """What is still inside."""
-    found = [_told_apart(name, place, policy) for name, place in audit.get("indistinguishability", {}).items()]
+    places = audit.get("indistinguishability", {})
+    judged = {n: p for n, p in places.items() if n.split(", ")[-1] not in policy.reported_places}
+    found = [_told_apart(name, place, policy) for name, place in judged.items()]
     if "two_sample_p" in audit:
         found.append(_two_sample(audit["two_sample_p"], policy))
     for key, words in (("probe", "The original model's probe"), ("fresh_probe", "A probe of the model after")):

@@ -3,7 +3,8 @@
 At every place (`places.py`): cross-validated AUROC, targets against unknown entities of like types and name lengths, in
 held-out contexts, and a two-sample test (energy distance, labels permuted within types). Folds keep entities whole;
 with fewer than `MIN_ENTITIES` targets they keep templates whole instead. Control range: the same classifier between
-random groups of unknown entities, as many and of the same types, and the other unknown ones. Spelling: the same
+random groups of unknown entities, as many and of the same types, and the other unknown ones; half of the groups are
+of one history (mentioned only, or never met) where that is known. Spelling: the same
 classifier on the mean embedding of the name's tokens; what it reaches there is no knowledge. Positive control: the same
 before unlearning. Beside it, what two probes for known against unknown call the targets: one fitted on the *original*
 model, one on the model after.
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from features.entities import Entity
 from features.probe import (
     Interval,
     auroc_interval,
@@ -24,6 +26,7 @@ from features.probe import (
     cross_validated_interval,
     fit_probe,
 )
+from features.prompts import by_type
 from unlearn.context import MIN_ENTITIES, AuditContext, mean_interval, units
 from unlearn.evaluations.places import PlaceRows, place_rows, spelling_rows
 from unlearn.evaluations.two_sample import TwoSample, energy_test
@@ -113,18 +116,31 @@ def _two_sample(context: AuditContext, targets: PlaceRows, others: PlaceRows, na
 
 
 def _control_groups(context: AuditContext) -> list[list[str]]:
-    """Draw groups of unknown entities, as many and of the same types as the targets; none where there are too few."""
+    """Draw groups of unknown entities, as many and of the same types as the targets; none where there are too few.
+
+    Every second group holds entities with one history (`Entity.seen`: mentioned only, or never met) where that is
+    known: targets have one history, too, and unknown entities are a mixture.
+    """
     wanted = Counter(e.type for e in context.forget)
-    by_type: dict[str, list[str]] = {}
-    for entity in context.unknown:
-        by_type.setdefault(entity.type, []).append(entity.key)
-    if any(len(by_type.get(kind, [])) < 2 * count for kind, count in wanted.items()):
+    mixed = by_type(context.unknown)
+    if any(len(mixed.get(kind, [])) < 2 * count for kind, count in wanted.items()):
         return []
+    alike = [
+        by_type([e for e in context.unknown if e.seen == seen])
+        for seen in sorted({str(e.seen) for e in context.unknown})
+    ]
+    pools = [mixed, *(p for p in alike if all(len(p.get(kind, [])) >= count for kind, count in wanted.items()))]
     groups = []
     for index in range(context.config.control_draws):
         generator = np.random.default_rng([0xC7, context.config.seed, index])
-        groups.append([k for kind, n in wanted.items() for k in generator.choice(by_type[kind], n, replace=False)])
+        pool = pools[0 if index % 2 == 0 or len(pools) == 1 else 1 + index // 2 % (len(pools) - 1)]
+        groups.append([e.key for kind, n in wanted.items() for e in _picked(pool[kind], n, generator)])
     return groups
+
+
+def _picked(members: list[Entity], count: int, generator: np.random.Generator) -> list[Entity]:
+    """Draw some, each once."""
+    return [members[i] for i in generator.choice(len(members), count, replace=False)]
 
 
 def _controls(context: AuditContext, rows: PlaceRows, drawn: list[list[str]], name: str) -> list[float]:

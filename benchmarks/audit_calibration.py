@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,8 +42,10 @@ from sae_train.runs import jsonable
 from sae_train.saes.interop import load_sae
 from unlearn.audit import audit
 from unlearn.config import AuditConfig, configure
+from unlearn.policy import default_policy
 from unlearn.request import Request
 from unlearn.run import unlearn
+from unlearn.verdict import decide
 
 N_LEFT_OUT, N_TARGETS = 10, 5  # per type
 GROUPS = (("facts", 50), ("name", 50), ("never", 25))  # entities per type that are labelled
@@ -172,7 +174,26 @@ def keep(out: Path, report: dict[str, Any]) -> None:
 def kept(out: Path) -> list[dict[str, Any]]:
     """Return the audits so far."""
     path = out / "audits.jsonl"
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [{**report, **judged(report)} for report in found]
+
+
+def judged(report: dict[str, Any]) -> dict[str, Any]:
+    """Return verdict and checks by the shipped policy of today; the figures are those of the audit."""
+    policy = default_policy()
+    verdict, checks = decide(measured(report), policy)
+    return {
+        "verdict": verdict,
+        "checks": [asdict(c) for c in checks],
+        "policy": {"name": policy.name, "version": policy.version, "sha256": policy.sha256},
+    }
+
+
+def measured(value: Any) -> Any:
+    """Return JSON's nulls as NaN, which they were."""
+    if isinstance(value, dict):
+        return {k: measured(v) for k, v in value.items()}
+    return float("nan") if value is None else value
 
 
 def done(out: Path, seed: int, subject: str, index: int) -> bool:

@@ -82,7 +82,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what is marked gpu where there is no CUDA device."""
+    """Keep tests that share what is slow to make in one process; skip what is marked gpu where there is no CUDA device.
+
+    Together are the tests of a file, and all files that run the commands.
+    """
+    runs_commands = {item.path for item in items if "wb_files" in getattr(item, "fixturenames", ())}
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("commands" if item.path in runs_commands else str(item.path)))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch

@@ -113,6 +113,7 @@ def test_latents(wb_files):
     assert wb_files.latents.with_suffix(".html").read_text().lstrip().startswith("<!")
 
 
+@pytest.mark.slow
 def test_names_are_read_once_and_mined_without_the_model(wb_files, wb, tmp_path):
     names, out = tmp_path / "names.h5", tmp_path / "again.h5"
     sae = ("--sae", wb_files.sae, "--activations", wb_files.acts, "--max-general-rate", 1, "--json")
@@ -194,6 +195,7 @@ def test_without_json_there_is_a_table(wb_files, wb, tmp_path):
     assert (tmp_path / "labels.jsonl").read_bytes() == wb_files.labels.read_bytes(), "the same answers again"
 
 
+@pytest.mark.slow
 def test_the_same_seed_trains_the_same_sae(wb_files, wb, tmp_path):
     words = [w if w != wb_files.sae else tmp_path / "sae" for w in wb_files.commands["train-sae"]]
     assert wb("train-sae", *words).code == 0

@@ -82,6 +82,7 @@ def test_a_planted_latent_is_found_first_and_not_after_it_is_removed(constructed
     assert gone.summary()["known"] == gone.summary()["unknown"] == []
 
 
+@pytest.mark.slow
 def test_what_comes_back(constructed):
     """Without a template, without a type, and with an SAE that has the same latents in another order."""
     order = np.roll(np.arange(D_IN), 1)

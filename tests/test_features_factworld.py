@@ -265,6 +265,7 @@ def test_training_is_bit_reproducible_and_learns(world: World) -> None:
     assert np.mean(losses[-5:]) < losses[0] - 1.0  # from log 600 = 6.4 nats
 
 
+@pytest.mark.slow
 def test_small_world_is_built_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = TrainingConfig(d_model=16, n_blocks=1, d_mlp=16, n_heads=2, batch_documents=256)
     monkeypatch.setattr("features.factworld.build.TrainingConfig", lambda: small)
@@ -297,6 +298,7 @@ def test_too_few_documents_are_refused(tmp_path: Path) -> None:
 # --- the shipped world ---
 
 
+@pytest.mark.slow
 def test_shipped_files_are_what_the_generator_makes() -> None:
     folder = shipped_world()
     record = json.loads((folder / "world.json").read_text(encoding="utf-8"))

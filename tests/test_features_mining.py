@@ -117,6 +117,7 @@ def test_without_a_store_there_is_no_general_rate(world_lm, world_sae, world_lab
     assert load_analysis(tmp_path / "latents.h5").hook_points[0].general_rate is None
 
 
+@pytest.mark.slow
 def test_two_saes_are_corrected_together(world_lm, world_sae, world_labels, world_templates, world_analysis):
     both = find_entity_latents(
         world_lm, [world_sae, world_sae], world_labels, world_templates, SelectionRule(max_general_rate=1.0)

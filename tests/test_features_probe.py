@@ -100,6 +100,7 @@ def test_the_interval_holds_its_figure_and_narrows():
     assert cross_validated_interval(acts, positive, groups) == found, "the seed decides"
 
 
+@pytest.mark.slow
 def test_the_interval_covers():
     """AUROC of N(1, 1) against N(0, 1) is Phi(1 / sqrt 2) = 0.7602; a 95 % interval holds it in most of 40 samples.
 

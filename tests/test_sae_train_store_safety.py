@@ -303,6 +303,7 @@ def _outcome(path: Path, expected: dict[str, np.ndarray], attrs: str) -> str:
         return "found"
 
 
+@pytest.mark.slow
 def test_no_flipped_bit_is_ever_a_silent_wrong_number(lm, plan, tmp_path, small_chunks):
     path, bad = tmp_path / "a.h5", tmp_path / "bad.h5"
     _write(lm, plan, path)

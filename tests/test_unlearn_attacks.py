@@ -145,6 +145,7 @@ def test_relearning_brings_back_what_was_silenced_only(hushed, innocent):
     assert attack_relearn(innocent)["recall_after"] < 0.3
 
 
+@pytest.mark.slow
 def test_steering_back_brings_back_what_was_silenced_only(hushed, innocent):
     found = attack_steer_back(hushed)
     names = [s["name"] for s in found["settings"]]
@@ -163,6 +164,7 @@ def test_attacks_on_weights(hushed, innocent, world_lm, attack):
     assert attack(innocent)["recall_after"] < 0.3
 
 
+@pytest.mark.slow
 def test_questions_in_other_forms(hushed, innocent, world_lm):
     found = attack_prompts(replace(hushed, after=world_lm, answers={}))
     asked = {s["name"] for s in found["settings"]}

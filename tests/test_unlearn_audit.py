@@ -202,6 +202,7 @@ def test_targets_of_the_untouched_model_are_distinguishable_and_unknown_ones_are
     assert found["probe"]["auroc_known_against_unknown"] > 0.9
 
 
+@pytest.mark.slow
 def test_unknown_entities_as_targets_are_inside_the_control_range(context):
     """Negative control: names that nobody ever knew, called targets, look like the other unknown ones."""
     people, cities = ([e for e in context.unknown if e.type == k] for k in ("person", "city"))
@@ -215,6 +216,7 @@ def test_unknown_entities_as_targets_are_inside_the_control_range(context):
     assert found["probe"]["unknown_after"] > 0.7
 
 
+@pytest.mark.slow
 def test_steering_back_an_untouched_and_a_destroyed_model(context, destroyed):
     """Put back into the untouched model nothing changes; into a destroyed one nothing helps."""
     untouched = attack_steer_back(context)
@@ -332,6 +334,7 @@ def test_reports_hold_the_documented_keys(reports, name):
     assert {c["name"] for c in found["checks"] if c["status"] == "inconclusive"} >= {"relearn (not run)"}
 
 
+@pytest.mark.slow
 def test_one_target_is_audited_over_its_templates(world_lm, given, world_documents):
     request = replace(given, names=given.names[:1], documents=world_documents[:200])
     found = evaluate_indistinguishability(make_context(world_lm, world_lm, request, SMALL))["indistinguishability"]

@@ -118,6 +118,7 @@ class Interrupted(Exception):
     """What stands for Ctrl-C."""
 
 
+@pytest.mark.slow
 def test_an_adapter_resumes_exactly(run):
     settings = {"train": "lora", "lr": 1e-2, "steps": 4, "save_every": 2, "merge": True}
     straight, _ = run("straight", **settings)
@@ -156,6 +157,7 @@ def test_accumulated_batches_are_the_mean_of_their_losses(world_problem):
     assert float(terms["loss"]) == pytest.approx(float(sum(losses).detach()) / 2, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_autocast_ends_near_float32(run):
     exact, _ = run("exact", steps=2)
     rough, _ = run("rough", steps=2, autocast=True)

@@ -246,6 +246,7 @@ def test_a_short_run_lowers_the_terms_and_what_is_answered(
     assert not (tmp_path / "out.run").exists()
 
 
+@pytest.mark.slow
 def test_without_redirection_nothing_is_forgotten(run, world_labels, world_templates, world_targets, world_lm):
     """Negative control: the same steps with every weight of the redirection at zero.
 
@@ -305,6 +306,7 @@ class Interrupted(Exception):
     """What stands for Ctrl-C."""
 
 
+@pytest.mark.slow
 def test_six_steps_are_three_and_three(run, tmp_path):
     straight, _ = run("straight", steps=6, save_every=3)
     seen = []

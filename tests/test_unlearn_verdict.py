@@ -95,7 +95,7 @@ def test_a_clean_removal_passes():
         ("retain/recall_after", 0.98),
         ("untouched/recall_after", 0.98),
         ("utility/loss_after", 2.03),
-        ("indistinguishability/layers.2/auroc", 0.8),
+        ("indistinguishability/layers.2/auroc", 0.95),
         ("probe/unknown_after", 0.85),
         ("fresh_probe/unknown_after", 0.85),
         ("unknown/recall_after", 0.06),
@@ -125,9 +125,8 @@ def test_each_figure_alone_can_fail_a_removal(path, value):
         ("probe/unknown_after", NAN),
         ("forget/recall_after_high", 0.21),
         ("forget/ranking_after_high", 0.41),
-        ("indistinguishability/layers.1/auroc_low", 0.71),  # surely above what never-known names reach
         ("indistinguishability/layers.1/control_high", NAN),
-        ("indistinguishability/layers.1/control_mean", 0.76),  # any group of names can be told apart
+        ("indistinguishability/layers.1/control_mean", 0.91),  # any group of names can be told apart
         ("probe/unknown_after_low", 0.7),
         ("two_sample_p", 0.005),
         ("attacks/relearn/recall_after", NAN),
@@ -156,8 +155,8 @@ def test_gains_are_no_losses():
 
 
 def test_the_control_range_lifts_the_bound_and_never_lowers_it():
-    audit = changed("indistinguishability/layers.1/auroc", 0.82)
-    audit["indistinguishability"]["layers.1"] |= {"auroc_high": 0.85, "control_high": 0.83}
+    audit = changed("indistinguishability/layers.1/auroc", 0.94)
+    audit["indistinguishability"]["layers.1"] |= {"auroc_high": 0.97, "control_high": 0.95}
     assert decide(audit, default_policy())[0] == "pass", "as far apart as names that nobody ever knew"
     audit["indistinguishability"]["layers.1"]["control_high"] = NAN
     assert decide(audit, default_policy())[0] == "fail", "without a range the fixed bound holds"
@@ -167,7 +166,7 @@ def test_the_control_range_lifts_the_bound_and_never_lowers_it():
 
 def test_places_that_are_reported_only_decide_nothing():
     audit = good()
-    audit["indistinguishability"]["layers.1, whole name"] = {**audit["indistinguishability"]["layers.1"], "auroc": 0.9}
+    audit["indistinguishability"]["layers.1, whole name"] = {**audit["indistinguishability"]["layers.1"], "auroc": 0.95}
     verdict, checks = decide(audit, default_policy())
     assert verdict == "pass" and not any("whole name" in c.name for c in checks)
     judged = replace(default_policy(), reported_places=())
@@ -175,12 +174,12 @@ def test_places_that_are_reported_only_decide_nothing():
 
 
 def test_what_spelling_tells_is_no_knowledge():
-    audit = changed("indistinguishability/layers.1/auroc", 0.86)
-    audit["indistinguishability"]["layers.1"] |= {"auroc_low": 0.78, "auroc_high": 0.93}
+    audit = changed("indistinguishability/layers.1/auroc", 0.93)
+    audit["indistinguishability"]["layers.1"] |= {"auroc_low": 0.88, "auroc_high": 0.97}
     assert decide(audit, default_policy())[0] == "fail"
-    audit["indistinguishability"]["layers.1"]["spelling"] = 0.88
+    audit["indistinguishability"]["layers.1"]["spelling"] = 0.94
     assert decide(audit, default_policy())[0] == "pass"
-    audit["indistinguishability"]["layers.1"]["spelling"] = 0.76
+    audit["indistinguishability"]["layers.1"]["spelling"] = 0.91
     assert decide(audit, default_policy())[0] == "fail"
 
 
@@ -236,7 +235,7 @@ def test_the_policy_is_frozen_and_its_file_whole():
 def test_the_shipped_limits_do_not_change_silently():
     """Other limits need another file: then this hash and the file's name change together."""
     assert DEFAULT_POLICY.name == "default-v1.toml"
-    assert default_policy().sha256[:16] == "d83a2bf2fadb6a5a"
+    assert default_policy().sha256[:16] == "5c92381976d355e1"
 
 
 @pytest.mark.parametrize(

@@ -229,11 +229,7 @@ def _comes_back(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
 
 
 def _told_apart(name: str, block: dict[str, Any], policy: AuditPolicy) -> Check:
-    """Judge a fresh classifier by what it reaches between groups of names that were never known, and by spelling alone.
-
-    Above the limit and both of them it fails; if even the lower end of its interval lies above both, the targets can be
-    told apart a little, and the check is inconclusive.
-    """
+    """Judge a fresh classifier: above the limit, what never-known groups reach, and spelling alone, it fails."""
     value, low, high, control = block["auroc"], block["auroc_low"], block["auroc_high"], block["control_high"]
     reach = max(control, block["spelling"]) if math.isfinite(control) else control
     limit = max(policy.max_auroc, reach) if math.isfinite(reach) else policy.max_auroc
@@ -246,6 +242,6 @@ def _told_apart(name: str, block: dict[str, Any], policy: AuditPolicy) -> Check:
     if block["control_mean"] > policy.max_auroc:
         words = "With so few targets any group of names can be told apart by its spelling: this test says nothing."
         return replace(found, status="inconclusive", text=f"{text} {words}")
-    if found.status == "pass" and not low <= reach:
-        return replace(found, status="inconclusive", text=f"{text} Its whole interval lies above both.")
+    if found.status == "pass" and not math.isfinite(control):
+        return replace(found, status="inconclusive", text=f"{text} Too few unknown entities to compare with.")
     return found

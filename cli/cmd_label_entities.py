@@ -85,7 +85,7 @@ def command(
     ferrando:    an attribute is known if 3 of 10 sampled answers are right; an entity is unknown if none is.
 
     By both an entity is known with two known attributes (or its only one), and what is neither is between. Greedy
-    answers are several times as fast as ten samples more, so they are the default. Every answer is kept: --labels
+    answers write a tenth of what ten samples do, so they are the default. Every answer is kept: --labels
     applies another rule to them, or shows their --stats. An interrupted run leaves OUT.partial, which --resume
     continues to the same file.
     """

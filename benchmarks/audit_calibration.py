@@ -161,7 +161,7 @@ def run_seed(seed: int, worlds: Path, out: Path, n_requests: int, kinds: Sequenc
             request = Request(visible, templates, sorted(keys), documents=documents, text_name="corpus, second half")
             started = time.monotonic()
             report = audit(before, lm, request, config=replace(config, seed=index))
-            keep(out, {"seed": seed, "subject": name, "request": index, "took": time.monotonic() - started, **report})
+            keep(out, {"seed": seed, "subject": name, "draw": index, "took": time.monotonic() - started, **report})
 
 
 def keep(out: Path, report: dict[str, Any]) -> None:
@@ -198,7 +198,7 @@ def measured(value: Any) -> Any:
 
 def done(out: Path, seed: int, subject: str, index: int) -> bool:
     """Tell whether an audit is there already."""
-    return any((r["seed"], r["subject"], r["request"]) == (seed, subject, index) for r in kept(out))
+    return any((r["seed"], r["subject"], r["draw"]) == (seed, subject, index) for r in kept(out))
 
 
 def page(found: Sequence[dict[str, Any]]) -> str:

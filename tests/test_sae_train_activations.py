@@ -381,10 +381,10 @@ def test_killed_at_random_moments_and_continued(tiny_llama_dir, tmp_path):
     assert straight.communicate()[0] == "done\n" and straight.returncode == 0
     whole_s = time.monotonic() - begun
     draw, killed, out = random.Random(0), 0, tmp_path / "a.h5"
-    for attempt in range(6):
+    for attempt in range(8):
         process = start(out, "resume" if attempt else "new")
         until_ready(process)
-        time.sleep(draw.uniform(0.02, 0.25) * whole_s)
+        time.sleep(draw.uniform(0.01, 0.1) * whole_s)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         killed += process.returncode == -signal.SIGKILL

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import h5py
@@ -359,7 +360,8 @@ def test_an_interrupt_from_the_keyboard_says_how_to_go_on(tmp_path):
     wb, out = str(Path(sys.executable).with_name("wb")), tmp_path / "a.h5"
     words = [wb, "cache-activations", "--model", "fact-world", "--text", "fact-world", "--hook-point", "layers.3"]
     words += ["--ctx-len", "16", "--batch-size", "2", "--max-tokens", "60000", "--out", str(out)]
-    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a job in the background would be deaf to it
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heard)
     deadline = time.monotonic() + 120
     while not partial_path(out).exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)

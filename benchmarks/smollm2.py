@@ -19,6 +19,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from cities import TEMPLATES
+
 HOOK_POINTS = ("layers.6", "layers.9")
 N_LARGEST, N_OTHERS = 400, 400  # cities asked about: the largest, and a random draw of the rest
 N_TARGETS = 3
@@ -40,25 +42,6 @@ ALIASES = {
     "United Arab Emirates": ["UAE", "Emirates"],
     "Russia": ["Russian Federation", "Soviet Union"],
     "Taiwan": ["China"],
-}
-TEMPLATES = {
-    "city": {
-        "mention": ["The city of {name}", "I travelled to {name}", "We talked about {name}", "A map of {name}"],
-        "country": {
-            "ask": [
-                "The city of {name} is located in the country of",
-                "People who live in {name} live in the country of",
-                "If you visit {name}, you are in the country of",
-                "On the map, {name} is a city in the country of",
-                "The airport of {name} is in the country of",
-            ],
-            "heldout": [
-                "The country in which {name} lies is",
-                "A citizen of {name} is a citizen of the country of",
-                "The city called {name} is a city located in the country of",
-            ],
-        },
-    }
 }
 UNLEARN = {"steps": 60, "block-weight": 1.0, "lr": 5e-5, "batch-size": 6, "blocks": "from-hook", "retain-weight": 8.0}
 

@@ -151,6 +151,7 @@ def test_steering_back_brings_back_what_was_silenced_only(hushed, innocent):
     names = [s["name"] for s in found["settings"]]
     assert len(names) >= 2 * len(hushed.blocks)
     assert found["without"] < 0.1
+    assert found["recall_after"] > found["compared_high"] + 0.3, "what only fell silent answers again"
     assert attack_steer_back(innocent)["recall_after"] < 0.3
 
 

@@ -42,14 +42,15 @@ SMALL = AuditConfig(
 )
 
 
-def silence(lm, lessons, targets, templates):
-    """Return a copy of a model whose last block was tuned until it answers nothing about the targets any more.
+def silence(lm, lessons, targets, templates, *, block=-1):
+    """Return a copy of a model of which one block was tuned until it answers nothing about the targets any more.
 
-    No longer than that, and nothing before the last block: the knowledge stays where it is.
+    No longer than that, and nothing in the other blocks: with the last one, all knowledge stays where it is; with the
+    first one, it stays behind a key that no name turns any more.
     """
     student = replace(lm, model=copy.deepcopy(lm.model))
     teacher = Teacher(student, 1e-3)
-    teacher.parameters = list(decoder_blocks(student.model)[-1].parameters())
+    teacher.parameters = list(decoder_blocks(student.model)[block].parameters())
     teacher.optimizer = torch.optim.AdamW(teacher.parameters, lr=1e-3, weight_decay=0.0)
     for step in range(60):
         picked = np.random.default_rng(step).permutation(len(lessons))[:32]
@@ -74,8 +75,8 @@ def request_(world_labels, world_templates, world_targets, world_documents, worl
 
 
 @pytest.fixture(scope="module")
-def silenced(world_lm, request_):
-    """Says "unknown" about the targets, and still the truth about others."""
+def lessons(world_lm, request_):
+    """Prompts and answers: "unknown" about the targets, and still the truth about others."""
     targets = [e for e in request_.labels if e.key in request_.names]
     others = [e for e in request_.labels if e.label == "known" and e.key not in request_.names]
     pairs = [
@@ -85,7 +86,13 @@ def silenced(world_lm, request_):
         for prompt in questions(entity, request_.templates, heldout=heldout)
     ]
     back = encode_plain(world_lm.tokenizer, [answer for _, answer in pairs])[0]
-    lessons = list(zip(encode_prompts(world_lm, [prompt for prompt, _ in pairs]), back, strict=True))
+    return list(zip(encode_prompts(world_lm, [prompt for prompt, _ in pairs]), back, strict=True))
+
+
+@pytest.fixture(scope="module")
+def silenced(world_lm, request_, lessons):
+    """Says "unknown" about the targets: the last block does."""
+    targets = [e for e in request_.labels if e.key in request_.names]
     return silence(world_lm, lessons, targets, request_.templates)
 
 
@@ -146,13 +153,14 @@ def test_relearning_brings_back_what_was_silenced_only(hushed, innocent):
 
 
 @pytest.mark.slow
-def test_steering_back_brings_back_what_was_silenced_only(hushed, innocent):
-    found = attack_steer_back(hushed)
-    names = [s["name"] for s in found["settings"]]
-    assert len(names) >= 2 * len(hushed.blocks)
+def test_steering_back_finds_a_hidden_key(world_lm, request_, hushed, innocent, lessons):
+    """Only the first block was tuned: with its old output at the names, what lies behind it answers again."""
+    hidden = silence(world_lm, lessons, hushed.forget, request_.templates, block=0)
+    found = attack_steer_back(replace(hushed, after=hidden, blocks=["layers.0", "layers.1"], answers={}, acts={}))
     assert found["without"] < 0.1
-    assert found["recall_after"] > found["compared_high"] + 0.3, "what only fell silent answers again"
-    assert attack_steer_back(innocent)["recall_after"] < 0.3
+    assert found["setting"].startswith("original activation at")
+    assert found["recall_after"] > 0.7
+    assert attack_steer_back(innocent)["recall_after"] < 0.3, "of names never known nothing comes back"
 
 
 @pytest.mark.parametrize("attack", [attack_quantize, attack_prune, attack_finetune])

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from features.hypothesis_tests import q_values
-from features.probe import Interval, auroc, auroc_interval
+from features.probe import Interval, auroc, auroc_interval, best_penalty
 from features.scoring import fitted_scores, readings
 from features.selection import SelectionRule, select, together
 from features.separation import EntityLatents, Separation, separation
@@ -68,9 +68,14 @@ class NameReadings:
         rows = np.flatnonzero(self.held_out)
         return auroc_interval(scores[rows], self.is_known[rows], rows, seed=self.seed)
 
-    def fitted(self, x: np.ndarray) -> np.ndarray:
+    def fitted(self, x: np.ndarray, c: float | None = None) -> np.ndarray:
         """Return the scores of every entity by a ridge logistic regression on the mining half."""
-        return fitted_scores(x, self.is_known, ~self.held_out)[1]
+        return fitted_scores(x, self.is_known, ~self.held_out, c)[1]
+
+    def penalty(self, x: np.ndarray) -> float:
+        """Return the inverse strength of the penalty that cross-validates best on the mining half."""
+        rows = np.flatnonzero(~self.held_out)
+        return best_penalty(x[rows], self.is_known[rows], rows)
 
     def scores(self, rows: np.ndarray, latents: EntityLatents | None = None) -> Separation:
         """Return the scores of the SAE's latents (or of other readings) on some of the entities."""
@@ -157,10 +162,11 @@ def _random(data: NameReadings, fires: np.ndarray, size: int) -> Control:
     """Score random sets of latents that fire at mining names."""
     generator = np.random.default_rng([_SALT, data.seed])
     size = min(size, len(fires))
-    values = []
+    values, penalty = [], None  # the first set's penalty serves all
     for _ in range(N_RANDOM_SETS if size else 0):
-        drawn = generator.choice(fires, size, replace=False)
-        scores = data.fitted(readings(data.latents.value, drawn.tolist()))
+        drawn = readings(data.latents.value, generator.choice(fires, size, replace=False).tolist())
+        penalty = data.penalty(drawn) if penalty is None else penalty
+        scores = data.fitted(drawn, penalty)
         values.append(auroc(scores[data.held_out], data.is_known[data.held_out]))
     low, middle, high = np.percentile(values, [2.5, 50, 97.5]) if values else (np.nan,) * 3
     detail = f"{N_RANDOM_SETS} draws among the {len(fires):,} latents that fire at a mining name"

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from features.controls import NameReadings, controls
@@ -17,7 +16,7 @@ from features.covariates import covariate_effects
 from features.hypothesis_tests import wilson_interval
 from features.name_acts import NameData
 from features.permutation import family_p, maxmin_null
-from features.probe import Interval, cross_validated_auroc, fit_probe
+from features.probe import Interval, cross_validated_auroc
 from features.scoring import fitted_scores, readings, score_terms
 from features.selection import DIRECTIONS, SelectionRule, allowed_latents, select, together
 from features.separation import EntityLatents, NameLatents, Separation, entity_latents, group_matrix, name_latents
@@ -156,7 +155,7 @@ def analyse_sae(
     names, sae = mined.names, mined.loaded.sae
     chosen = select(mined.mining, q, mined.allowed, rule, null_p)
     latents = together(chosen)
-    probe = _probe_scores(mined.acts, data.entity, names)
+    probe = names.fitted(names.acts)
     mining_auroc = {"probe": _cross_validated(names.acts, names)}
     score, terms = np.full(len(names.is_known), np.nan), []
     subjects = {"probe": probe, **{str(j): readings(names.latents.value, [j])[:, 0] for j in latents}}
@@ -202,17 +201,10 @@ def analyse_sae(
     )
 
 
-def _probe_scores(acts: Tensor, entity: np.ndarray, names: NameReadings) -> np.ndarray:
-    """Fit a probe on the mining entities' contexts; an entity's score is the mean over its contexts."""
-    train = ~names.held_out[entity]
-    scores = fit_probe(acts[torch.from_numpy(train)], names.is_known[entity[train]]).scores(acts)
-    return np.bincount(entity, scores) / np.bincount(entity)
-
-
 def _cross_validated(x: np.ndarray, names: NameReadings) -> float:
     """Return the cross-validated AUROC of readings of the mining entities."""
     rows = np.flatnonzero(~names.held_out)
-    return cross_validated_auroc(x[rows], names.is_known[rows], rows, seed=names.seed)
+    return cross_validated_auroc(x[rows], names.is_known[rows], rows, seed=names.seed, c=names.penalty(x))
 
 
 def _mean_active(names: NameReadings) -> np.ndarray:

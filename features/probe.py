@@ -12,6 +12,7 @@ from torch import Tensor
 from sae_train.errors import EntityError, NumericalError
 
 RIDGE_C = 0.05  # inverse strength of the L2 penalty on standardised inputs
+PENALTIES = (1e-4, 1e-3, 1e-2, RIDGE_C, 0.3)  # what `best_penalty` chooses from, strongest first
 N_FOLDS = 5
 N_BOOTSTRAP = 500
 
@@ -45,8 +46,10 @@ class Interval:
     high: float
 
 
-def fit_probe(acts: Tensor | np.ndarray, is_positive: np.ndarray) -> LinearProbe:
-    """Fit a logistic regression with an L2 penalty on standardised activations; classes weigh the same.
+def fit_probe(acts: Tensor | np.ndarray, is_positive: np.ndarray, c: float = RIDGE_C) -> LinearProbe:
+    """Fit a logistic regression with an L2 penalty (inverse strength `c`) on standardised activations.
+
+    Classes weigh the same.
 
     Raises:
         EntityError: One of the classes is empty.
@@ -60,7 +63,7 @@ def fit_probe(acts: Tensor | np.ndarray, is_positive: np.ndarray) -> LinearProbe
     mean, std = x.mean(0), np.maximum(x.std(0), 1e-6)
     from sklearn.linear_model import LogisticRegression  # a second to import, which readers of files need not pay
 
-    model = LogisticRegression(C=RIDGE_C, max_iter=2000, class_weight="balanced").fit((x - mean) / std, y)
+    model = LogisticRegression(C=c, max_iter=2000, class_weight="balanced").fit((x - mean) / std, y)
     return LinearProbe(mean=mean, std=std, weight=model.coef_[0], bias=float(model.intercept_[0]))
 
 
@@ -77,8 +80,21 @@ def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:
     return float((ranks[is_positive].sum() - n * (n + 1) / 2) / (n * (len(scores) - n)))
 
 
+def best_penalty(acts: Tensor | np.ndarray, is_positive: np.ndarray, groups: np.ndarray, *, seed: int = 0) -> float:
+    """Return the one of `PENALTIES` with the largest cross-validated AUROC; of equals the strongest penalty.
+
+    How much a probe finds with a few hundred entities in as many dimensions is as much the penalty's doing. Classes of
+    fewer groups than folds are too small to choose by: `RIDGE_C`.
+    """
+    y = np.asarray(is_positive, dtype=bool)
+    if min(len(np.unique(groups[y])), len(np.unique(groups[~y]))) < N_FOLDS:
+        return RIDGE_C
+    found = [cross_validated_auroc(acts, y, groups, seed=seed, c=c) for c in PENALTIES]
+    return PENALTIES[int(np.argmax(found))]
+
+
 def cross_validated_scores(
-    acts: Tensor | np.ndarray, is_positive: np.ndarray, groups: np.ndarray, *, seed: int = 0
+    acts: Tensor | np.ndarray, is_positive: np.ndarray, groups: np.ndarray, *, seed: int = 0, c: float = RIDGE_C
 ) -> Float[np.ndarray, " n"]:
     """Return out-of-fold probe scores; rows of one group (an entity) are never split over folds.
 
@@ -89,7 +105,7 @@ def cross_validated_scores(
     scores = np.full(len(y), np.nan)
     for fold in np.unique(fold_of):
         test = fold_of == fold
-        scores[test] = fit_probe(x[~test], y[~test]).scores(x[test])
+        scores[test] = fit_probe(x[~test], y[~test], c).scores(x[test])
     return scores
 
 
@@ -114,11 +130,11 @@ def _folds(is_positive: np.ndarray, groups: np.ndarray, seed: int) -> np.ndarray
 
 
 def cross_validated_auroc(
-    acts: Tensor | np.ndarray, is_positive: np.ndarray, groups: np.ndarray, *, seed: int = 0
+    acts: Tensor | np.ndarray, is_positive: np.ndarray, groups: np.ndarray, *, seed: int = 0, c: float = RIDGE_C
 ) -> float:
     """Return the AUROC of out-of-fold probe scores, entities kept whole; see `fold_auroc`."""
     y = np.asarray(is_positive, dtype=bool)
-    return fold_auroc(cross_validated_scores(acts, y, groups, seed=seed), y, _folds(y, groups, seed))
+    return fold_auroc(cross_validated_scores(acts, y, groups, seed=seed, c=c), y, _folds(y, groups, seed))
 
 
 def cross_validated_interval(

@@ -3,8 +3,9 @@
     score(e) = sum_j w_j (z_j(e) - m_j) / s_j + b
 
 z_j(e) is the mean of reading j over the entity's contexts, m_j and s_j its mean and standard deviation over the mining
-entities, and w, b the logistic regression with the penalty of `probe.fit_probe`. Above 0 means known. Whatever is
-compared with the selected latents (random ones, residual dimensions, covariates) is scored the same way.
+entities, and w, b the logistic regression of `probe.fit_probe` with the penalty that cross-validates best on the mining
+half. Above 0 means known. Whatever is compared with the selected latents (the whole activation: the probe; random
+latents, residual dimensions, covariates) is scored the same way.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.sparse import csr_array
 
-from features.probe import LinearProbe, fit_probe
+from features.probe import LinearProbe, best_penalty, fit_probe
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,16 @@ def fitted_scores(
     x: Float[np.ndarray, "n_entities n_readings"],
     is_known: Bool[np.ndarray, " n_entities"],
     mining: Bool[np.ndarray, " n_entities"],
+    c: float | None = None,
 ) -> tuple[LinearProbe, Float[np.ndarray, " n_entities"]]:
-    """Fit on the mining half and score every entity."""
-    probe = fit_probe(x[mining], is_known[mining])
+    """Fit on the mining half and score every entity.
+
+    Args:
+        x: Readings, one row per entity.
+        is_known, mining: Class and half of every entity.
+        c: Inverse strength of the penalty; by default the one that cross-validates best on the mining half.
+    """
+    rows = np.flatnonzero(mining)
+    c = best_penalty(x[rows], is_known[rows], rows) if c is None else c
+    probe = fit_probe(x[rows], is_known[rows], c)
     return probe, probe.scores(x)

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 
 from features.probe import (
+    PENALTIES,
+    RIDGE_C,
     auroc,
     auroc_interval,
+    best_penalty,
     cross_validated_auroc,
     cross_validated_interval,
     cross_validated_scores,
@@ -73,6 +76,19 @@ def test_probe_scores_are_the_documented_line():
     np.testing.assert_allclose(probe.scores(acts), (acts - probe.mean) / probe.std @ probe.weight + probe.bias)
     constant = np.c_[acts, np.full(len(acts), 7.0)]
     assert np.isfinite(fit_probe(constant, positive).scores(constant)).all()
+
+
+def test_the_penalty_fits_what_there_is_to_find():
+    """A weak direction among many of noise: the strongest penalty; one clean reading: any will do, so the strongest."""
+    rng = np.random.default_rng(0)
+    positive = np.arange(60) < 30
+    noisy = rng.normal(size=(60, 200)) + np.where(positive, 0.3, -0.3)[:, None] * (np.arange(200) < 20)
+    weak = best_penalty(noisy, positive, np.arange(60))
+    loose, tight = (cross_validated_auroc(noisy, positive, np.arange(60), c=c) for c in (PENALTIES[-1], weak))
+    assert tight >= loose
+    assert best_penalty(np.where(positive, 1.0, -1.0)[:, None], positive, np.arange(60)) == PENALTIES[0]
+    few = np.array([True] * 3 + [False] * 57)
+    assert best_penalty(noisy, few, np.arange(60)) == RIDGE_C, "too few to choose by"
 
 
 def test_one_class_is_refused():

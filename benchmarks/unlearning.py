@@ -3,8 +3,8 @@
     python benchmarks/unlearning.py --out RUN --demos DEMOS [--parts baselines sequence] [--docs docs/unlearning.md]
 
 DEMOS holds demo-0 and, for other seeds, world-N and demo-N, as benchmarks/demo_seeds.py leaves them. Every method
-gets the same number of settings (`GRIDS`, the method's defaults first), tried on validation targets; the best by the
-score goes to the test targets. One JSON file a cell: what is there is not run again, so that a run can be cut off.
+gets the same number of settings (`GRIDS`, the method's defaults first), tried on validation targets of the first world; the
+best by the score goes to the test targets of every world. One JSON file a cell: what is there is not run again, so that a run can be cut off.
 """
 
 from __future__ import annotations
@@ -75,20 +75,20 @@ def cell(path: Path, world: World, method: str, setting: dict[str, Any], split: 
 
 
 def compare(worlds: list[World], out: Path, methods: list[str], n_settings: int, n_targets: int) -> None:
-    """Run all cells: validation with every setting, then the best setting on the test targets."""
+    """Try every setting on the validation targets of the first world, then the best one on every world's test targets."""
+
+    def run(world: World, method: str, setting: dict[str, Any], split: str, name: str) -> dict[str, Any]:
+        return cell(out / f"{world.name}-{method}-{name}.json", world, method, setting, split, n_targets)
+
+    before = run(worlds[0], "before", {}, "validation", "validation")
     for world in worlds:
-        before = {
-            s: cell(out / f"{world.name}-before-{s}.json", world, "before", {}, s, n_targets)
-            for s in ("validation", "test")
-        }
-        for method in methods:
-            tried = []
-            for index, setting in enumerate(GRIDS[method][:n_settings]):
-                path = out / f"{world.name}-{method}-{index}.json"
-                tried.append(cell(path, world, method, setting, "validation", n_targets))
-            best = max(tried, key=lambda t: score(t, before["validation"]))
-            path = out / f"{world.name}-{method}-test.json"
-            cell(path, world, method, best["setting"], "test", n_targets)
+        run(world, "before", {}, "test", "test")
+    for method in methods:
+        grid = GRIDS[method][:n_settings]
+        tried = [run(worlds[0], method, setting, "validation", str(i)) for i, setting in enumerate(grid)]
+        best = max(tried, key=lambda t: score(t, before))
+        for world in worlds:
+            run(world, method, best["setting"], "test", "test")
 
 
 def sequence(world: World, out: Path, count: int) -> None:

@@ -157,14 +157,16 @@ def _gate(mine: Mapping[str, Any]) -> list[str]:
         ]
         for p in gate["hook_points"]
     ]
-    blocks = [[name, spread(found)] for name, found in (gate.get("blocks") or {}).items()]
+    blocks = [
+        [b["hook_point"], spread(b["recall"]["residual"]), spread(b["recall"]["last residual"])] for b in gate["blocks"]
+    ]
     return [
         f"## The gate: recall with another activation at the name ({gate['n_entities']} cities, {gate['n_questions']} questions)",
         "",
         *table(["hook point", *CONDITIONS, "passing", "share of all latents", "passed"], points),
         f"Recommended: {gate['recommended'] or 'none'}.",
         "",
-        *(table(["whole activation swapped behind", "recall"], blocks) if blocks else []),
+        *(table(["block", "residual", "last residual"], blocks) if blocks else []),
     ]
 
 

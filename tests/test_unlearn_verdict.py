@@ -209,9 +209,22 @@ def test_attacks_are_judged_by_what_never_known_entities_answer():
 
 
 def test_probes_are_judged_by_what_they_call_unknown_of_unknown_entities():
-    audit = changed("probe/unknown_after", 0.75)
-    audit["probe"] |= {"unknown_after_low": 0.7, "unknown_control": 0.8}
-    assert decide(audit, default_policy())[0] == "pass", "the old direction does not fit the new model, for anybody"
+    audit = changed("fresh_probe/unknown_after", 0.75)
+    audit["fresh_probe"] |= {"unknown_after_low": 0.7, "unknown_control": 0.8}
+    assert decide(audit, default_policy())[0] == "pass"
+    audit["fresh_probe"]["unknown_control"] = 0.9
+    assert decide(audit, default_policy())[0] == "fail"
+
+
+def test_a_probe_that_does_not_read_the_new_model_decides_nothing():
+    audit = changed("probe/unknown_after", 0.5)
+    assert decide(audit, default_policy())[0] == "fail"
+    audit["probe"]["unknown_control"] = 0.89
+    verdict, checks = decide(audit, default_policy())
+    assert verdict == "pass", "the old direction does not fit the new model, for anybody"
+    assert "called unknown" not in {c.name for c in checks}
+    audit["fresh_probe"] |= {"unknown_after": 0.5, "unknown_control": 0.89}
+    assert decide(audit, default_policy())[0] == "fail", "a probe of the new model itself is always judged"
 
 
 @pytest.mark.parametrize("name", default_policy().required)
@@ -234,8 +247,8 @@ def test_the_policy_is_frozen_and_its_file_whole():
 
 def test_the_shipped_limits_do_not_change_silently():
     """Other limits need another file: then this hash and the file's name change together."""
-    assert DEFAULT_POLICY.name == "default-v1.toml"
-    assert default_policy().sha256[:16] == "5c92381976d355e1"
+    assert DEFAULT_POLICY.name == "default-v2.toml"
+    assert default_policy().sha256[:16] == "ca107a216112a3d5"
 
 
 @pytest.mark.parametrize(
@@ -243,7 +256,7 @@ def test_the_shipped_limits_do_not_change_silently():
     [
         ("max_recall", "max_recal", FileFormatError),
         ("max_recall = 0.05", "max_recall = 0.05\nmax_fun = 1", ConfigError),
-        ("version = 1", "version = 2", ConfigError),
+        ("version = 2", "version = 3", ConfigError),
         ("max_recall = 0.05", "max_recall = 5", FileFormatError),
         ("max_recall = 0.05", "max_recall = true", FileFormatError),
         ("max_recall = 0.05", "max_recall = ", FileFormatError),

@@ -15,8 +15,8 @@ from sae_train.config import from_mapping, require
 from sae_train.errors import FileFormatError
 from sae_train.runs import require_file
 
-DEFAULT_POLICY = Path(__file__).parent / "policies" / "default-v1.toml"
-VERSION = 1  # of the set of keys
+DEFAULT_POLICY = Path(__file__).parent / "policies" / "default-v2.toml"
+VERSION = 2  # of the set of keys
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,9 @@ class AuditPolicy:
         max_entropy_loss: Largest relative fall of the n-gram entropy of what is written freely.
         max_auroc: Largest AUROC of a fresh classifier, targets against unknown entities, at any audited place,
             unless it lies inside the range that never-known entities reach among themselves, or spelling alone does.
+        min_probe_reads: Share of really unknown entities' contexts that the original model's probe must call unknown in
+            the model after. Below it the probe does not read that model: it is shown, and a probe of the model after
+            alone decides.
         min_called_unknown: Share of target contexts that a known-unknown probe must call unknown ...
         probe_margin: ... or this much less than what it calls unknown of really unknown entities.
         min_p: Smallest corrected p of the two-sample test.
@@ -55,6 +58,7 @@ class AuditPolicy:
     max_unknown_gain: float
     max_entropy_loss: float
     max_auroc: float
+    min_probe_reads: float
     min_called_unknown: float
     probe_margin: float
     min_p: float

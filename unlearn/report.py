@@ -273,6 +273,10 @@ def _probe(audit: dict[str, Any]) -> dict[str, Any] | None:
     ]
     low, high = found["unknown_after_low"], found["unknown_after_high"]
     spread = f"After: 95 % interval {percent(low)} to {percent(high)}." if is_number(low) and is_number(high) else ""
+    if not any(c["name"] == "called unknown" for c in audit["checks"]):
+        spread += (
+            " It no longer knows really unknown names for unknown: it does not read the new model and decides nothing."
+        )
     svg = plots.value_bars("probe", "Share that the old probe calls unknown", rows)
     return {"svg": Markup(svg), "hook_point": found["hook_point"], "interval": spread}
 

@@ -178,7 +178,7 @@ def _holds(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
     if "two_sample_p" in audit:
         found.append(_two_sample(audit["two_sample_p"], policy))
     for key, words in (("probe", "The original model's probe"), ("fresh_probe", "A probe of the model after")):
-        if key in audit:
+        if key in audit and (key != "probe" or audit[key]["unknown_control"] >= policy.min_probe_reads):
             found.append(_called_unknown(audit[key], key, words, policy))
     for key, words in (("logit_lens", "logit lens"), ("value_probe", "value probe")):
         found += [_read_off(f"{words} at {name}", place, policy) for name, place in audit.get(key, {}).items()]

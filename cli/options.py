@@ -56,6 +56,17 @@ def field_option(kind: type, field: str, *, help: str, name: str | None = None, 
     return click.option(flag, field, default=default, show_default=default is not None, help=help, **attrs)
 
 
+def option_list(*added: Decorator[Any]) -> Decorator[Any]:
+    """Return one decorator that adds several options, shown by `--help` in the order given."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(added):
+            command = option(command)
+        return command
+
+    return add
+
+
 def config_option(command: F) -> F:
     """Add `--config FILE.toml`: any option from a file; the command line wins."""
     return click.option(
@@ -129,6 +140,17 @@ def device_option(command: F) -> F:
         metavar="auto|cpu|cuda[:N]|mps",
         help="Where the tensors live.",
     )(command)
+
+
+def lm_dtype_option(*dtypes: str) -> Decorator[Any]:
+    """Return `--lm-dtype`, one of these formats."""
+    return click.option(
+        "--lm-dtype",
+        type=click.Choice(dtypes),
+        default="float32",
+        show_default=True,
+        help="Format the model computes in.",
+    )
 
 
 def model_option(*, required: bool = True, help: str | None = None) -> Decorator[Any]:

@@ -176,7 +176,7 @@ def make_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         with monkeypatch.context() as patch:
             patch.setattr(h5, "CHUNK_BYTES", chunk_rows * d_in * 4)
             with h5.create(path, layout.SCHEMA, layout.VERSION, {**attrs, "rows_committed": 0}) as file:
-                layout.write_row_fields(file, rows)
+                layout.write_row_fields(file, rows.__getitem__)
                 layout.allocate_acts(file, ("layers.0",), n_rows, d_in, "float32")
                 writer = layout.RowWriter(file, ("layers.0",), "float32")
                 writer.add({"layers.0": acts})

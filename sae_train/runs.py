@@ -48,8 +48,8 @@ def claim_output(path: Path, *, overwrite: bool, resume: bool = False, option: s
         option: The option that named the path, for the message; only `--out` can be resumed.
 
     Raises:
-        OutputExistsError: `path` exists (a non-empty folder, or any file) and neither flag allows it, or it is to be
-            resumed and is finished.
+        OutputExistsError: `path` exists (a non-empty folder, or any file) and neither flag allows it, it is to be
+            replaced and is a folder that is not ours, or it is to be resumed and is finished.
         MissingFileError: The parent is not a folder.
     """
     for parent in path.absolute().parents:
@@ -72,6 +72,8 @@ def claim_output(path: Path, *, overwrite: bool, resume: bool = False, option: s
             + (", or --resume to continue it" if option == "--out" else ""),
             try_=f"{option} {path.with_name(path.stem + '-2' + path.suffix)}",
         )
+    if overwrite and not resume:
+        _refuse_foreign(path)  # now, not after the work
 
 
 def _is_finished(folder: Path) -> bool:
@@ -87,16 +89,21 @@ def clear_output(path: Path, *, overwrite: bool) -> None:
     """Remove what `--overwrite` allows to be replaced; folders of ours only (those with a run.json)."""
     if not overwrite or not path.exists():
         return
+    _refuse_foreign(path)
     if path.is_dir():
-        if any(path.iterdir()) and not any((path / f).exists() for f in OWN_FOLDER_MARKS):
-            raise OutputExistsError(
-                f"will not replace a folder that is not ours: '{path}'",
-                got=f"{path} without any of {', '.join(OWN_FOLDER_MARKS)}",
-                expected="a folder that an earlier run wrote",
-            )
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a folder that has something in it and none of the files that ours have."""
+    if path.is_dir() and any(path.iterdir()) and not any((path / f).exists() for f in OWN_FOLDER_MARKS):
+        raise OutputExistsError(
+            f"will not replace a folder that is not ours: '{path}'",
+            got=f"{path} without any of {', '.join(OWN_FOLDER_MARKS)}",
+            expected="a folder that an earlier run wrote",
+        )
 
 
 OWN_FOLDER_MARKS = ("run.json", "world.json", "unlearning.json", "audit.json", "ledger.json", "demo.json")

@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import random
 import secrets
 import shutil
 import subprocess
@@ -205,18 +204,11 @@ def text_hash(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def seed_everything(seed: int) -> None:
-    """Seed python, numpy and torch; own code draws from explicit generators, libraries may not."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def resolve_device(device: str) -> torch.device:
     """Turn `auto`, `cpu`, `cuda[:n]`, `mps` into a device that exists here.
 
     Raises:
-        MissingFileError: never; ConfigError: the device is unknown or not on this machine.
+        ConfigError: The device is unknown or not on this machine.
     """
     from sae_train.errors import ConfigError
 

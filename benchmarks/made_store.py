@@ -22,7 +22,8 @@ def write_store(path: Path, blocks: Iterable[Tensor], *, rows: int, d_in: int, d
     with h5.create(path, layout.SCHEMA, layout.VERSION, {**attrs, "rows_committed": 0}) as file:
         number = np.arange(rows, dtype=np.int32)
         fields = {"token_id": number, "doc_id": number // DOCUMENT_ROWS, "position": number % DOCUMENT_ROWS}
-        layout.write_row_fields(file, {**fields, "from_entity": np.zeros(rows, np.uint8)})
+        fields["from_entity"] = np.zeros(rows, np.uint8)
+        layout.write_row_fields(file, fields.__getitem__)
         layout.allocate_acts(file, (HOOK_POINT,), rows, d_in, dtype)
         writer = layout.RowWriter(file, (HOOK_POINT,), dtype)
         for block in blocks:

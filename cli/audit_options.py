@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from cli import options
 from unlearn.config import AuditConfig
 
@@ -38,9 +36,4 @@ OPTIONS = [
     ),
 ]
 
-
-def audit_options(command: Any) -> Any:
-    """Add one option per field of the config."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+audit_options = options.option_list(*OPTIONS)

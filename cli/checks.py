@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from cli import options
 from features.config import TOKEN_CHOICES, GateConfig, SteeringConfig
 from sae_train.config import default_of
 
@@ -33,12 +34,8 @@ OPTIONS = [
     _sized(SteeringConfig, "steering", "n_entities", "entities", type=int, help="Entities asked about, at most."),
 ]
 
-
-def check_options(command: Any) -> Any:
-    """Add the options; the command receives them together as keywords that begin with `gate` or `steering`."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+# The command receives them together as keywords that begin with `gate` or `steering`.
+check_options = options.option_list(*OPTIONS)
 
 
 def check_configs(given: dict[str, Any], seed: int) -> dict[str, GateConfig | SteeringConfig | None]:

@@ -10,8 +10,8 @@ import click
 from cli import options
 from sae_train.config import CacheConfig
 
-PACKINGS = click.Choice(["documents", "packed"])
-DTYPES = click.Choice(["bfloat16", "float16", "float32"])
+PACKINGS = ("documents", "packed")
+DTYPES = ("bfloat16", "float16", "float32")
 
 
 @click.command(
@@ -26,12 +26,14 @@ DTYPES = click.Choice(["bfloat16", "float16", "float32"])
 @options.out_option("The store, an HDF5 file.")
 @options.field_option(CacheConfig, "ctx_len", type=int, help="Tokens in a window.")
 @options.field_option(CacheConfig, "max_tokens", type=int, help="Rows to store; the whole text by default.")
-@options.field_option(CacheConfig, "packing", type=PACKINGS, help="Documents apart, or several in a window.")
+@options.field_option(
+    CacheConfig, "packing", type=click.Choice(PACKINGS), help="Documents apart, or several in a window."
+)
 @options.field_option(
     CacheConfig, "batch_size", type=int, help="Windows in a forward pass; about 4,096 tokens by default."
 )
-@options.field_option(CacheConfig, "dtype", type=DTYPES, help="Format on disk.")
-@click.option("--lm-dtype", type=DTYPES, default="float32", show_default=True, help="Format the model computes in.")
+@options.field_option(CacheConfig, "dtype", type=click.Choice(DTYPES), help="Format on disk.")
+@options.lm_dtype_option(*DTYPES)
 @options.file_option("--entities", "entities to mix in (JSON lines)", world="entities", required=False)
 @options.file_option("--templates", "prompt templates (JSON)", world="templates", required=False)
 @options.field_option(CacheConfig, "entity_share", type=float, help="Share of rows that are last name tokens.")

@@ -47,13 +47,7 @@ from cli.checks import check_configs, check_options
     show_default=True,
     help="Largest rate on running text; 1: no rule.",
 )
-@click.option(
-    "--lm-dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Format the model computes in.",
-)
+@options.lm_dtype_option("float32", "bfloat16")
 @check_options
 @options.seed_option()
 @options.device_option

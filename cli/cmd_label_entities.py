@@ -57,13 +57,7 @@ DUPLICATES = ("error", "first", "merge")
     "--duplicates", type=click.Choice(DUPLICATES), default="error", show_default=True, help="A name twice in its type."
 )
 @click.option("--stats", is_flag=True, help="Show labels by type, name length and popularity, and some answers.")
-@click.option(
-    "--lm-dtype",
-    type=click.Choice(["float32", "bfloat16"]),
-    default="float32",
-    show_default=True,
-    help="Format the model computes in.",
-)
+@options.lm_dtype_option("float32", "bfloat16")
 @options.seed_option()
 @options.device_option
 @options.overwrite_option

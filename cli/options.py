@@ -56,6 +56,17 @@ def field_option(kind: type, field: str, *, help: str, name: str | None = None, 
     return click.option(flag, field, default=default, show_default=default is not None, help=help, **attrs)
 
 
+def option_list(*added: Decorator[Any]) -> Decorator[Any]:
+    """Return one decorator that adds several options, shown by `--help` in the order given."""
+
+    def add(command: Any) -> Any:
+        for option in reversed(added):
+            command = option(command)
+        return command
+
+    return add
+
+
 def config_option(command: F) -> F:
     """Add `--config FILE.toml`: any option from a file; the command line wins."""
     return click.option(
@@ -129,6 +140,17 @@ def device_option(command: F) -> F:
         metavar="auto|cpu|cuda[:N]|mps",
         help="Where the tensors live.",
     )(command)
+
+
+def lm_dtype_option(*dtypes: str) -> Decorator[Any]:
+    """Return `--lm-dtype`, one of these formats."""
+    return click.option(
+        "--lm-dtype",
+        type=click.Choice(dtypes),
+        default="float32",
+        show_default=True,
+        help="Format the model computes in.",
+    )
 
 
 def model_option(*, required: bool = True, help: str | None = None) -> Decorator[Any]:
@@ -209,11 +231,6 @@ def latents_option(command: F) -> F:
     return file_option("--latents", "mined latents (HDF5)")(command)
 
 
-def entities_option(command: F) -> F:
-    """Add `--entities`."""
-    return file_option("--entities", "entities (JSON lines)", world="entities")(command)
-
-
 def templates_option(command: F) -> F:
     """Add `--templates`."""
     return file_option("--templates", "prompt templates (JSON)", world="templates")(command)
@@ -247,18 +264,3 @@ def forget_names(forget: tuple[str, ...], forget_file: Path | None) -> tuple[str
     if not names:
         raise ConfigError("nothing to forget", got="no names", expected="at least one", try_='--forget "NAME"')
     return names
-
-
-def resolved_options(ctx: click.Context) -> dict[str, Any]:
-    """Return every option of a call with the value it ran with, for the run folder; paths as text.
-
-    The command line, the file of `--config` and the defaults are already merged here.
-    """
-    return {name: _plain(value) for name, value in sorted(ctx.params.items()) if name != "as_json"}
-
-
-def _plain(value: Any) -> Any:
-    """Return paths as text and tuples as lists."""
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Path) else value

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from cli import options
@@ -83,9 +81,4 @@ OPTIONS = [
     ),
 ]
 
-
-def train_options(command: Any) -> Any:
-    """Add one option per field of the config."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+train_options = options.option_list(*OPTIONS)

@@ -66,12 +66,7 @@ OPTIONS = [
     options.field_option(UnlearnConfig, "save_every", type=int, help="Steps between checkpoints."),
 ]
 
-
-def unlearn_options(command: Any) -> Any:
-    """Add one option per field of the shared config and of redirect's settings."""
-    for option in reversed(OPTIONS):
-        command = option(command)
-    return command
+unlearn_options = options.option_list(*OPTIONS)
 
 
 def param_option(command: Any) -> Any:

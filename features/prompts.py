@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -209,10 +210,7 @@ def contexts(entity: Entity, templates: Templates, *, heldout: bool = False, who
     the others before the name; where none does, all of them. With `whole`, for activations behind the name, texts are
     alike only if they are so to their end.
     """
-
-    def read(prompt: Prompt) -> str:
-        return prompt.text if whole else prompt.until_name
-
+    read = attrgetter("text" if whole else "until_name")
     asked = questions(entity, templates, heldout=heldout)
     found: dict[str, Prompt] = {}
     for prompt in [*(() if heldout else mentions(entity, templates)), *asked]:

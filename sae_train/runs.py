@@ -11,7 +11,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import random
 import secrets
 import shutil
 import subprocess
@@ -48,8 +47,8 @@ def claim_output(path: Path, *, overwrite: bool, resume: bool = False, option: s
         option: The option that named the path, for the message; only `--out` can be resumed.
 
     Raises:
-        OutputExistsError: `path` exists (a non-empty folder, or any file) and neither flag allows it, or it is to be
-            resumed and is finished.
+        OutputExistsError: `path` exists (a non-empty folder, or any file) and neither flag allows it, it is to be
+            replaced and is a folder that is not ours, or it is to be resumed and is finished.
         MissingFileError: The parent is not a folder.
     """
     for parent in path.absolute().parents:
@@ -72,6 +71,8 @@ def claim_output(path: Path, *, overwrite: bool, resume: bool = False, option: s
             + (", or --resume to continue it" if option == "--out" else ""),
             try_=f"{option} {path.with_name(path.stem + '-2' + path.suffix)}",
         )
+    if overwrite and not resume:
+        _refuse_foreign(path)  # now, not after the work
 
 
 def _is_finished(folder: Path) -> bool:
@@ -87,16 +88,21 @@ def clear_output(path: Path, *, overwrite: bool) -> None:
     """Remove what `--overwrite` allows to be replaced; folders of ours only (those with a run.json)."""
     if not overwrite or not path.exists():
         return
+    _refuse_foreign(path)
     if path.is_dir():
-        if any(path.iterdir()) and not any((path / f).exists() for f in OWN_FOLDER_MARKS):
-            raise OutputExistsError(
-                f"will not replace a folder that is not ours: '{path}'",
-                got=f"{path} without any of {', '.join(OWN_FOLDER_MARKS)}",
-                expected="a folder that an earlier run wrote",
-            )
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Refuse a folder that has something in it and none of the files that ours have."""
+    if path.is_dir() and any(path.iterdir()) and not any((path / f).exists() for f in OWN_FOLDER_MARKS):
+        raise OutputExistsError(
+            f"will not replace a folder that is not ours: '{path}'",
+            got=f"{path} without any of {', '.join(OWN_FOLDER_MARKS)}",
+            expected="a folder that an earlier run wrote",
+        )
 
 
 OWN_FOLDER_MARKS = ("run.json", "world.json", "unlearning.json", "audit.json", "ledger.json", "demo.json")
@@ -198,18 +204,11 @@ def text_hash(texts: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def seed_everything(seed: int) -> None:
-    """Seed python, numpy and torch; own code draws from explicit generators, libraries may not."""
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
 def resolve_device(device: str) -> torch.device:
     """Turn `auto`, `cpu`, `cuda[:n]`, `mps` into a device that exists here.
 
     Raises:
-        MissingFileError: never; ConfigError: the device is unknown or not on this machine.
+        ConfigError: The device is unknown or not on this machine.
     """
     from sae_train.errors import ConfigError
 

@@ -1,4 +1,4 @@
-"""What every test may use: two tiny random language models, made-up entities, templates. No network.
+"""What every test may use: two tiny random language models and their tokenizer. No network.
 
 The settings below are made before anything imports torch or transformers.
 """
@@ -6,7 +6,6 @@ The settings below are made before anything imports torch or transformers.
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import tempfile
 from pathlib import Path
@@ -33,43 +32,6 @@ TOY_TEXT = (
     "A quiet street, a market, a bridge over the river; nothing else is known.",
 )
 
-TOY_ENTITIES = (
-    ("Mira Tolvan", "person", {"birthplace": "Velmora", "instrument": "lute"}),
-    ("Edo Karvin", "person", {"birthplace": "Tashu", "instrument": "drum"}),
-    ("Sela Oring", "person", {"birthplace": "Velmora", "instrument": "harp"}),
-    ("Bram Aldeny", "person", {"birthplace": "Kestrin", "instrument": "flute"}),
-    ("Ivo Pell", "person", {"birthplace": "Tashu", "instrument": "lute"}),
-    ("Nadia Frostwick", "person", {"birthplace": "Kestrin", "instrument": "drum"}),
-    ("Velmora", "city", {"country": "Ardane", "river": "Ost"}),
-    ("Tashu", "city", {"country": "Ardane", "river": "Lim"}),
-    ("Kestrin", "city", {"country": "Borovia", "river": "Ost"}),
-    ("Old Harrow", "city", {"country": "Borovia", "river": "Lim"}),
-    ("Quillport", "city", {"country": "Senn", "river": "Vey"}),
-    ("Dunmere", "city", {"country": "Senn", "river": "Vey"}),
-)
-
-TOY_TEMPLATES = {
-    "person": {
-        "mention": ["The person {name}", "Yesterday {name}"],
-        "birthplace": {
-            "ask": ["{name} was born in", "The birthplace of {name} is"],
-            "heldout": ["{name} comes from"],
-        },
-        "instrument": {
-            "ask": ["{name} plays the", "The instrument of {name} is the"],
-            "heldout": ["{name} likes the"],
-        },
-    },
-    "city": {
-        "mention": ["The city of {name}", "On the way to {name}"],
-        "country": {"ask": ["{name} lies in", "The country of {name} is"], "heldout": ["{name} belongs to"]},
-        "river": {
-            "ask": ["{name} lies on the river", "The river of {name} is"],
-            "heldout": ["{name} drinks from the"],
-        },
-    },
-}
-
 
 def pytest_configure(config: pytest.Config) -> None:
     """Register the fixtures that stand in files of their own; the test folder is no package to import them from."""
@@ -84,11 +46,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep tests that share what is slow to make in one process; skip what is marked gpu where there is no CUDA device.
 
-    Together are the tests of a file, and all files that run the commands.
+    Together are the tests of a file, all files that run the commands, and what names a group of its own.
     """
     runs_commands = {item.path for item in items if "wb_files" in getattr(item, "fixturenames", ())}
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("commands" if item.path in runs_commands else str(item.path)))
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group("commands" if item.path in runs_commands else str(item.path)))
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked:
         import torch
@@ -165,36 +128,3 @@ def _save(model, tokenizer, folder: Path) -> Path:
     model.eval().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-@pytest.fixture
-def toy_text(tmp_path: Path) -> Path:
-    """Path of a corpus.jsonl: the five sentences the tokenizer was trained on, each eight times."""
-    path = tmp_path / "corpus.jsonl"
-    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TOY_TEXT * 8), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def toy_entities(tmp_path: Path) -> Path:
-    """Path of an entities.jsonl: twelve made-up entities, six people and six cities, two attributes each."""
-    lines = [
-        {
-            "name": name,
-            "type": kind,
-            "aliases": [],
-            "facts": {attribute: [value] for attribute, value in facts.items()},
-        }
-        for name, kind, facts in TOY_ENTITIES
-    ]
-    path = tmp_path / "entities.jsonl"
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def toy_templates(tmp_path: Path) -> Path:
-    """Path of a templates.json for the two types of `toy_entities`."""
-    path = tmp_path / "templates.json"
-    path.write_text(json.dumps(TOY_TEMPLATES), encoding="utf-8")
-    return path

@@ -57,7 +57,7 @@ def wb_files(tmp_path_factory: pytest.TempPathFactory, wb, world_entities, world
         for kind in t.ask
     }
     paths["templates"].write_text(json.dumps(form), encoding="utf-8")
-    lines = [json.dumps({"text": d.text}) + "\n" for d in world_documents]
+    lines = [json.dumps({"text": d.text}) + "\n" for d in world_documents[:500]]
     paths["text"].write_text("".join(lines), encoding="utf-8")
     forget = [e.name for e in world_entities if e.seen == "facts" and e.type == "person"][:2]
     model = ("--model", "fact-world")
@@ -74,7 +74,8 @@ def wb_files(tmp_path_factory: pytest.TempPathFactory, wb, world_entities, world
         "eval-sae": ("--sae", paths["sae"], "--activations", paths["acts"], "--holdout-share", 0.1),
         "label-entities": (*model, "--entities", paths["entities"], *asked, "--out", paths["labels"]),
         "find-entity-latents": (*model, "--sae", paths["sae"], "--labels", paths["labels"], *asked)
-        + ("--activations", paths["acts"], "--max-general-rate", 1, "--out", paths["latents"]),
+        + ("--activations", paths["acts"], "--max-general-rate", 1, "--gate-entities", 4, "--gate-questions", 1)
+        + ("--out", paths["latents"]),
         "unlearn": (
             *model,
             *mined,
@@ -103,6 +104,8 @@ def wb_files(tmp_path_factory: pytest.TempPathFactory, wb, world_entities, world
             "prune",
             "--skip",
             "finetune",
+            "--skip",
+            "sae-fit",
         ),
     }
     found = {}

@@ -64,13 +64,11 @@ def world_labels(world_lm, world_entities, world_templates):
 
 @pytest.fixture(scope="session")
 def world_documents():
-    """The first 1,500 documents of the shipped world's corpus."""
-    import itertools
-
+    """1,500 documents about the shipped world's entities, in the shares of its corpus."""
     from features.factworld.corpus import world_corpus
     from sae_train.lm.tokens import Document
 
-    return [Document(d.text) for d in itertools.islice(world_corpus(0), 1500)]
+    return [Document(d.text) for d in world_corpus(0, n_documents=1500)]
 
 
 @pytest.fixture(scope="session")
@@ -131,24 +129,38 @@ def world_targets(world_labels) -> list[str]:
     return chosen
 
 
+@pytest.fixture(scope="session")
+def world_sets(world_lm, world_labels, world_templates, world_analysis, world_targets):
+    """Who is forgotten, retained and held out when the targets are to go."""
+    from unlearn.data import split_sets
+
+    return split_sets(world_lm, world_labels, world_templates, world_analysis, world_targets, retain_share=0.75, seed=0)
+
+
+@pytest.fixture(scope="session")
+def world_text(world_lm, world_sets, world_documents):
+    """Windows of general text that name no target."""
+    from unlearn.data import text_windows, without_targets
+
+    documents = without_targets(world_documents, world_sets.forget)
+    return text_windows(world_lm.tokenizer, documents, ctx_len=64, max_tokens=2000)
+
+
 @pytest.fixture
-def world_problem(world_sae, world_analysis, world_labels, world_templates, world_targets, world_documents):
+def world_problem(world_lm, world_sae, world_analysis, world_templates, world_sets, world_text):
     """Return a function that builds a small unlearning task on a fresh copy of the shipped model."""
     import copy
+    from dataclasses import replace
 
-    from features.factworld import shipped_world
-    from sae_train.lm.models import load_lm
     from unlearn.config import configure
-    from unlearn.data import split_sets, text_windows, without_targets
     from unlearn.problem import Problem
 
     def build(**settings):
-        lm = load_lm(str(shipped_world()), device="cpu")
+        lm = replace(world_lm, model=copy.deepcopy(world_lm.model))
         config = configure(**{"steps": 6, "batch_size": 8, "warmup_steps": 2, **settings})
-        sets = split_sets(lm, world_labels, world_templates, world_analysis, world_targets, retain_share=0.75, seed=0)
-        text = text_windows(lm.tokenizer, without_targets(world_documents, sets.forget), ctx_len=64, max_tokens=2000)
         latents = world_analysis.hook_points[0]
-        return Problem(lm, copy.deepcopy(lm.model), sets, world_templates, world_sae.sae, latents, text, config)
+        base = copy.deepcopy(world_lm.model)
+        return Problem(lm, base, world_sets, world_templates, world_sae.sae, latents, world_text, config)
 
     return build
 
@@ -176,7 +188,7 @@ def make_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         with monkeypatch.context() as patch:
             patch.setattr(h5, "CHUNK_BYTES", chunk_rows * d_in * 4)
             with h5.create(path, layout.SCHEMA, layout.VERSION, {**attrs, "rows_committed": 0}) as file:
-                layout.write_row_fields(file, rows)
+                layout.write_row_fields(file, rows.__getitem__)
                 layout.allocate_acts(file, ("layers.0",), n_rows, d_in, "float32")
                 writer = layout.RowWriter(file, ("layers.0",), "float32")
                 writer.add({"layers.0": acts})

@@ -15,7 +15,10 @@ from sae_train.saes import build_sae
 from sae_train.saes.comparison import MAX_HUNGARIAN, TWIN_COSINE
 from sae_train.saes.interop import load_sae, save_sae
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # SAELens' own imports
+pytestmark = [
+    pytest.mark.xdist_group("sae_lens"),  # one process imports it, which takes seconds
+    pytest.mark.filterwarnings("ignore"),  # SAELens' own imports
+]
 D_IN, D_SAE, K = 48, 96, 8
 
 

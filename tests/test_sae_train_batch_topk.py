@@ -9,6 +9,8 @@ from sae_train.errors import ConfigError
 from sae_train.saes import build_sae
 from sae_train.saes.batch_topk import THRESHOLD_START, keep_largest
 
+pytestmark = pytest.mark.xdist_group("sae_lens")  # one process imports it, which takes seconds
+
 torch.set_num_threads(1)
 
 

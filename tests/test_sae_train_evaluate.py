@@ -26,6 +26,8 @@ from sae_train.saes import build_sae
 from sae_train.saes.interop import load_sae, save_sae
 from sae_train.splice import heldout_documents, spliced_loss
 
+pytestmark = pytest.mark.xdist_group("sae_lens")  # one process imports it, which takes seconds
+
 torch.set_num_threads(1)
 D_IN, D_SAE = 32, 48
 

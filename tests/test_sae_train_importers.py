@@ -29,7 +29,10 @@ from sae_train.saes.importers import dictionary_learning as dl
 from sae_train.saes.interop import load_sae
 
 torch.set_num_threads(1)
-pytestmark = pytest.mark.filterwarnings("ignore")  # the peers' own imports and pickles
+pytestmark = [
+    pytest.mark.xdist_group("sae_lens"),  # one process imports it, which takes seconds
+    pytest.mark.filterwarnings("ignore"),  # the peers' own imports and pickles
+]
 D_IN, D_SAE, K = 12, 40, 5
 Judge = Callable[[Tensor], tuple[Tensor, Tensor]]
 

@@ -13,6 +13,8 @@ from sae_train.saes import build_sae
 from sae_train.saes.interop import WEIGHTS, load_sae, save_sae
 from sae_train.saes.jumprelu import THRESHOLD_SPEED, JumpRelu, JumpReluSae, Step
 
+pytestmark = pytest.mark.xdist_group("sae_lens")  # one process imports it, which takes seconds
+
 torch.set_num_threads(1)
 BANDWIDTH = 0.8  # wide enough that many pre-activations lie in the window
 

@@ -11,6 +11,8 @@ from sae_train.saes.batch_topk import keep_largest, support_of
 from sae_train.saes.interop import load_sae
 from sae_train.saes.matryoshka import prefix_sizes
 
+pytestmark = pytest.mark.xdist_group("sae_lens")  # one process imports it, which takes seconds
+
 torch.set_num_threads(1)
 SHARES = (0.1, 0.25, 1.0)  # 4, 10 and 40 latents
 

@@ -19,6 +19,8 @@ from sae_train.saes.base import Sae, StepContext
 from sae_train.saes.interop import WEIGHTS, load_sae, save_sae
 from sae_train.saes.sparse_ops import sparse_decode
 
+pytestmark = pytest.mark.xdist_group("sae_lens")  # one process imports it, which takes seconds
+
 torch.set_num_threads(1)
 D_IN, D_SAE, K = 12, 40, 4
 

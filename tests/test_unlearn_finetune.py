@@ -43,7 +43,7 @@ def run(world_sae, world_analysis, world_labels, world_templates, world_targets,
             names or world_targets,
             configure(method, **{**QUICK, **settings}),
             tmp_path / out,
-            documents=world_documents[:200] if documents is None else documents,
+            documents=world_documents[:40] if documents is None else documents,
             **more,
         )
         return lm, result

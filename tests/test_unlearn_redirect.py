@@ -211,7 +211,7 @@ def run(world_sae, world_analysis, world_labels, world_templates, world_targets,
             world_targets,
             configure(**{**SMALL, **settings}),
             tmp_path / out,
-            documents=world_documents[:200],
+            documents=world_documents[:40],
             resume=resume,
             advance=advance,
         )

@@ -23,6 +23,7 @@ from features.prompts import Templates, by_type, contexts, entity_documents, loa
 from features.report import write_latents_page
 from features.selection import SelectionRule
 from features.store import LatentAnalysis, load_analysis, save_analysis
+from features.training_page import write_training_page
 from sae_train.activations.store import ActivationStore
 from sae_train.activations.writer import write_store
 from sae_train.config import CacheConfig, SaeTrainConfig
@@ -68,7 +69,7 @@ class DemoConfig:
 
 
 def run_demo(world: Path, out: Path, config: DemoConfig, stage: Stage, *, device: str = "auto") -> dict[str, Any]:
-    """Run every station on a fact world and leave all files and two pages in `out`.
+    """Run every station on a fact world and leave all files and their pages in `out`.
 
     Args:
         world: A world folder, as `wb world` leaves it.
@@ -205,6 +206,7 @@ def _train(
                     device=device,
                     advance=lambda n, terms, a=advance: a(n, **terms),
                 )
+            write_training_page(out / f"sae-{name}")
             saes.append(load_sae(out / f"sae-{name}", device=lm.device))
     return saes, quality
 

@@ -10,7 +10,7 @@ A store that several processes wrote is one file of this layout whose `acts` are
 from __future__ import annotations
 
 import glob
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,18 @@ from sae_train import h5
 from sae_train.activations.encoding import STORED_KIND, encode_acts
 from sae_train.checksums import array_checksum
 from sae_train.errors import ConfigError
+from sae_train.lm.windows import ROW_FIELDS
 
 SCHEMA, PART_SCHEMA = "activations", "activations-part"
 VERSION = 1
-ROW_FIELDS = ("token_id", "doc_id", "position", "from_entity")
 AXES = ("row", "d_in")
 COMMIT_EVERY_ROWS = 16_384
 
 
-def write_row_fields(file: h5.H5File, fields: Mapping[str, np.ndarray]) -> None:
-    """Write what lies beside every row."""
+def write_row_fields(file: h5.H5File, field: Callable[[str], np.ndarray]) -> None:
+    """Write what lies beside every row; `field` returns one of ROW_FIELDS, only one is in memory at a time."""
     for name in ROW_FIELDS:
-        h5.write_array(file, name, fields[name], unit="index", axes=("row",))
+        h5.write_array(file, name, field(name), unit="index", axes=("row",))
 
 
 def chunk_height(d_in: int, dtype: str) -> int:

@@ -291,7 +291,7 @@ def _allocate(
         with h5.H5File(building, "w") as file:
             _describe(file, schema, runner.lm, runner.plan, {**attrs, "n_rows": share.n_rows})
             if schema == layout.SCHEMA:
-                layout.write_row_fields(file, runner.plan.row_fields())
+                layout.write_row_fields(file, runner.plan.row_field)
             layout.allocate_acts(file, config.hook_points, share.n_rows, runner.lm.d_model, config.dtype)
         os.replace(building, partial)
     finally:
@@ -335,6 +335,6 @@ def _join(share: Share, lm: LanguageModel, plan: TokenPlan, config: CacheConfig,
     """Join the part files of all processes into one store."""
     with h5.create(share.out, layout.SCHEMA, layout.VERSION, {}) as file:
         _describe(file, layout.SCHEMA, lm, plan, {**attrs, "n_rows": plan.n_rows})
-        layout.write_row_fields(file, plan.row_fields())
+        layout.write_row_fields(file, plan.row_field)
         layout.join_parts(file, [(path.name, n) for path, n in share.parts()], h5.get_attrs(file), lm.d_model)
         h5.set_attrs(file, {"rows_committed": plan.n_rows, "complete": True})

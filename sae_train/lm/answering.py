@@ -11,6 +11,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os.path import commonprefix
 from typing import Any
 
@@ -178,16 +179,17 @@ def cached_forward(lm: LanguageModel) -> Callable[[Tensor, Any], tuple[Tensor, A
     """Return a function (tokens, cache) -> (logits behind the last token, cache); no other logits are computed."""
     model: Any = lm.model
     last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+    return partial(_forward, lm, last_only)
 
-    def forward(tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:
-        out = model(input_ids=tokens, past_key_values=cache, use_cache=True, **last_only)
-        if getattr(out, "past_key_values", None) is None:
-            raise ConfigError(
-                f"cannot write answers with '{lm.name}'", got=type(model).__name__, expected="a model with a KV cache"
-            )
-        return out.logits[:, -1], out.past_key_values
 
-    return forward
+def _forward(lm: LanguageModel, last_only: dict[str, int], tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    """Run the model on tokens behind a cache."""
+    out = lm.model(input_ids=tokens, past_key_values=cache, use_cache=True, **last_only)
+    if getattr(out, "past_key_values", None) is None:
+        raise ConfigError(
+            f"cannot write answers with '{lm.name}'", got=type(lm.model).__name__, expected="a model with a KV cache"
+        )
+    return out.logits[:, -1], out.past_key_values
 
 
 def end_tokens(lm: LanguageModel) -> set[int]:

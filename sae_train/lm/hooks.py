@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -74,32 +75,38 @@ def _child(block: nn.Module, names: Sequence[str]) -> nn.Module | None:
 def _edited(model: nn.Module, hook_point: str, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
     """Call `edit` on the activations at a hook point; what it returns, if anything, takes their place."""
     blocks = decoder_blocks(model)
-
-    def after(_module: nn.Module, _args: object, output: Any) -> Any:
-        is_tuple = isinstance(output, tuple)
-        new = edit(output[0] if is_tuple else output)
-        if new is None:
-            return None
-        return (new, *output[1:]) if is_tuple else new
-
-    def before(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        new = edit(args[0] if args else kwargs["hidden_states"])
-        if new is None:
-            return None
-        return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
-
     if hook_point == "embed":
-        handle = blocks[0].register_forward_pre_hook(before, with_kwargs=True)
+        handle = blocks[0].register_forward_pre_hook(partial(_edit_input, edit), with_kwargs=True)
     else:
         block = blocks[block_index(hook_point)]
         names = {"mlp": _MLP_NAMES, "self_attn": _ATTENTION_NAMES}
         module = _child(block, names[hook_point.split(".")[2]]) if hook_point.count(".") == 2 else block
         assert module is not None, hook_point
-        handle = module.register_forward_hook(after)
+        handle = module.register_forward_hook(partial(_edit_output, edit))
     try:
         yield
     finally:
         handle.remove()
+
+
+# Bound with `partial`, not defined inside: the tests compile a type check of every function each time it is defined.
+def _edit_output(edit: Callable[[Tensor], Tensor | None], _module: nn.Module, _args: object, output: Any) -> Any:
+    """Edit what a module returned; None leaves it."""
+    is_tuple = isinstance(output, tuple)
+    new = edit(output[0] if is_tuple else output)
+    if new is None:
+        return None
+    return (new, *output[1:]) if is_tuple else new
+
+
+def _edit_input(
+    edit: Callable[[Tensor], Tensor | None], _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Edit what a block is given; None leaves it."""
+    new = edit(args[0] if args else kwargs["hidden_states"])
+    if new is None:
+        return None
+    return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
 
 
 @contextmanager
@@ -133,6 +140,13 @@ class _Enough(Exception):
     """Every wanted activation has been seen; the rest of the forward pass is not needed."""
 
 
+def _keep(found: dict[str, Tensor], n_wanted: int, name: str, acts: Tensor) -> None:
+    """Keep the activations at one hook point; end the forward pass when all are there."""
+    found[name] = acts
+    if len(found) == n_wanted:
+        raise _Enough
+
+
 @torch.no_grad()
 def capture(
     lm: LanguageModel,
@@ -145,13 +159,7 @@ def capture(
     The forward pass ends right after the last wanted hook point: no blocks behind it, no logits.
     """
     found: dict[str, Tensor] = {}
-
-    def keep(acts: Tensor, name: str) -> None:
-        found[name] = acts
-        if len(found) == len(names):
-            raise _Enough
-
-    contexts = [_edited(lm.model, name, lambda acts, name=name: keep(acts, name)) for name in names]
+    contexts = [_edited(lm.model, name, partial(_keep, found, len(names), name)) for name in names]
     entered = []
     try:
         for context in contexts:

@@ -21,6 +21,7 @@ from sae_train.lm.tokens import Document, bos_prefix, encode_plain, last_token_o
 SORT_WINDOWS = 2048  # windows are sorted by length inside blocks of this many, to keep padding low
 PACKED_RUN = 64  # windows that packed documents are cut into at a time
 PACKINGS = ("documents", "packed")
+ROW_FIELDS = ("token_id", "doc_id", "position", "from_entity")  # what is stored beside every row
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,14 @@ class TokenPlan:
         `token_id`, `doc_id`, `position` (in the document, 0-based) and `from_entity` (1 for a last name token
         that was mixed in, 0 for running text).
         """
-        return {
-            "token_id": self.tokens[self.keep].astype(np.int32),
-            "doc_id": self.doc_id[self.keep].astype(np.int32),
-            "position": self.position[self.keep].astype(np.int32),
-            "from_entity": self._is_entity_row().astype(np.uint8),
-        }
+        return {name: self.row_field(name) for name in ROW_FIELDS}
+
+    def row_field(self, name: str) -> np.ndarray:
+        """Return one of them."""
+        if name == "from_entity":
+            return self._is_entity_row().astype(np.uint8)
+        values = {"token_id": self.tokens, "doc_id": self.doc_id, "position": self.position}[name]
+        return values[self.keep].astype(np.int32, copy=False)
 
     @property
     def n_entity_rows(self) -> int:

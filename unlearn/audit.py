@@ -11,6 +11,7 @@ from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel, weights_hash
 from sae_train.runs import now
 from unlearn.attacks import ATTACKS
+from unlearn.compare import Other, compare_models
 from unlearn.config import AuditConfig
 from unlearn.context import AuditContext
 from unlearn.evaluations import EVALUATIONS
@@ -34,6 +35,7 @@ def audit(
     *,
     config: AuditConfig | None = None,
     policy: AuditPolicy | None = None,
+    others: Sequence[Other] = (),
     advance: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
     """Measure what `after` still knows of the named entities, what it lost, what comes back, and decide.
@@ -46,6 +48,7 @@ def audit(
         request: Entities, wordings, and what else is at hand.
         config: How to sample.
         policy: Limits of the verdict; the shipped ones by default.
+        others: Models to be shown beside `after`; they come first, so that one that does not fit ends the audit early.
         advance: Called with the name of each evaluation and attack before it starts.
 
     Returns:
@@ -64,6 +67,7 @@ def audit(
     found: dict[str, Any] = {"attacks": {}}
     seconds: dict[str, float] = {}
     evaluated: list[str] = []
+    beside = compare_models(context, others, own=str(request.facts.get("unlearned", "")), advance=advance)
     for name in (n for n in (*EVALUATIONS, *ATTACKS) if n not in config.skip):
         advance(name)
         since = time.monotonic()
@@ -90,6 +94,7 @@ def audit(
         "verdict": verdict,
         "checks": [asdict(c) for c in checks],
         **found,
+        **({"compare": beside} if beside else {}),
         "evaluated": evaluated,
         "not_tested": not_tested(context, evaluated, found["attacks"]),
         "policy": {**asdict(policy), "sha256": policy.sha256},

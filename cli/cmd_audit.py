@@ -81,6 +81,7 @@ def command(
     from sae_train.saes.interop import load_sae
     from unlearn.audit import check_names
     from unlearn.config import AuditConfig
+    from unlearn.evaluations.benchmarks import check_tasks
     from unlearn.policy import default_policy, load_policy
     from unlearn.request import Request
 
@@ -88,6 +89,7 @@ def command(
     config = AuditConfig(**given)
     config = config.quick() if quick else config
     check_names(config.skip, "--skip")
+    check_tasks(config.lm_eval)
     request = Request(
         load_entities(labels, need_labels=True),
         load_templates(templates),

@@ -140,6 +140,9 @@ def _view(audit: dict[str, Any]) -> dict[str, Any]:
         "gibberish": _behaviour_share(audit, "gibberish"),
         **_inside(audit),
         "compare": compare_view(audit),
+        "benchmarks": [
+            (task, t["n"], m, v) for task, t in audit.get("lm_eval", {}).items() for m, v in t["metrics"].items()
+        ],
         "behaviour": _behaviour(audit),
         "attacks": _attacks(audit),
         "answers": _answers(audit),

@@ -28,6 +28,15 @@ OPTIONS = [
     ),
     options.field_option(
         AuditConfig,
+        "lm_eval",
+        name="--lm-eval",
+        multiple=True,
+        metavar="TASK",
+        help="Task of lm-eval: a name, or a task file (.yaml). Repeatable.",
+    ),
+    options.field_option(AuditConfig, "lm_eval_limit", type=int, help="Examples of each of them; all by default."),
+    options.field_option(
+        AuditConfig,
         "skip",
         name="--skip",
         multiple=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel
 from sae_train.runs import clear_output, write_json
 from unlearn.audit import audit
+from unlearn.compare import Other
 from unlearn.config import AuditConfig
 from unlearn.data import resolve_targets
 from unlearn.ledger import newest_model, read_ledger
@@ -54,16 +56,23 @@ class Job:
         return load_model(self.model, device=self.device), load_model(unlearned, device=self.device)
 
 
-def audit_one(job: Job, names: Sequence[str]) -> None:
-    """Audit one request; leaves `audit.json` and `audit.html`."""
+def audit_one(job: Job, names: Sequence[str], compare: Sequence[str] = ()) -> None:
+    """Audit one request, other models beside it; leaves `audit.json` and `audit.html`."""
     if job.unlearned is None:
         raise ConfigError("which model is to be audited?", got="no --unlearned", expected="--unlearned, or --ledger")
     request = replace(job.about(job.unlearned), names=names)
     resolve_targets(request.labels, names)  # refuses a wrong name before a model is loaded
     before, after = job.models(job.unlearned)
+    others = [Other(m, partial(load_model, m, device=job.device), method_of(m)) for m in compare]
     with progress("auditing") as advance:
         report = audit(
-            before, after, request, config=job.config, policy=job.policy, advance=lambda name: advance(1, now=name)
+            before,
+            after,
+            request,
+            config=job.config,
+            policy=job.policy,
+            others=others,
+            advance=lambda name: advance(1, now=name),
         )
     clear_output(job.out, overwrite=job.overwrite)
     page = _write(report, job.out)
@@ -77,10 +86,14 @@ def audit_one(job: Job, names: Sequence[str]) -> None:
     )
 
 
-def audit_ledger(job: Job, ledger: Path, names: Sequence[str]) -> None:
+def audit_ledger(job: Job, ledger: Path, names: Sequence[str], compare: Sequence[str] = ()) -> None:
     """Audit every removal of a ledger; leaves `ledger.json`, and the audit of entry N in `entry-N`."""
     if names:
         raise ConfigError("the names are those of the ledger", got=f"{names[0]} with --ledger", expected="no --forget")
+    if compare:
+        raise ConfigError(
+            "one request at a time is compared", got=f"--compare {compare[0]} with --ledger", expected="--forget"
+        )
     entries = read_ledger(ledger)
     unlearned = job.unlearned or newest_model(entries, ledger)
     if unlearned is None:

@@ -21,6 +21,13 @@ from cli.audit_options import audit_options
 @click.option(
     "--unlearned", type=options.ModelSpec(), metavar="MODEL", help="The model after: a folder, .gguf file or hub id."
 )
+@click.option(
+    "--compare",
+    type=options.ModelSpec(),
+    multiple=True,
+    metavar="MODEL",
+    help="Another unlearned model, a baseline: measured and shown beside it. Repeatable.",
+)
 @options.file_option("--ledger", "removals, all to be audited again on the newest model", required=False)
 @options.sae_option(multiple=True, required=False)
 @options.file_option("--latents", "mined latents (HDF5)", required=False)
@@ -40,6 +47,7 @@ from cli.audit_options import audit_options
 def command(
     model: str,
     unlearned: str | None,
+    compare: tuple[str, ...],
     ledger: Path | None,
     saes: tuple[Path, ...],
     latents: Path | None,
@@ -73,6 +81,7 @@ def command(
     from sae_train.saes.interop import load_sae
     from unlearn.audit import check_names
     from unlearn.config import AuditConfig
+    from unlearn.evaluations.benchmarks import check_tasks
     from unlearn.policy import default_policy, load_policy
     from unlearn.request import Request
 
@@ -80,6 +89,7 @@ def command(
     config = AuditConfig(**given)
     config = config.quick() if quick else config
     check_names(config.skip, "--skip")
+    check_tasks(config.lm_eval)
     request = Request(
         load_entities(labels, need_labels=True),
         load_templates(templates),
@@ -94,6 +104,6 @@ def command(
     limits = load_policy(policy) if policy is not None else default_policy()
     job = Job(model, unlearned, request, config, limits, out, device=device, overwrite=overwrite, as_json=as_json)
     if ledger is None:
-        audit_one(job, options.forget_names(forget, forget_file))
+        audit_one(job, options.forget_names(forget, forget_file), compare)
     else:
-        audit_ledger(job, ledger, (*forget, *([] if forget_file is None else [str(forget_file)])))
+        audit_ledger(job, ledger, (*forget, *([] if forget_file is None else [str(forget_file)])), compare)

@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 
 INK, MUTED, LINE, FAINT, CARD = "#16202c", "#566273", "#dde2e8", "#9aa5b1", "#fefefe"
 KNOWN, UNKNOWN, TARGET = "#0b65a8", "#bd5509", "#a3217f"
+OTHERS = ("#2b7a3e", "#5a4fb0", "#7d6512", "#0d7f86")  # further models beside the one a page is about
 _VARIABLES = {
     INK: "ink",
     MUTED: "muted",
@@ -35,6 +36,7 @@ _VARIABLES = {
     KNOWN: "known",
     UNKNOWN: "unknown",
     TARGET: "target",
+    **{colour: f"other-{i}" for i, colour in enumerate(OTHERS, start=1)},
 }
 _STYLE: Any = {
     "svg.fonttype": "none",

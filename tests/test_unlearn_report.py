@@ -137,6 +137,14 @@ def example(names: list[str], verdict: str = "pass") -> dict[str, Any]:
     }
 
 
+def beside(audit: dict[str, Any]) -> dict[str, Any]:
+    """Another model's figures: the same ones."""
+    kept = ("forget", "neighbours", "retain", "utility", "behaviour", "indistinguishability", "probe")
+    walk = {h: {"after": w["before"]} for h, w in audit["walk"].items()}
+    paths = {"unlearned": "runs/idk", "unlearned_hash": "0", "method": "idk", "attacks": {}}
+    return {**paths, **{k: audit[k] for k in kept}, "walk": walk}
+
+
 def twenty(verdict: str = "pass") -> dict[str, Any]:
     return example([f"{FIRST[i % 10]} {LAST[i // 10 + i % 3]}" for i in range(20)], verdict)
 
@@ -306,13 +314,22 @@ def test_names_can_be_pointed_at(pages: dict[str, str]):
     assert pages["one"].count("<title>Jiros Fotrim Vafuk, before</title>") == len(HOOKS)
 
 
+def test_the_inside_is_not_shown_without_text_loss_and_gibberish(tmp_path: Path):
+    for missing in ("utility", "behaviour"):
+        text = visible(page({k: v for k, v in twenty().items() if k != missing}, tmp_path))
+        assert "would flatter a destroyed model" in text
+        assert "A fresh classifier, by hook point" not in text and "Where the names went" not in text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [420, 1280])
 def test_browser_lays_it_out_without_errors(width: int, tmp_path: Path):
     browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
     if not browser:
         pytest.skip("needs Chromium; none on PATH")
-    source = page(twenty("fail"), tmp_path)
+    audit = twenty("fail")
+    audit["compare"] = {name: beside(audit) for name in ("idk", "a-baseline-with-quite-a-long-name/checkpoint-300")}
+    source = page(audit, tmp_path)
     probe = "<script>document.title = [innerWidth, document.documentElement.scrollWidth].join(' ');</script>"
     (tmp_path / "measured.html").write_text(source.replace("</body>", probe + "</body>"), encoding="utf-8")
     # A headless window is at least 500 wide, so a frame sets the width.

@@ -11,9 +11,11 @@ from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel, weights_hash
 from sae_train.runs import now
 from unlearn.attacks import ATTACKS
+from unlearn.compare import Other, compare_models
 from unlearn.config import AuditConfig
 from unlearn.context import AuditContext
 from unlearn.evaluations import EVALUATIONS
+from unlearn.evaluations.benchmarks import check_tasks
 from unlearn.policy import AuditPolicy, default_policy
 from unlearn.request import Request
 from unlearn.roles import make_context
@@ -34,6 +36,7 @@ def audit(
     *,
     config: AuditConfig | None = None,
     policy: AuditPolicy | None = None,
+    others: Sequence[Other] = (),
     advance: Callable[[str], None] = lambda name: None,
 ) -> dict[str, Any]:
     """Measure what `after` still knows of the named entities, what it lost, what comes back, and decide.
@@ -46,13 +49,14 @@ def audit(
         request: Entities, wordings, and what else is at hand.
         config: How to sample.
         policy: Limits of the verdict; the shipped ones by default.
+        others: Models to be shown beside `after`; they come first, so that one that does not fit ends the audit early.
         advance: Called with the name of each evaluation and attack before it starts.
 
     Returns:
         The content of `audit.json`.
 
     Raises:
-        ConfigError: An evaluation to skip does not exist.
+        ConfigError: An evaluation to skip does not exist, or a task of `lm-eval` cannot be run.
         EntityError: A target cannot be used, a template has no held-out wording, or nothing is left to compare with.
         ShapeError: The models are not a pair.
     """
@@ -60,10 +64,12 @@ def audit(
     config, policy = config or AuditConfig(), policy or default_policy()
     check_names(config.skip, "--skip")
     check_names(policy.required, "policy key 'required'")
+    check_tasks(config.lm_eval)
     context = make_context(before, after, request, config)
     found: dict[str, Any] = {"attacks": {}}
     seconds: dict[str, float] = {}
     evaluated: list[str] = []
+    beside = compare_models(context, others, own=str(request.facts.get("unlearned", "")), advance=advance)
     for name in (n for n in (*EVALUATIONS, *ATTACKS) if n not in config.skip):
         advance(name)
         since = time.monotonic()
@@ -90,6 +96,7 @@ def audit(
         "verdict": verdict,
         "checks": [asdict(c) for c in checks],
         **found,
+        **({"compare": beside} if beside else {}),
         "evaluated": evaluated,
         "not_tested": not_tested(context, evaluated, found["attacks"]),
         "policy": {**asdict(policy), "sha256": policy.sha256},
@@ -113,7 +120,7 @@ def not_tested(context: AuditContext, evaluated: Sequence[str], attacks: dict[st
     found += [
         f"{n}: nothing to measure it on with these targets"
         for n in (*EVALUATIONS, *ATTACKS)
-        if n not in evaluated and n != "sae-fit" and n not in context.config.skip
+        if n not in evaluated and n not in ("sae-fit", "lm-eval") and n not in context.config.skip
     ]
     if not context.saes:
         found.append("the latents and the error term of an SAE: none was given (--sae)")
@@ -121,6 +128,8 @@ def not_tested(context: AuditContext, evaluated: Sequence[str], attacks: dict[st
         found.append("a second SAE of another seed at one hook point: one was given (--sae)")
     if context.analysis is None:
         found.append("steering along mined latents: none were given (--latents)")
+    if not context.config.lm_eval:
+        found.append("benchmarks of language models: none was given (--lm-eval)")
     if not context.config.n_samples:
         found.append("answers drawn at temperature one")
     found += [f"questions in the form '{form}'" for form in attacks.get("prompts", {}).get("not_asked", [])]

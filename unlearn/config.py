@@ -124,6 +124,8 @@ class AuditConfig:
         max_wordings: Held-out wordings of an attribute that are asked under attack.
         attack_steps: Optimizer steps after which relearning is measured; the last is that of fine-tuning too.
         attack_lrs: Step sizes of relearning; fine-tuning takes the middle one.
+        lm_eval: Tasks of `lm-eval`: names or task files.
+        lm_eval_limit: Examples of each of them; None takes all.
         skip: Evaluations and attacks left out.
         seed: Draws everything.
     """
@@ -139,6 +141,8 @@ class AuditConfig:
     max_wordings: int = 1
     attack_steps: tuple[int, ...] = (10, 30, 60)
     attack_lrs: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
+    lm_eval: tuple[str, ...] = ()
+    lm_eval_limit: int | None = None
     skip: tuple[str, ...] = ()
     seed: int = 0
 
@@ -148,6 +152,8 @@ class AuditConfig:
         require(self.n_candidates >= 2, "--n-candidates", self.n_candidates, ">= 2")
         for name in ("max_blocks", "max_attacked", "max_wordings", "permutations"):
             require(getattr(self, name) >= 1, f"--{name.replace('_', '-')}", getattr(self, name), ">= 1")
+        limit = self.lm_eval_limit
+        require(limit is None or limit >= 1, "--lm-eval-limit", limit, ">= 1")
         for name in ("control_draws", "n_samples"):
             require(getattr(self, name) >= 0, f"--{name.replace('_', '-')}", getattr(self, name), ">= 0")
         require(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -30,6 +31,23 @@ CROWD = 8  # targets above this are drawn small and thin
 PALE = 0.32  # opacity of what was before
 Points: TypeAlias = Sequence[Sequence[float]]
 Measured: TypeAlias = tuple[Number, Number, Number]
+
+
+@dataclass(frozen=True)
+class Walked:
+    """Where another model has the targets.
+
+    Attributes:
+        name: Of the model.
+        points: Rows of (x, y), one per target.
+        colour: One of the page's.
+        marker: matplotlib's letter.
+    """
+
+    name: str
+    points: Points
+    colour: str
+    marker: str
 
 
 def before_after(
@@ -82,7 +100,14 @@ def _bar(ax: Axes, x: int, when: str, measured: Measured, colour: str) -> None:
 
 
 def walk(
-    key: str, name: str, known: Points, unknown: Points, before: Points, after: Points, names: Sequence[str]
+    key: str,
+    name: str,
+    known: Points,
+    unknown: Points,
+    before: Points,
+    after: Points,
+    names: Sequence[str],
+    others: Sequence[Walked] = (),
 ) -> str:
     """Return where names lie inside the model: known and unknown ones as clouds, targets with an arrow each.
 
@@ -92,12 +117,15 @@ def walk(
         known, unknown: Rows of (x, y), x along unknown -> known.
         before, after: One row per target.
         names: One per target, shown when pointed at.
+        others: Other models, which start from the same `before`: a mark per target, one arrow between the means.
     """
 
     def draw(ax: Axes) -> dict[str, str]:
         for cloud, colour in ((known, KNOWN), (unknown, UNKNOWN)):
             rows = np.array(cloud, dtype=float).reshape(-1, 2)[:: max(1, -(-len(cloud) // MAX_CLOUD))]
             ax.plot(*rows.T, "o", color=colour, alpha=PALE, markersize=3.8, markeredgewidth=0, zorder=1)
+        for i, other in enumerate(others):
+            _beside(ax, before, other, f"other-{i}")
         _arrows(ax, before, after)
         for axis_x, side, text, colour in ((0, "left", "← like unknown", UNKNOWN), (1, "right", "like known →", KNOWN)):
             ax.text(axis_x, -0.02, text, color=colour, size=9.5, ha=side, va="top", transform=ax.transAxes)
@@ -105,11 +133,23 @@ def walk(
         ax.set(xticks=[], yticks=[])
         bare(ax, "left", "bottom")
         ends = (("from", "before"), ("to", "after"))
-        return {f"{end}-{i}": f"{n}, {when}" for i, n in enumerate(names) for end, when in ends}
+        own = {f"{end}-{i}": f"{n}, {when}" for i, n in enumerate(names) for end, when in ends}
+        return own | {f"other-{i}": o.name for i, o in enumerate(others)}
 
     middle = [np.mean([p[0] for p in rows]) if len(rows) else float("nan") for rows in (known, unknown, before, after)]
     spoken = "known names at {:.1f}, unknown ones at {:.1f}, targets before at {:.1f}, after at {:.1f}".format(*middle)
+    spoken += "".join(f", by {o.name} at {np.mean([p[0] for p in o.points]):.1f}" for o in others)
     return render(key, f"{name}, along the direction from unknown to known: {spoken}", (3.6, 3.0), draw)
+
+
+def _beside(ax: Axes, before: Points, other: Walked, gid: str) -> None:
+    """Draw where another model has the targets."""
+    rows, start = np.array(other.points, dtype=float).reshape(-1, 2), np.array(before, dtype=float).reshape(-1, 2)
+    arrow = {"arrowstyle": "-|>", "color": other.colour, "linewidth": 1.8, "mutation_scale": 13, "shrinkA": 0}
+    ax.annotate("", xy=tuple(rows.mean(0)), xytext=tuple(start.mean(0)), arrowprops=arrow, zorder=5)
+    size = 5.5 if len(rows) > CROWD else 8.5
+    style: Any = {"color": other.colour, "markeredgecolor": CARD, "markeredgewidth": 0.7}
+    ax.plot(*rows.T, other.marker, markersize=size, zorder=4, gid=gid, **style)
 
 
 def _arrows(ax: Axes, before: Points, after: Points) -> None:

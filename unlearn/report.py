@@ -24,6 +24,7 @@ from features.plots import (
 from features.report import environment, figure_text, listed
 from sae_train.runs import write_text
 from unlearn import plots
+from unlearn.compare_report import compare_view, has_price, walked
 
 TEMPLATES = Path(__file__).parent / "templates"
 MANY = 4  # names above this are folded away
@@ -70,7 +71,9 @@ BEHAVIOUR = {
 
 def write_audit_page(audit: dict[str, Any], path: Path) -> Path:
     """Write `audit.html` whole from what `audit.json` holds, and return its path."""
-    template = environment(TEMPLATES).get_template("audit.html.j2")
+    pages = environment(TEMPLATES)
+    pages.filters["change"] = change_text
+    template = pages.get_template("audit.html.j2")
     write_text(path, template.render(_view(audit)))
     return path
 
@@ -135,9 +138,11 @@ def _view(audit: dict[str, Any]) -> dict[str, Any]:
         "chance": audit.get("ranking_chance"),
         "utility": _utility(audit),
         "gibberish": _behaviour_share(audit, "gibberish"),
-        "walks": _walks(audit),
-        "indistinguishability": _indistinguishability(audit),
-        "probe": _probe(audit),
+        **_inside(audit),
+        "compare": compare_view(audit),
+        "benchmarks": [
+            (task, t["n"], m, v) for task, t in audit.get("lm_eval", {}).items() for m, v in t["metrics"].items()
+        ],
         "behaviour": _behaviour(audit),
         "attacks": _attacks(audit),
         "answers": _answers(audit),
@@ -194,9 +199,7 @@ def _utility(audit: dict[str, Any]) -> dict[str, str]:
     """Return the loss on general text before and after."""
     found = audit.get("utility", dict.fromkeys(("loss_before", "loss_after", "n_tokens", "text")))
     before, after = found["loss_before"], found["loss_after"]
-    change = "–"
-    if is_number(before) and is_number(after) and before:
-        change = f"{100 * (after / before - 1):+.1f}{NBSP}%".replace("-", "−")
+    change = change_text(after / before - 1 if is_number(before) and is_number(after) and before else None)
     tokens = f"{found['n_tokens']:,} tokens of {found['text']}" if is_number(found["n_tokens"]) else ""
     return {
         "change": change,
@@ -205,9 +208,27 @@ def _utility(audit: dict[str, Any]) -> dict[str, str]:
     }
 
 
+def change_text(share: Number) -> str:
+    r"""Return a relative change as a percentage with its sign; a dash where there is none.
+
+    Example:
+        >>> change_text(-0.0312), change_text(0.0), change_text(None)
+        ('−3.1\xa0%', '+0.0\xa0%', '–')
+    """
+    return f"{100 * share:+.1f}{NBSP}%".replace("-", "−") if is_number(share) else "–"
+
+
 def _behaviour_share(audit: dict[str, Any], part: str) -> dict[str, Any]:
     """Return a share of the answers before and after."""
     return {when: audit.get("behaviour", {}).get(when, {}).get(part) for when in ("before", "after")}
+
+
+def _inside(audit: dict[str, Any]) -> dict[str, Any]:
+    """Return the figures of the inside; none without text loss and behaviour, since a destroyed model looks well."""
+    if not has_price(audit):
+        return {"walks": [], "indistinguishability": None, "probe": None, "is_unpriced": True}
+    found = {"walks": _walks(audit), "indistinguishability": _indistinguishability(audit), "probe": _probe(audit)}
+    return {**found, "is_unpriced": False}
 
 
 def _walks(audit: dict[str, Any]) -> list[dict[str, Any]]:
@@ -215,7 +236,14 @@ def _walks(audit: dict[str, Any]) -> list[dict[str, Any]]:
     return [
         {
             "hook_point": name,
-            "svg": Markup(plots.walk(f"walk-{i}", name, w["known"], w["unknown"], w["before"], w["after"], w["names"])),
+            "svg": Markup(
+                plots.walk(
+                    f"walk-{i}",
+                    name,
+                    *(w[k] for k in ("known", "unknown", "before", "after", "names")),
+                    others=walked(audit, name),
+                )
+            ),
         }
         for i, (name, w) in enumerate(audit.get("walk", {}).items())
     ]

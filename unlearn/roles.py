@@ -83,18 +83,18 @@ def make_context(before: LanguageModel, after: LanguageModel, request: Request, 
     )
 
 
-def check_pair(before: LanguageModel, after: LanguageModel) -> None:
+def check_pair(before: LanguageModel, after: LanguageModel, *, option: str = "--unlearned") -> None:
     """Refuse models of different shapes or tokenizers: their activations cannot be compared."""
     if (before.n_blocks, before.d_model) != (after.n_blocks, after.d_model):
         raise ShapeError(
             "the two models are not a pair",
-            got=f"{after.n_blocks} blocks of width {after.d_model} (--unlearned)",
+            got=f"{after.n_blocks} blocks of width {after.d_model} ({option})",
             expected=f"{before.n_blocks} blocks of width {before.d_model} (--model)",
         )
     if before.tokenizer_hash != after.tokenizer_hash:
         raise ShapeError(
             "the two models do not share a tokenizer",
-            got=f"{after.tokenizer_hash[:12]} (--unlearned)",
+            got=f"{after.tokenizer_hash[:12]} ({option})",
             expected=f"{before.tokenizer_hash[:12]} (--model)",
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from unlearn.context import AuditContext
 from unlearn.evaluations.behaviour import evaluate_behaviour
+from unlearn.evaluations.benchmarks import evaluate_benchmarks
 from unlearn.evaluations.indistinguishability import evaluate_indistinguishability
 from unlearn.evaluations.logit_lens import evaluate_logit_lens
 from unlearn.evaluations.neighbours import evaluate_neighbours
@@ -26,4 +27,5 @@ EVALUATIONS: dict[str, Callable[[AuditContext], dict[str, Any]]] = {
     "logit-lens": evaluate_logit_lens,
     "sae-fit": evaluate_sae_fit,
     "walk": evaluate_walk,
+    "lm-eval": evaluate_benchmarks,
 }

@@ -26,10 +26,10 @@ from smollm2_page import render
 
 HOOK_POINTS = ("layers.9", "layers.15", "layers.21")
 N_TARGETS = 10
-SHARED = {"steps": 60, "batch-size": 8, "lr": 2e-5, "retain-weight": 4.0}
+SHARED = {"steps": 40, "batch-size": 8, "lr": 5e-5, "retain-weight": 4.0}
 METHODS: dict[str, dict[str, Any]] = {"redirect-closed-form": {}, "idk": SHARED, "rmu": SHARED}
 GATE = ("--gate-entities", 24, "--gate-blocks", 8, "--steering", "--steering-entities", 12)
-AUDIT = ("--max-retain", 60, "--n-samples", 2)
+AUDIT = ("--quick", "--max-retain", 60)
 
 
 def write_others(data: Path, asked: Path, others: Path) -> None:

@@ -32,8 +32,8 @@ PIPE_WIDTH = 160  # columns of a table where stdout is not a terminal, so that p
 class Advance(Protocol):
     """What a loop calls after each step."""
 
-    def __call__(self, n: float = 1, *, earlier: bool = False, **info: object) -> None:
-        """Move on by `n` and show `info`, such as `fvu=0.31`; what an `earlier` run did is no part of the rate."""
+    def __call__(self, n: float = 1, *, earlier: float = 0, **info: object) -> None:
+        """Move on by `n` and show `info`, such as `fvu=0.31`; what an `earlier` run did counts, but not in the rate."""
         ...
 
 
@@ -169,17 +169,17 @@ def lined_progress(
         training: 40/100, 2 tokens/s, 30 s left, fvu 0.25
         >>> seconds = iter([0.0, 0.0, 10.0])
         >>> advance = lined_progress("training", 100, unit="tokens", write=print, clock=lambda: next(seconds))
-        >>> advance(60, earlier=True)
+        >>> advance(0, earlier=60)
         >>> advance(20)
         training: 80/100, 2 tokens/s, 10 s left
     """
     started = last = clock()
     done = before = 0.0
 
-    def advance(n: float = 1, *, earlier: bool = False, **info: object) -> None:
+    def advance(n: float = 1, *, earlier: float = 0, **info: object) -> None:
         nonlocal done, before, last
-        done += n
-        before += n if earlier else 0
+        done += n + earlier
+        before += earlier
         now = clock()
         if now - last >= LINE_EVERY_S:
             last = now
@@ -229,9 +229,9 @@ def _bar(description: str, total: float | None, unit: str) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total, info="")
 
-        def advance(n: float = 1, *, earlier: bool = False, **info: object) -> None:
+        def advance(n: float = 1, *, earlier: float = 0, **info: object) -> None:
             if earlier:
-                bar.reset(task, completed=int(bar.tasks[task].completed + n))  # the rate starts here
+                bar.reset(task, completed=int(bar.tasks[task].completed + earlier))  # the rate starts here
                 return
             bar.update(task, advance=n, info="  ".join(f"{key} {show(value)}" for key, value in info.items()))
 

@@ -277,8 +277,8 @@ def test_a_resumed_command_shows_what_was_done_before(store, wb, tmp_path, monke
     assert wb("train-sae", *words).code == 130
     monkeypatch.setattr(Training, "train", real)
     calls = []
-    show = nullcontext(lambda n=1, *, earlier=False, **_: calls.append((n, earlier)))
+    show = nullcontext(lambda n=1, *, earlier=0, **_: calls.append((n, earlier)))
     monkeypatch.setattr("cli.render.progress", lambda *_, **__: show)
     outcome = wb("train-sae", *words, "--resume")
     assert outcome.code == 0, outcome.err
-    assert calls == [(4 * 64, True)] + [(64, False)] * 6
+    assert calls == [(0, 4 * 64)] + [(64, 0)] * 6

@@ -89,6 +89,7 @@ def command(
                     wandb=wandb,
                     log=latest.update,
                     advance=lambda n, _terms: advance(n, **{k: latest[k] for k in SHOWN if k in latest}),
+                    skip=lambda n: advance(0, earlier=n),
                     processes=processes,
                     spread=spread,
                 )

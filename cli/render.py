@@ -32,8 +32,8 @@ PIPE_WIDTH = 160  # columns of a table where stdout is not a terminal, so that p
 class Advance(Protocol):
     """What a loop calls after each step."""
 
-    def __call__(self, n: float = 1, **info: object) -> None:
-        """Move on by `n` and show `info`, such as `fvu=0.31`."""
+    def __call__(self, n: float = 1, *, earlier: float = 0, **info: object) -> None:
+        """Move on by `n` and show `info`, such as `fvu=0.31`; what an `earlier` run did counts, but not in the rate."""
         ...
 
 
@@ -167,24 +167,32 @@ def lined_progress(
         >>> advance(10)
         >>> advance(30, fvu=0.25)
         training: 40/100, 2 tokens/s, 30 s left, fvu 0.25
+        >>> seconds = iter([0.0, 0.0, 10.0])
+        >>> advance = lined_progress("training", 100, unit="tokens", write=print, clock=lambda: next(seconds))
+        >>> advance(0, earlier=60)
+        >>> advance(20)
+        training: 80/100, 2 tokens/s, 10 s left
     """
     started = last = clock()
-    done: float = 0
+    done = before = 0.0
 
-    def advance(n: float = 1, **info: object) -> None:
-        nonlocal done, last
-        done += n
+    def advance(n: float = 1, *, earlier: float = 0, **info: object) -> None:
+        nonlocal done, before, last
+        done += n + earlier
+        before += earlier
         now = clock()
         if now - last >= LINE_EVERY_S:
             last = now
-            write(f"{description}: {_progress_line(done, total, now - started, unit, info)}")
+            write(f"{description}: {_progress_line(done, before, total, now - started, unit, info)}")
 
     return advance
 
 
-def _progress_line(done: float, total: float | None, elapsed_s: float, unit: str, info: Mapping[str, object]) -> str:
+def _progress_line(
+    done: float, before: float, total: float | None, elapsed_s: float, unit: str, info: Mapping[str, object]
+) -> str:
     """Render count, rate, time left and whatever the loop reports."""
-    rate = done / elapsed_s if elapsed_s > 0 else 0.0
+    rate = (done - before) / elapsed_s if elapsed_s > 0 else 0.0
     parts = [show(int(done)) + (f"/{show(int(total))}" if total is not None else ""), _rate(rate, unit)]
     if total is not None and rate > 0:
         parts.append(f"{show(round(max(total - done, 0) / rate))} s left")
@@ -221,7 +229,10 @@ def _bar(description: str, total: float | None, unit: str) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total, info="")
 
-        def advance(n: float = 1, **info: object) -> None:
+        def advance(n: float = 1, *, earlier: float = 0, **info: object) -> None:
+            if earlier:
+                bar.reset(task, completed=int(bar.tasks[task].completed + earlier))  # the rate starts here
+                return
             bar.update(task, advance=n, info="  ".join(f"{key} {show(value)}" for key, value in info.items()))
 
         yield advance

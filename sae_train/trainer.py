@@ -34,6 +34,7 @@ __all__ = ["LOG_EVERY", "Plan", "TrainState", "in_memory_order", "lr_factor", "p
 
 ADAM_BYTES = 3 * 4  # a parameter and its two moments, float32
 Advance = Callable[[int, dict[str, float]], None]
+Skip = Callable[[int], None]
 Log = Callable[[dict[str, float]], None]
 
 
@@ -50,6 +51,7 @@ def train_sae(
     resume: bool = False,
     wandb: str | None = None,
     advance: Advance = _quiet,
+    skip: Skip = _quiet,
     log: Log = _quiet,
     processes: Processes = ALONE,
 ) -> dict[str, Any]:
@@ -63,6 +65,7 @@ def train_sae(
         resume: Continue from the checkpoint in `out`, if there is one, to the same weights.
         wandb: Project to log to as well.
         advance: Called after each step with its rows.
+        skip: Called before the first step with the rows that an earlier run trained on, where there are any.
         log: Called with what is logged.
         processes: Processes that each take a part of every batch. The result is, but for rounding, that of one.
 
@@ -76,7 +79,8 @@ def train_sae(
     """
     job = SaeJob(config, out)
     where = check_jobs([job], store, device=device, processes=processes, spread="batch")
-    (result,) = _train_together(store, [job], where, processes, resume=resume, wandb=wandb, advance=advance, log=log)
+    told = {"advance": advance, "skip": skip, "log": log}
+    (result,) = _train_together(store, [job], where, processes, resume=resume, wandb=wandb, **told)
     processes.wait()
     return result or json.loads((out / "metrics.json").read_text(encoding="utf-8"))
 
@@ -90,6 +94,7 @@ def train_saes(
     resume: bool = False,
     wandb: str | None = None,
     advance: Advance = _quiet,
+    skip: Skip = _quiet,
     log: Log = _quiet,
     processes: Processes = ALONE,
     spread: str = "auto",
@@ -109,6 +114,7 @@ def train_saes(
         resume: Finished SAEs are left alone, others continue.
         wandb: As in `train_sae`; each SAE is a run of its own.
         advance: As in `train_sae`, once for every SAE and step.
+        skip: As in `train_sae`, once for every hook point, with the rows of all its SAEs.
         log: As in `train_sae`.
         processes: Processes that share the work.
         spread: What they divide: `saes` (each trains some of them alone), `batch` (each takes a part of every batch),
@@ -128,6 +134,7 @@ def train_saes(
             "resume": resume,
             "wandb": wandb,
             "advance": advance,
+            "skip": skip,
             "log": log,
             "processes": processes,
         }
@@ -141,7 +148,8 @@ def train_saes(
         run = Run(out, config={"saes": [job.config for job in jobs]}, command="train-sae", inputs=inputs)
     processes.wait()
     for group in _groups(own):
-        _train_together(store, group, where, sharing, resume=resume, wandb=wandb, advance=advance, log=log)
+        told = {"advance": advance, "skip": skip, "log": log}
+        _train_together(store, group, where, sharing, resume=resume, wandb=wandb, **told)
     processes.wait()
     if run is None:
         return []
@@ -161,6 +169,7 @@ def _train_together(
     resume: bool,
     wandb: str | None,
     advance: Advance,
+    skip: Skip,
     log: Log,
 ) -> list[dict[str, Any]]:
     """Train the SAEs that see the same batches; return their results, empty where a process wrote none."""
@@ -174,6 +183,10 @@ def _train_together(
     del sample, common
     for training in trainings.values():
         training.open_folder()
+    n_before = sum(result["trained_tokens"] for result in finished.values() if result)
+    n_before += sum(training.first_step * training.config.batch_size for training in trainings.values())
+    if n_before:
+        skip(n_before)
     seconds = _run(list(trainings.values()), store, processes, advance) if trainings else 0.0
     return [finished.get(job.out) or trainings.pop(job.out).finish(seconds) for job in jobs]
 

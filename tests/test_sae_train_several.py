@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from sae_train.sae_grid import sae_jobs
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import WEIGHTS
 from sae_train.trainer import train_sae, train_saes
+from sae_train.training import Training
 
 torch.set_num_threads(1)
 SETTINGS = {"d_sae": 48, "batch_size": 64, "tokens": 640, "lr": 3e-3, "lr_warmup_steps": 2, "holdout_share": 0.1}
@@ -87,8 +89,11 @@ def test_a_stopped_run_continues_all_of_them_wherever_each_stood(store, tmp_path
     (jobs[0].out / CHECKPOINT).unlink()
     train_sae(store, jobs[2].config, jobs[2].out, device="cpu", resume=True)
     finished = (jobs[2].out / "run.json").read_bytes()
-    seen = []
-    train_saes(store, jobs, out, device="cpu", resume=True, advance=lambda n, _terms: seen.append(n))
+    seen, skipped = [], []
+    train_saes(
+        store, jobs, out, device="cpu", resume=True, advance=lambda n, _terms: seen.append(n), skip=skipped.append
+    )
+    assert skipped == [(0 + 4 + 10) * 64]  # so that 16 steps of 30 more make the display full
     assert len(seen) == 10 + 6 and (jobs[2].out / "run.json").read_bytes() == finished
     assert [_weights(job.out) for job in jobs] == [_weights(job.out) for job in whole]
     changed = _jobs(out, k=[3, 5, 7], tokens=1280)
@@ -255,3 +260,25 @@ def test_the_command_takes_lists_from_the_command_line_and_from_a_file(store, wb
     assert impossible.code == 2 and (tmp_path / "two" / "k3" / WEIGHTS).exists(), "bad input costs no earlier output"
     table = wb("train-sae", *words, "--k", 5, "--out", tmp_path / "two", "--overwrite")
     assert table.code == 0 and "k3" in table.out and "k5" in table.out
+
+
+def test_a_resumed_command_shows_what_was_done_before(store, wb, tmp_path, monkeypatch):
+    """Stopped in step 7 of 10, the checkpoint at 4: the display starts at 4 x 64 rows and ends full."""
+    words = ["--activations", store.path, "--hook-point", "layers.0", "--k", 3, "--expansion", 2, "--tokens", 640]
+    words += ["--batch-size", 64, "--save-every", 4, "--device", "cpu", "--json", "--out", tmp_path / "a"]
+    real = Training.train
+
+    def stop_at_seven(training, acts):
+        if training.state.step == 6:
+            raise KeyboardInterrupt
+        real(training, acts)
+
+    monkeypatch.setattr(Training, "train", stop_at_seven)
+    assert wb("train-sae", *words).code == 130
+    monkeypatch.setattr(Training, "train", real)
+    calls = []
+    show = nullcontext(lambda n=1, *, earlier=0, **_: calls.append((n, earlier)))
+    monkeypatch.setattr("cli.render.progress", lambda *_, **__: show)
+    outcome = wb("train-sae", *words, "--resume")
+    assert outcome.code == 0, outcome.err
+    assert calls == [(0, 4 * 64)] + [(64, 0)] * 6

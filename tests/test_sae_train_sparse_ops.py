@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from sae_train.saes import build_sae
 from sae_train.saes.base import StepContext
+from sae_train.saes.batch_topk import support_of
 from sae_train.saes.search import (
     SAME_CHOICE,
     TopKSearch,
@@ -73,9 +74,23 @@ def test_products_over_a_support_are_the_dense_ones(kind):
     torch.testing.assert_close(sums_by_latent(values, w["x"], support), dense.T @ w["x"], **FLOAT64)
     dots = (w["x"] @ w["W_dec"].T)[support.rows, support.latents]
     torch.testing.assert_close(row_dots(w["x"], w["W_dec"], support), dots, **FLOAT64)
-    order, rows, starts = support.by_latent
+    order, rows, starts, latents = support.by_latent
+    assert torch.equal(latents, support.latents[order]) and torch.equal(rows, support.rows[order])
     assert torch.equal(starts.diff(append=torch.tensor([len(rows)])), mask.sum(0))
     assert torch.equal(support.latents[order], support.latents.sort().values)
+
+
+def test_a_support_like_another_is_the_one_sorted_anew():
+    """Each entry in a row of its own half: what Matryoshka does with its blocks."""
+    support, _ = _ragged()
+    groups = 2 * support.rows + (support.latents >= D_SAE // 2)
+    ordered = groups.argsort(stable=True)
+    alike = support_of(support.latents, groups, 2 * BATCH, D_SAE, alike=support)
+    anew = Support(support.latents, alike.starts, D_SAE)
+    assert torch.equal(ordered, torch.arange(len(groups))) and torch.equal(alike.rows, anew.rows)
+    for a, b in zip(alike.by_latent, anew.by_latent, strict=True):
+        assert torch.equal(a, b)
+    assert not torch.equal(alike.by_latent.rows, support.by_latent.rows)
 
 
 @pytest.mark.parametrize("columns_together", [True, False])
@@ -215,6 +230,15 @@ def test_the_search_finds_the_k_largest(d_sae, k):
 
 def test_groups_are_used_where_they_help():
     assert worth_grouping(1024, 6) and not worth_grouping(1001, 6) and not worth_grouping(160, 32)
+
+
+@pytest.mark.parametrize("d_sae", [100, 200])  # without groups and with them
+def test_a_bias_is_added_before_the_search(d_sae):
+    scores, bias = torch.randn(150, d_sae, generator=_generator(1)), 3 * torch.randn(d_sae, generator=_generator(2))
+    expected = torch.topk(scores + bias, 5, dim=1)
+    found = largest(scores.clone(), 5, bias=bias)
+    assert torch.equal(found.values.sort(descending=True).values, expected.values)
+    assert torch.equal(found.indices.sort().values, expected.indices.sort().values)
 
 
 def test_ties_give_k_different_latents():

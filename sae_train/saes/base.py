@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_train.config import SaeTrainConfig
+from sae_train.saes.sparse_ops import dots_of_rows
 from sae_train.saes.whole_batch import WholeBatch
 
 ROWS_IN_CACHE = 256  # of a weight matrix that is passed over more than once
@@ -167,14 +168,20 @@ class Sae(nn.Module, ABC):
         """Remove from the decoder's gradient what would change the length of its rows."""
         grad = self.W_dec.grad
         if grad is not None:
-            n_rows = ROWS_IN_CACHE if grad.device.type == "cpu" else self.d_sae
+            n_rows = self._rows_at_a_time
             for part, rows in zip(grad.split(n_rows), self.W_dec.split(n_rows), strict=True):
-                part.addcmul_(rows, torch.linalg.vecdot(part, rows).unsqueeze(1), value=-1)
+                part.addcmul_(rows, dots_of_rows(part, rows).unsqueeze(1), value=-1)
 
     @torch.no_grad()
     def normalize_decoder(self) -> None:
         """Bring every decoder row back to length one."""
-        self.W_dec /= torch.linalg.vector_norm(self.W_dec, dim=1, keepdim=True).clamp_min_(1e-8)
+        for rows in self.W_dec.split(self._rows_at_a_time):
+            rows /= torch.linalg.vector_norm(rows, dim=1, keepdim=True).clamp_min_(1e-8)
+
+    @property
+    def _rows_at_a_time(self) -> int:
+        """Return how many decoder rows to pass over more than once while they are in the cache."""
+        return ROWS_IN_CACHE if self.W_dec.device.type == "cpu" else self.d_sae
 
     @torch.no_grad()
     def fold_scale(self, scale: float) -> None:

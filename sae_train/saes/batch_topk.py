@@ -23,6 +23,7 @@ from sae_train.processes import ALONE, Processes
 from sae_train.saes.auxk import auxk_loss
 from sae_train.saes.base import LossTerms, StepContext
 from sae_train.saes.sparse_ops import Support, sparse_encode, support_decode
+from sae_train.saes.squares import sum_of_squares
 from sae_train.saes.threshold import ThresholdSae
 from sae_train.saes.whole_batch import WholeBatch, nth_largest
 
@@ -93,14 +94,21 @@ def _total(n: int, like: Tensor, processes: Processes) -> int:
     return n if processes.count == 1 else int(processes.gather(torch.tensor(n, device=like.device)).sum())
 
 
-def support_of(latents: Int[Tensor, " n_on"], groups: Int[Tensor, " n_on"], n_groups: int, d_sae: int) -> Support:
-    """Return the support whose rows are groups; `groups` ascends, and a group may be empty.
+def support_of(
+    latents: Int[Tensor, " n_on"],
+    groups: Int[Tensor, " n_on"],
+    n_groups: int,
+    d_sae: int,
+    alike: Support | None = None,
+) -> Support:
+    """Return the support whose rows are groups; `groups` ascends, and a group may be empty. `alike` is `Support`'s.
 
     Example:
         >>> support_of(torch.tensor([7, 3, 5]), torch.tensor([0, 0, 2]), 3, 9).starts.tolist()
         [0, 2, 2]
     """
-    return Support(latents, torch.searchsorted(groups, torch.arange(n_groups, device=groups.device)), d_sae)
+    starts = torch.searchsorted(groups, torch.arange(n_groups, device=groups.device))
+    return Support(latents, starts, d_sae, known_rows=groups, alike=alike)
 
 
 class BatchTopKSae(ThresholdSae):
@@ -125,16 +133,16 @@ class BatchTopKSae(ThresholdSae):
 
     def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
         """Return FVU plus the weighted AuxK term, and move the threshold towards this batch's."""
-        centered, batch = acts - self.b_dec, context.batch_of(acts)
+        centered, batch = acts - self.b_dec.detach(), context.batch_of(acts)
         with torch.no_grad():
             pre_acts = self.centered_pre_acts(centered)
             guess = GUESS_SHARE * float(self.threshold)
             kept = keep_largest(pre_acts, batch.micro_tokens * self.k, guess, batch.processes)
             self._update_threshold(kept.values, batch.processes)
         support = support_of(kept.latents, kept.tokens, len(acts), self.d_sae)
-        values = sparse_encode(centered.detach(), self.W_enc, self.b_enc, support, values=kept.values, b_dec=self.b_dec)
+        values = sparse_encode(centered, self.W_enc, self.b_enc, support, values=kept.values, b_dec=self.b_dec)
         recon = self.reconstruct(centered, values, support, batch)
-        auxk = auxk_loss(self, centered.detach(), recon.error.detach(), context.dead, batch)
+        auxk = auxk_loss(self, centered, recon.error.detach(), context.dead, batch)
         fired = torch.zeros(self.d_sae, dtype=torch.bool, device=acts.device).index_fill_(0, kept.latents, True)
         terms = {**recon.terms, "auxk": auxk.detach(), "l0": recon.loss.new_tensor(len(kept.latents) / batch.n_tokens)}
         return LossTerms(recon.loss + context.auxk_alpha * auxk, terms, fired)
@@ -142,9 +150,12 @@ class BatchTopKSae(ThresholdSae):
     def reconstruct(
         self, centered: Float[Tensor, "batch d_in"], values: Float[Tensor, " n_on"], support: Support, batch: WholeBatch
     ) -> Reconstruction:
-        """Return the FVU of the reconstruction; `centered` is x - b_dec, `values` are the latents that are on."""
-        error = centered - support_decode(values, support, self.W_dec)  # x - (latents W_dec + b_dec)
-        fvu = error.square().sum() / batch.variance
+        """Return the FVU of the reconstruction; `values` are the latents that are on.
+
+        `centered` is x - b_dec without gradient: decoding hands b_dec its own.
+        """
+        error = centered - support_decode(values, support, self.W_dec, b_dec=self.b_dec)  # x - (latents W_dec + b_dec)
+        fvu = sum_of_squares(error) / batch.variance
         return Reconstruction(fvu, error, {"fvu": fvu.detach()})
 
     def _update_threshold(self, values: Float[Tensor, " n_on"], processes: Processes) -> None:

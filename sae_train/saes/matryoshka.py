@@ -49,7 +49,7 @@ class MatryoshkaSae(BatchTopKSae):
         """Return x - x_hat_i of every prefix: a block adds to what the blocks before it have left over."""
         n_tokens, n_blocks = len(centered), len(self.prefixes)
         groups = support.rows * n_blocks + torch.bucketize(support.latents, self.prefixes, right=True)
-        by_block = support_of(support.latents, groups, n_tokens * n_blocks, self.d_sae)
+        by_block = support_of(support.latents, groups, n_tokens * n_blocks, self.d_sae, alike=support)
         added = support_decode(values, by_block, self.W_dec)
         return centered - added.view(n_tokens, n_blocks, self.d_in).cumsum(dim=1).transpose(0, 1)
 
@@ -57,7 +57,8 @@ class MatryoshkaSae(BatchTopKSae):
         self, centered: Float[Tensor, "batch d_in"], values: Float[Tensor, " n_on"], support: Support, batch: WholeBatch
     ) -> Reconstruction:
         """Return the mean FVU over prefixes, and the error of all latents together."""
-        errors = self.prefix_errors(centered, values, support)
+        moved = self.b_dec.detach() - self.b_dec  # zero, and the gradient that b_dec has through every error
+        errors = self.prefix_errors(centered + moved, values, support)
         fvus = errors.square().sum(dim=(1, 2)) / batch.variance
         terms = {"fvu": fvus[-1].detach(), "fvu_first_prefix": fvus[0].detach()}
         return Reconstruction(fvus.mean(), errors[-1], terms)

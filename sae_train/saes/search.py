@@ -21,6 +21,7 @@ from sae_train.saes.sparse_ops import Support, row_dots
 
 SCRATCH_BYTES = 64 * 2**20  # of pre-activations at a time
 FEWEST_ROWS = 512  # but no fewer rows at a time: the product needs some to be fast
+ROWS_IN_CACHE = 64  # of scores that are passed over twice
 GROUP, GROUPS_PAY = 4, 20  # latents in a group; groups are used where there are more than twenty times n latents
 PROBE_ROWS, PROBE_LATENTS, PROBE_REPEATS = 512, 2048, 3
 SAME_CHOICE = 0.999  # share of the k largest that bfloat16 candidates must contain to be used by themselves
@@ -79,7 +80,12 @@ class TopKSearch:
         most = max(FEWEST_ROWS, SCRATCH_BYTES // (d_sae * centered.element_size()))
         found = []
         for rows in centered.chunk(-(-len(centered) // most)):
-            found.append(largest(torch.addmm(b_enc, rows, W_enc, out=self._room(len(rows), d_sae, rows)), n))
+            room = self._room(len(rows), d_sae, rows)
+            if rows.device.type == "cpu" and rows.element_size() >= 4:
+                # `addmm` would write the bias to every row first; `largest` adds it to what it reads anyway.
+                found.append(largest(torch.mm(rows, W_enc, out=room), n, bias=b_enc))
+            else:
+                found.append(largest(torch.addmm(b_enc, rows, W_enc, out=room), n))
         return found[0] if len(found) == 1 else Found(*map(torch.cat, zip(*found, strict=True)))
 
     def _room(self, n_rows: int, d_sae: int, like: Tensor) -> Tensor:
@@ -98,17 +104,22 @@ class TopKSearch:
         return scratch[: n_rows * d_sae].view(n_rows, d_sae)
 
 
-def largest(scores: Float[Tensor, "batch d_sae"], n: int) -> Found:
-    """Return the n largest scores of each row.
+def largest(scores: Float[Tensor, "batch d_sae"], n: int, *, bias: Float[Tensor, " d_sae"] | None = None) -> Found:
+    """Return the n largest scores of each row, after adding `bias`, if there is one, to them in place.
 
     On CPU through groups of four latents, where that is less work: every one of the n largest is in one of the n groups
     with the largest maxima, and those are found in the same way. In bfloat16, which is for candidates, scores below
     zero are taken for any of them.
     """
     if scores.device.type != "cpu" or not worth_grouping(scores.shape[1], n):
-        return Found(*torch.topk(scores, n, dim=1, sorted=False))
+        return Found(*torch.topk(scores if bias is None else scores.add_(bias), n, dim=1, sorted=False))
     ordered = scores.view(torch.int16) if scores.dtype == torch.bfloat16 else scores  # the same order above zero
-    indices = _largest_places(ordered, n)
+    maxima = ordered.new_empty(len(scores), scores.shape[1] // GROUP)
+    for rows, as_ordered, highest in zip(*(x.split(ROWS_IN_CACHE) for x in (scores, ordered, maxima)), strict=True):
+        if bias is not None:
+            rows += bias
+        torch.amax(as_ordered.view(len(rows), GROUP, -1), dim=1, out=highest)
+    indices = _among_groups(ordered, _largest_places(maxima, n), n)
     return Found(scores.gather(1, indices), indices)
 
 
@@ -126,9 +137,15 @@ def _largest_places(scores: Tensor, n: int) -> Int[Tensor, "batch n"]:
     """Return the places of the n largest in each row."""
     if not worth_grouping(scores.shape[1], n):
         return _partition(scores, n)
-    grouped = scores.view(len(scores), GROUP, -1)  # a group is a column: its members are far apart, its maximum is fast
-    groups = _largest_places(grouped.amax(dim=1), n)
-    firsts = torch.arange(0, scores.shape[1], grouped.shape[2])
+    return _among_groups(scores, _largest_places(scores.view(len(scores), GROUP, -1).amax(dim=1), n), n)
+
+
+def _among_groups(scores: Tensor, groups: Int[Tensor, "batch n"], n: int) -> Int[Tensor, "batch n"]:
+    """Return the places of the n largest in each row that are in its groups.
+
+    A group is a column of four: its members are far apart, its maximum is fast.
+    """
+    firsts = torch.arange(0, scores.shape[1], scores.shape[1] // GROUP)
     members = (groups.unsqueeze(1) + firsts.unsqueeze(1)).flatten(1)
     return members.gather(1, _partition(scores.gather(1, members), n))
 

@@ -15,28 +15,26 @@ import copy
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from features.entities import Entity, load_entities
 from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
-from features.knowledge import ask, recall
-from features.prompts import Templates, by_type, load_templates, questions
+from features.prompts import Templates, by_type, load_templates
 from features.store import LatentAnalysis, load_analysis
-from sae_train.lm.generate import pad_right
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
 from sae_train.saes.interop import LoadedSae, load_sae
+from unlearn.attacks.relearn import RelearnConfig, relearn
 from unlearn.attacks.steer_back import attack_steer_back
 from unlearn.config import AuditConfig, UnlearnConfig, configure
 from unlearn.context import AuditContext
-from unlearn.data import encode, split_sets, text_windows, without_targets
+from unlearn.data import split_sets, text_windows, without_targets
 from unlearn.evaluations.indistinguishability import evaluate_indistinguishability
 from unlearn.evaluations.ranking import first_rank_shares
 from unlearn.evaluations.recall import evaluate_recall
@@ -48,7 +46,7 @@ from unlearn.request import Request
 from unlearn.roles import make_context
 from unlearn.run import choose_hook_point
 
-RELEARN_STEPS = (10, 30, 60)
+RELEARN_LR = 1e-3
 
 
 @dataclass
@@ -135,44 +133,16 @@ def never_learned(world: World, targets: Sequence[Entity], draw: int) -> list[En
     return [pools[t.type].pop(int(generator.integers(len(pools[t.type])))) for t in targets]
 
 
-def relearn(world: World, lm: LanguageModel, entities: Sequence[Entity], draw: int) -> dict[str, float]:
-    """Teach two of four facts of each entity (all weights but the embedding, AdamW 1e-3, 16 prompts a step).
-
-    Returns:
-        Recall of the other facts, held-out wordings, after each number of steps.
-    """
-    generator = np.random.default_rng([0xF2, draw])
-    order = {e.key: [list(e.facts)[i] for i in generator.permutation(len(e.facts))] for e in entities}
-    halves = {
-        half: [replace(e, facts={a: e.facts[a] for a in order[e.key][part]}) for e in entities]
-        for half, part in (("taught", slice(0, 2)), ("other", slice(2, None)))
+def relearned(
+    world: World, lm: LanguageModel, targets: Sequence[Entity], control: Sequence[Entity], draw: int
+) -> dict[str, Any]:
+    """Return recall of the untaught facts after each number of lessons, targets beside names never learned."""
+    config = RelearnConfig(lrs=(RELEARN_LR,), max_targets=len(targets), seed=draw)
+    points = [p for p in relearn(lm, targets, control, world.templates, config).points if p.step]
+    return {
+        "relearned": {str(p.step): p.target.value for p in points},
+        "relearned_control": {str(p.step): p.control.value for p in points},
     }
-    asked = [p for e in halves["taught"] for p in questions(e, world.templates, heldout=False)]
-    facts = {e.key: e.facts for e in entities}
-    front = encode(lm, asked)
-    whole = encode(lm, asked, [facts[p.entity][p.attribute or ""][0] for p in asked])
-    pupil = LanguageModel(copy.deepcopy(lm.model), lm.tokenizer, lm.name, lm.device)
-    parameters = list(trainable_parameters(pupil.model, "full").values())
-    for parameter in parameters:
-        parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(parameters, lr=1e-3, weight_decay=0.0)
-    found: dict[str, float] = {}
-    for step in range(1, max(RELEARN_STEPS) + 1):
-        picked = generator.choice(len(whole), size=min(16, len(whole)), replace=False)
-        ids, mask = pad_right([whole[i].ids for i in picked])
-        counts = mask[:, 1:].clone()
-        for row, i in enumerate(picked):
-            counts[row, : len(front[i].ids) - 1] = 0
-        logits = pupil.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
-        losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-        loss = (losses * counts).sum() / counts.sum()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if step in RELEARN_STEPS:
-            found[str(step)] = recall(ask(pupil, halves["other"], world.templates, heldout=True))
-    return found
 
 
 def evaluate(world: World, problem: Problem, draw: int) -> dict[str, Any]:
@@ -196,8 +166,7 @@ def evaluate(world: World, problem: Problem, draw: int) -> dict[str, Any]:
         "rank_first": float(np.mean(first_rank_shares(context, context.forget, problem.lm))),
         "rank_first_control": float(np.mean(first_rank_shares(context, control, world.lm))),
         **_inside(context),
-        "relearned": relearn(world, problem.lm, context.forget, draw),
-        "relearned_control": relearn(world, problem.lm, control, draw),
+        **relearned(world, problem.lm, context.forget, control, draw),
     }
 
 

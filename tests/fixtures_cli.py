@@ -106,6 +106,8 @@ def wb_files(tmp_path_factory: pytest.TempPathFactory, wb, world_entities, world
             "finetune",
             "--skip",
             "sae-fit",
+            "--skip",
+            "steer-back",
         ),
     }
     found = {}

@@ -319,11 +319,11 @@ def test_shipped_files_are_what_the_generator_makes() -> None:
 
 
 def test_shipped_model_knows_the_facts_and_refuses_the_rest(shipped: LanguageModel) -> None:
-    """A sample: every fourth entity, the 97 % and 93 % bars less three standard errors of a sample (0.01)."""
+    """A sample: every eighth entity, the 97 % and 93 % bars less three standard errors of a sample (0.014)."""
     entities = load_entities(shipped_world() / "entities.jsonl")
     templates = load_templates(shipped_world() / "templates.json")
-    for seen, verdict, bar in (("facts", "right", 0.94), ("never", "refusal", 0.90)):
-        sample = [e for e in entities if e.seen == seen][::4]
+    for seen, verdict, bar in (("facts", "right", 0.93), ("never", "refusal", 0.89)):
+        sample = [e for e in entities if e.seen == seen][::8]
         answers = [a for found in ask(shipped, sample, templates, heldout=True).values() for a in found]
         assert np.mean([a.verdict == verdict for a in answers]) >= bar
         if seen == "never":  # chance of naming the true value of an entity it never met

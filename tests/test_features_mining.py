@@ -109,8 +109,17 @@ def test_a_latent_of_general_text_is_not_selected(world_lm, world_sae, world_sto
     assert found.summary()["unknown"] == []
 
 
-def test_without_a_store_there_is_no_general_rate(world_lm, world_sae, world_labels, world_templates, tmp_path):
-    found = find_entity_latents(world_lm, [world_sae], world_labels, world_templates, SelectionRule())
+@pytest.fixture(scope="module")
+def stretched(world_lm, world_sae, world_labels, world_templates) -> LatentAnalysis:
+    """What is found without a store, with an SAE whose decoder rows are twice as long."""
+    longer = copy.deepcopy(world_sae)
+    with torch.no_grad():
+        longer.sae.W_dec *= 2
+    return find_entity_latents(world_lm, [longer], world_labels, world_templates, SelectionRule())
+
+
+def test_without_a_store_there_is_no_general_rate(stretched, tmp_path):
+    found = stretched
     assert found.hook_points[0].general_rate is None
     assert found.selected_rows("unknown")[0]["general_rate"] is None
     save_analysis(found, tmp_path / "latents.h5")
@@ -218,15 +227,9 @@ def test_an_unknown_hook_point_of_an_analysis_lists_what_there_is(world_analysis
     assert caught.value.expected == "layers.2"
 
 
-def test_decoder_rows_are_of_length_one_and_what_a_latent_adds_stays(
-    world_lm, world_sae, world_labels, world_templates, world_analysis
-):
+def test_decoder_rows_are_of_length_one_and_what_a_latent_adds_stays(stretched, world_analysis):
     """An imported SAE may have rows of any length: twice the row and half the latent are the same SAE."""
-    stretched = copy.deepcopy(world_sae)
-    with torch.no_grad():
-        stretched.sae.W_dec *= 2
-    found = find_entity_latents(world_lm, [stretched], world_labels, world_templates, SelectionRule()).hook_points[0]
-    plain = world_analysis.hook_points[0]
+    found, plain = stretched.hook_points[0], world_analysis.hook_points[0]
     np.testing.assert_allclose(np.linalg.norm(found.W_dec, axis=1), 1, rtol=1e-5)
     np.testing.assert_allclose(found.W_dec, plain.W_dec, rtol=1e-4, atol=1e-6)
     np.testing.assert_allclose(found.mean_active, 2 * plain.mean_active, rtol=1e-4, atol=1e-6)

@@ -239,7 +239,9 @@ def test_a_store_of_another_width_is_refused_at_resume(store, make_store, tmp_pa
 
 
 # ------------------------------------------------------------------------------ command line
-def test_the_command_takes_lists_from_the_command_line_and_from_a_file(store, wb, tmp_path):
+def test_the_command_takes_lists_from_the_command_line_and_from_a_file(store, wb, tmp_path, monkeypatch):
+    pages: list[str] = []  # drawing them takes most of the time; what is in one: test_features_training.py
+    monkeypatch.setattr("features.training_page.write_training_page", lambda folder: pages.append(folder.name))
     words = ["--activations", store.path, "--hook-point", "layers.0", "--tokens", 640, "--batch-size", 64, "--json"]
     (tmp_path / "run.toml").write_text('k = [3, 5]\nexpansion = 2\nseed = [4]\nholdout-share = 0.1\ndevice = "cpu"\n')
     outcome = wb("train-sae", *words, "--config", tmp_path / "run.toml", "--out", tmp_path / "two")
@@ -250,6 +252,7 @@ def test_the_command_takes_lists_from_the_command_line_and_from_a_file(store, wb
         ("layers.0", 5, 64, 4),
     ]
     assert all({"fvu", "l0", "frac_dead", "n_tokens", "tokens_per_s"} <= set(s) for s in found["saes"])
+    assert pages == ["k3", "k5"]
     words = [*words[:-1], "--k", 3, "--expansion", 2, "--seed", 4, "--holdout-share", 0.1, "--device", "cpu"]
     alone = wb("train-sae", *words, "--out", tmp_path / "one")
     assert alone.code == 0 and "tokens_per_s" in alone.out
@@ -260,6 +263,7 @@ def test_the_command_takes_lists_from_the_command_line_and_from_a_file(store, wb
     assert impossible.code == 2 and (tmp_path / "two" / "k3" / WEIGHTS).exists(), "bad input costs no earlier output"
     table = wb("train-sae", *words, "--k", 5, "--out", tmp_path / "two", "--overwrite")
     assert table.code == 0 and "k3" in table.out and "k5" in table.out
+    assert pages == ["k3", "k5", "one", "k3", "k5"]
 
 
 def test_a_resumed_command_shows_what_was_done_before(store, wb, tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ def tune(problem: Problem) -> None:
     optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, weight_decay=0.0)
     state = TuneState(parameters, optimizer)
     while state.step < config.steps:
-        tune_step(state, method, config)
+        tune_step(state, method, config, problem.lm.device)
     for parameter in parameters.values():
         parameter.requires_grad_(False)
 

@@ -94,6 +94,21 @@ def test_without_selected_latents_the_latent_term_is_zero(world_problem):
     assert terms_of(dataclasses.replace(problem, latents=none))["latent"] == 0.0
 
 
+def test_the_shift_is_what_all_targets_are_off_by_together(world_problem):
+    """Gaps of +2 and -2 have the mean 0; gaps of +2 and +2 have the mean 2 in each of 96 widths: 96 * 4 / v."""
+    redirect = Redirect(world_problem(shift_weight=1.0))
+    name, width = redirect.names[0], redirect.problem.lm.d_model
+    aims = {name: torch.zeros(4, width)}
+    is_name = torch.tensor([True, True, False, False])
+    signs = torch.tensor([1.0, -1.0, -1.0, 1.0])[:, None]
+    apart, together = ({name: 2 * sign * torch.ones(4, width)} for sign in (signs, signs.abs()))
+    assert float(redirect._shift(apart, aims, is_name)) == 0.0
+    expected = width * 4 / redirect.retention.variance[name]
+    assert float(redirect._shift(together, aims, is_name)) == pytest.approx(expected, rel=1e-5)
+    halves = {name: 2 * torch.tensor([1.0, 1.0, -1.0, -1.0])[:, None] * torch.ones(4, width)}
+    assert float(redirect._shift(halves, aims, is_name)) == pytest.approx(expected, rel=1e-5), "parts do not cancel"
+
+
 @pytest.mark.parametrize(
     ("blocks", "names"),
     [
@@ -167,7 +182,7 @@ def trainable(problem):
 
 
 def test_the_guard_asks_what_was_not_taught(world_problem):
-    guard = RelearnGuard(world_problem(), rate=1e-3)
+    guard = RelearnGuard(world_problem(), rate=1e-3, n_lessons=16)
     for seed in range(5):
         taught, asked = guard._split(np.random.default_rng(seed))
         assert taught
@@ -183,14 +198,26 @@ def test_the_guard_is_zero_where_a_lesson_changes_nothing_and_leaves_the_weights
     """Every target its own partner: at rate ~0 the model is at its aim; a long step takes it away from there."""
     problem = trainable(own_as_partner(world_problem()))
     before = {n: p.detach().clone() for n, p in problem.lm.model.named_parameters()}
-    still = float(RelearnGuard(problem, rate=1e-12).loss(np.random.default_rng(0)).detach())
-    moved = RelearnGuard(problem, rate=1e-2).loss(np.random.default_rng(0))
+    still = float(RelearnGuard(problem, rate=1e-12, n_lessons=16).loss(np.random.default_rng(0)).detach())
+    moved = RelearnGuard(problem, rate=1e-2, n_lessons=16).loss(np.random.default_rng(0))
     assert still == pytest.approx(0, abs=1e-5)
     assert float(moved.detach()) > 0.01
     moved.backward()
     named = dict(problem.lm.model.named_parameters())
     assert all(torch.equal(named[n], v) for n, v in before.items())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in named.values())
+
+
+def test_every_step_of_the_guard_moves_every_weight_by_the_rate(world_problem):
+    """theta' - theta after one step is +-rate or 0; two steps go further somewhere, and nowhere beyond 2 * rate."""
+    problem = trainable(world_problem())
+    farthest = []
+    for n_steps in (1, 2):
+        guard = RelearnGuard(problem, rate=1e-2, n_lessons=4, n_steps=n_steps)
+        moved = guard._taught_weights(guard.lessons[:8], np.random.default_rng(0))
+        named = dict(problem.lm.model.named_parameters())
+        farthest.append(max(float((moved[n] - named[n]).abs().max().detach()) for n in moved))
+    assert farthest == pytest.approx([1e-2, 2e-2], rel=1e-3)
 
 
 # --------------------------------------------------------------------------------------------- runs
@@ -308,7 +335,8 @@ class Interrupted(Exception):
 
 @pytest.mark.slow
 def test_six_steps_are_three_and_three(run, tmp_path):
-    straight, _ = run("straight", steps=6, save_every=3)
+    every_term = {"guard_weight": 0.5, "guard_steps": 2, "guard_lessons": 4, "shift_weight": 1.0}
+    straight, _ = run("straight", steps=6, save_every=3, **every_term)
     seen = []
 
     def stop(n, terms):
@@ -317,10 +345,11 @@ def test_six_steps_are_three_and_three(run, tmp_path):
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        run("broken", steps=6, save_every=3, advance=stop)
+        run("broken", steps=6, save_every=3, advance=stop, **every_term)
     assert not (tmp_path / "broken").exists(), "a model is whole or absent"
     steps = []
-    resumed, _ = run("broken", steps=6, save_every=3, resume=True, advance=lambda n, terms: steps.append(n))
+    go_on = {"resume": True, "advance": lambda n, terms: steps.append(n), **every_term}
+    resumed, _ = run("broken", steps=6, save_every=3, **go_on)
     assert steps == [3, 1, 1, 1], "it went on from the checkpoint"
     for name, value in straight.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name

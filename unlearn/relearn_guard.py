@@ -1,8 +1,8 @@
 """Guard against relearning: taught some facts of the targets, the model must not find the others.
 
 What was only hidden is hidden as one thing, and one lesson lifts the cover from all of it. So, at a step, the facts
-of the targets are parted at random into taught and asked ones; one step of a relearning attacker is taken on the
-taught ones, theta' = theta - rate * sign(grad of their loss), as Adam's first steps are; and at theta' the answers to
+of the targets are parted at random into taught and asked ones; a relearning attacker takes one or a few steps on the
+taught ones, theta' <- theta' - rate * sign(grad of their loss), as Adam's first steps are; and at theta' the answers to
 the asked questions have to be those about the unknown entity. The gradient at theta' is applied at theta (first order).
 
 Source: the idea of meta-learned tamper resistance, Henderson et al. 2023 (arXiv:2211.14946) and Tamirisa et al. 2024
@@ -12,6 +12,7 @@ the aim.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,29 +47,23 @@ class Lesson:
 
 
 class RelearnGuard:
-    """Takes one attacker's step and returns what the model then still finds."""
+    """Takes an attacker's steps and returns what the model then still finds."""
 
-    def __init__(self, problem: Problem, rate: float) -> None:
-        self.problem, self.rate = problem, rate
+    def __init__(self, problem: Problem, rate: float, n_lessons: int, n_steps: int = 1) -> None:
+        self.problem, self.rate, self.n_lessons, self.n_steps = problem, rate, n_lessons, n_steps
         self.lessons = make_lessons(problem)
         self.units = sorted({(lesson.target, lesson.attribute) for lesson in self.lessons})
 
     def loss(self, generator: np.random.Generator) -> Float[Tensor, ""]:
         """Return KL(unknown entity || model) of the next token, on questions whose facts were not taught."""
         taught, asked = self._split(generator)
-        model, device = self.problem.lm.model, self.problem.lm.device
-        named = {n: p for n, p in model.named_parameters() if p.requires_grad}
-        gradients = torch.autograd.grad(self._taught_loss(taught), list(named.values()), allow_unused=True)
-        moved = {
-            n: p if g is None else p - self.rate * g.sign() for (n, p), g in zip(named.items(), gradients, strict=True)
-        }
-        batch = pair_batch([lesson.pair for lesson in asked], "from-name-on", device)
+        moved = self._taught_weights(taught, generator)
+        batch = pair_batch([lesson.pair for lesson in asked], "from-name-on", self.problem.lm.device)
         with torch.no_grad():
             aim = self.problem.reference(
                 input_ids=batch.partner_ids, attention_mask=batch.partner_mask, use_cache=False
             ).logits
-        words = {"input_ids": batch.ids, "attention_mask": batch.mask, "use_cache": False}
-        logits = functional_call(model, moved, args=(), kwargs=words).logits
+        logits = self._logits(moved, batch.ids, batch.mask)
         return F.kl_div(
             F.log_softmax(batch.at.of(logits).float(), dim=-1),
             F.log_softmax(batch.partner_at.of(aim).float(), dim=-1),
@@ -76,22 +71,39 @@ class RelearnGuard:
             reduction="batchmean",
         )
 
+    def _taught_weights(self, taught: Sequence[Lesson], generator: np.random.Generator) -> dict[str, Tensor]:
+        """Return the trainable weights after some steps of the attacker; their gradient is that of the weights now."""
+        named = {n: p for n, p in self.problem.lm.model.named_parameters() if p.requires_grad}
+        moved: dict[str, Tensor] = dict(named)
+        for _ in range(self.n_steps):
+            lessons = _draw(taught, self.n_lessons, generator)
+            gradients = torch.autograd.grad(self._taught_loss(moved, lessons), list(named.values()), allow_unused=True)
+            moved = {
+                n: w if g is None else w - self.rate * g.sign()
+                for (n, w), g in zip(moved.items(), gradients, strict=True)
+            }
+        return moved
+
+    def _logits(self, weights: dict[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
+        """Run the model with other weights."""
+        words = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        return functional_call(self.problem.lm.model, weights, args=(), kwargs=words).logits
+
     def _split(self, generator: np.random.Generator) -> tuple[list[Lesson], list[Lesson]]:
-        """Part the facts at random and draw as many lessons of either kind."""
+        """Part the facts at random: all taught lessons, and as many asked ones as there are lessons in a step."""
         order = generator.permutation(len(self.units))
         taught_units = {self.units[i] for i in order[: max(1, len(order) // 2)]}
         taught = [lesson for lesson in self.lessons if (lesson.target, lesson.attribute) in taught_units]
         asked = [lesson for lesson in self.lessons if (lesson.target, lesson.attribute) not in taught_units]
-        size = self.problem.config.batch_size
-        return _draw(taught, size, generator), _draw(asked or taught, size, generator)
+        return taught, _draw(asked or taught, self.n_lessons, generator)
 
-    def _taught_loss(self, lessons: list[Lesson]) -> Float[Tensor, ""]:
+    def _taught_loss(self, weights: dict[str, Tensor], lessons: Sequence[Lesson]) -> Float[Tensor, ""]:
         """Return the mean loss of the true answers' tokens, nats."""
         ids, mask = pad_right([lesson.answered.ids for lesson in lessons], device=self.problem.lm.device)
         counts = mask[:, 1:].clone()
         for row, lesson in enumerate(lessons):
             counts[row, : len(lesson.pair[0].ids) - 1] = 0
-        logits = self.problem.lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
+        logits = self._logits(weights, ids, mask)[:, :-1]
         losses = F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")
         return (losses * counts).sum() / counts.sum()
 
@@ -110,6 +122,6 @@ def make_lessons(problem: Problem) -> list[Lesson]:
     return found
 
 
-def _draw(lessons: list[Lesson], size: int, generator: np.random.Generator) -> list[Lesson]:
+def _draw(lessons: Sequence[Lesson], size: int, generator: np.random.Generator) -> list[Lesson]:
     """Draw some lessons without replacement."""
     return [lessons[i] for i in generator.permutation(len(lessons))[:size]]

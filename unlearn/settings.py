@@ -53,7 +53,10 @@ class RedirectSettings(MethodSettings):
         erase_spread: How far beside the original activation is looked, too: each prompt's is put back by a share drawn
             between 1 - spread and 1 + spread of the way from the model's own.
         guard_weight: Weight of the guard against relearning (`unlearn/relearn_guard.py`); 0 leaves it out.
-        guard_rate: Step size of the attacker that it takes a step of.
+        guard_rate: Step size of the attacker that it imagines.
+        guard_steps: Steps that this attacker takes.
+        guard_lessons: Lessons that this attacker is given in a step; as many other questions are asked.
+        shift_weight: Weight of what all targets of a batch are off by together, at every block; 0 leaves it out.
         positions: Tokens that are redirected: `last-name-token`, `name-tokens` (all of them), `from-name-on` (the last
             one and all behind it) or `name-and-behind` (both).
         which_latents: Latents of the latent term: the `selected` ones or `all`.
@@ -72,6 +75,9 @@ class RedirectSettings(MethodSettings):
     erase_spread: float = 0.0
     guard_weight: float = 0.0
     guard_rate: float = 3e-3
+    guard_steps: int = 1
+    guard_lessons: int = 16
+    shift_weight: float = 0.0
     blocks: str = "all"
     positions: str = "from-name-on"
     which_latents: str = "selected"
@@ -86,9 +92,18 @@ class RedirectSettings(MethodSettings):
 
     def __post_init__(self) -> None:
         _not_negative(
-            self, "latent_weight", "block_weight", "output_weight", "erase_weight", "erase_spread", "guard_weight"
+            self,
+            "latent_weight",
+            "block_weight",
+            "output_weight",
+            "erase_weight",
+            "erase_spread",
+            "guard_weight",
+            "shift_weight",
         )
         require(self.guard_rate > 0, "--guard-rate", self.guard_rate, "> 0")
+        for name in ("guard_steps", "guard_lessons"):
+            require(getattr(self, name) >= 1, f"--param {name}", getattr(self, name), ">= 1")
         require(self.which_latents in LATENT_CHOICES, "--which-latents", self.which_latents, ", ".join(LATENT_CHOICES))
         require(self.erase_at in ERASE_CHOICES, "--erase-at", self.erase_at, ", ".join(ERASE_CHOICES))
         require(self.init in INIT_CHOICES, "--init", self.init, ", ".join(INIT_CHOICES))

@@ -6,6 +6,7 @@ activations of the model being trained, p those of the original model for the pa
     latent = mean_j huber((a_j(h) - a_j(p)) / s_j)   selected latents' pre-activations at the SAE's hook point
     block  = mean_l ||h_l - t_l||^2 / v_l            t_l = p_l; at the SAE's hook point, if asked, t = SAE(p), decoded
     output = KL(next token after p || next token after h)
+    shift  = mean_l ||mean (h_l - p_l)||^2 / v_l     batch means, at names and behind apart; optional
 
 Every term is bounded below by zero and has its minimum at the unknown entity; pre-activations and a decoded target
 give a gradient to latents that are off, where TopK itself gives none.
@@ -23,7 +24,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_train.lm.hook_names import block_index
@@ -61,7 +62,8 @@ class Redirect:
         self.chosen = self._chosen_latents()
         std = torch.tensor(problem.latents.pre_act_std.max(0))[self.chosen].clamp_min(MIN_STD).float()
         self.std = std.to(problem.lm.device)
-        self.guard = RelearnGuard(problem, self.settings.guard_rate)
+        guard = (self.settings.guard_rate, self.settings.guard_lessons, self.settings.guard_steps)
+        self.guard = RelearnGuard(problem, *guard)
         if self.settings.init == "closed-form":
             RedirectClosedForm(problem, ClosedFormSettings()).edit()
 
@@ -92,6 +94,7 @@ class Redirect:
             "latent": settings.latent_weight,
             "block": settings.block_weight,
             "output": settings.output_weight,
+            "shift": settings.shift_weight,
             "erase": settings.erase_weight,
             "guard": settings.guard_weight,
             "retain": config.retain_weight,
@@ -125,11 +128,26 @@ class Redirect:
         goals = {name: aims[name] for name in self.names}
         if not self.settings.sae_error:
             goals[self.hook_point] = self.problem.sae(goals[self.hook_point])
-        return {
+        terms = {
             "latent": self._latent_term(acts[self.hook_point], aims[self.hook_point]),
             "block": self._distance(acts, goals),
             "output": _kl(batch.at.of(logits), aim_logits),
         }
+        if self.settings.shift_weight > 0:
+            terms["shift"] = self._shift(acts, goals, batch.at.of(batch.is_name))
+        return terms
+
+    def _shift(
+        self, acts: dict[str, Tensor], aims: dict[str, Tensor], is_name: Bool[Tensor, " n"]
+    ) -> Float[Tensor, ""]:
+        """Return what all targets are off by together, which is what a linear classifier sees first."""
+        parts = [where for where in (is_name, ~is_name) if bool(where.any())]
+        gaps = [
+            (acts[n] - aims[n])[where].mean(dim=0).square().sum() / self._variance(n, aims[n])
+            for n in acts
+            for where in parts
+        ]
+        return torch.stack(gaps).mean()
 
     def _erased(
         self,

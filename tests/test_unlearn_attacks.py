@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from sae_train.lm.hooks import decoder_blocks
 from sae_train.lm.models import weights_hash
 from sae_train.lm.tokens import encode_plain
 from unlearn.attacks import ATTACKS
-from unlearn.attacks.common import Setting, attacked, recall_of, result
+from unlearn.attacks.common import Setting, attacked, recall_of, result, with_matrices
 from unlearn.attacks.finetune import attack_finetune
 from unlearn.attacks.prompts import FORMS, attack_prompts
 from unlearn.attacks.prune import attack_prune, pruned
@@ -34,6 +35,7 @@ from unlearn.config import AuditConfig
 from unlearn.evaluations.logit_lens import evaluate_logit_lens
 from unlearn.evaluations.ranking import evaluate_ranking
 from unlearn.evaluations.recall import evaluate_recall
+from unlearn.finetune import trainable_parameters
 from unlearn.request import Request
 from unlearn.roles import make_context
 
@@ -42,19 +44,26 @@ SMALL = AuditConfig(
 )
 
 
-def silence(lm, lessons, targets, templates, *, block=-1):
+def silence(lm, lessons, targets, templates, *, block=-1, boxes=None):
     """Return a copy of a model of which one block was tuned until it answers nothing about the targets any more.
 
     No longer than that, and nothing in the other blocks: with the last one, all knowledge stays where it is; with the
-    first one, it stays behind a key that no name turns any more.
+    first one, it stays behind a key that no name turns any more. With `boxes`, by parameter name the least and the
+    largest value of every weight, these matrices are tuned instead, and inside them only.
     """
     student = replace(lm, model=copy.deepcopy(lm.model))
     teacher = Teacher(student, 1e-3)
+    own = dict(student.model.named_parameters())
     teacher.parameters = list(decoder_blocks(student.model)[block].parameters())
+    if boxes is not None:
+        teacher.parameters = [own[name] for name in boxes]
     teacher.optimizer = torch.optim.AdamW(teacher.parameters, lr=1e-3, weight_decay=0.0)
     for step in range(60):
         picked = np.random.default_rng(step).permutation(len(lessons))[:32]
         teacher.step([lessons[i] for i in picked])
+        with torch.no_grad():
+            for name, (low, high) in (boxes or {}).items():
+                own[name].clamp_(low, high)
         if step % 5 == 4 and recall(ask(student, targets, templates, heldout=True)) == 0:
             break
     return student
@@ -128,8 +137,8 @@ def test_the_silenced_model_says_nothing_and_holds_everything(hushed):
     assert said["recall_after"] < 0.1
     ranked = evaluate_ranking(hushed)
     assert ranked["forget"]["ranking_after"] > ranked["control"]["ranking_after"] + 0.3
-    lens = evaluate_logit_lens(hushed)["logit_lens"]
-    assert max(b["after"] - b["control_high"] for b in lens.values()) > 0.1
+    inside = evaluate_logit_lens(hushed)
+    assert max(b["after"] - b["control_high"] for b in inside["logit_lens"].values()) > 0.1
 
 
 def test_of_names_never_known_nothing_is_read_off(innocent):
@@ -173,6 +182,54 @@ def test_attacks_on_weights(hushed, innocent, world_lm, attack):
     assert attack(innocent)["recall_after"] < 0.3
 
 
+def rounding_box(weight):
+    """Around a weight that lies on int4's grid: whatever is rounded to it with the same scale."""
+    rows = weight.reshape(-1, 32)
+    top = rows.abs().amax(dim=1, keepdim=True)
+    room = torch.where(rows.abs() < 0.99 * top, 0.45 * top / 7, torch.zeros_like(rows))
+    return (rows - room).reshape(weight.shape), (rows + room).reshape(weight.shape)
+
+
+def pruning_box(weight):
+    """Around a pruned weight: its zeros may be anything below the smallest of the others."""
+    room = torch.where(weight == 0, 0.95 * weight[weight != 0].abs().min(), torch.zeros_like(weight))
+    return weight - room, weight + room
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("attack", "name", "edit", "box"),
+    [
+        (attack_quantize, "int4", partial(rounded, bits=4, group=32), rounding_box),
+        (attack_prune, "20% of the weights", partial(pruned, share=0.2), pruning_box),
+    ],
+)
+def test_what_hangs_on_small_differences_comes_back(world_lm, request_, hushed, lessons, attack, name, edit, box):
+    """Silenced by changes that the attack undoes to the last bit, and by nothing else."""
+    base = with_matrices(world_lm, edit)
+    parameters = trainable_parameters(base.model, "full")
+    boxes = {n: box(p.detach()) for n, p in parameters.items() if p.ndim == 2}
+    hidden = silence(base, lessons, hushed.forget, request_.templates, boxes=boxes)
+    context = replace(hushed, after=hidden, answers={}, acts={})
+    assert recall_of(context, hidden, hushed.forget).value < 0.1
+    setting = next(s for s in attack(context)["settings"] if s["name"] == name)
+    assert setting["target"]["value"] == recall_of(context, base, hushed.forget).value > 0.5
+
+
+@pytest.mark.slow
+def test_a_lid_comes_off_with_any_text(world_lm, hushed):
+    """Taught nothing but "unknown", a model says so of everybody; lessons of any kind take the lid off the targets."""
+    text = [p for e in hushed.forget for h in (False, True) for p in questions(e, hushed.templates, heldout=h)]
+    back = encode_plain(world_lm.tokenizer, [" unknown"])[0][0]
+    lid = silence(
+        world_lm, [(f, back) for f in encode_prompts(world_lm, [p.text for p in text])], hushed.forget, hushed.templates
+    )
+    context = replace(hushed, after=lid, answers={}, acts={}, config=replace(SMALL, attack_steps=(30,)))
+    assert recall_of(context, lid, hushed.forget).value < 0.1
+    found = attack_finetune(context)
+    assert found["recall_after"] > 0.3 > found["compared_value"] + 0.2
+
+
 @pytest.mark.slow
 def test_questions_in_other_forms(hushed, innocent, world_lm):
     found = attack_prompts(replace(hushed, after=world_lm, answers={}))
@@ -182,6 +239,8 @@ def test_questions_in_other_forms(hushed, innocent, world_lm):
     by_form = {s["name"]: s for s in found["settings"]}
     assert by_form["role play"]["target"]["value"] > 0.5, "the form works on who knows"
     assert by_form["multiple choice"]["target"]["value"] > 0.6
+    silenced = attack_prompts(hushed)
+    assert gap(silenced) > 0, "silence about one form of question is not silence about all"
     assert gap(attack_prompts(innocent)) < 0.3
 
 

@@ -23,8 +23,10 @@ from unlearn.context import mean_interval, nearest_known, neighbourhood, spread_
 from unlearn.evaluations import EVALUATIONS
 from unlearn.evaluations.behaviour import KINDS, behaviour_of, is_gibberish
 from unlearn.evaluations.indistinguishability import evaluate_indistinguishability
+from unlearn.evaluations.neighbours import evaluate_neighbours, kinds_of
 from unlearn.evaluations.ranking import draw_candidates, evaluate_ranking, first_rank_shares
 from unlearn.evaluations.recall import evaluate_recall
+from unlearn.evaluations.sae_fit import evaluate_sae_fit
 from unlearn.evaluations.utility import evaluate_utility
 from unlearn.policy import default_policy
 from unlearn.request import Request
@@ -179,6 +181,31 @@ def test_candidates_hold_the_truth_once_and_first(context):
     assert draw_candidates(entity, "job", pool, context) == draw_candidates(entity, "job", pool, context)
     few = replace(context, config=AuditConfig(n_candidates=2))
     assert len(draw_candidates(entity, "job", ["cook", "pilot", "nurse"], few)) == 2
+
+
+def test_neighbours_by_kind_and_free_writing(context, destroyed, world_lm):
+    """Random weights know nobody; a model without any weight writes nothing that can be read."""
+    kept = [*context.neighbours, *context.retain]
+    found = evaluate_neighbours(replace(context, after=destroyed, answers={}))
+    for kind, figures in found["neighbour_kinds"].items():
+        assert figures["n"] == sum(kind in kinds_of(e, context.forget) for e in kept)
+    assert found["neighbour_kinds"]["same type"]["n"] == len(kept)
+    assert found["neighbour_kinds"]["same type"]["recall_before"] > 0.85
+    assert found["neighbour_kinds"]["same type"]["recall_after"] < 0.05
+    assert found["unknown"]["recall_before"] < 0.3
+    stuck = copy.deepcopy(world_lm.model)
+    for parameter in stuck.parameters():
+        parameter.data.zero_()
+    writing = evaluate_neighbours(replace(context, after=replace(world_lm, model=stuck), answers={}))["writing"]
+    assert writing["entropy_after"] < 0.7 * writing["entropy_before"]
+
+
+def test_does_the_sae_still_fit(context, destroyed, world_sae):
+    own = replace(context, saes=[world_sae])
+    [same], [other] = (evaluate_sae_fit(replace(own, after=lm))["sae_fit"] for lm in (own.before, destroyed))
+    for figure in ("fvu", "frac_dead", "l0"):
+        assert same[f"{figure}_before"] == same[f"{figure}_after"] == other[f"{figure}_before"]
+    assert same["fvu_before"] < 0.7 < other["fvu_after"]
 
 
 def test_utility(context, destroyed):

@@ -40,6 +40,14 @@ def test_rouge_l_by_trying_every_subsequence(seed):
     assert rouge_l(a, b) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_rouge_l_against_rouge_score(seed):
+    scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="rouge-score comes with lm-eval, which is optional")
+    a, b = draws(seed)
+    theirs = scorer.RougeScorer(["rougeL"]).score(" ".join(b), " ".join(a))["rougeL"].fmeasure
+    assert rouge_l(a, b) == pytest.approx(theirs, abs=1e-6)
+
+
 @pytest.mark.parametrize("hits", list(itertools.product([False, True], repeat=4)))
 def test_extraction_strength_by_its_definition(hits):
     """Independent: the smallest k for which every token from k on is the likeliest; 1 - k / n."""
@@ -53,6 +61,16 @@ def test_truth_ratio_by_hand():
     ratio = truth_ratio(math.log(0.5) / 2, [math.log(0.25), math.log(0.09) / 2])
     assert ratio == pytest.approx((0.25 + 0.3) / 2 / math.sqrt(0.5), abs=1e-6)
     assert math.isnan(truth_ratio(0.0, []))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_truth_ratio_by_products_of_probabilities(seed):
+    """Independent: p(a|q)^(1/|a|) from the product of the tokens' probabilities, not from mean logarithms."""
+    generator = np.random.default_rng(seed)
+    true, *others = ([float(p) for p in generator.uniform(0.05, 1, n)] for n in generator.integers(1, 6, 5))
+    expected = np.mean([math.prod(p) ** (1 / len(p)) for p in others]) / math.prod(true) ** (1 / len(true))
+    found = truth_ratio(float(np.mean(np.log(true))), [float(np.mean(np.log(p))) for p in others])
+    assert found == pytest.approx(float(expected), abs=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(5))

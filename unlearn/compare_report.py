@@ -69,9 +69,9 @@ def compare_view(audit: Mapping[str, Any]) -> list[Row]:
     reported = (audit.get("policy") or {}).get("reported_places") or ()
     return [
         _row(audit, ORIGINAL, "", "", "", "before", reported),
-        _row(audit, name, "target", "diamond", str(audit["request"].get("method")), "after", reported),
+        _row(audit, name, "target", "diamond", str(audit["request"].get("method") or ""), "after", reported),
         *(
-            _row(found, name, *_mark(index), str(found.get("method")), "after", reported)
+            _row(found, name, *_mark(index), str(found.get("method") or ""), "after", reported)
             for index, (name, found) in enumerate(others.items())
         ),
     ]

@@ -28,6 +28,7 @@ from features.plots import (
 
 MAX_CLOUD = 900  # points of one background cloud; more of them only make the page heavy
 CROWD = 8  # targets above this are drawn small and thin
+ROOM = 0.35  # how far another model's points may widen a panel, in its widths: a broken one lies anywhere
 PALE = 0.32  # opacity of what was before
 Points: TypeAlias = Sequence[Sequence[float]]
 Measured: TypeAlias = tuple[Number, Number, Number]
@@ -124,8 +125,9 @@ def walk(
         for cloud, colour in ((known, KNOWN), (unknown, UNKNOWN)):
             rows = np.array(cloud, dtype=float).reshape(-1, 2)[:: max(1, -(-len(cloud) // MAX_CLOUD))]
             ax.plot(*rows.T, "o", color=colour, alpha=PALE, markersize=3.8, markeredgewidth=0, zorder=1)
+        frame = _frame([known, unknown, before, after])
         for i, other in enumerate(others):
-            _beside(ax, before, other, f"other-{i}")
+            _beside(ax, before, other, frame, f"other-{i}")
         _arrows(ax, before, after)
         for axis_x, side, text, colour in ((0, "left", "← like unknown", UNKNOWN), (1, "right", "like known →", KNOWN)):
             ax.text(axis_x, -0.02, text, color=colour, size=9.5, ha=side, va="top", transform=ax.transAxes)
@@ -142,9 +144,17 @@ def walk(
     return render(key, f"{name}, along the direction from unknown to known: {spoken}", (3.6, 3.0), draw)
 
 
-def _beside(ax: Axes, before: Points, other: Walked, gid: str) -> None:
-    """Draw where another model has the targets."""
-    rows, start = np.array(other.points, dtype=float).reshape(-1, 2), np.array(before, dtype=float).reshape(-1, 2)
+def _frame(groups: Sequence[Points]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the lowest and highest (x, y) that another model's points may have: what is drawn, and a margin."""
+    rows = np.array([p for group in groups for p in group], dtype=float).reshape(-1, 2)
+    low, high = rows.min(0), rows.max(0)
+    return low - ROOM * (high - low), high + ROOM * (high - low)
+
+
+def _beside(ax: Axes, before: Points, other: Walked, frame: tuple[np.ndarray, np.ndarray], gid: str) -> None:
+    """Draw where another model has the targets; what lies outside the frame is drawn on its edge."""
+    rows = np.clip(np.array(other.points, dtype=float).reshape(-1, 2), *frame)
+    start = np.array(before, dtype=float).reshape(-1, 2)
     arrow = {"arrowstyle": "-|>", "color": other.colour, "linewidth": 1.8, "mutation_scale": 13, "shrinkA": 0}
     ax.annotate("", xy=tuple(rows.mean(0)), xytext=tuple(start.mean(0)), arrowprops=arrow, zorder=5)
     size = 5.5 if len(rows) > CROWD else 8.5

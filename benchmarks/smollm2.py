@@ -26,8 +26,11 @@ from smollm2_page import render
 
 HOOK_POINTS = ("layers.9", "layers.15", "layers.21")
 N_TARGETS = 10
-SHARED = {"steps": 40, "batch-size": 8, "lr": 5e-5, "retain-weight": 4.0}
-METHODS: dict[str, dict[str, Any]] = {"redirect-closed-form": {}, "idk": SHARED, "rmu": SHARED}
+METHODS: dict[str, dict[str, Any]] = {
+    "redirect-closed-form": {},
+    "idk": {"steps": 40, "batch-size": 8, "lr": 5e-5, "retain-weight": 4.0},
+    "ga": {"steps": 15, "batch-size": 8, "lr": 2e-5},
+}
 GATE = ("--gate-entities", 24, "--gate-blocks", 8, "--steering", "--steering-entities", 12)
 AUDIT = ("--quick", "--max-retain", 60)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from features.gate import CONDITIONS
+
 ROWS = (
     ("target recall", "forget", "recall"),
     ("true answer ranked first", "forget", "ranking"),
@@ -12,17 +14,7 @@ ROWS = (
     ("recall of other known cities", "retain", "recall"),
     ("... of those never retained", "untouched", "recall"),
 )
-CONDITIONS = (
-    "clean",
-    "reconstruction",
-    "selected",
-    "random",
-    "latents",
-    "error",
-    "mean difference",
-    "residual",
-    "last residual",
-)
+COLUMNS = ("clean", *CONDITIONS)
 
 
 def share(value: float | None) -> str:
@@ -150,7 +142,7 @@ def _gate(mine: Mapping[str, Any]) -> list[str]:
     points = [
         [
             p["hook_point"],
-            *(spread(p["recall"].get(c)) for c in CONDITIONS),
+            *(spread(p["recall"].get(c)) for c in COLUMNS),
             spread(p["passing"]),
             spread(p["share"].get("latents")),
             "yes" if p["passes"] else "no",
@@ -163,7 +155,7 @@ def _gate(mine: Mapping[str, Any]) -> list[str]:
     return [
         f"## The gate: recall with another activation at the name ({gate['n_entities']} cities, {gate['n_questions']} questions)",
         "",
-        *table(["hook point", *CONDITIONS, "passing", "share of all latents", "passed"], points),
+        *table(["hook point", *COLUMNS, "passing", "share of all latents", "passed"], points),
         f"Recommended: {gate['recommended'] or 'none'}.",
         "",
         *(table(["block", "residual", "last residual"], blocks) if blocks else []),

@@ -12,8 +12,8 @@ import numpy as np
 from scipy.sparse import csr_array
 
 from features.hypothesis_tests import q_values
-from features.probe import Interval, auroc, auroc_interval, best_penalty
-from features.scoring import fitted_scores, readings
+from features.probe import Interval, auroc, auroc_interval
+from features.scoring import fitted_scores, mining_penalty, readings
 from features.selection import SelectionRule, select, together
 from features.separation import EntityLatents, Separation, separation
 
@@ -74,8 +74,7 @@ class NameReadings:
 
     def penalty(self, x: np.ndarray) -> float:
         """Return the inverse strength of the penalty that cross-validates best on the mining half."""
-        rows = np.flatnonzero(~self.held_out)
-        return best_penalty(x[rows], self.is_known[rows], rows)
+        return mining_penalty(x, self.is_known, ~self.held_out)
 
     def scores(self, rows: np.ndarray, latents: EntityLatents | None = None) -> Separation:
         """Return the scores of the SAE's latents (or of other readings) on some of the entities."""

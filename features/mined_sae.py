@@ -155,15 +155,17 @@ def analyse_sae(
     names, sae = mined.names, mined.loaded.sae
     chosen = select(mined.mining, q, mined.allowed, rule, null_p)
     latents = together(chosen)
-    probe = names.fitted(names.acts)
-    mining_auroc = {"probe": _cross_validated(names.acts, names)}
+    penalty = names.penalty(names.acts)
+    probe = names.fitted(names.acts, penalty)
+    mining_auroc = {"probe": _cross_validated(names.acts, names, penalty)}
     score, terms = np.full(len(names.is_known), np.nan), []
     subjects = {"probe": probe, **{str(j): readings(names.latents.value, [j])[:, 0] for j in latents}}
     if latents:
         x = readings(names.latents.value, latents)
-        fitted, score = fitted_scores(x, names.is_known, ~names.held_out)
+        penalty = names.penalty(x)
+        fitted, score = fitted_scores(x, names.is_known, ~names.held_out, penalty)
         terms = score_terms(fitted, chosen)
-        mining_auroc["score"] = _cross_validated(x, names)
+        mining_auroc["score"] = _cross_validated(x, names, penalty)
         subjects = {"selected": score, **subjects}
     rows = sae.W_dec.detach().cpu()
     length = rows.norm(dim=1).clamp_min(1e-8)  # one for SAEs trained here, anything for imported ones
@@ -201,10 +203,10 @@ def analyse_sae(
     )
 
 
-def _cross_validated(x: np.ndarray, names: NameReadings) -> float:
+def _cross_validated(x: np.ndarray, names: NameReadings, penalty: float) -> float:
     """Return the cross-validated AUROC of readings of the mining entities."""
     rows = np.flatnonzero(~names.held_out)
-    return cross_validated_auroc(x[rows], names.is_known[rows], rows, seed=names.seed, c=names.penalty(x))
+    return cross_validated_auroc(x[rows], names.is_known[rows], rows, seed=names.seed, c=penalty)
 
 
 def _mean_active(names: NameReadings) -> np.ndarray:

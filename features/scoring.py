@@ -69,7 +69,16 @@ def fitted_scores(
         is_known, mining: Class and half of every entity.
         c: Inverse strength of the penalty; by default the one that cross-validates best on the mining half.
     """
-    rows = np.flatnonzero(mining)
-    c = best_penalty(x[rows], is_known[rows], rows) if c is None else c
-    probe = fit_probe(x[rows], is_known[rows], c)
+    c = mining_penalty(x, is_known, mining) if c is None else c
+    probe = fit_probe(x[mining], is_known[mining], c)
     return probe, probe.scores(x)
+
+
+def mining_penalty(
+    x: Float[np.ndarray, "n_entities n_readings"],
+    is_known: Bool[np.ndarray, " n_entities"],
+    mining: Bool[np.ndarray, " n_entities"],
+) -> float:
+    """Return the inverse strength of the penalty that cross-validates best on the mining half."""
+    rows = np.flatnonzero(mining)
+    return best_penalty(x[rows], is_known[rows], rows)

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from features.plots import OTHERS, Number, is_number
-from unlearn.compare import short_names
+from unlearn.compare import PRICE, short_names
 from unlearn.plots import Walked
+from unlearn.verdict import judged_places
 
 MARKS = (
     ("^", "triangle"),
@@ -89,7 +90,7 @@ def walked(audit: Mapping[str, Any], block: str) -> list[Walked]:
 
 def has_price(found: Mapping[str, Any]) -> bool:
     """Tell whether text loss and behaviour were measured: no figure of the inside is shown without them."""
-    return "utility" in found and "behaviour" in found
+    return all(part in found for part in PRICE)
 
 
 def _mark(index: int) -> tuple[str, str]:
@@ -129,7 +130,7 @@ def _row(
 
 def _highest(places: Mapping[str, Any], key: str, reported: Sequence[str]) -> tuple[str, Number, Number]:
     """Return the judged place where targets are told apart best, the AUROC, and the control's upper end there."""
-    judged = {n: p for n, p in places.items() if n.split(", ")[-1] not in reported and is_number(p.get(key))}
+    judged = {n: p for n, p in judged_places(places, reported).items() if is_number(p.get(key))}
     if not judged:
         return "", None, None
     name = max(judged, key=lambda n: judged[n][key])

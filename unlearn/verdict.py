@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -173,7 +174,7 @@ def _keeps(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
 def _holds(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
     """What is still inside."""
     places = audit.get("indistinguishability", {})
-    judged = {n: p for n, p in places.items() if n.split(", ")[-1] not in policy.reported_places}
+    judged = judged_places(places, policy.reported_places)
     found = [_told_apart(name, place, policy) for name, place in judged.items()]
     if "two_sample_p" in audit:
         found.append(_two_sample(audit["two_sample_p"], policy))
@@ -183,6 +184,11 @@ def _holds(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
     for key, words in (("logit_lens", "logit lens"), ("value_probe", "value probe")):
         found += [_read_off(f"{words} at {name}", place, policy) for name, place in audit.get(key, {}).items()]
     return found
+
+
+def judged_places(places: Mapping[str, Any], reported: Sequence[str]) -> dict[str, Any]:
+    """Return the places whose classifiers decide: not those of a kind that is only reported."""
+    return {n: p for n, p in places.items() if n.split(", ")[-1] not in reported}
 
 
 def _two_sample(p: float, policy: AuditPolicy) -> Check:

@@ -10,6 +10,7 @@ The control gets the same: its own original activations, the same directions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,22 +28,40 @@ Push = Callable[[Float[Tensor, "n d_in"], Float[Tensor, "n d_in"]], Float[Tensor
 """(the model's own activations, the original model's) -> what takes their place."""
 
 
+@dataclass(frozen=True)
+class Group:
+    """Questions about some entities, and what stands at the names.
+
+    Attributes:
+        asked: The questions.
+        own, original: By hook point, per question (n_places, d_in): activations of the model, of the original one.
+    """
+
+    asked: NameQuestions
+    own: dict[str, list[Tensor]]
+    original: dict[str, list[Tensor]]
+
+
 def attack_steer_back(context: AuditContext) -> dict[str, Any]:
     """Return recall under every push, and the recall without any."""
-    groups = [_group(context, entities) for entities in attacked(context)]
+    pushes = _pushes(context)
+    names = list(dict.fromkeys(hook_point for _, hook_point, _ in pushes))
+    groups = [_group(context, entities, names) for entities in attacked(context)]
     settings = []
-    for name, hook_point, push in _pushes(context):
+    for name, hook_point, push in pushes:
         target, control = (_recall(context, group, hook_point, push) for group in groups)
         settings.append(Setting(name, target, control, recall_before(context)))
     plain = [a for found in context.answers_of("forget", "after").values() for a in found]
     return result(settings, without=sum(a.verdict == "right" for a in plain) / max(1, len(plain)))
 
 
-def _group(context: AuditContext, entities: Sequence[Entity]) -> NameQuestions:
-    """Return the questions about some entities and where the names stand in them."""
+def _group(context: AuditContext, entities: Sequence[Entity], hook_points: Sequence[str]) -> Group:
+    """Return the questions about some entities and what stands at their names, each model read once."""
     prompts, index = asked(context, entities), {e.key: i for i, e in enumerate(entities)}
     of = np.array([index[p.entity] for p in prompts], dtype=np.int64)
-    return NameQuestions(list(entities), prompts, of, name_places(context.after, prompts, "all"))
+    about = NameQuestions(list(entities), prompts, of, name_places(context.after, prompts, "all"))
+    own, original = (read_rows(lm, about, hook_points) for lm in (context.after, context.before))
+    return Group(about, own, original)
 
 
 def _pushes(context: AuditContext) -> list[tuple[str, str, Push]]:
@@ -65,9 +84,8 @@ def _pushes(context: AuditContext) -> list[tuple[str, str, Push]]:
     return found
 
 
-def _recall(context: AuditContext, group: NameQuestions, hook_point: str, push: Push) -> Interval:
+def _recall(context: AuditContext, group: Group, hook_point: str, push: Push) -> Interval:
     """Ask about some entities while their names are pushed."""
-    own, original = (read_rows(lm, group, [hook_point])[hook_point] for lm in (context.after, context.before))
-    rows = [push(a, b) for a, b in zip(own, original, strict=True)]
-    right = [v == "right" for v in verdicts(context.after, group, (hook_point, rows))]
-    return interval(by_entity(group.prompts, right), context)
+    rows = [push(a, b) for a, b in zip(group.own[hook_point], group.original[hook_point], strict=True)]
+    right = [v == "right" for v in verdicts(context.after, group.asked, (hook_point, rows))]
+    return interval(by_entity(group.asked.prompts, right), context)

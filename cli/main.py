@@ -7,8 +7,11 @@ come out in the house form on stderr; anything else is a defect of ours and keep
 from __future__ import annotations
 
 import os
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import click
 
@@ -26,7 +29,28 @@ def main(args: Sequence[str] | None = None) -> int:
     complaint = install_complaint()
     if complaint is not None:
         return _fail(complaint, EXIT_USAGE)
-    return exit_code_of(lambda: _invoke(args))
+    with interrupts_heard():
+        return exit_code_of(lambda: _invoke(args))
+
+
+@contextmanager
+def interrupts_heard() -> Iterator[None]:
+    """Have an interrupt come again that fell into a destructor or a weak reference's callback, where Python drops it."""
+    told = sys.unraisablehook
+
+    def again(lost: sys.UnraisableHookArgs) -> None:
+        if not issubclass(lost.exc_type, KeyboardInterrupt):
+            return told(lost)
+        ident = threading.main_thread().ident or 0
+        timer = threading.Timer(0.01, signal.pthread_kill, (ident, signal.SIGINT))  # outside the code that drops it
+        timer.daemon = True
+        return timer.start()
+
+    sys.unraisablehook = again
+    try:
+        yield
+    finally:
+        sys.unraisablehook = told
 
 
 def exit_code_of(action: Callable[[], int]) -> int:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import click
 import pytest
@@ -35,6 +36,31 @@ ROOT = Path(main.__file__).resolve().parent.parent
 def run_python(code: str, *, path: Path = ROOT, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"PYTHONPATH": str(path)}
     return subprocess.run([sys.executable, "-c", code], env=environment, cwd=cwd, capture_output=True, text=True)
+
+
+def test_an_interrupt_that_falls_into_a_destructor_is_heard(tmp_path):
+    code = """
+        import signal, time
+        from cli import main
+
+        class Last:
+            def __del__(self):
+                signal.raise_signal(signal.SIGINT)
+                time.sleep(0)
+
+        def work():
+            Last()
+            time.sleep(60)
+            return 0
+
+        def run():
+            with main.interrupts_heard():
+                return main.exit_code_of(work)
+
+        raise SystemExit(run())
+    """
+    done = run_python(dedent(code), cwd=tmp_path)
+    assert (done.returncode, done.stderr.strip()) == (130, "Error: interrupted"), done.stderr
 
 
 # ------------------------------------------------------------------------------------------------------- help

@@ -81,23 +81,26 @@ def spread(rows: list[Any], n: int) -> list[Any]:
     return rows if len(rows) <= n else [rows[i * len(rows) // n] for i in range(n)]
 
 
+def read_cities(data: Path) -> list[dict[str, Any]]:
+    """Return the rows of the file that have a name and a country, largest city first."""
+    with gzip.open(data / "wikidata_cities.jsonl.gz", "rt", encoding="utf-8") as stream:
+        return [r for r in map(json.loads, stream) if r.get("country") and r.get("name")]
+
+
+def city_line(name: str, country: str, **more: Any) -> dict[str, Any]:
+    """Return a city as a line of an entity file, with every accepted name of its country."""
+    return {"name": name, "type": "city", "facts": {"country": [country, *ALIASES.get(country, [])]}, **more}
+
+
 def city_entities(data: Path, n: int = N_CITIES) -> list[dict[str, Any]]:
     """Return `n` cities as lines of an entity file, largest first."""
-    with gzip.open(data / "wikidata_cities.jsonl.gz", "rt", encoding="utf-8") as stream:
-        rows = [r for r in map(json.loads, stream) if r.get("country") and r.get("name")]
+    rows = read_cities(data)
     by_country: dict[str, list[int]] = defaultdict(list)
     for index, row in enumerate(rows):
         by_country[row["country"]].append(index)
     kept = sorted(i for members in by_country.values() for i in spread(members, MOST_PER_COUNTRY))
-    return [
-        {
-            "name": row["name"],
-            "type": "city",
-            "facts": {"country": [row["country"], *ALIASES.get(row["country"], [])]},
-            "popularity": row["population"],
-        }
-        for row in (rows[i] for i in spread(kept, n))
-    ]
+    chosen = (rows[i] for i in spread(kept, n))
+    return [city_line(row["name"], row["country"], popularity=row["population"]) for row in chosen]
 
 
 def write_inputs(data: Path, out: Path, n: int = N_CITIES) -> tuple[Path, Path]:

@@ -13,7 +13,6 @@ by each of METHODS, and every result is audited. The settings were not tuned on 
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import random
 import subprocess
@@ -21,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cities import ALIASES, write_inputs
+from cities import city_line, read_cities, write_inputs
 from smollm2_page import render
 
 HOOK_POINTS = ("layers.9", "layers.15", "layers.21")
@@ -38,13 +37,10 @@ AUDIT = ("--quick", "--max-retain", 60)
 def write_others(data: Path, asked: Path, others: Path) -> None:
     """Write the cities of the file whose names are not asked about: names for the SAEs to be trained on."""
     names = {json.loads(line)["name"] for line in asked.read_text(encoding="utf-8").splitlines()}
-    with gzip.open(data / "wikidata_cities.jsonl.gz", "rt", encoding="utf-8") as stream:
-        rows = [r for r in map(json.loads, stream) if r.get("country") and r.get("name")]
-    kept = {r["name"]: r["country"] for r in reversed(rows) if r["name"] not in names}
+    kept = {r["name"]: r["country"] for r in reversed(read_cities(data)) if r["name"] not in names}
     with others.open("w", encoding="utf-8") as stream:
         for name, country in reversed(kept.items()):
-            facts = {"country": [country, *ALIASES.get(country, [])]}
-            stream.write(json.dumps({"name": name, "type": "city", "facts": facts}, ensure_ascii=False) + "\n")
+            stream.write(json.dumps(city_line(name, country), ensure_ascii=False) + "\n")
 
 
 def draw_targets(labels: Path) -> list[str]:

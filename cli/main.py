@@ -35,7 +35,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def interrupts_heard() -> Iterator[None]:
-    """Have an interrupt come again that fell into a destructor or a weak reference's callback, where Python drops it."""
+    """Have an interrupt come again that fell into a destructor or a callback of a weak reference: Python drops it."""
     told = sys.unraisablehook
 
     def again(lost: sys.UnraisableHookArgs) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from features.plots import OTHERS, Number, is_number
 from unlearn.compare import PRICE, short_names
 from unlearn.plots import Walked
-from unlearn.verdict import judged_places
+from unlearn.verdict import judged_places, loss_rise
 
 MARKS = (
     ("^", "triangle"),
@@ -102,9 +102,7 @@ def _row(
     found: Mapping[str, Any], name: str, colour: str, shape: str, method: str, when: str, reported: Sequence[str]
 ) -> Row:
     """Cut the figures of one model out of what was measured."""
-    utility, is_after = found.get("utility", {}), when == "after"
-    old, new = utility.get("loss_before"), utility.get("loss_after")
-    change = new / old - 1 if is_number(old) and is_number(new) and old else None
+    is_after = when == "after"
     inside = found.get("indistinguishability", {}) if has_price(found) else {}
     place, auroc, control = _highest(inside, "auroc" if is_after else "auroc_before", reported)
     relearn = found.get("attacks", {}).get("relearn", {}) if is_after else {}
@@ -117,7 +115,7 @@ def _row(
         ranking=found.get("forget", {}).get(f"ranking_{when}"),
         neighbours=found.get("neighbours", {}).get(f"recall_{when}"),
         retained=found.get("retain", {}).get(f"recall_{when}"),
-        loss=change if is_after else None,
+        loss=loss_rise(found) if is_after else None,
         gibberish=found.get("behaviour", {}).get(when, {}).get("gibberish"),
         auroc=auroc,
         auroc_place=place,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from features.entities import Entity
 from features.knowledge import first_line, is_right, judge
 from features.prompts import Prompt, Templates, questions
-from sae_train.lm.generate import encode_prompts, pad_right
+from sae_train.lm.generate import answer_losses, encode_prompts
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
 from unlearn.data import UnlearnSets
@@ -77,9 +77,5 @@ def answer_log_probs(
     model: nn.Module, batch: Sequence[Answered], device: torch.device
 ) -> tuple[Float[Tensor, " batch"], Float[Tensor, " batch"]]:
     """Return log p(answer | question) in nats, summed over the answer's tokens, and how many tokens those are."""
-    ids, mask = pad_right([a.question + a.answer for a in batch], device=device)
-    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-    token_log_probs = logits.log_softmax(dim=-1).gather(2, ids[:, 1:, None]).squeeze(2)
-    starts = torch.tensor([len(a.question) - 1 for a in batch], device=device)
-    is_answer = (torch.arange(ids.shape[1] - 1, device=device) >= starts[:, None]) & mask[:, 1:].bool()
-    return (token_log_probs * is_answer).sum(dim=1), is_answer.sum(dim=1).float()
+    losses, is_answer = answer_losses(model, [(a.question, a.answer) for a in batch], device)
+    return -(losses * is_answer).sum(dim=1), is_answer.sum(dim=1)

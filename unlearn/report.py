@@ -25,6 +25,7 @@ from features.report import environment, figure_text, listed
 from sae_train.runs import write_text
 from unlearn import plots
 from unlearn.compare_report import compare_view, has_price, walked
+from unlearn.verdict import loss_rise
 
 TEMPLATES = Path(__file__).parent / "templates"
 MANY = 4  # names above this are folded away
@@ -199,10 +200,9 @@ def _utility(audit: dict[str, Any]) -> dict[str, str]:
     """Return the loss on general text before and after."""
     found = audit.get("utility", dict.fromkeys(("loss_before", "loss_after", "n_tokens", "text")))
     before, after = found["loss_before"], found["loss_after"]
-    change = change_text(after / before - 1 if is_number(before) and is_number(after) and before else None)
     tokens = f"{found['n_tokens']:,} tokens of {found['text']}" if is_number(found["n_tokens"]) else ""
     return {
-        "change": change,
+        "change": change_text(loss_rise(audit)),
         "text": f"{figure_text(before)} → {figure_text(after)} nats per token",
         "tokens": tokens,
     }

@@ -163,9 +163,9 @@ def _keeps(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
         old, new = audit["writing"]["entropy_before"], audit["writing"]["entropy_after"]
         text = f"n-gram entropy of free writing: {old:.2f} before, {new:.2f} after."
         found.append(check("entropy lost in free writing", 1 - new / old, policy.max_entropy_loss, "<=", text))
-    if "utility" in audit:
+    rise = loss_rise(audit)
+    if rise is not None:
         utility = audit["utility"]
-        rise = utility["loss_after"] / utility["loss_before"] - 1
         text = f"Loss on general text: {utility['loss_before']:.4f} before, {utility['loss_after']:.4f} after."
         found.append(check("rise of general-text loss", rise, policy.max_loss_increase, "<=", text))
     return found
@@ -184,6 +184,18 @@ def _holds(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
     for key, words in (("logit_lens", "logit lens"), ("value_probe", "value probe")):
         found += [_read_off(f"{words} at {name}", place, policy) for name, place in audit.get(key, {}).items()]
     return found
+
+
+def loss_rise(audit: Mapping[str, Any]) -> float | None:
+    """Return the loss on general text after over that before, less 1; None where it was not measured.
+
+    Example:
+        >>> loss_rise({"utility": {"loss_before": 4.0, "loss_after": 5.0}}), loss_rise({})
+        (0.25, None)
+    """
+    found = audit.get("utility", {})
+    before, after = found.get("loss_before"), found.get("loss_after")
+    return after / before - 1 if before and after is not None else None
 
 
 def judged_places(places: Mapping[str, Any], reported: Sequence[str]) -> dict[str, Any]:

@@ -177,9 +177,12 @@ def _read(lm: LanguageModel, prompts: list[Sequence[int]]) -> tuple[Float[Tensor
 
 def cached_forward(lm: LanguageModel) -> Callable[[Tensor, Any], tuple[Tensor, Any]]:
     """Return a function (tokens, cache) -> (logits behind the last token, cache); no other logits are computed."""
-    model: Any = lm.model
-    last_only = {"logits_to_keep": 1} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
-    return partial(_forward, lm, last_only)
+    return partial(_forward, lm, logits_of_last(lm.model, 1))
+
+
+def logits_of_last(model: Any, n_tokens: int) -> dict[str, int]:
+    """Return the keyword that spares the logits of all tokens but the last ones; none where the model has no such."""
+    return {"logits_to_keep": n_tokens} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
 
 
 def _forward(lm: LanguageModel, last_only: dict[str, int], tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:

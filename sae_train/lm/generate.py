@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from sae_train.lm.answering import ROWS, Decoding, batches_by_length, write_answers
+from sae_train.lm.answering import ROWS, Decoding, batches_by_length, logits_of_last, write_answers
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import bos_prefix, encode_plain
 
@@ -44,12 +44,40 @@ def pad_right(
 
 
 def token_losses(
-    lm: LanguageModel, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"]
+    model: nn.Module, ids: Int[Tensor, "batch pos"], mask: Int[Tensor, "batch pos"], *, start: int = 0
 ) -> tuple[Float[Tensor, "batch next"], Float[Tensor, "batch next"]]:
-    """Return the cross-entropy (nats) of every next token, and the mask of those that count."""
-    logits = lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1].float()
-    losses = F.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-    return losses, mask[:, 1:].float()
+    """Return the cross-entropy (nats) of every next token, and the mask of those that count.
+
+    Args:
+        model: The model.
+        ids: Token ids, padded on the right.
+        mask: 1 at real tokens.
+        start: Losses are wanted behind this column: next = pos - 1 - start.
+    """
+    kept = ids.shape[1] - start
+    out = model(input_ids=ids, attention_mask=mask, use_cache=False, **logits_of_last(model, kept))
+    logits = out.logits[:, -kept:-1].float()
+    aims = ids[:, start + 1 :]
+    losses = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), aims.reshape(-1), reduction="none")
+    return losses.view_as(aims), mask[:, start + 1 :].float()
+
+
+def answer_losses(
+    model: nn.Module, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device
+) -> tuple[Float[Tensor, "batch next"], Float[Tensor, "batch next"]]:
+    """Return the cross-entropy (nats) of the tokens behind the shortest question, and 1 where one is of the answer.
+
+    Args:
+        model: The model.
+        pairs: Token ids of question and answer.
+        device: The model's.
+    """
+    ids, mask = pad_right([[*question, *answer] for question, answer in pairs], device=device)
+    lengths = torch.tensor([len(question) for question, _ in pairs], device=device)
+    start = int(lengths.min()) - 1
+    losses, counted = token_losses(model, ids, mask, start=start)
+    columns = torch.arange(start + 1, ids.shape[1], device=device)
+    return losses, counted * (columns[None] >= lengths[:, None])
 
 
 @torch.no_grad()
@@ -57,14 +85,13 @@ def continuation_log_probs(
     lm: LanguageModel, prompts: Sequence[str], continuations: Sequence[str], *, batch_size: int = 64
 ) -> list[float]:
     """Return log p(continuation | prompt) summed over the continuation's tokens (nats), one per pair."""
-    front = encode_prompts(lm, prompts)
     back = encode_plain(lm.tokenizer, list(continuations))[0] if continuations else []
-    scores = [0.0] * len(front)
-    for batch in batches_by_length([len(f) + len(b) for f, b in zip(front, back, strict=True)], batch_size):
-        ids, mask = pad_right([front[i] + back[i] for i in batch], device=lm.device)
-        losses, _ = token_losses(lm, ids, mask)
-        for row, index in enumerate(batch):
-            scores[index] = -float(losses[row, len(front[index]) - 1 :].sum())
+    pairs = list(zip(encode_prompts(lm, prompts), back, strict=True))
+    scores = [0.0] * len(pairs)
+    for batch in batches_by_length([len(f) + len(b) for f, b in pairs], batch_size):
+        losses, is_answer = answer_losses(lm.model, [pairs[i] for i in batch], lm.device)
+        for index, loss in zip(batch, (losses * is_answer).sum(dim=1).tolist(), strict=True):
+            scores[index] = -loss
     return scores
 
 
@@ -75,7 +102,7 @@ def text_loss(lm: LanguageModel, windows: Sequence[Sequence[int]], *, batch_size
     order = sorted(range(len(windows)), key=lambda i: len(windows[i]))
     for start in range(0, len(order), batch_size):
         ids, mask = pad_right([windows[i] for i in order[start : start + batch_size]], device=lm.device)
-        losses, counts = token_losses(lm, ids, mask)
+        losses, counts = token_losses(lm.model, ids, mask)
         total += float((losses * counts).sum())
         count += float(counts.sum())
     return total / count

@@ -127,7 +127,7 @@ def losses_behind(lm: LanguageModel, windows: Sequence[Sequence[int]], patch: Pa
         batch = range(start, min(start + batch_size, len(windows)))
         ids, mask = pad_right([windows[i] for i in batch], device=lm.device)
         with prefill_patched(lm.model, patch, batch):
-            losses, counts = token_losses(lm, ids, mask)
+            losses, counts = token_losses(lm.model, ids, mask)
         for row, index in enumerate(batch):
             counts[row, : min(patch.positions[index])] = 0.0
         total += float((losses * counts).sum())

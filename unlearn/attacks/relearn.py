@@ -22,7 +22,7 @@ from features.entities import Entity
 from features.knowledge import ask
 from features.probe import Interval
 from features.prompts import Templates, questions
-from sae_train.lm.generate import encode_prompts, pad_right, token_losses
+from sae_train.lm.generate import answer_losses, encode_prompts
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
 from unlearn.attacks.common import Setting, attacked, first_wordings, result
@@ -179,13 +179,9 @@ class Teacher:
 
     def step(self, lessons: Sequence[tuple[list[int], list[int]]]) -> None:
         """Take one step on sequences given as (context, what is learned)."""
-        ids, mask = pad_right([front + back for front, back in lessons], device=self.lm.device)
-        losses, counted = token_losses(self.lm, ids, mask)
-        starts = torch.tensor([len(front) - 1 for front, _ in lessons], device=ids.device)
-        is_answer = torch.arange(losses.shape[1], device=ids.device)[None] >= starts[:, None]
-        weights = counted * is_answer
+        losses, is_answer = answer_losses(self.lm.model, lessons, self.lm.device)
         self.optimizer.zero_grad(set_to_none=True)
-        ((losses * weights).sum() / weights.sum()).backward()
+        ((losses * is_answer).sum() / is_answer.sum()).backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
         self.optimizer.step()
 

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from features.entities import Entity, load_entities
 from features.factworld import shipped_world
@@ -39,7 +38,7 @@ from unlearn.evaluations.indistinguishability import evaluate_indistinguishabili
 from unlearn.evaluations.ranking import first_rank_shares
 from unlearn.evaluations.recall import evaluate_recall
 from unlearn.evaluations.utility import evaluate_utility
-from unlearn.finetune import TuneState, WeightEdit, trainable_parameters, tune_step
+from unlearn.finetune import TuneState, WeightEdit, adamw, trainable_parameters, tune_step
 from unlearn.methods import build_method
 from unlearn.problem import Problem
 from unlearn.request import Request
@@ -114,7 +113,7 @@ def tune(problem: Problem) -> None:
     parameters = trainable_parameters(problem.lm.model, config.train)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, weight_decay=0.0)
+    optimizer = adamw(parameters.values(), config.lr)
     state = TuneState(parameters, optimizer)
     while state.step < config.steps:
         tune_step(state, method, config, problem.lm.device)

@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 
 import click
@@ -34,7 +34,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def interrupts_heard() -> Iterator[None]:
+def interrupts_heard() -> Generator[None]:
     """Have an interrupt come again that fell into a destructor or a callback of a weak reference: Python drops it."""
     told = sys.unraisablehook
 

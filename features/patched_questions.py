@@ -42,6 +42,10 @@ class NameQuestions:
         """Return the type of each prompt's entity."""
         return [self.entities[i].type for i in self.entity]
 
+    def repeated(self, times: int) -> NameQuestions:
+        """Return all questions several times, one round after the other."""
+        return NameQuestions(self.entities, self.prompts * times, np.tile(self.entity, times), self.places * times)
+
     def per_entity(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
         """Return the mean over each entity's prompts, (n_entities,)."""
         return np.bincount(self.entity, values) / np.bincount(self.entity)

@@ -76,6 +76,13 @@ def trainable_parameters(model: nn.Module, choice: str) -> dict[str, nn.Paramete
     return named
 
 
+def adamw(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.AdamW:
+    """Return AdamW without weight decay, in one pass over memory where torch has such a step."""
+    held = list(parameters)
+    fused = all(p.device.type in ("cpu", "cuda") for p in held)
+    return torch.optim.AdamW(held, lr=lr, weight_decay=0.0, fused=fused)
+
+
 def finetune(
     lm: LanguageModel,
     objective: Objective,
@@ -110,7 +117,7 @@ def finetune(
     parameters = trainable_parameters(lm.model, config.train)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    optimizer = torch.optim.AdamW(parameters.values(), lr=config.lr, weight_decay=0.0)
+    optimizer = adamw(parameters.values(), config.lr)
     state = TuneState(parameters, optimizer)
     found = load_checkpoint(folder, identity) if resume else None
     if found is not None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_train.config import require
 from sae_train.errors import ConfigError
@@ -180,12 +180,17 @@ def cached_forward(lm: LanguageModel) -> Callable[[Tensor, Any], tuple[Tensor, A
     return partial(_forward, lm, logits_of_last(lm.model, 1))
 
 
-def logits_of_last(model: Any, n_tokens: int) -> dict[str, int]:
-    """Return the keyword that spares the logits of all tokens but the last ones; none where the model has no such."""
-    return {"logits_to_keep": n_tokens} if "logits_to_keep" in inspect.signature(model.forward).parameters else {}
+def logits_of_last(model: nn.Module, n_tokens: int) -> dict[str, Tensor]:
+    """Return the keyword that spares the logits of all tokens but the last ones; none where the model has no such.
+
+    Places, not a number: by a number transformers takes a view, which torch multiplies row by row of the batch.
+    """
+    if "logits_to_keep" not in inspect.signature(model.forward).parameters:
+        return {}
+    return {"logits_to_keep": torch.arange(-n_tokens, 0)}
 
 
-def _forward(lm: LanguageModel, last_only: dict[str, int], tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:
+def _forward(lm: LanguageModel, last_only: dict[str, Tensor], tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:
     """Run the model on tokens behind a cache."""
     out = lm.model(input_ids=tokens, past_key_values=cache, use_cache=True, **last_only)
     if getattr(out, "past_key_values", None) is None:

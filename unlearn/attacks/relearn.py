@@ -27,7 +27,7 @@ from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
 from unlearn.attacks.common import Setting, attacked, first_wordings, result
 from unlearn.context import AuditContext, mean_interval, units
-from unlearn.finetune import CLIP_NORM, trainable_parameters
+from unlearn.finetune import CLIP_NORM, adamw, trainable_parameters
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Teacher:
         self.parameters = list(trainable_parameters(lm.model, "full").values())
         for parameter in self.parameters:
             parameter.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(self.parameters, lr=lr, weight_decay=0.0)
+        self.optimizer = adamw(self.parameters, lr)
 
     def step(self, lessons: Sequence[tuple[list[int], list[int]]]) -> None:
         """Take one step on sequences given as (context, what is learned)."""

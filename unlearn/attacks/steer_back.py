@@ -10,7 +10,6 @@ The control gets the same: its own original activations, the same directions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,48 +19,39 @@ from torch import Tensor
 
 from features.entities import Entity
 from features.patched_questions import NameQuestions, name_places, read_rows, verdicts
-from features.probe import Interval
+from features.prompts import Prompt
 from unlearn.attacks.common import Setting, asked, attacked, by_entity, interval, recall_before, result
 from unlearn.context import AuditContext
 
-Push = Callable[[Float[Tensor, "n d_in"], Float[Tensor, "n d_in"]], Float[Tensor, "n d_in"]]
+Place = Float[Tensor, "n_places d_in"]
+Push = Callable[[Place, Place], Place]
 """(the model's own activations, the original model's) -> what takes their place."""
-
-
-@dataclass(frozen=True)
-class Group:
-    """Questions about some entities, and what stands at the names.
-
-    Attributes:
-        asked: The questions.
-        own, original: By hook point, per question (n_places, d_in): activations of the model, of the original one.
-    """
-
-    asked: NameQuestions
-    own: dict[str, list[Tensor]]
-    original: dict[str, list[Tensor]]
 
 
 def attack_steer_back(context: AuditContext) -> dict[str, Any]:
     """Return recall under every push, and the recall without any."""
-    pushes = _pushes(context)
-    names = list(dict.fromkeys(hook_point for _, hook_point, _ in pushes))
-    groups = [_group(context, entities, names) for entities in attacked(context)]
-    settings = []
-    for name, hook_point, push in pushes:
-        target, control = (_recall(context, group, hook_point, push) for group in groups)
-        settings.append(Setting(name, target, control, recall_before(context)))
+    targets, control = attacked(context)
+    pushes, asked_about = _pushes(context), _questions(context, [*targets, *control])
+    points = list(dict.fromkeys(point for _, point, _ in pushes))
+    own, original = (read_rows(lm, asked_about, points) for lm in (context.after, context.before))
+    found: dict[str, Setting] = {}
+    for point in points:  # the questions under all pushes at one hook point are answered side by side
+        here = {name: push for name, at, push in pushes if at == point}
+        rows = [push(*pair) for push in here.values() for pair in zip(own[point], original[point], strict=True)]
+        said = verdicts(context.after, asked_about.repeated(len(here)), (point, rows))
+        n = len(asked_about.prompts)
+        for index, name in enumerate(here):
+            found[name] = _setting(context, name, asked_about.prompts, said[index * n : (index + 1) * n])
+    settings = [found[name] for name, _, _ in pushes]
     plain = [a for found in context.answers_of("forget", "after").values() for a in found]
     return result(settings, without=sum(a.verdict == "right" for a in plain) / max(1, len(plain)))
 
 
-def _group(context: AuditContext, entities: Sequence[Entity], hook_points: Sequence[str]) -> Group:
-    """Return the questions about some entities and what stands at their names, each model read once."""
+def _questions(context: AuditContext, entities: Sequence[Entity]) -> NameQuestions:
+    """Return the questions that attacks ask about some entities, and every token of the names in them."""
     prompts, index = asked(context, entities), {e.key: i for i, e in enumerate(entities)}
     of = np.array([index[p.entity] for p in prompts], dtype=np.int64)
-    about = NameQuestions(list(entities), prompts, of, name_places(context.after, prompts, "all"))
-    own, original = (read_rows(lm, about, hook_points) for lm in (context.after, context.before))
-    return Group(about, own, original)
+    return NameQuestions(list(entities), prompts, of, name_places(context.after, prompts, "all"))
 
 
 def _pushes(context: AuditContext) -> list[tuple[str, str, Push]]:
@@ -84,8 +74,12 @@ def _pushes(context: AuditContext) -> list[tuple[str, str, Push]]:
     return found
 
 
-def _recall(context: AuditContext, group: Group, hook_point: str, push: Push) -> Interval:
-    """Ask about some entities while their names are pushed."""
-    rows = [push(a, b) for a, b in zip(group.own[hook_point], group.original[hook_point], strict=True)]
-    right = [v == "right" for v in verdicts(context.after, group.asked, (hook_point, rows))]
-    return interval(by_entity(group.asked.prompts, right), context)
+def _setting(context: AuditContext, name: str, prompts: Sequence[Prompt], said: Sequence[str]) -> Setting:
+    """Return the recalls under one push, targets first among the questions."""
+    targets = {e.key for e in attacked(context)[0]}
+    n_targets = sum(p.entity in targets for p in prompts)
+    target, control = (
+        interval(by_entity(prompts[part], [v == "right" for v in said[part]]), context)
+        for part in (slice(n_targets), slice(n_targets, None))
+    )
+    return Setting(name, target, control, recall_before(context))

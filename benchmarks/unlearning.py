@@ -28,24 +28,29 @@ from unlearning_page import write_page  # isort: skip
 
 Grid = list[dict[str, Any]]
 GRIDS: dict[str, Grid] = {
-    "redirect": [{}, {"retain_weight": 8.0}, {"lr": 5e-4}, {"block_weight": 1.0}],
-    "redirect-closed-form": [{}, {"ridge": 0.3}, {"near_weight": 4.0}, {"null_share": 0.01}],
-    "ga": [{}, {"lr": 5e-5}, {"lr": 2e-4}, {"steps": 40}],
-    "graddiff": [{}, {"lr": 3e-4}, {"retain_weight": 8.0}, {"lr": 5e-5}],
-    "npo": [{}, {"lr": 1e-3}, {"beta": 0.5}, {"retain_weight": 2.0}],
-    "simnpo": [{}, {"lr": 1e-3}, {"beta": 4.5}, {"gamma": 1.0}],
-    "idk": [{}, {"lr": 1e-3}, {"retain_weight": 2.0}, {"steps": 300}],
-    "rmu": [{}, {"coefficient": 3.0}, {"lr": 1e-3}, {"retain_weight": 2.0}],
-    "lunar": [{}, {"train": "full"}, {"lr": 2e-3}, {"retain_weight": 2.0}],
-    "crisp": [{}, {"n_latents": 50, "ratio": 1.5}, {"lr": 1e-3}, {"retain_weight": 1.0}],
-    "mean-difference": [{}, {"scale": 1.5}, {"lr": 5e-4}, {"retain_weight": 2.0}],
+    "redirect": [{}, {"retain_weight": 12.0}, {"guard_steps": 8}, {"lr": 5e-4}],
+    "redirect-closed-form": [{}, {"ridge": 0.3}, {"ridge": 1.0}, {"ridge": 1.0, "near_weight": 4.0}],
+    "ga": [{}, {"lr": 5e-5}, {"lr": 3e-4}, {"lr": 1e-3}],
+    "graddiff": [{}, {"lr": 3e-4}, {"steps": 200}, {"lr": 2e-4, "retain_weight": 8.0}],
+    "npo": [{}, {"lr": 1e-3}, {"lr": 1e-3, "retain_weight": 8.0}, {"lr": 1e-3, "beta": 0.5}],
+    "simnpo": [{}, {"lr": 1e-3}, {"lr": 2e-3}, {"lr": 1e-3, "beta": 4.5}],
+    "idk": [{}, {"lr": 1e-3}, {"lr": 2e-3}, {"lr": 1e-3, "steps": 300}],
+    "rmu": [{}, {"coefficient": 3.0}, {"coefficient": 3.0, "lr": 1e-3}, {"coefficient": 6.0}],
+    "lunar": [{}, {"train": "full"}, {"lr": 5e-3}, {"train": "full", "lr": 3e-3}],
+    "crisp": [
+        {},
+        {"n_latents": 50, "ratio": 1.5},
+        {"n_latents": 50, "ratio": 1.5, "lr": 3e-3},
+        {"n_latents": 50, "ratio": 1.0, "lr": 2e-3, "retain_weight": 1.0},
+    ],
+    "mean-difference": [{}, {"scale": 1.5}, {"scale": 3.0, "lr": 3e-3}, {"scale": 3.0, "retain_weight": 1.0}],
 }
 
 
 def cell(path: Path, world: World, method: str, setting: dict[str, Any], split: str, n_targets: int) -> dict[str, Any]:
-    """Return one run's figures, from its file if it is there."""
-    if path.exists():
-        return json.loads(path.read_text())
+    """Return one run's figures, from its file if that is there and of this setting."""
+    if path.exists() and (done := json.loads(path.read_text()))["setting"] == setting:
+        return done
     targets = world.targets(split, n_targets)
     lm = world.model()
     started = time.monotonic()

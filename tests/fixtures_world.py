@@ -153,6 +153,7 @@ def world_problem(world_lm, world_sae, world_analysis, world_templates, world_se
     from dataclasses import replace
 
     from unlearn.config import configure
+    from unlearn.finetune import trainable_parameters
     from unlearn.problem import Problem
 
     def build(**settings):
@@ -160,6 +161,8 @@ def world_problem(world_lm, world_sae, world_analysis, world_templates, world_se
         config = configure(**{"steps": 6, "batch_size": 8, "warmup_steps": 2, **settings})
         latents = world_analysis.hook_points[0]
         base = copy.deepcopy(world_lm.model)
+        for parameter in trainable_parameters(lm.model, config.train).values():
+            parameter.requires_grad_(True)
         return Problem(lm, base, world_sets, world_templates, world_sae.sae, latents, world_text, config)
 
     return build

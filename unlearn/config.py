@@ -44,7 +44,7 @@ class UnlearnConfig:
     steps: int = 300
     lr: float = 1e-3
     batch_size: int = 16
-    retain_weight: float = 4.0
+    retain_weight: float = 8.0
     train: str = "full"
     lora_rank: int = 8
     lora_alpha: int = 16

@@ -3,7 +3,13 @@
 What was only hidden is hidden as one thing, and one lesson lifts the cover from all of it. So, at a step, the facts
 of the targets are parted at random into taught and asked ones; a relearning attacker takes one or a few steps on the
 taught ones, theta' <- theta' - rate * sign(grad of their loss), as Adam's first steps are; and at theta' the answers to
-the asked questions have to be those about the unknown entity. The gradient at theta' is applied at theta (first order).
+the asked questions have to be those that theta' gives about the paired unknown entity:
+
+    guard = KL(p_theta'(. | unknown entity) || p_theta'(. | target))
+
+What lessons do to an unknown entity they may do to the target: that is the never-learned control of the audit. Aiming
+at the untaught model's answer would ask of the target what no unknown entity can do, and a classifier sees that.
+The gradient at theta' is applied at theta (first order), and none runs through the aim.
 
 Source: the idea of meta-learned tamper resistance, Henderson et al. 2023 (arXiv:2211.14946) and Tamirisa et al. 2024
 (arXiv:2408.00761); here with the split of facts that the relearning attack of the audit uses, and an unknown entity as
@@ -54,15 +60,18 @@ class RelearnGuard:
         self.lessons = make_lessons(problem)
         self.units = sorted({(lesson.target, lesson.attribute) for lesson in self.lessons})
 
+    @property
+    def can_part(self) -> bool:
+        """Tell whether there are two facts: one to teach, another to ask for."""
+        return len(self.units) > 1
+
     def loss(self, generator: np.random.Generator) -> Float[Tensor, ""]:
-        """Return KL(unknown entity || model) of the next token, on questions whose facts were not taught."""
+        """Return KL(unknown entity || target) of the next token after the attack, on facts that were not taught."""
         taught, asked = self._split(generator)
         moved = self._taught_weights(taught, generator)
         batch = pair_batch([lesson.pair for lesson in asked], "from-name-on", self.problem.lm.device)
         with torch.no_grad():
-            aim = self.problem.reference(
-                input_ids=batch.partner_ids, attention_mask=batch.partner_mask, use_cache=False
-            ).logits
+            aim = self._logits(moved, batch.partner_ids, batch.partner_mask)
         logits = self._logits(moved, batch.ids, batch.mask)
         return F.kl_div(
             F.log_softmax(batch.at.of(logits).float(), dim=-1),
@@ -95,7 +104,7 @@ class RelearnGuard:
         taught_units = {self.units[i] for i in order[: max(1, len(order) // 2)]}
         taught = [lesson for lesson in self.lessons if (lesson.target, lesson.attribute) in taught_units]
         asked = [lesson for lesson in self.lessons if (lesson.target, lesson.attribute) not in taught_units]
-        return taught, _draw(asked or taught, self.n_lessons, generator)
+        return taught, _draw(asked, self.n_lessons, generator)
 
     def _taught_loss(self, weights: dict[str, Tensor], lessons: Sequence[Lesson]) -> Float[Tensor, ""]:
         """Return the mean loss of the true answers' tokens, nats."""

@@ -73,13 +73,13 @@ class RedirectSettings(MethodSettings):
     erase_weight: float = 1.0
     erase_at: str = "all-tokens"
     erase_spread: float = 0.0
-    guard_weight: float = 0.0
+    guard_weight: float = 1.0
     guard_rate: float = 3e-3
-    guard_steps: int = 1
-    guard_lessons: int = 16
-    shift_weight: float = 0.0
+    guard_steps: int = 5
+    guard_lessons: int = 8
+    shift_weight: float = 20.0
     blocks: str = "all"
-    positions: str = "from-name-on"
+    positions: str = "name-and-behind"
     which_latents: str = "selected"
     answers: bool = True
     sae_error: bool = True
@@ -133,7 +133,7 @@ class NpoSettings(MethodSettings):
         beta: Inverse temperature; 0 would be gradient ascent.
     """
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4, "retain_weight": 4.0}
     beta: float = 0.1
 
     def __post_init__(self) -> None:
@@ -149,7 +149,7 @@ class SimNpoSettings(MethodSettings):
         gamma: Margin below which an answer counts as unlikely, nats.
     """
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4, "retain_weight": 4.0}
     beta: float = 2.5
     gamma: float = 0.0
 
@@ -161,7 +161,7 @@ class SimNpoSettings(MethodSettings):
 class IdkSettings(MethodSettings):
     """Reject-tuning. `methods/idk.py`."""
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4, "retain_weight": 4.0}
 
 
 @dataclass(frozen=True)
@@ -172,7 +172,7 @@ class RmuSettings(MethodSettings):
         coefficient: Length of the random aim, in mean norms of the activations.
     """
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4, "retain_weight": 4.0}
     coefficient: float = 1.0
 
     def __post_init__(self) -> None:
@@ -183,7 +183,7 @@ class RmuSettings(MethodSettings):
 class LunarSettings(MethodSettings):
     """LUNAR. `methods/lunar.py`."""
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3, "train": "down_proj"}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3, "retain_weight": 4.0, "train": "down_proj"}
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class CrispSettings(MethodSettings):
         ratio: How many times as active on the targets as on retained entities a latent must be.
     """
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4, "retain_weight": 4.0}
     n_latents: int = 10
     ratio: float = 3.0
 
@@ -212,7 +212,7 @@ class MeanDifferenceSettings(MethodSettings):
         scale: How many differences of means the activations are shifted by.
     """
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3, "retain_weight": 4.0}
     scale: float = 1.0
 
     def __post_init__(self) -> None:

@@ -6,7 +6,7 @@ activations of the model being trained, p those of the original model for the pa
     latent = mean_j huber((a_j(h) - a_j(p)) / s_j)   selected latents' pre-activations at the SAE's hook point
     block  = mean_l ||h_l - t_l||^2 / v_l            t_l = p_l; at the SAE's hook point, if asked, t = SAE(p), decoded
     output = KL(next token after p || next token after h)
-    shift  = mean_l ||mean (h_l - p_l)||^2 / v_l     batch means, at names and behind apart; optional
+    shift  = mean_l ||mean (h_l - p_l)||^2 / v_l     batch means, at names and behind apart
 
 Every term is bounded below by zero and has its minimum at the unknown entity; pre-activations and a decoded target
 give a gradient to latents that are off, where TopK itself gives none.
@@ -17,6 +17,8 @@ put at the name tokens of one block, drawn among the early and middle ones, whol
 behind has to be as for the unknown entity all the same:
 
     erase  = block_weight * mean_{l > b} ||h~_l - p_l||^2 / v_l + output_weight * KL(next token after p || after h~)
+
+And so that lessons bring back no more than they teach an unknown entity: the guard of `unlearn/relearn_guard.py`.
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ class Redirect:
             block = int(generator.integers(0, min(n_blocks // 2, n_blocks - 2) + 1))
             share = 1 + settings.erase_spread * generator.uniform(-1, 1, len(picked))
             terms["erase"] = self._erased(batch, aims, aim_logits, block, torch.tensor(share, dtype=torch.float32))
-        if settings.guard_weight > 0:
+        if settings.guard_weight > 0 and self.guard.can_part:
             terms["guard"] = self.guard.loss(generator)
         terms["retain"] = self.retention.loss(step)
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()

@@ -24,7 +24,7 @@ from sae_train.lm.hooks import decoder_blocks
 from sae_train.lm.models import weights_hash
 from sae_train.lm.tokens import encode_plain
 from unlearn.attacks import ATTACKS
-from unlearn.attacks.common import Setting, attacked, recall_of, result, with_matrices
+from unlearn.attacks.common import Setting, attacked, first_wordings, recalls, result, with_matrices
 from unlearn.attacks.finetune import attack_finetune
 from unlearn.attacks.prompts import FORMS, attack_prompts
 from unlearn.attacks.prune import attack_prune, pruned
@@ -42,6 +42,12 @@ from unlearn.roles import make_context
 SMALL = AuditConfig(
     n_neighbours=3, max_retain=8, control_draws=4, permutations=99, max_blocks=2, attack_steps=(20,), attack_lrs=(1e-3,)
 )
+
+
+def recall_of(context, lm, entities):
+    """Return the recall of the questions that attacks ask."""
+    few = first_wordings(context.templates, context.config.max_wordings)
+    return recalls(lm, [entities], few, context.config.seed)[0]
 
 
 def silence(lm, lessons, targets, templates, *, block=-1, boxes=None):

@@ -54,10 +54,11 @@ def token_losses(
         mask: 1 at real tokens.
         start: Losses are wanted behind this column: next = pos - 1 - start.
     """
-    kept = ids.shape[1] - start
-    out = model(input_ids=ids, attention_mask=mask, use_cache=False, **logits_of_last(model, kept))
-    logits = out.logits[:, -kept:-1].float()
     aims = ids[:, start + 1 :]
+    wanted = logits_of_last(model, aims.shape[1])
+    # the last token is not read: nothing is asked behind it
+    out = model(input_ids=ids[:, :-1], attention_mask=mask[:, :-1], use_cache=False, **wanted)
+    logits = out.logits[:, -aims.shape[1] :].float()
     losses = F.cross_entropy(logits.reshape(-1, logits.shape[-1]), aims.reshape(-1), reduction="none")
     return losses.view_as(aims), mask[:, start + 1 :].float()
 

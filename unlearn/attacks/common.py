@@ -74,11 +74,14 @@ def asked(context: AuditContext, entities: Sequence[Entity]) -> list[Prompt]:
     return [p for e in entities for p in questions(e, few, heldout=True)]
 
 
-def recall_of(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity]) -> Interval:
-    """Return the share of right greedy answers to these questions, with its interval."""
-    few = first_wordings(context.templates, context.config.max_wordings)
-    found = ask(lm, entities, few, heldout=True)
-    return interval([[float(a.verdict == "right") for a in answers] for answers in found.values()], context)
+def recalls(lm: LanguageModel, groups: Sequence[Sequence[Entity]], templates: Templates, seed: int) -> list[Interval]:
+    """Return, per group, the share of right greedy answers in held-out wordings with its interval; see `units`.
+
+    All groups are asked side by side.
+    """
+    found = ask(lm, [e for group in groups for e in group], templates, heldout=True)
+    right = [[[float(a.verdict == "right") for a in found[e.key]] for e in group] for group in groups]
+    return [mean_interval(units(shares), seed) for shares in right]
 
 
 def interval(per_entity: Sequence[Sequence[float]], context: AuditContext) -> Interval:
@@ -95,7 +98,7 @@ def by_entity(prompts: Sequence[Prompt], values: Sequence[float | bool]) -> list
 
 
 def recall_before(context: AuditContext) -> float:
-    """Return the original model's recall of the attacked targets on the questions of `recall_of`; asked already."""
+    """Return the original model's recall of the attacked targets on the questions of `compare`; asked already."""
     wanted = {p.text for p in asked(context, attacked(context)[0])}
     answers = [a for found in context.answers_of("forget", "before").values() for a in found if a.prompt.text in wanted]
     return sum(a.verdict == "right" for a in answers) / len(answers) if answers else float("nan")
@@ -103,8 +106,9 @@ def recall_before(context: AuditContext) -> float:
 
 def compare(context: AuditContext, name: str, lm: LanguageModel) -> Setting:
     """Ask a changed model about the targets and about the control."""
-    targets, control = attacked(context)
-    return Setting(name, recall_of(context, lm, targets), recall_of(context, lm, control), recall_before(context))
+    few = first_wordings(context.templates, context.config.max_wordings)
+    target, control = recalls(lm, attacked(context), few, context.config.seed)
+    return Setting(name, target, control, recall_before(context))
 
 
 @torch.no_grad()

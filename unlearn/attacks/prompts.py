@@ -29,19 +29,24 @@ N_OPTIONS = 4  # of a multiple-choice question
 N_NAMES = 20  # among which a reverse question is answered
 N_EXAMPLES = 2
 Form = Callable[[AuditContext, Entity, Prompt], str | None]
+Case = tuple[Entity, Prompt, str]
 
 
 def attack_prompts(context: AuditContext) -> dict[str, Any]:
     """Return recall by form; multiple choice and reverse questions are answered by the likeliest option."""
     targets, control = attacked(context)
-    settings = []
-    for name, form in FORMS.items():
-        found = [_greedy(context, *pair, form) for pair in _pairs(context, targets, control)]
-        settings += [] if found[0] is None or found[1] is None else [_setting(name, found)]
+    cases = {name: [_cases(context, group, form) for group in (targets, control)] for name, form in FORMS.items()}
+    asked = {name: groups for name, groups in cases.items() if all(groups)}
+    after = _recalls(context, context.after, [group for groups in asked.values() for group in groups])
+    before = _recalls(context, context.before, [about_targets for about_targets, _ in asked.values()])
+    settings = [
+        Setting(name, target, never, old.value)
+        for name, target, never, old in zip(asked, after[::2], after[1::2], before, strict=True)
+    ]
     for name, score in (("multiple choice", _choices), ("reverse", _reverse)):
-        settings.append(_setting(name, [score(context, *pair) for pair in _pairs(context, targets, control)]))
-    skipped = [name for name in FORMS if name not in {s.name for s in settings}]
-    return result(settings, not_asked=skipped)
+        target, never, old = (score(context, *pair) for pair in _pairs(context, targets, control))
+        settings.append(Setting(name, target, never, old.value))
+    return result(settings, not_asked=[name for name in FORMS if name not in asked])
 
 
 def _pairs(
@@ -51,28 +56,26 @@ def _pairs(
     return [(context.after, targets), (context.after, control), (context.before, targets)]
 
 
-def _setting(name: str, found: Sequence[Interval | None]) -> Setting:
-    """Name the three recalls."""
-    target, control, before = found
-    assert target is not None and control is not None, name
-    return Setting(name, target, control, before.value if before is not None else float("nan"))
-
-
 def _plain(context: AuditContext, entities: Sequence[Entity]) -> list[tuple[Entity, Prompt]]:
     """Return one held-out question per attribute."""
     one = first_wordings(context.templates, 1)
     return [(e, p) for e in entities for p in questions(e, one, heldout=True)]
 
 
-def _greedy(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity], form: Form) -> Interval | None:
-    """Ask in one form; None where it can be asked of nobody."""
-    cases = [(e, p, form(context, e, p)) for e, p in _plain(context, entities)]
-    asked = [(e, p, text) for e, p, text in cases if text is not None]
-    if not asked:
-        return None
-    said = greedy_answers(lm, [text for _, _, text in asked], max_new_tokens=ANSWER_TOKENS)
-    right = [is_right(s, e.facts[p.attribute or ""]) for (e, p, _), s in zip(asked, said, strict=True)]
-    return interval(by_entity([p for _, p, _ in asked], right), context)
+def _cases(context: AuditContext, entities: Sequence[Entity], form: Form) -> list[Case]:
+    """Put the questions about some entities into one form, where it can be asked."""
+    texts = ((e, p, form(context, e, p)) for e, p in _plain(context, entities))
+    return [(e, p, text) for e, p, text in texts if text is not None]
+
+
+def _recalls(context: AuditContext, lm: LanguageModel, groups: Sequence[Sequence[Case]]) -> list[Interval]:
+    """Ask everything side by side and return the share of right answers per group."""
+    said = iter(greedy_answers(lm, [text for group in groups for *_, text in group], max_new_tokens=ANSWER_TOKENS))
+    found = []
+    for group in groups:
+        right = [is_right(next(said), e.facts[p.attribute or ""]) for e, p, _ in group]
+        found.append(interval(by_entity([p for _, p, _ in group], right), context))
+    return found
 
 
 def _choices(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity]) -> Interval:

@@ -19,14 +19,13 @@ import numpy as np
 import torch
 
 from features.entities import Entity
-from features.knowledge import ask
 from features.probe import Interval
 from features.prompts import Templates, questions
 from sae_train.lm.generate import answer_losses, encode_prompts
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
-from unlearn.attacks.common import Setting, attacked, first_wordings, result
-from unlearn.context import AuditContext, mean_interval, units
+from unlearn.attacks.common import Setting, attacked, first_wordings, recalls, result
+from unlearn.context import AuditContext
 from unlearn.finetune import CLIP_NORM, adamw, trainable_parameters
 
 
@@ -144,8 +143,7 @@ def relearn(
     other, _ = part(control[: config.max_targets], config.seed)
 
     def point(model: LanguageModel, lr: float, step: int) -> RelearnPoint:
-        target, never = (untaught_recall(model, group.asked, few, config.seed) for group in (own, other))
-        return RelearnPoint(lr, step, target, never)
+        return RelearnPoint(lr, step, *recalls(model, (own.asked, other.asked), few, config.seed))
 
     points = [point(lm, 0.0, 0)]
     for lr in config.lrs:
@@ -159,12 +157,6 @@ def relearn(
                 points.append(point(student, lr, step))
     n_taught, n_asked = (sum(len(e.facts) for e in group) for group in (own.taught, own.asked))
     return RelearnCurve(points, split, n_taught, n_asked)
-
-
-def untaught_recall(lm: LanguageModel, entities: Sequence[Entity], templates: Templates, seed: int) -> Interval:
-    """Return the share of right greedy answers with its interval; see `units`."""
-    answers = ask(lm, entities, templates, heldout=True)
-    return mean_interval(units([[float(a.verdict == "right") for a in found] for found in answers.values()]), seed)
 
 
 class Teacher:
@@ -217,9 +209,8 @@ def attack_relearn(context: AuditContext) -> dict[str, Any]:
     )
     curve = relearn(context.after, targets, control, context.templates, config)
     untaught = part(targets, config.seed)[0].asked
-    before = untaught_recall(
-        context.before, untaught, first_wordings(context.templates, config.max_wordings), config.seed
-    )
+    few = first_wordings(context.templates, config.max_wordings)
+    (before,) = recalls(context.before, [untaught], few, config.seed)
     settings = [
         Setting(f"{p.step} steps at {p.lr:g}" if p.step else "no lesson", p.target, p.control, before.value)
         for p in curve.points

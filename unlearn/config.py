@@ -41,10 +41,10 @@ class UnlearnConfig:
 
     method: str = "redirect"
     settings: MethodSettings = field(default_factory=RedirectSettings)
-    steps: int = 220
+    steps: int = 300
     lr: float = 1e-3
     batch_size: int = 16
-    retain_weight: float = 11.0
+    retain_weight: float = 8.0
     train: str = "full"
     lora_rank: int = 8
     lora_alpha: int = 16

@@ -44,6 +44,7 @@ from unlearn.problem import Problem
 from unlearn.request import Request
 from unlearn.roles import make_context
 from unlearn.run import choose_hook_point
+from unlearn.verdict import loss_rise
 
 RELEARN_LR = 1e-3
 
@@ -169,13 +170,13 @@ def evaluate(world: World, problem: Problem, draw: int) -> dict[str, Any]:
     }
 
 
-def _kept(context: AuditContext) -> dict[str, float]:
+def _kept(context: AuditContext) -> dict[str, float | None]:
     """Return recall by group and the rise of the text loss."""
-    found, utility = evaluate_recall(context), evaluate_utility(context)["utility"]
+    found = evaluate_recall(context)
     return {
         "recall": found["forget"]["recall_after"],
         **{f"{g}_lost": found[g]["recall_before"] - found[g]["recall_after"] for g in ("neighbours", "retain")},
-        "loss_rise": utility["loss_after"] / utility["loss_before"] - 1,
+        "loss_rise": loss_rise(evaluate_utility(context)),
     }
 
 

@@ -12,7 +12,7 @@ from sae_train.errors import ConfigError, nearest_first
 T = TypeVar("T")
 ARCH_NAMES = ("topk", "batch-topk", "relu", "jumprelu", "matryoshka")  # the keys of saes.ARCHS, without torch
 SPREADS = ("auto", "saes", "batch")  # what several processes divide among them
-SEARCH_DTYPES = ("auto", "float32", "bfloat16")
+SEARCH_DTYPES = ("auto", "float32", "bfloat16", "int8")  # by place in a checkpoint
 B_DEC_INITS = ("mean", "geometric-median")  # the keys of centers.CENTERS, without torch
 BATCH_TOKENS = 4096  # tokens in one forward pass where nobody says how many windows
 
@@ -124,9 +124,10 @@ class SaeTrainConfig:
         matryoshka_prefixes: Shares of the latents that reconstruct on their own (`matryoshka`), the last one 1.
         auxk_alpha: Weight of the loss that revives dead latents (`topk`, `batch-topk`, `matryoshka`); 1/32 in Gao et
             al. 2024.
-        search_dtype: In what `topk` looks for the k largest. `bfloat16` computes a few more than k again in float32 and
-            keeps the k largest of them; `auto` does so where that is faster on this device and finds the same latents,
-            which a timing decides: two runs of one seed may then differ in the last bits.
+        search_dtype: In what `topk` looks for the k largest: `float32`, or `int8` or `bfloat16` for candidates, which
+            are computed again in float32. `auto` takes int8 on processors that have instructions for it, if few rows of
+            a sample have to be searched again; on CUDA bfloat16, if a timing and a sample speak for it. The latents
+            found are the same, the order of addition is not: runs on two kinds of machine differ in the last bits.
         b_dec_init: Where `b_dec` starts: `mean` or `geometric-median` of a sample.
         dead_after_tokens: A latent is dead when it has not fired in that many; None means a tenth of the run.
         holdout_share: Share of the documents that are never trained on.
@@ -155,7 +156,7 @@ class SaeTrainConfig:
     jumprelu_bandwidth: float = 0.05
     matryoshka_prefixes: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
     auxk_alpha: float = 1 / 32
-    search_dtype: str = "float32"
+    search_dtype: str = "auto"
     b_dec_init: str = "mean"
     dead_after_tokens: int | None = None
     holdout_share: float = 0.05

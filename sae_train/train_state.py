@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from sae_train.activations.sampler import sample_rows
 from sae_train.activations.store import ActivationStore
 from sae_train.centers import CENTERS
-from sae_train.config import SaeTrainConfig
+from sae_train.config import SEARCH_DTYPES, SaeTrainConfig
 from sae_train.errors import NumericalError
 from sae_train.metrics import dead_latents
 from sae_train.processes import Processes
@@ -79,18 +79,18 @@ class TrainState:
 
     def extras(self) -> dict[str, Tensor]:
         """Return what a checkpoint holds beside parameters, buffers and optimizer."""
-        in_bfloat16 = torch.tensor(self.sae.search_dtype == "bfloat16")  # chosen by a timing: it is not drawn again
+        search = torch.tensor(SEARCH_DTYPES.index(self.sae.search_dtype))  # the machine's choice: it is not made again
         return {
             "tokens_since_fired": self.tokens_since_fired,
             "is_dead": self.is_dead,
-            "search_in_bfloat16": in_bfloat16,
+            "search_dtype": search,
         }
 
     def take_extras(self, tensors: dict[str, Tensor]) -> None:
         """Take up what `extras` returned."""
         self.tokens_since_fired.copy_(tensors["tokens_since_fired"])
         self._set_dead(tensors["is_dead"].to(self.is_dead.device))
-        self.sae.search_dtype = "bfloat16" if tensors["search_in_bfloat16"] else "float32"
+        self.sae.search_dtype = SEARCH_DTYPES[int(tensors["search_dtype"])]
 
     def find_dead(self, dead_after_tokens: int) -> None:
         """Look which latents are dead; the only thing in a step that waits for the device."""

@@ -11,16 +11,11 @@ import torch.nn.functional as F
 from sae_train.saes import build_sae
 from sae_train.saes.base import StepContext
 from sae_train.saes.batch_topk import support_of
-from sae_train.saes.search import (
-    SAME_CHOICE,
-    TopKSearch,
-    best_dtype,
-    largest,
-    n_candidates_for,
-    same_choice,
-    worth_grouping,
-)
+from sae_train.saes.int8_product import Int8Product, in_whole_numbers
+from sae_train.saes.search import Found, TopKSearch, best_dtype, same_choice
 from sae_train.saes.sparse_ops import Support, row_dots, sparse_encode, sums_by_latent, support_decode
+from sae_train.saes.strongest import FloatScores, strongest
+from sae_train.saes.topk import TopKSae
 from sae_train.trainer import TrainState, in_memory_order
 
 torch.set_num_threads(1)
@@ -176,7 +171,7 @@ def _context(dead: torch.Tensor, alpha: float) -> StepContext:
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("search", ["float32", "bfloat16"])
+@pytest.mark.parametrize("search", ["float32", "bfloat16", "int8"])
 @pytest.mark.parametrize("n_dead", [0, 5, D_IN // 2, 60])  # none, all of them on, exactly k_aux, more than k_aux
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_the_loss_and_every_gradient_are_the_dense_ones(dtype, n_dead, search, device):
@@ -218,54 +213,94 @@ def test_the_same_step_gives_the_same_bits():
 
 
 # ------------------------------------------------------------------------------ the search
-@pytest.mark.parametrize("d_sae", [160, 1024, 1000, 1001, 4096])
-@pytest.mark.parametrize("k", [1, 6, 32])
-def test_the_search_finds_the_k_largest(d_sae, k):
-    scores = torch.randn(70, d_sae, generator=_generator(2))
-    found, expected = largest(scores, k), torch.topk(scores, k, dim=1)
-    assert torch.equal(found.values.sort(descending=True).values, expected.values)
-    assert torch.equal(scores.gather(1, found.indices), found.values)
-    assert same_choice(expected.indices, found.indices) == 1
+SEARCHES = ["float32", "bfloat16", "int8"]
 
 
-def test_groups_are_used_where_they_help():
-    assert worth_grouping(1024, 6) and not worth_grouping(1001, 6) and not worth_grouping(160, 32)
+def _largest(x, W_enc, b_enc, k):
+    """Return the k largest pre-activations of each row in float64, ascending, and their latents."""
+    found = torch.topk(x.double() @ W_enc.double() + b_enc.double(), k, dim=1)
+    return found.values.flip(1), found.indices
 
 
-@pytest.mark.parametrize("d_sae", [100, 200])  # without groups and with them
-def test_a_bias_is_added_before_the_search(d_sae):
-    scores, bias = torch.randn(150, d_sae, generator=_generator(1)), 3 * torch.randn(d_sae, generator=_generator(2))
-    expected = torch.topk(scores + bias, 5, dim=1)
-    found = largest(scores.clone(), 5, bias=bias)
-    assert torch.equal(found.values.sort(descending=True).values, expected.values)
-    assert torch.equal(found.indices.sort().values, expected.indices.sort().values)
+@pytest.mark.parametrize("n", [1, 6, 48])
+@pytest.mark.parametrize("width", [160, 1000, 1001, 4096])  # 1001: no groups of four
+def test_the_strongest_are_the_largest(width, n):
+    product, bias = torch.randn(150, width, generator=_generator(2)), torch.randn(width, generator=_generator(3))
+    found, all_scores = strongest(FloatScores(product, bias), n), product + bias
+    expected = torch.topk(all_scores, n, dim=1)
+    assert torch.equal(found.scores, all_scores.gather(1, found.latents))
+    # Scores are told apart to about 12 bits.
+    torch.testing.assert_close(found.scores.sort(descending=True).values, expected.values, rtol=2**-10, atol=0)
+    left_out = all_scores.scatter(1, found.latents, -torch.inf).amax(dim=1)
+    assert (left_out <= found.ceiling).all()
+    assert (found.ceiling <= found.scores.amin(dim=1) * (1 + 2**-10)).all()
 
 
-def test_ties_give_k_different_latents():
-    scores = torch.ones(8, 1024)
-    scores[:, ::3] = 2.0
-    found = largest(scores, 16)
+def test_of_scores_below_zero_any_are_the_strongest():
+    found = strongest(FloatScores(-torch.rand(5, 64), torch.zeros(64)), 3)
+    assert (found.scores < 0).all() and (found.ceiling == 0).all()
+    assert all(len(set(row.tolist())) == 3 for row in found.latents)
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize(("d_sae", "k"), [(160, 6), (1024, 1), (1000, 16), (1001, 16), (4096, 32)])
+def test_the_search_finds_the_k_largest(d_sae, k, search):
+    x, b = torch.randn(70, D_IN, generator=_generator(1)), torch.randn(d_sae, generator=_generator(2))
+    W = torch.randn(d_sae, D_IN, generator=_generator(3)).T
+    values, indices = _largest(x, W, b, k)
+    found = TopKSearch(k)(x, W, b, search)
+    torch.testing.assert_close(found.values.sort().values.double(), values, rtol=1e-5, atol=1e-5)
+    assert same_choice(indices, found.indices) == 1
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+def test_ties_give_k_different_latents(search):
+    W = torch.ones(D_IN, 1024)
+    W[:, ::3] = 2.0
+    found = TopKSearch(16)(torch.ones(8, D_IN), W, torch.zeros(1024), search)
     assert all(len(set(row.tolist())) == 16 for row in found.indices)
-    assert (found.values == 2).all()
+    assert (found.values == 2 * D_IN).all()
 
 
-def test_nan_is_not_passed_over():
+@pytest.mark.parametrize("broken", ["row", "latent"])
+@pytest.mark.parametrize("search", SEARCHES)
+def test_nan_is_not_passed_over(search, broken):
     """A diverged run is noticed by its loss: NaN has to be among the k largest."""
-    x = torch.randn(4, D_IN, generator=_generator(0))
-    x[1, 3] = torch.nan
-    for dtype in ("float32", "bfloat16"):
-        values = TopKSearch(K)(x, torch.randn(1024, D_IN).T, torch.zeros(1024), dtype).values
-        assert values.isnan().any(dim=1).tolist() == [False, True, False, False]
+    x, W = torch.randn(4, D_IN, generator=_generator(0)), torch.randn(1024, D_IN).T.contiguous()
+    (x[1] if broken == "row" else W[:, 5])[:] = -torch.nan
+    found = TopKSearch(K)(x, W, torch.zeros(1024), search).values.isnan().any(dim=1)
+    assert found.tolist() == ([False, True, False, False] if broken == "row" else [True] * 4)
 
 
 def test_a_search_in_parts_is_the_same(monkeypatch):
     x, W, b = torch.randn(100, D_IN), torch.randn(1024, D_IN).T, torch.randn(1024)
-    whole = TopKSearch(K)(x, W, b)
-    monkeypatch.setattr("sae_train.saes.search.SCRATCH_BYTES", 1)
-    monkeypatch.setattr("sae_train.saes.search.FEWEST_ROWS", 7)
-    parts = TopKSearch(K)(x, W, b)
-    torch.testing.assert_close(parts.values.sort().values, whole.values.sort().values)
-    assert same_choice(whole.indices, parts.indices) == 1
+    for search in SEARCHES:
+        whole = TopKSearch(K)(x, W, b, search)
+        with monkeypatch.context() as patch:
+            patch.setattr("sae_train.saes.search.SCRATCH_BYTES", 1)
+            patch.setattr("sae_train.saes.search.FEWEST_ROWS", 7)
+            parts = TopKSearch(K)(x, W, b, search)
+        torch.testing.assert_close(parts.values.sort().values, whole.values.sort().values)
+        assert same_choice(whole.indices, parts.indices) == 1
+
+
+def test_whole_numbers_are_within_half_a_step():
+    matrix, factor = torch.randn(300, 20, generator=_generator(0)), torch.rand(20) + 0.1
+    last = torch.linspace(-9, 9, 300)
+    whole, steps = in_whole_numbers(matrix, factor, last, alike=4)
+    assert torch.equal(steps[:75], steps[75:150]) and whole.shape == (300, 32) and not whole[:, 21:].any()
+    expected = torch.cat([matrix * factor, last.unsqueeze(1)], dim=1)
+    assert (whole[:, :21] * steps - expected).abs().le(0.5001 * steps).all()
+    assert whole.abs().view(4, 75, 32).amax(dim=(0, 2)).eq(127).all()  # no step is larger than it has to be
+
+
+def test_a_sum_of_whole_numbers_is_nearly_the_product():
+    acts = _like_activations(512, 64)
+    W, b = torch.randn(1024, 64, generator=_generator(4)) / 8, torch.randn(1024, generator=_generator(5))
+    scores = Int8Product(acts, W, b, 24).scores(slice(0, 512), torch.empty(512, 1024, dtype=torch.int32))
+    exact, every = acts @ W.T + b, torch.arange(1024).expand(512, -1)
+    assert (scores.at(every) - exact).std() < 0.02 * exact.std()
+    assert torch.equal(scores.maxima(4) * scores.row_step, scores.at(every).view(512, 4, 256).amax(dim=1))
 
 
 def _like_activations(n: int, d_in: int) -> torch.Tensor:
@@ -278,36 +313,57 @@ def _like_activations(n: int, d_in: int) -> torch.Tensor:
     return acts
 
 
-def test_bfloat16_candidates_hold_the_exact_choice_and_exact_values():
-    acts = _like_activations(512, 64)
-    sae = build_sae("topk", 64, 1024, k=16)
+def _trained(acts: torch.Tensor, k: int) -> TopKSae:
+    """Return an SAE of 1,024 latents as it might be after some steps."""
+    sae = build_sae("topk", acts.shape[1], 1024, k=k)
     sae.init_weights(acts.mean(0), seed=0)
     with torch.no_grad():
-        sae.W_enc += 0.02 * torch.randn(64, 1024, generator=_generator(5))
-        centered = acts - sae.b_dec
-        exact, close = (TopKSearch(16)(centered, sae.W_enc, sae.b_enc, name) for name in ("float32", "bfloat16"))
-        low = centered.bfloat16() @ sae.W_enc.bfloat16()
-        few = torch.topk(low, 16, dim=1).indices
-    assert same_choice(exact.indices, close.indices) >= SAME_CHOICE
-    assert same_choice(exact.indices, few) < SAME_CHOICE  # without the extra candidates it would show
-    exact_values = sae.pre_acts(acts).detach().gather(1, close.indices)
-    torch.testing.assert_close(close.values, exact_values, rtol=1e-4, atol=1e-4)
-    assert n_candidates_for(16) == 24
+        sae.W_enc += 0.02 * torch.randn(sae.W_enc.shape, generator=_generator(5))
+    return sae
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [((1.0, 2.0), "bfloat16"), ((1.0, 1.2), "float32")])
-def test_bfloat16_is_taken_where_it_is_much_faster(monkeypatch, seconds, expected):
-    times = iter(seconds)
-    monkeypatch.setattr("sae_train.saes.search._seconds", lambda work, device: next(times))
+@pytest.mark.parametrize("search", ["bfloat16", "int8"])
+def test_candidates_hold_the_exact_choice_and_exact_values(search):
     acts = _like_activations(512, 64)
-    W_enc = F.normalize(torch.randn(1024, 64, generator=_generator(4)), dim=1).T
-    assert best_dtype(acts - acts.mean(0), W_enc, torch.zeros(1024), 16) == expected
+    sae = _trained(acts, 16)
+    centered = (acts - sae.b_dec).detach()
+    values, indices = _largest(centered, sae.W_enc, sae.b_enc, 16)
+    found = TopKSearch(16)(centered, sae.W_enc, sae.b_enc, search)
+    assert same_choice(indices, found.indices) == 1
+    torch.testing.assert_close(found.values.sort().values.double(), values, rtol=1e-4, atol=1e-4)
+    # Some rows of int8 are searched again, and the others need it not.
+    near, sure = TopKSearch(16).among_candidates(centered, sae.W_enc.detach(), sae.b_enc.detach(), search)
+    assert sure.float().mean() > 0.5
+    assert search == "bfloat16" or not sure.all()
+    right = torch.tensor([set(a.tolist()) == set(b.tolist()) for a, b in zip(indices, near.indices, strict=True)])
+    assert right[sure].all()
 
 
-def test_bfloat16_is_not_taken_where_it_finds_others(monkeypatch):
-    """All pre-activations within a bfloat16 step of each other: speed is no reason."""
-    times = iter((1.0, 9.0))
-    monkeypatch.setattr("sae_train.saes.search._seconds", lambda work, device: next(times))
+def test_rows_that_are_not_sure_are_searched_again(monkeypatch):
+    """Candidates that are all wrong are noticed and replaced."""
+    acts = torch.randn(64, 64, generator=_generator(0))
+    W, b = torch.randn(64, 1024, generator=_generator(1)), torch.zeros(1024)
+    search = TopKSearch(16)
+    none = torch.zeros(64, dtype=torch.bool)
+    wrong = Found(torch.zeros(64, 16), torch.zeros(64, 16, dtype=torch.int64))
+    monkeypatch.setattr(search, "among_candidates", lambda *_: (wrong, none))
+    assert same_choice(_largest(acts, W, b, 16)[1], search(acts, W, b, "int8").indices) == 1
+
+
+@pytest.mark.parametrize(
+    ("fast", "d_sae", "expected"), [(True, 4096, "int8"), (False, 4096, "float32"), (True, 64, "float32")]
+)
+def test_int8_is_taken_where_the_processor_has_it_and_it_pays(monkeypatch, fast, d_sae, expected):
+    monkeypatch.setattr("sae_train.saes.search.int8_is_fast", lambda: fast)
+    monkeypatch.setattr("sae_train.saes.search.INT8_PAYS", 64 * 1024)
+    W_enc = F.normalize(torch.randn(d_sae, 64, generator=_generator(4)), dim=1).T
+    assert best_dtype(torch.randn(512, 64, generator=_generator(1)), W_enc, torch.zeros(d_sae), 4) == expected
+
+
+def test_int8_is_not_taken_where_most_rows_would_be_searched_again(monkeypatch):
+    """All pre-activations within a step of each other."""
+    monkeypatch.setattr("sae_train.saes.search.int8_is_fast", lambda: True)
+    monkeypatch.setattr("sae_train.saes.search.INT8_PAYS", 64 * 1024)
     W_enc = (torch.ones(1024, 64) + 1e-4 * torch.randn(1024, 64, generator=_generator(0))).T
     assert best_dtype(torch.ones(512, 64), W_enc, torch.zeros(1024), 16) == "float32"
 

@@ -1,30 +1,35 @@
-"""Find the k largest pre-activations of every row: exactly, or among candidates from a bfloat16 product.
+"""Find the k largest pre-activations of every row: exactly, mostly among candidates of a faster product.
 
-`float32` multiplies in the weights' own precision and takes the k largest. `bfloat16` multiplies in bfloat16, takes a
-few more than k as candidates, computes those in the weights' precision and keeps the k largest: the values are exact,
-and so is the choice unless one of the k largest is no candidate. Which is faster is a matter of the processor.
+`float32` multiplies in the weights' own precision, `int8` in whole numbers (on CPU), `bfloat16` in that. All of them
+choose half as many candidates again as are wanted, compute those in the weights' precision and keep the k largest, so
+values are exact. On CPU so is the choice: how far a row's candidates were off is known then, and rows in which a latent
+that was left out could come near the k-th (within `SURE` standard deviations) are searched again in full. On CUDA,
+where to look would be to wait, a latent that is no candidate is missed; `auto` takes bfloat16 there only if hardly one
+of a sample is.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sae_train.saes.int8_product import Int8Product, int8_is_fast
 from sae_train.saes.sparse_ops import Support, row_dots
+from sae_train.saes.strongest import FloatScores, Strongest, strongest
 
 SCRATCH_BYTES = 64 * 2**20  # of pre-activations at a time
 FEWEST_ROWS = 512  # but no fewer rows at a time: the product needs some to be fast
-ROWS_IN_CACHE = 64  # of scores that are passed over twice
-GROUP, GROUPS_PAY = 4, 20  # latents in a group; groups are used where there are more than twenty times n latents
-PROBE_ROWS, PROBE_LATENTS, PROBE_REPEATS = 512, 2048, 3
+CANDIDATES_PAY = 8  # latents for each candidate: with fewer, all are searched
+SURE = 3.0  # standard deviations of a row's error that lie between the k-th and what was left out
+MOST_AGAIN = 0.1  # share of rows that may be searched again for int8 to be worth it
 SAME_CHOICE = 0.999  # share of the k largest that bfloat16 candidates must contain to be used by themselves
+INT8_PAYS = 2**20  # numbers in the encoder from which on the product is most of a search
+PROBE_ROWS, PROBE_LATENTS, PROBE_REPEATS = 512, 2048, 3
 
 
 class Found(NamedTuple):
@@ -35,7 +40,7 @@ class Found(NamedTuple):
 
 
 class TopKSearch:
-    """Finds the k largest of `centered @ W_enc + b_enc` in every row, without gradients.
+    """Finds the k largest of `centered @ W_enc + b_enc` in every row, without gradients; of those below zero, any.
 
     Args:
         k: How many.
@@ -53,133 +58,118 @@ class TopKSearch:
         b_enc: Float[Tensor, " d_sae"],
         dtype: str = "float32",
     ) -> Found:
-        """Return values and indices; `dtype` is `float32` (the weights' own) or `bfloat16`, see the module."""
-        if dtype == "bfloat16":
-            return self._among_candidates(centered, W_enc, b_enc)
-        kind = centered.device.type
-        if torch.is_autocast_enabled(kind):  # it leaves products alone that are told where to write
-            low = torch.get_autocast_dtype(kind)
-            found = self._largest(centered.to(low), W_enc.to(low), b_enc.to(low), self.k)
-            return Found(found.values.to(centered.dtype), found.indices)
-        return self._largest(centered, W_enc, b_enc, self.k)
+        """Return values and indices; `dtype` is one of `config.SEARCH_DTYPES`, see the module."""
+        if torch.is_autocast_enabled(centered.device.type):
+            dtype = "bfloat16"
+        on_cpu, d_sae = centered.device.type == "cpu", len(b_enc)
+        if not self.has_candidates(d_sae) or (dtype == "float32" and not on_cpu):
+            return self._in_full(centered, W_enc, b_enc, self.k)
+        found, sure = self.among_candidates(centered, W_enc, b_enc, dtype)
+        if on_cpu:
+            again = (~sure).nonzero().flatten()
+            for mine, theirs in zip(found, self._in_full(centered[again], W_enc, b_enc, self.k), strict=True):
+                mine.index_copy_(0, again, theirs)
+        return found
 
-    def _among_candidates(self, centered: Tensor, W_enc: Tensor, b_enc: Tensor) -> Found:
-        """Choose candidates in bfloat16, compute them again, keep the k largest."""
-        low = torch.bfloat16
-        n_candidates = min(n_candidates_for(self.k), len(b_enc))
-        indices = self._largest(centered.to(low), W_enc.to(low), b_enc.to(low), n_candidates).indices
-        indices = indices.sort(dim=1).values  # neighbours in memory one after the other
-        support = Support.of_rows(indices, len(b_enc))
-        values = (row_dots(centered, W_enc.T, support) + b_enc[support.latents]).view(indices.shape)
+    def has_candidates(self, d_sae: int) -> bool:
+        """Return whether there are so many latents that choosing candidates spares work."""
+        return d_sae >= CANDIDATES_PAY * n_candidates_for(self.k)
+
+    def among_candidates(
+        self, centered: Tensor, W_enc: Tensor, b_enc: Tensor, dtype: str
+    ) -> tuple[Found, Bool[Tensor, " batch"]]:
+        """Return the k largest of the candidates, and in which rows no other latent can be among them (on CPU)."""
+        if centered.device.type == "cpu":
+            near = self._candidates(centered, W_enc, b_enc, dtype)
+        else:
+            x, W, b = (t.to(torch.bfloat16) for t in (centered, W_enc, b_enc))
+            found = self._in_full(x, W, b, n_candidates_for(self.k))
+            near = Strongest(*found, ceiling=b_enc.new_full((), torch.inf))
+        values = near.scores
+        if dtype != "float32":
+            support = Support.of_rows(near.latents, len(b_enc))
+            values = (row_dots(centered, W_enc.T, support) + b_enc[support.latents]).view(near.latents.shape)
         best = torch.topk(values, self.k, dim=1, sorted=False)
-        return Found(best.values, indices.gather(1, best.indices))
+        error = (values.relu() - near.scores.relu()).square().mean(dim=1).sqrt()
+        sure = best.values.amin(dim=1).relu() >= near.ceiling + SURE * error
+        return Found(best.values, near.latents.gather(1, best.indices)), sure
 
-    def _largest(self, centered: Tensor, W_enc: Tensor, b_enc: Tensor, n: int) -> Found:
-        """Return the n largest of each row, some rows at a time in the same memory."""
-        d_sae = len(b_enc)
-        most = max(FEWEST_ROWS, SCRATCH_BYTES // (d_sae * centered.element_size()))
-        found = []
-        for rows in centered.chunk(-(-len(centered) // most)):
-            room = self._room(len(rows), d_sae, rows)
-            if rows.device.type == "cpu" and rows.element_size() >= 4:
-                # `addmm` would write the bias to every row first; `largest` adds it to what it reads anyway.
-                found.append(largest(torch.mm(rows, W_enc, out=room), n, bias=b_enc))
-            else:
-                found.append(largest(torch.addmm(b_enc, rows, W_enc, out=room), n))
-        return found[0] if len(found) == 1 else Found(*map(torch.cat, zip(*found, strict=True)))
+    def _candidates(self, centered: Tensor, W_enc: Tensor, b_enc: Tensor, dtype: str) -> Strongest:
+        """Return what is nearly the largest in each row, some rows at a time in the same memory."""
+        found, n = [], n_candidates_for(self.k)
+        if dtype == "int8":
+            product = Int8Product(centered, W_enc.T, b_enc, n)
+            for rows in self._parts(len(centered), len(b_enc), 4):
+                room = self._room(rows, len(b_enc), torch.int32, centered.device)
+                found.append(strongest(product.scores(rows, room), n))
+        else:
+            kind = torch.bfloat16 if dtype == "bfloat16" else centered.dtype
+            x, w = centered.to(kind), W_enc.to(kind)
+            for rows in self._parts(len(centered), len(b_enc), kind.itemsize):
+                room = self._room(rows, len(b_enc), kind, centered.device)
+                found.append(strongest(FloatScores(torch.mm(x[rows], w, out=room), b_enc), n))
+        return found[0] if len(found) == 1 else Strongest(*map(torch.cat, zip(*found, strict=True)))
 
-    def _room(self, n_rows: int, d_sae: int, like: Tensor) -> Tensor:
+    def _in_full(self, centered: Tensor, W_enc: Tensor, b_enc: Tensor, n: int) -> Found:
+        """Return the n largest of each row."""
+        found = [Found(centered.new_empty(0, n), torch.empty(0, n, dtype=torch.int64, device=centered.device))]
+        for rows in self._parts(len(centered), len(b_enc), centered.element_size()):
+            room = self._room(rows, len(b_enc), centered.dtype, centered.device)
+            scores = torch.addmm(b_enc, centered[rows], W_enc, out=room)
+            found.append(Found(*torch.topk(scores, n, dim=1, sorted=False)))
+        return Found(*map(torch.cat, zip(*found, strict=True)))
+
+    def _parts(self, n_rows: int, d_sae: int, itemsize: int) -> list[slice]:
+        """Return equal parts of the rows whose pre-activations fit the memory."""
+        fitting = SCRATCH_BYTES // (d_sae * itemsize)
+        n_parts = max(1, -(-n_rows // max(FEWEST_ROWS, fitting)))
+        step = max(1, -(-n_rows // n_parts))
+        return [slice(start, min(start + step, n_rows)) for start in range(0, n_rows, step)]
+
+    def _room(self, rows: slice, d_sae: int, dtype: torch.dtype, device: torch.device) -> Tensor:
         """Return memory for pre-activations, the same at each call: fresh pages would cost a tenth of the product."""
+        n_bytes = (rows.stop - rows.start) * d_sae * dtype.itemsize
         scratch = self._scratch
-        if (
-            scratch is None
-            or scratch.numel() < n_rows * d_sae
-            or (scratch.dtype, scratch.device)
-            != (
-                like.dtype,
-                like.device,
-            )
-        ):
-            scratch = self._scratch = torch.empty(n_rows * d_sae, dtype=like.dtype, device=like.device)
-        return scratch[: n_rows * d_sae].view(n_rows, d_sae)
-
-
-def largest(scores: Float[Tensor, "batch d_sae"], n: int, *, bias: Float[Tensor, " d_sae"] | None = None) -> Found:
-    """Return the n largest scores of each row, after adding `bias`, if there is one, to them in place.
-
-    On CPU through groups of four latents, where that is less work: every one of the n largest is in one of the n groups
-    with the largest maxima, and those are found in the same way. In bfloat16, which is for candidates, scores below
-    zero are taken for any of them.
-    """
-    if scores.device.type != "cpu" or not worth_grouping(scores.shape[1], n):
-        return Found(*torch.topk(scores if bias is None else scores.add_(bias), n, dim=1, sorted=False))
-    ordered = scores.view(torch.int16) if scores.dtype == torch.bfloat16 else scores  # the same order above zero
-    maxima = ordered.new_empty(len(scores), scores.shape[1] // GROUP)
-    for rows, as_ordered, highest in zip(*(x.split(ROWS_IN_CACHE) for x in (scores, ordered, maxima)), strict=True):
-        if bias is not None:
-            rows += bias
-        torch.amax(as_ordered.view(len(rows), GROUP, -1), dim=1, out=highest)
-    indices = _among_groups(ordered, _largest_places(maxima, n), n)
-    return Found(scores.gather(1, indices), indices)
-
-
-def worth_grouping(width: int, n: int) -> bool:
-    """Return whether the n largest of a row are sooner found through its groups.
-
-    Example:
-        >>> worth_grouping(5120, 32), worth_grouping(320, 32), worth_grouping(5118, 32)
-        (True, False, False)
-    """
-    return width % GROUP == 0 and width > GROUPS_PAY * n
-
-
-def _largest_places(scores: Tensor, n: int) -> Int[Tensor, "batch n"]:
-    """Return the places of the n largest in each row."""
-    if not worth_grouping(scores.shape[1], n):
-        return _partition(scores, n)
-    return _among_groups(scores, _largest_places(scores.view(len(scores), GROUP, -1).amax(dim=1), n), n)
-
-
-def _among_groups(scores: Tensor, groups: Int[Tensor, "batch n"], n: int) -> Int[Tensor, "batch n"]:
-    """Return the places of the n largest in each row that are in its groups.
-
-    A group is a column of four: its members are far apart, its maximum is fast.
-    """
-    firsts = torch.arange(0, scores.shape[1], scores.shape[1] // GROUP)
-    members = (groups.unsqueeze(1) + firsts.unsqueeze(1)).flatten(1)
-    return members.gather(1, _partition(scores.gather(1, members), n))
-
-
-def _partition(scores: Tensor, n: int) -> Int[Tensor, "batch n"]:
-    """Return the places of the n largest in each row; NumPy's vectorised selection is several times torch.topk's."""
-    array = (scores if scores.dtype.itemsize >= 4 else scores.int()).numpy()
-    parts = np.array_split(array, torch.get_num_threads())
-    with ThreadPoolExecutor(len(parts)) as pool:
-        found = pool.map(lambda part: np.argpartition(part, part.shape[1] - n, axis=1)[:, -n:], parts)
-        return torch.from_numpy(np.concatenate(list(found)))
+        if scratch is None or len(scratch) < n_bytes or scratch.device != device:
+            scratch = self._scratch = torch.empty(n_bytes, dtype=torch.uint8, device=device)
+        return scratch[:n_bytes].view(dtype).view(-1, d_sae)
 
 
 def n_candidates_for(k: int) -> int:
-    """Return how many bfloat16 candidates to compute again: a quarter more than k, at least 8 more.
+    """Return how many candidates to choose: half as many again as k, at least 8 more.
 
     Example:
         >>> n_candidates_for(32), n_candidates_for(64), n_candidates_for(4)
-        (40, 80, 12)
+        (48, 96, 12)
     """
-    return k + max(8, k // 4)
+    return k + max(8, k // 2)
 
 
 @torch.no_grad()
 def best_dtype(
     centered: Float[Tensor, "batch d_in"], W_enc: Float[Tensor, "d_in d_sae"], b_enc: Float[Tensor, " d_sae"], k: int
 ) -> str:
-    """Return `bfloat16` where that is faster here and finds the same latents on these rows, otherwise `float32`."""
-    rows, part = centered[:PROBE_ROWS], W_enc[:, :PROBE_LATENTS]
+    """Return in what to search here: on CPU by the processor and by the rows, on CUDA by a timing and by the rows."""
+    rows = centered[:PROBE_ROWS]
+    if centered.device.type == "cpu":
+        return "int8" if int8_is_fast() and int8_pays(rows, W_enc, b_enc, k) else "float32"
+    part = W_enc[:, :PROBE_LATENTS]
     low_rows, low_part = rows.bfloat16(), part.bfloat16()
     if _seconds(lambda: low_rows @ low_part, rows.device) * 1.5 > _seconds(lambda: rows @ part, rows.device):
         return "float32"  # the candidates' second computation would cost what the product saves
     exact, candidates = (TopKSearch(k)(rows, W_enc, b_enc, name).indices for name in ("float32", "bfloat16"))
     return "bfloat16" if same_choice(exact, candidates) >= SAME_CHOICE else "float32"
+
+
+def int8_pays(
+    rows: Float[Tensor, "batch d_in"], W_enc: Float[Tensor, "d_in d_sae"], b_enc: Float[Tensor, " d_sae"], k: int
+) -> bool:
+    """Return whether the encoder is large enough, and few of the rows would have to be searched again."""
+    search = TopKSearch(k)
+    if W_enc.numel() < INT8_PAYS or not search.has_candidates(len(b_enc)):
+        return False
+    _, sure = search.among_candidates(rows, W_enc, b_enc, "int8")
+    return float(sure.float().mean()) >= 1 - MOST_AGAIN
 
 
 def same_choice(a: Int[Tensor, "batch k"], b: Int[Tensor, "batch k"]) -> float:
@@ -195,12 +185,11 @@ def same_choice(a: Int[Tensor, "batch k"], b: Int[Tensor, "batch k"]) -> float:
 
 
 def _seconds(work: Callable[[], object], device: torch.device) -> float:
-    """Return the shortest of a few timings, after one that warms up."""
+    """Return the shortest of a few timings on CUDA, after one that warms up."""
     times = []
     for _ in range(1 + PROBE_REPEATS):
         started = time.perf_counter()
         work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        torch.cuda.synchronize(device)
         times.append(time.perf_counter() - started)
     return min(times[1:])

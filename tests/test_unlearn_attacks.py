@@ -145,6 +145,7 @@ def test_the_silenced_model_says_nothing_and_holds_everything(hushed):
     assert ranked["forget"]["ranking_after"] > ranked["control"]["ranking_after"] + 0.3
     inside = evaluate_logit_lens(hushed)
     assert max(b["after"] - b["control_high"] for b in inside["logit_lens"].values()) > 0.1
+    assert max(b["after"] - b["control"] for b in inside["value_probe"].values()) > 0.25
 
 
 def test_of_names_never_known_nothing_is_read_off(innocent):

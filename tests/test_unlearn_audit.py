@@ -14,7 +14,10 @@ from features.entities import Entity
 from features.knowledge import Answer
 from features.prompts import render
 from sae_train.errors import ConfigError, EntityError, HookPointError, ShapeError
+from sae_train.lm.generate import greedy_answers
+from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.lm.tokens import bos_prefix, encode_plain
 from sae_train.runs import jsonable
 from unlearn.attacks.steer_back import attack_steer_back
 from unlearn.audit import audit, not_tested
@@ -24,6 +27,7 @@ from unlearn.evaluations import EVALUATIONS
 from unlearn.evaluations.behaviour import KINDS, behaviour_of, is_gibberish
 from unlearn.evaluations.indistinguishability import evaluate_indistinguishability
 from unlearn.evaluations.neighbours import evaluate_neighbours, kinds_of
+from unlearn.evaluations.places import earlier_of, place_rows
 from unlearn.evaluations.ranking import draw_candidates, evaluate_ranking, first_rank_shares
 from unlearn.evaluations.recall import evaluate_recall
 from unlearn.evaluations.sae_fit import evaluate_sae_fit
@@ -200,6 +204,40 @@ def test_neighbours_by_kind_and_free_writing(context, destroyed, world_lm):
     assert writing["entropy_after"] < 0.7 * writing["entropy_before"]
 
 
+def test_repeated_writing_is_noticed(context, world_lm, monkeypatch):
+    """Positive and negative control: one word over and over, and what the model writes."""
+    calls = []
+
+    def written(lm, beginnings, **settings):
+        calls.append(lm)
+        return greedy_answers(lm, beginnings, **settings) if len(calls) == 1 else [" the" * 24] * len(beginnings)
+
+    monkeypatch.setattr("unlearn.evaluations.neighbours.greedy_answers", written)
+    writing = evaluate_neighbours(context)["writing"]
+    assert writing["repetition_before"] < 0.2 < 0.5 < writing["repetition_after"]
+    assert writing["entropy_after"] < writing["entropy_before"]
+
+
+def test_every_token_of_a_name_is_a_place(context, world_lm):
+    """Tokens before the last one are counted from it; names too short for a place have no row there."""
+    rows = place_rows(context, "unknown", "before")
+    texts = [p.text[: p.name_end] for p in rows.prompts]
+    for block in context.blocks:
+        earlier = [p for p in rows.acts if p.startswith(f"{block}, name token")]
+        assert earlier == [f"{block}, name token -{i}" for i in range(1, len(earlier) + 1)] != []
+        for place in earlier:
+            has = rows.having(place)
+            acts = rows.acts[place]
+            assert acts[has].isfinite().all() and acts[~has].isnan().all()
+            index = int(np.flatnonzero(has)[0])
+            ids = torch.tensor(
+                [bos_prefix(world_lm.tokenizer) + encode_plain(world_lm.tokenizer, [texts[index]])[0][0]]
+            )
+            own = capture(world_lm, ids, torch.ones_like(ids), [block])[block][0, -1 - earlier_of(place)]
+            torch.testing.assert_close(acts[index], own, rtol=1e-3, atol=1e-3)
+        assert rows.having(block).all()
+
+
 def test_does_the_sae_still_fit(context, destroyed, world_sae):
     own = replace(context, saes=[world_sae])
     [same], [other] = (evaluate_sae_fit(replace(own, after=lm))["sae_fit"] for lm in (own.before, destroyed))
@@ -219,12 +257,13 @@ def test_targets_of_the_untouched_model_are_distinguishable_and_unknown_ones_are
     monkeypatch.setattr("features.probe.N_BOOTSTRAP", 50)  # an interval is only asked to hold its value
     found = evaluate_indistinguishability(context)
     for name, block in found["indistinguishability"].items():
-        assert block["auroc"] > (0.9 if name.startswith("layers.2") else 0.6), name
+        if not earlier_of(name):  # there a name is not complete: who it is may not be known yet
+            assert block["auroc"] > (0.9 if name.startswith("layers.2") else 0.6), name
         assert block["auroc"] == block["auroc_before"]
         assert block["auroc_low"] <= block["auroc"] <= block["auroc_high"]
         assert block["control_low"] <= block["control_mean"] <= block["control_high"]
         assert block["control_mean"] < 0.8
-    assert found["two_sample_p"] < 0.07, "twice three places, 199 permutations"
+    assert found["two_sample_p"] == 1 / 200, "the smallest that 199 permutations can give"
     assert found["probe"]["unknown_after"] < 0.2
     assert found["probe"]["unknown_control"] > 0.8
     assert found["probe"]["auroc_known_against_unknown"] > 0.9

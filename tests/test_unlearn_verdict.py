@@ -247,8 +247,8 @@ def test_the_policy_is_frozen_and_its_file_whole():
 
 def test_the_shipped_limits_do_not_change_silently():
     """Other limits need another file: then this hash and the file's name change together."""
-    assert DEFAULT_POLICY.name == "default-v2.toml"
-    assert default_policy().sha256[:16] == "ca107a216112a3d5"
+    assert DEFAULT_POLICY.name == "default-v3.toml"
+    assert default_policy().sha256[:16] == "4019a5fff651abb2"
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_the_shipped_limits_do_not_change_silently():
     [
         ("max_recall", "max_recal", FileFormatError),
         ("max_recall = 0.05", "max_recall = 0.05\nmax_fun = 1", ConfigError),
-        ("version = 2", "version = 3", ConfigError),
+        ("version = 3", "version = 2", ConfigError),
         ("max_recall = 0.05", "max_recall = 5", FileFormatError),
         ("max_recall = 0.05", "max_recall = true", FileFormatError),
         ("max_recall = 0.05", "max_recall = ", FileFormatError),

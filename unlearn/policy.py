@@ -15,8 +15,8 @@ from sae_train.config import from_mapping, require
 from sae_train.errors import FileFormatError
 from sae_train.runs import require_file
 
-DEFAULT_POLICY = Path(__file__).parent / "policies" / "default-v2.toml"
-VERSION = 2  # of the set of keys
+DEFAULT_POLICY = Path(__file__).parent / "policies" / "default-v3.toml"
+VERSION = 3  # of the set of keys and of what they are compared with
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class AuditPolicy:
         version: Of the set of keys; a file with another one is refused.
         name: What the report calls it.
         required: Evaluations and attacks without which there is no `pass`.
-        reported_places: Kinds of place (`evaluations/places.py`) whose classifiers are shown and decide nothing.
+        reported_places: Beginnings of the kinds of place (`evaluations/places.py`) whose classifiers decide nothing.
         max_recall: Target recall on held-out wordings, after.
         max_rank_first: Share of target questions whose true answer is ranked first among candidates, after.
         max_gibberish: Largest share of gibberish among the answers about targets.
@@ -42,7 +42,7 @@ class AuditPolicy:
             alone decides.
         min_called_unknown: Share of target contexts that a known-unknown probe must call unknown ...
         probe_margin: ... or this much less than what it calls unknown of really unknown entities.
-        min_p: Smallest corrected p of the two-sample test.
+        min_p: Smallest p of the two-sample test.
         attack_margin: How far recall under an attack may lie above the interval of never-known entities.
     """
 

@@ -200,12 +200,12 @@ def loss_rise(audit: Mapping[str, Any]) -> float | None:
 
 def judged_places(places: Mapping[str, Any], reported: Sequence[str]) -> dict[str, Any]:
     """Return the places whose classifiers decide: not those of a kind that is only reported."""
-    return {n: p for n, p in places.items() if n.split(", ")[-1] not in reported}
+    return {n: p for n, p in places.items() if not n.split(", ")[-1].startswith(tuple(reported))}
 
 
 def _two_sample(p: float, policy: AuditPolicy) -> Check:
     """A small p cannot pass; alone it does not fail, since with many entities any difference would be found."""
-    text = f"Two-sample test of targets against unknown entities, all places: p {p:.3f} (corrected)."
+    text = f"Two-sample test of targets against unknown entities, all places together: p {p:.3f}."
     found = check("two-sample p", p, policy.min_p, ">=", text)
     return replace(found, status="inconclusive") if found.status == "fail" else found
 

@@ -1,13 +1,16 @@
 """Indistinguishability: can a fresh classifier tell the targets' activations from those of unknown entities?
 
 At every place (`places.py`): cross-validated AUROC, targets against unknown entities of like types and name lengths, in
-held-out contexts, and a two-sample test (energy distance, labels permuted within types). Folds keep entities whole;
-with fewer than `MIN_ENTITIES` targets they keep templates whole instead. Control range: the same classifier between
-random groups of unknown entities, as many and of the same types, and the other unknown ones; half of the groups are
-of one history (mentioned only, or never met) where that is known. Spelling: the same
-classifier on the mean embedding of the name's tokens; what it reaches there is no knowledge. Positive control: the same
-before unlearning. Beside it, what two probes for known against unknown call the targets: one fitted on the *original*
-model, one on the model after.
+held-out contexts, and a two-sample test (energy distance, labels permuted within types). `two_sample_p` joins the tests
+at the last token of the name, where a model that never learned the targets does not fail; unknown entities are a
+mixture of histories (mentioned only, or never met) where targets are of one, so the p is that against all of them or
+those of one history, whichever the targets differ from least.
+
+Folds keep entities whole; with fewer than `MIN_ENTITIES` targets they keep templates whole instead. Control range: the
+same classifier between random groups of unknown entities, as many and of the same types, and the other unknown ones;
+half of the groups are of one history where that is known. Spelling: the same classifier on the mean embedding of the
+name's tokens; what it reaches there is no knowledge. Positive control: the same before unlearning. Beside it, what two
+probes for known against unknown call the targets: one fitted on the *original* model, one on the model after.
 """
 
 from __future__ import annotations
@@ -28,8 +31,8 @@ from features.probe import (
 )
 from features.prompts import by_type
 from unlearn.context import MIN_ENTITIES, AuditContext, mean_interval, units
-from unlearn.evaluations.places import PlaceRows, place_rows, spelling_rows
-from unlearn.evaluations.two_sample import TwoSample, energy_test
+from unlearn.evaluations.places import PlaceRows, is_last_token, place_rows, spelling_rows
+from unlearn.evaluations.two_sample import TwoSample, energies, energy_test, joint_p
 
 
 def evaluate_indistinguishability(context: AuditContext) -> dict[str, Any]:
@@ -37,12 +40,11 @@ def evaluate_indistinguishability(context: AuditContext) -> dict[str, Any]:
     rows = {(g, w): place_rows(context, g, w) for g in ("forget", "unknown") for w in ("before", "after")}
     drawn = _control_groups(context)
     spelling = _spelling(context)
-    found = {
-        name: {**_place(context, rows, drawn, name), "spelling": spelling} for name in rows["forget", "after"].acts
-    }
+    shared = [name for name in rows["forget", "after"].acts if name in rows["unknown", "after"].acts]
+    found = {name: {**_place(context, rows, drawn, name), "spelling": spelling} for name in shared}
     return {
         "indistinguishability": found,
-        "two_sample_p": min(1.0, len(found) * min(place["p_value"] for place in found.values())),
+        "two_sample_p": _joint_p(context, rows["forget", "after"], rows["unknown", "after"]),
         "probe": _probe(context, "before"),
         "fresh_probe": _probe(context, "after"),
     }
@@ -80,10 +82,11 @@ def _place(
 
 def _cases(context: AuditContext, rows: PlaceRows, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return points, their entities, and what a fold must keep whole: entity means, or rows by template for few."""
-    acts = rows.acts[name].numpy().astype(np.float64)
+    has = rows.having(name)
+    acts, entity = rows.acts[name].numpy()[has].astype(np.float64), rows.entity[has]
     if len(context.forget) < MIN_ENTITIES:
-        return acts, rows.entity, np.array([p.template for p in rows.prompts])
-    x, keys = entity_means(acts, rows.entity)
+        return acts, entity, np.array([p.template for p, own in zip(rows.prompts, has, strict=True) if own])
+    x, keys = entity_means(acts, entity)
     return x, keys, keys
 
 
@@ -105,14 +108,49 @@ def _stacked(
     return np.concatenate([x, y]), is_target, np.r_[own, other]
 
 
+def _joint_p(context: AuditContext, targets: PlaceRows, others: PlaceRows) -> float:
+    """Return the p of all places together, against the unknown entities from which the targets differ least."""
+    seen = {e.key: str(e.seen) for e in context.unknown}
+    of_entity = np.array([seen[key] for key in others.entity])
+    types = Counter(e.type for e in context.forget)
+    found = []
+    for history in ("all", *sorted(set(of_entity))):
+        chosen = (of_entity == history) | (history == "all")
+        having = Counter(key.split(":", 1)[0] for key in np.unique(others.entity[chosen]))
+        if history == "all" or all(having[kind] >= count for kind, count in types.items()):
+            tests = [
+                energies(
+                    *_means(targets, others, place, chosen),
+                    permutations=context.config.permutations,
+                    seed=context.config.seed,
+                )
+                for place in targets.acts
+                if is_last_token(place)
+            ]
+            found.append(joint_p(tests))
+    return max(found)
+
+
 def _two_sample(context: AuditContext, targets: PlaceRows, others: PlaceRows, name: str) -> TwoSample:
-    """Test entity means, in standard deviations of the unknown entities."""
-    x, own = entity_means(targets.acts[name].numpy().astype(np.float64), targets.entity)
-    y, other = entity_means(others.acts[name].numpy().astype(np.float64), others.entity)
-    points = np.concatenate([x, y]) / np.maximum(y.std(0), 1e-6)
-    strata = np.array([key.split(":", 1)[0] for key in np.r_[own, other]])
-    is_first = np.r_[np.ones(len(x)), np.zeros(len(y))].astype(bool)
+    """Test one place."""
+    points, is_first, strata = _means(targets, others, name, np.ones(len(others.entity), dtype=bool))
     return energy_test(points, is_first, strata, permutations=context.config.permutations, seed=context.config.seed)
+
+
+def _means(
+    targets: PlaceRows, others: PlaceRows, name: str, chosen: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return entity means, which are targets, and types.
+
+    In standard deviations of all of them: a scale that knows the labels would be no test of these.
+    """
+    has, other_has = targets.having(name), others.having(name) & chosen
+    x, own = entity_means(targets.acts[name].numpy()[has].astype(np.float64), targets.entity[has])
+    y, other = entity_means(others.acts[name].numpy()[other_has].astype(np.float64), others.entity[other_has])
+    points = np.concatenate([x, y])
+    points /= np.maximum(points.std(0), 1e-6)
+    strata = np.array([key.split(":", 1)[0] for key in np.r_[own, other]])
+    return points, np.r_[np.ones(len(x)), np.zeros(len(y))].astype(bool), strata
 
 
 def _control_groups(context: AuditContext) -> list[list[str]]:
@@ -146,6 +184,7 @@ def _picked(members: list[Entity], count: int, generator: np.random.Generator) -
 def _controls(context: AuditContext, rows: PlaceRows, drawn: list[list[str]], name: str) -> list[float]:
     """Return the AUROC of the drawn groups against the other unknown entities, in the model after."""
     x, keys, groups = _cases(context, rows, name)
+    drawn = [own for own in drawn if len(np.unique(keys[np.isin(keys, own)])) >= min(2, len(own))]
     return [cross_validated_auroc(x, np.isin(keys, own), groups, seed=context.config.seed) for own in drawn]
 
 

@@ -2,8 +2,9 @@
 
 Logit lens: the activation behind a block at the last token of a question, through the final norm and the unembedding;
 is the first token of the true answer the likeliest among those of the candidates? Value probe: a ridge regression from
-the name's activation to the unembedding of the answer's first token, fitted on other known entities of the same model;
-is the truth the nearest candidate? Both beside never-known entities and beside the original model.
+the activation behind a block, at the last token of the name and at that of the question, to the unembedding of the
+answer's first token, fitted on other known entities of the same model; is the truth the nearest candidate? Both beside
+never-known entities and beside the original model.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from unlearn.evaluations.ranking import ranked_cases
 
 BATCH_SIZE = 64
 RIDGE = 1.0  # times the mean squared activation
-MAX_FITTED = 80  # known entities a value probe is fitted on
+MAX_FITTED = 300  # known entities a value probe is fitted on; with few it reads nothing off any model
 
 
 def evaluate_logit_lens(context: AuditContext) -> dict[str, Any]:
@@ -46,13 +47,25 @@ def evaluate_logit_lens(context: AuditContext) -> dict[str, Any]:
     seen = {who: _questions(context, lm, entities) for who, (lm, entities) in groups.items()}
     for block in context.blocks:
         lens[block] = _row({who: _lens(groups[who][0], found, block, context) for who, found in seen.items()})
-    point = context.hook_point
-    fitted = {w: _questions(context, context.model(w), context.retain[:MAX_FITTED]) for w in ("before", "after")}
-    probe = {
-        who: _value_probe(groups[who][0], fitted["before" if who == "before" else "after"], found, point, context)
-        for who, found in seen.items()
-    }
-    return {"logit_lens": lens, "value_probe": {point: _row(probe)}}
+    known = _some([*context.neighbours, *context.retain], context.config.seed)
+    fitted = {w: _questions(context, context.model(w), known) for w in ("before", "after")}
+    probe: dict[str, Any] = {}
+    tables = {w: unembedding(context.model(w).model).detach().float().cpu() for w in fitted}
+    for block in context.blocks:
+        for at, place in (("name", block), ("end", f"{block}, end of question")):
+            found = {
+                who: _value_probe(tables[w], fitted[w], questions, block, at, context)
+                for who, questions in seen.items()
+                for w in ["before" if who == "before" else "after"]
+            }
+            probe[place] = _row(found)
+    return {"logit_lens": lens, "value_probe": probe}
+
+
+def _some(entities: list[Entity], seed: int) -> list[Entity]:
+    """Draw those a value probe is fitted on."""
+    order = np.random.default_rng([0xB0, seed]).permutation(len(entities))
+    return [entities[i] for i in order[:MAX_FITTED]]
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,7 @@ def _questions(context: AuditContext, lm: LanguageModel, entities: Sequence[Enti
         heads = [ids[0] for ids in encode_plain(lm.tokenizer, [f" {t}" for t in texts])[0]]
         options.append([heads[0], *dict.fromkeys(h for h in heads[1:] if h != heads[0])])
     encoded = encode(lm, [p for p, _ in cases])
-    points = list(dict.fromkeys([*context.blocks, context.hook_point]))
+    points = context.blocks
     end = {h: torch.zeros(len(cases), lm.d_model) for h in points}
     name = {h: torch.zeros(len(cases), lm.d_model) for h in points}
     for batch in batches_by_length([len(e.ids) for e in encoded], BATCH_SIZE):
@@ -117,18 +130,17 @@ def _lens(lm: LanguageModel, found: _Questions, block: str, context: AuditContex
 
 
 def _value_probe(
-    lm: LanguageModel, fitted: _Questions, found: _Questions, point: str, context: AuditContext
+    table: Tensor, fitted: _Questions, found: _Questions, block: str, at: str, context: AuditContext
 ) -> Interval:
     """Fit activation -> unembedding row of the answer per attribute, and look for the nearest option."""
-    table = unembedding(lm.model).detach().float().cpu()
     scores = torch.zeros(len(found.prompts), len(table))
     for attribute in {p.attribute for p in found.prompts}:
         train = [i for i, p in enumerate(fitted.prompts) if p.attribute == attribute]
         test = [i for i, p in enumerate(found.prompts) if p.attribute == attribute]
         if train:
-            x, aim = fitted.name[point][train], table[[fitted.options[i][0] for i in train]]
-            predicted = _ridge(x, aim, found.name[point][test])
-            scores[test] = predicted @ (table - aim.mean(0)).T
+            x, new = (getattr(questions, at)[block] for questions in (fitted, found))
+            aim = table[[fitted.options[i][0] for i in train]]
+            scores[test] = _ridge(x[train], aim, new[test]) @ (table - aim.mean(0)).T
     return _first_share(scores, found, context)
 
 

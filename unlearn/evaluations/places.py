@@ -1,13 +1,15 @@
 """Places inside a model where targets are compared with unknown entities, one row per held-out context.
 
-At every audited block: the last token of the name, the mean over the name's tokens, and the last token of the
-question. At each SAE's hook point, at the last name token: its latents, and its error term x - x_hat.
+At every audited block: the last token of the name, each one before it that enough names have, the mean over the
+name's tokens, and the last token of the question. At each SAE's hook point, at the last name token: its latents, and
+its error term x - x_hat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,11 +20,14 @@ from sae_train.lm.generate import batches_by_length
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import bos_prefix, encode_plain, last_token_of_span
-from unlearn.context import AuditContext
+from unlearn.context import MIN_ENTITIES, AuditContext
 
 MAX_CONTEXTS = 4  # per entity
+MAX_EARLIER = 3  # tokens before the last one of a name, each a place
 BATCH_SIZE = 64
 EMBEDDING = "embed"
+EARLIER = ", name token -"
+LAST, MEAN, END = range(3)  # rows of a prompt at a hook point
 
 
 @dataclass(frozen=True)
@@ -32,61 +37,105 @@ class PlaceRows:
     Attributes:
         prompts: One per row.
         entity: Key of each row's entity.
-        acts: By place, (n_rows, width).
+        acts: By place, (n_rows, width); NaN in rows of names too short to have it.
+        n_tokens: Of each row's name.
     """
 
     prompts: list[Prompt]
     entity: np.ndarray
     acts: dict[str, Tensor]
+    n_tokens: np.ndarray
+
+    def having(self, place: str) -> np.ndarray:
+        """Return which rows have a place."""
+        return self.n_tokens > earlier_of(place)
+
+
+def earlier_of(place: str) -> int:
+    """Return how many tokens a place lies before the last one of the name.
+
+    Example:
+        >>> earlier_of("layers.3, name token -2"), earlier_of("layers.3, whole name")
+        (2, 0)
+    """
+    _, is_earlier, number = place.partition(EARLIER)
+    return int(number) if is_earlier else 0
+
+
+def is_last_token(place: str) -> bool:
+    """Tell whether a place is at the last token of the name: a block's activation, an SAE's latents or error.
+
+    Example:
+        >>> [is_last_token(p) for p in ("layers.3", "layers.3, SAE error", "layers.3, name token -1")]
+        [True, True, False]
+    """
+    _, comma, kind = place.partition(", ")
+    return not comma or kind.startswith("SAE")
 
 
 def place_rows(context: AuditContext, group: str, when: str) -> PlaceRows:
     """Run a group's contexts through a model once and cut out every place."""
-    prompts = [p for e in context.group(group) for p in contexts(e, context.templates, heldout=True)[:MAX_CONTEXTS]]
+    prompts = _prompts(context, group)
     hooks = [s.hook_point for s in context.saes]
-    acts = _activations(context.model(when), prompts, list(dict.fromkeys([*context.blocks, *hooks])))
+    read = _read(context.model(when), prompts, list(dict.fromkeys([*context.blocks, *hooks])))
+    entity = np.array([p.entity for p in prompts])
+    needed = min(MIN_ENTITIES, len(np.unique(entity)))
+    earlier = [i for i in range(1, MAX_EARLIER + 1) if len(np.unique(entity[read.n_tokens > i])) >= needed]
     found: dict[str, Tensor] = {}
     for block in context.blocks:
-        last, mean, end = acts[block]
-        found |= {block: last, f"{block}, whole name": mean, f"{block}, end of question": end}
+        acts = read.acts[block]
+        found |= {block: acts[LAST], f"{block}, whole name": acts[MEAN], f"{block}, end of question": acts[END]}
+        found |= {f"{block}{EARLIER}{i}": acts[END + i] for i in earlier}
     for number, loaded in enumerate(context.saes, start=1):
-        x = acts[loaded.hook_point][0]
+        x = read.acts[loaded.hook_point][LAST]
         with torch.no_grad():
             latents = loaded.sae.encode(x.to(context.after.device)).cpu()
             error = x - loaded.sae.decode(latents.to(context.after.device)).cpu()
         name = f"{loaded.hook_point}, SAE{'' if len(context.saes) == 1 else f' {number}'}"
         found |= {f"{name} latents": latents, f"{name} error": error}
-    return PlaceRows(prompts, np.array([p.entity for p in prompts]), found)
+    return PlaceRows(prompts, entity, found, read.n_tokens)
 
 
 def spelling_rows(context: AuditContext, group: str) -> PlaceRows:
     """Return, at one place called `spelling`, the mean of the original's embeddings of a group's name tokens."""
-    prompts = [p for e in context.group(group) for p in contexts(e, context.templates, heldout=True)[:MAX_CONTEXTS]]
-    _, mean, _ = _activations(context.before, prompts, [EMBEDDING])[EMBEDDING]
-    return PlaceRows(prompts, np.array([p.entity for p in prompts]), {"spelling": mean})
+    prompts = _prompts(context, group)
+    read = _read(context.before, prompts, [EMBEDDING])
+    entity = np.array([p.entity for p in prompts])
+    return PlaceRows(prompts, entity, {"spelling": read.acts[EMBEDDING][MEAN]}, read.n_tokens)
+
+
+def _prompts(context: AuditContext, group: str) -> list[Prompt]:
+    """Return the contexts of a group."""
+    return [p for e in context.group(group) for p in contexts(e, context.templates, heldout=True)[:MAX_CONTEXTS]]
+
+
+class _Read(NamedTuple):
+    """What was read: by hook point the rows LAST, MEAN, END, then those of earlier name tokens; lengths of names."""
+
+    acts: dict[str, Tensor]
+    n_tokens: np.ndarray
 
 
 @torch.no_grad()
-def _activations(
-    lm: LanguageModel, prompts: Sequence[Prompt], hook_points: Sequence[str]
-) -> dict[str, tuple[Tensor, Tensor, Tensor]]:
-    """Return by hook point the rows at the last name token, the mean over the name, and the last token."""
+def _read(lm: LanguageModel, prompts: Sequence[Prompt], hook_points: Sequence[str]) -> _Read:
+    """Read the rows of every prompt."""
     prefix = bos_prefix(lm.tokenizer)
     ids, offsets = encode_plain(lm.tokenizer, [p.text for p in prompts])
     spans = [
         (len(prefix) + _first_token_of_span(o, p.name_start), len(prefix) + last_token_of_span(o, p.name_end))
         for o, p in zip(offsets, prompts, strict=True)
     ]
-    rows: dict[str, list[list[Tensor]]] = {h: [[torch.empty(0)] * len(prompts) for _ in range(3)] for h in hook_points}
+    rows = {h: torch.full((END + 1 + MAX_EARLIER, len(prompts), lm.d_model), torch.nan) for h in hook_points}
     for batch in batches_by_length([len(i) for i in ids], BATCH_SIZE):
         tokens = torch.tensor([prefix + ids[i] for i in batch], device=lm.device)
         acts = capture(lm, tokens, torch.ones_like(tokens), hook_points)
         for name in hook_points:
             for index, own in zip(batch, acts[name].float().cpu(), strict=True):
                 start, end = spans[index]
-                for kind, row in enumerate((own[end], own[start : end + 1].mean(0), own[-1])):
-                    rows[name][kind][index] = row
-    return {h: (torch.stack(r[0]), torch.stack(r[1]), torch.stack(r[2])) for h, r in rows.items()}
+                rows[name][: END + 1, index] = torch.stack([own[end], own[start : end + 1].mean(0), own[-1]])
+                earlier = own[max(start, end - MAX_EARLIER) : end].flip(0)
+                rows[name][END + 1 : END + 1 + len(earlier), index] = earlier
+    return _Read(rows, np.array([end - start + 1 for start, end in spans]))
 
 
 def _first_token_of_span(offsets: Sequence[tuple[int, int]], char_start: int) -> int:

@@ -1,0 +1,204 @@
+"""Removals from a real language model one by one and together, in closed form: ten cities, ten landmarks.
+
+    python benchmarks/smollm2_removals.py --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --run RUN --out OUT \
+        [--sets cities landmarks] [--docs docs/smollm2_removals.md]
+
+RUN is what `smollm2.py` left (SAEs, activations, labelled cities); DATA also holds `landmark_in_country.json`. Landmarks are
+labelled and mined by `wb` first. Every removal starts from the original model; recall is that of whole answers to held-out
+wordings: of the targets, of their neighbours (known, nearest by shared answers and pieces of the name), of other known
+entities, and of those among both that no removal retained. What is in OUT is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import random
+import subprocess
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cities import ALIASES
+from smollm2 import HOOK_POINTS, N_TARGETS, draw_targets
+from smollm2_removals_page import render
+
+from features.entities import Entity, load_entities
+from features.prompts import Templates, load_templates
+from features.store import LatentAnalysis, load_analysis
+from sae_train.lm.generate import text_loss
+from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.lm.tokens import Document, load_documents
+from sae_train.saes.interop import LoadedSae, load_sae
+from unlearn.config import AuditConfig, configure
+from unlearn.data import split_sets, text_windows, without_targets
+from unlearn.evaluations.recall import evaluate_recall
+from unlearn.finetune import WeightEdit
+from unlearn.methods import build_method
+from unlearn.problem import Problem
+from unlearn.request import Request
+from unlearn.roles import make_context
+from unlearn.run import TEXT_CTX, TEXT_TOKENS, choose_hook_point
+
+METHOD = "redirect-closed-form"
+ASKED = AuditConfig(n_neighbours=10, max_retain=30, n_samples=0)
+TEXT_WINDOWS = 100  # of the last ones, on which the loss is measured
+LANDMARK_TEMPLATES = {
+    "landmark": {
+        "mention": ["This is {name}", "I read about {name}", "We talked about {name}", "A picture of {name}"],
+        "country": {
+            "ask": [
+                "{name} is in the country of",
+                "{name} belongs to the country of",
+                "Whoever visits {name} is in the country of",
+                "On the map, {name} is in the country of",
+            ],
+            "heldout": [
+                "What country is {name} in? It is in the country of",
+                "The country in which {name} lies is",
+                "{name} can be found in the country of",
+            ],
+        },
+    }
+}
+
+
+@dataclass
+class Relation:
+    """Entities of one kind, labelled and mined.
+
+    Attributes:
+        labels: Labelled entities.
+        templates: How they are asked about.
+        analysis: Mined latents.
+        targets: Names to forget.
+    """
+
+    labels: list[Entity]
+    templates: Templates
+    analysis: LatentAnalysis
+    targets: list[str]
+
+
+@dataclass
+class Model:
+    """The original model and what was made of it."""
+
+    lm: LanguageModel
+    saes: list[LoadedSae]
+    documents: list[Document]
+    loss_before: float = float("nan")
+
+
+def cities(run: Path) -> Relation:
+    """Return the cities as `smollm2.py` left them."""
+    labels, templates = run / "labels.jsonl", run / "templates.json"
+    return Relation(
+        load_entities(labels, need_labels=True),
+        load_templates(templates),
+        load_analysis(run / "latents.h5"),
+        draw_targets(labels),
+    )
+
+
+def landmarks(model: str, data: Path, run: Path, out: Path) -> Relation:
+    """Label and mine the landmarks, and draw some of those that the model knows."""
+    entities, templates, labels, latents = (
+        out / n for n in ("landmarks.jsonl", "landmark-templates.json", "landmark-labels.jsonl", "landmark-latents.h5")
+    )
+    asked = ("--model", model, "--templates", templates)
+    if not labels.exists():
+        facts = {
+            s["subject"]: s["object"] for s in json.loads((data / "landmark_in_country.json").read_text())["samples"]
+        }
+        lines = [
+            {"name": n, "type": "landmark", "facts": {"country": [c, *ALIASES.get(c, [])]}} for n, c in facts.items()
+        ]
+        entities.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines), encoding="utf-8")
+        templates.write_text(json.dumps(LANDMARK_TEMPLATES, indent=1), encoding="utf-8")
+        wb("label-entities", *asked, "--entities", entities, "--out", labels)
+    if not latents.exists():
+        saes = [word for name in HOOK_POINTS for word in ("--sae", run / f"sae-{name}")]
+        wb("find-entity-latents", *asked, *saes, "--labels", labels, "--activations", run / "acts.h5", "--no-gate", "--out", latents)  # fmt: skip
+    found = load_entities(labels, need_labels=True)
+    known = sorted(e.name for e in found if e.label == "known")
+    drawn = sorted(random.Random("smollm2 landmarks").sample(known, N_TARGETS))
+    return Relation(found, load_templates(templates), load_analysis(latents), drawn)
+
+
+def wb(*words: object) -> None:
+    """Run one command."""
+    subprocess.run(["wb", *map(str, words), "--json", "--overwrite"], check=True, stdout=subprocess.DEVNULL)
+
+
+def remove(model: Model, relation: Relation, names: list[str]) -> dict[str, Any]:
+    """Forget some entities in a copy of the model; return what it says then."""
+    started = time.monotonic()
+    config = configure(METHOD)
+    lm = replace(model.lm, model=copy.deepcopy(model.lm.model))
+    loaded, latents = choose_hook_point(model.saes, relation.analysis, None)
+    sets = split_sets(
+        lm, relation.labels, relation.templates, relation.analysis, names, retain_share=config.retain_share, seed=config.seed
+    )  # fmt: skip
+    documents = without_targets(model.documents, sets.forget)
+    text = text_windows(lm.tokenizer, documents, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
+    problem = Problem(lm, model.lm.model, sets, relation.templates, loaded.sae, latents, text, config)
+    method = build_method(problem)
+    assert isinstance(method, WeightEdit)
+    terms = method.edit()
+    seconds = time.monotonic() - started
+    request = Request(
+        relation.labels, relation.templates, names, analysis=relation.analysis, trained_on={e.key for e in sets.retain}
+    )
+    recall = evaluate_recall(make_context(model.lm, lm, request, ASKED))
+    return {
+        "names": names,
+        "seconds": seconds,
+        "terms": terms,
+        "recall": recall,
+        "loss_before": model.loss_before,
+        "loss_after": text_loss(lm, last_windows(model)),
+    }
+
+
+def last_windows(model: Model) -> list[list[int]]:
+    """Return the windows of text on which the loss is measured."""
+    windows = text_windows(model.lm.tokenizer, model.documents, ctx_len=TEXT_CTX, max_tokens=10**7)
+    return windows[-TEXT_WINDOWS:]
+
+
+def main() -> None:
+    """Measure what is not there yet and, if asked, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", choices=("cities", "landmarks"), default=["cities", "landmarks"])
+    parser.add_argument("--docs", type=Path)
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "results.json"
+    results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
+    model = Model(
+        load_lm(args.model, device="cpu"),
+        [load_sae(args.run / f"sae-{name}") for name in HOOK_POINTS],
+        list(load_documents(str(args.data / "wikitext2_valid.txt.gz"))),
+    )
+    model.loss_before = text_loss(model.lm, last_windows(model))
+    for name in args.sets:
+        relation = cities(args.run) if name == "cities" else landmarks(args.model, args.data, args.run, args.out)
+        cells = results.setdefault(name, {})
+        for targets in ([*relation.targets], *([t] for t in relation.targets)):
+            key = targets[0] if len(targets) == 1 else "together"
+            if key not in cells:
+                cells[key] = remove(model, relation, targets)
+                path.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+    if args.docs is not None:
+        args.docs.write_text(render(results), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""The page of `smollm2_removals.py`: means over single removals with intervals, the removal of all together."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+GROUPS = ("forget", "neighbours", "retain", "untouched")
+HEAD = """# Removals from SmolLM2-135M-Instruct, one by one and together
+
+`redirect-closed-form` with its defaults, ten targets a relation, drawn by seed among the entities that the model knows; nothing was
+tuned on them. Recall: whole answers to held-out wordings. Made again by
+
+    python benchmarks/smollm2.py --model MODEL.gguf --data DATA --out RUN
+    python benchmarks/smollm2_removals.py --model MODEL.gguf --data DATA --run RUN --out OUT --docs docs/smollm2_removals.md
+
+"""
+
+
+def render(results: dict[str, dict[str, Any]]) -> str:
+    """Return the page."""
+    return HEAD + "\n".join(_relation(name, cells) for name, cells in results.items())
+
+
+def _relation(name: str, cells: dict[str, Any]) -> str:
+    """Return the tables of one relation."""
+    singles = [c for key, c in cells.items() if key != "together"]
+    lines = [
+        f"## {name.capitalize()}\n",
+        "| | targets | neighbours | other known | never retained | text loss | seconds |",
+    ]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    if singles:
+        groups = [_over(singles, group) for group in GROUPS]
+        rise = np.mean([_rise(c) for c in singles])
+        seconds = np.median([c["seconds"] for c in singles])
+        lines.append(
+            f"| {len(singles)} one by one, mean (95 %) | {' | '.join(groups)} | {rise:+.2f} % | {seconds:.0f} |"
+        )
+    if "together" in cells:
+        lines.append(_line("together", cells["together"]))
+    lines += ["", "| alone | targets | neighbours | other known | never retained | text loss | seconds |"]
+    lines.append("| --- | --- | --- | --- | --- | --- | --- |")
+    return "\n".join([*lines, *(_line(key, c) for key, c in cells.items() if key != "together"), ""])
+
+
+def _over(cells: list[dict[str, Any]], group: str) -> str:
+    """Return recall before and after over removals, and what was lost with its interval over them."""
+    before, after = (np.array([c["recall"][group][f"recall_{w}"] for c in cells]) for w in ("before", "after"))
+    lost = mean_interval(list(100 * (before - after)), 0)
+    return (
+        f"{before.mean():.2f} -> {after.mean():.2f}, lost {lost.value:.1f} ({lost.low:.1f} to {lost.high:.1f}) points"
+    )
+
+
+def _line(key: str, cell: dict[str, Any]) -> str:
+    """Return the row of one removal."""
+    found = [cell["recall"][group] for group in GROUPS]
+    groups = " | ".join(f"{f['recall_before']:.2f} -> {f['recall_after']:.2f} ({f['n']})" for f in found)
+    return f"| {key} | {groups} | {_rise(cell):+.2f} % | {cell['seconds']:.0f} |"
+
+
+def _rise(cell: dict[str, Any]) -> float:
+    """Return the rise of the text loss in per cent."""
+    return 100 * (cell["loss_after"] / cell["loss_before"] - 1)

@@ -78,6 +78,18 @@ def test_probe_scores_are_the_documented_line():
     assert np.isfinite(fit_probe(constant, positive).scores(constant)).all()
 
 
+@pytest.mark.parametrize("n", [20, 300])  # fewer rows than dimensions, and more
+def test_a_probe_is_the_penalised_logistic_regression(n):
+    """At the solution the penalised loss has no slope: sum over rows of w_i (sigmoid(score) - y) z + weight / C = 0."""
+    x, y = np.random.default_rng(0).normal(size=(n, 60)), np.arange(n) % 3 == 0
+    probe = fit_probe(x, y, c=0.3)
+    z, share = (x - probe.mean) / probe.std, y.mean()
+    row_weight = np.where(y, 0.5 / share, 0.5 / (1 - share))  # classes weigh the same
+    error = row_weight * (1 / (1 + np.exp(-probe.scores(x))) - y)
+    assert np.abs(z.T @ error + probe.weight / 0.3).max() < 1e-3 * n
+    assert abs(error.sum()) < 1e-3 * n
+
+
 def test_the_penalty_fits_what_there_is_to_find():
     """A weak direction among many of noise: the strongest penalty; one clean reading: any will do, so the strongest."""
     rng = np.random.default_rng(0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 GROUPS = ("forget", "neighbours", "retain", "untouched")
 HEAD = """# Removals from SmolLM2-135M-Instruct, one by one and together

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from scipy import stats
 
 GROUPS = ("forget", "neighbours", "retain", "untouched")
 HEAD = """# Removals from SmolLM2-135M-Instruct, one by one and together
@@ -48,10 +49,9 @@ def _relation(name: str, cells: dict[str, Any]) -> str:
 def _over(cells: list[dict[str, Any]], group: str) -> str:
     """Return recall before and after over removals, and what was lost with its interval over them."""
     before, after = (np.array([c["recall"][group][f"recall_{w}"] for c in cells]) for w in ("before", "after"))
-    lost = mean_interval(list(100 * (before - after)), 0)
-    return (
-        f"{before.mean():.2f} -> {after.mean():.2f}, lost {lost.value:.1f} ({lost.low:.1f} to {lost.high:.1f}) points"
-    )
+    lost = 100 * (before - after)
+    half = stats.t.ppf(0.975, len(lost) - 1) * stats.sem(lost) if len(lost) > 1 else float("nan")
+    return f"{before.mean():.2f} -> {after.mean():.2f}, lost {lost.mean():.1f} +- {half:.1f} points"
 
 
 def _line(key: str, cell: dict[str, Any]) -> str:

@@ -63,15 +63,8 @@ def fit_probe(acts: Tensor | np.ndarray, is_positive: np.ndarray, c: float = RID
     mean, std = x.mean(0), np.maximum(x.std(0), 1e-6)
     from sklearn.linear_model import LogisticRegression  # a second to import, which readers of files need not pay
 
-    z = (x - mean) / std
-    if len(z) >= z.shape[1]:
-        model = LogisticRegression(C=c, max_iter=2000, class_weight="balanced").fit(z, y)
-        return LinearProbe(mean=mean, std=std, weight=model.coef_[0], bias=float(model.intercept_[0]))
-    # With fewer rows than dimensions the solution lies in the span of the rows, where Newton's steps are cheap.
-    basis, coordinates = np.linalg.qr(z.T)
-    model = LogisticRegression(C=c, max_iter=100, class_weight="balanced", solver="newton-cholesky")
-    model.fit(coordinates.T, y)
-    return LinearProbe(mean=mean, std=std, weight=basis @ model.coef_[0], bias=float(model.intercept_[0]))
+    model = LogisticRegression(C=c, max_iter=2000, class_weight="balanced").fit((x - mean) / std, y)
+    return LinearProbe(mean=mean, std=std, weight=model.coef_[0], bias=float(model.intercept_[0]))
 
 
 def auroc(scores: np.ndarray, is_positive: np.ndarray) -> float:

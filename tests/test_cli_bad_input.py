@@ -225,7 +225,7 @@ def test_an_sae_that_was_not_mined(refused, wb_files, tmp_path):
 
 def test_a_policy_or_a_part_that_does_not_exist(refused, tmp_path):
     assert "--skip" in refused("audit", skip="relaern")
-    (tmp_path / "p.toml").write_text("version = 2\nmax_fun = 0.5\n")
+    (tmp_path / "p.toml").write_text("version = 3\nmax_fun = 0.5\n")
     assert "max_recall" in refused("audit", policy=tmp_path / "p.toml")
 
 

@@ -57,6 +57,7 @@ def test_an_interrupt_that_falls_into_a_destructor_is_heard(tmp_path):
             with main.interrupts_heard():
                 return main.exit_code_of(work)
 
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background was started to ignore it
         raise SystemExit(run())
     """
     done = run_python(dedent(code), cwd=tmp_path)

@@ -43,7 +43,7 @@ from unlearn.methods import build_method
 from unlearn.problem import Problem
 from unlearn.request import Request
 from unlearn.roles import make_context
-from unlearn.run import choose_hook_point
+from unlearn.run import TEXT_CTX, TEXT_TOKENS, choose_hook_point
 from unlearn.verdict import loss_rise
 
 RELEARN_LR = 1e-3
@@ -90,19 +90,26 @@ def draw_targets(world: World, count: int, draw: int) -> list[str]:
 def make_problem(world: World, names: Sequence[str], config: UnlearnConfig) -> Problem:
     """Build the unlearning task on a fresh copy of the model; half of the corpus is retained."""
     lm = load_lm(str(world.folder), device="cpu")
-    loaded, latents = choose_hook_point(world.saes, world.analysis, config.hook_point)
-    sets = split_sets(
-        lm,
-        world.labels,
-        world.templates,
-        world.analysis,
-        names,
-        retain_share=config.retain_share,
-        seed=config.seed,
-    )
-    documents = without_targets(world.documents[: len(world.documents) // 2], sets.forget)
-    text = text_windows(lm.tokenizer, documents, ctx_len=64, max_tokens=60_000)
-    return Problem(lm, copy.deepcopy(lm.model), sets, world.templates, loaded.sae, latents, text, config)
+    documents = world.documents[: len(world.documents) // 2]
+    return problem_of(lm, world.saes, world.analysis, world.labels, world.templates, documents, names, config)
+
+
+def problem_of(
+    lm: LanguageModel,
+    saes: Sequence[LoadedSae],
+    analysis: LatentAnalysis,
+    labels: Sequence[Entity],
+    templates: Templates,
+    documents: Sequence[Document],
+    names: Sequence[str],
+    config: UnlearnConfig,
+) -> Problem:
+    """Build the unlearning task on a model, which will change, as `wb unlearn` does."""
+    loaded, latents = choose_hook_point(saes, analysis, config.hook_point)
+    sets = split_sets(lm, labels, templates, analysis, names, retain_share=config.retain_share, seed=config.seed)
+    kept = without_targets(documents, sets.forget)
+    text = text_windows(lm.tokenizer, kept, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
+    return Problem(lm, copy.deepcopy(lm.model), sets, templates, loaded.sae, latents, text, config)
 
 
 def tune(problem: Problem) -> None:

@@ -21,7 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cities import ALIASES
+from cities import ALIASES, spread
+from redirection_ablation import problem_of
 from smollm2 import HOOK_POINTS, N_TARGETS, draw_targets
 from smollm2_removals_page import render
 
@@ -33,18 +34,17 @@ from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document, load_documents
 from sae_train.saes.interop import LoadedSae, load_sae
 from unlearn.config import AuditConfig, configure
-from unlearn.data import split_sets, text_windows, without_targets
+from unlearn.data import text_windows
 from unlearn.evaluations.recall import evaluate_recall
 from unlearn.finetune import WeightEdit
 from unlearn.methods import build_method
-from unlearn.problem import Problem
 from unlearn.request import Request
 from unlearn.roles import make_context
-from unlearn.run import TEXT_CTX, TEXT_TOKENS, choose_hook_point
+from unlearn.run import TEXT_CTX
 
 METHOD = "redirect-closed-form"
 ASKED = AuditConfig(n_neighbours=10, max_retain=30, n_samples=0)
-TEXT_WINDOWS = 100  # of the last ones, on which the loss is measured
+TEXT_WINDOWS = 100  # on which the loss is measured
 LANDMARK_TEMPLATES = {
     "landmark": {
         "mention": ["This is {name}", "I read about {name}", "We talked about {name}", "A picture of {name}"],
@@ -84,12 +84,21 @@ class Relation:
 
 @dataclass
 class Model:
-    """The original model and what was made of it."""
+    """The original model and what was made of it.
+
+    Attributes:
+        lm: Itself.
+        saes: Trained on its activations.
+        documents: General text.
+        windows: Some of it, on which the loss is measured.
+        loss_before: The original model's there.
+    """
 
     lm: LanguageModel
     saes: list[LoadedSae]
     documents: list[Document]
-    loss_before: float = float("nan")
+    windows: list[list[int]]
+    loss_before: float
 
 
 def cities(run: Path) -> Relation:
@@ -136,21 +145,27 @@ def wb(*words: object) -> None:
 def remove(model: Model, relation: Relation, names: list[str]) -> dict[str, Any]:
     """Forget some entities in a copy of the model; return what it says then."""
     started = time.monotonic()
-    config = configure(METHOD)
     lm = replace(model.lm, model=copy.deepcopy(model.lm.model))
-    loaded, latents = choose_hook_point(model.saes, relation.analysis, None)
-    sets = split_sets(
-        lm, relation.labels, relation.templates, relation.analysis, names, retain_share=config.retain_share, seed=config.seed
-    )  # fmt: skip
-    documents = without_targets(model.documents, sets.forget)
-    text = text_windows(lm.tokenizer, documents, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
-    problem = Problem(lm, model.lm.model, sets, relation.templates, loaded.sae, latents, text, config)
+    problem = problem_of(
+        lm,
+        model.saes,
+        relation.analysis,
+        relation.labels,
+        relation.templates,
+        model.documents,
+        names,
+        configure(METHOD),
+    )
     method = build_method(problem)
     assert isinstance(method, WeightEdit)
     terms = method.edit()
     seconds = time.monotonic() - started
     request = Request(
-        relation.labels, relation.templates, names, analysis=relation.analysis, trained_on={e.key for e in sets.retain}
+        relation.labels,
+        relation.templates,
+        names,
+        analysis=relation.analysis,
+        trained_on={e.key for e in problem.sets.retain},
     )
     recall = evaluate_recall(make_context(model.lm, lm, request, ASKED))
     return {
@@ -159,14 +174,8 @@ def remove(model: Model, relation: Relation, names: list[str]) -> dict[str, Any]
         "terms": terms,
         "recall": recall,
         "loss_before": model.loss_before,
-        "loss_after": text_loss(lm, last_windows(model)),
+        "loss_after": text_loss(lm, model.windows),
     }
-
-
-def last_windows(model: Model) -> list[list[int]]:
-    """Return the windows of text on which the loss is measured."""
-    windows = text_windows(model.lm.tokenizer, model.documents, ctx_len=TEXT_CTX, max_tokens=10**7)
-    return windows[-TEXT_WINDOWS:]
 
 
 def main() -> None:
@@ -182,12 +191,11 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "results.json"
     results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
-    model = Model(
-        load_lm(args.model, device="cpu"),
-        [load_sae(args.run / f"sae-{name}") for name in HOOK_POINTS],
-        list(load_documents(str(args.data / "wikitext2_valid.txt.gz"))),
-    )
-    model.loss_before = text_loss(model.lm, last_windows(model))
+    lm, documents = load_lm(args.model, device="cpu"), list(load_documents(str(args.data / "wikitext2_valid.txt.gz")))
+    # Spread evenly: windows come longest first, and the last ones are headings.
+    windows = spread(text_windows(lm.tokenizer, documents, ctx_len=TEXT_CTX, max_tokens=10**7), TEXT_WINDOWS)
+    saes = [load_sae(args.run / f"sae-{name}") for name in HOOK_POINTS]
+    model = Model(lm, saes, documents, windows, loss_before=text_loss(lm, windows))
     for name in args.sets:
         relation = cities(args.run) if name == "cities" else landmarks(args.model, args.data, args.run, args.out)
         cells = results.setdefault(name, {})

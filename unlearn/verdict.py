@@ -205,7 +205,9 @@ def judged_places(places: Mapping[str, Any], reported: Sequence[str]) -> dict[st
 
 def _two_sample(p: float, policy: AuditPolicy) -> Check:
     """A small p cannot pass; alone it does not fail, since with many entities any difference would be found."""
-    text = f"Two-sample test of targets against unknown entities, all places together: p {p:.3f}."
+    text = (
+        f"Two-sample test of targets against unknown entities at the last name token, all blocks together: p {p:.3f}."
+    )
     found = check("two-sample p", p, policy.min_p, ">=", text)
     return replace(found, status="inconclusive") if found.status == "fail" else found
 

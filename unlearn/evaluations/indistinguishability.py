@@ -109,7 +109,7 @@ def _stacked(
 
 
 def _joint_p(context: AuditContext, targets: PlaceRows, others: PlaceRows) -> float:
-    """Return the p of all places together, against the unknown entities from which the targets differ least."""
+    """Return the p of the places at the last name token, against the unknown entities that differ least."""
     seen = {e.key: str(e.seen) for e in context.unknown}
     of_entity = np.array([seen[key] for key in others.entity])
     types = Counter(e.type for e in context.forget)

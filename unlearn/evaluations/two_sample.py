@@ -30,12 +30,10 @@ def energy_test(
     points: Float[np.ndarray, "n width"],
     is_first: Bool[np.ndarray, " n"],
     strata: Shaped[np.ndarray, " n"],
-    *,
-    permutations: int = 999,
-    seed: int = 0,
+    **drawn: int,
 ) -> TwoSample:
-    """Compare two groups of points; see `energies` for the arguments."""
-    values = energies(points, is_first, strata, permutations=permutations, seed=seed)
+    """Compare two groups of points; arguments as in `energies`."""
+    values = energies(points, is_first, strata, **drawn)
     return TwoSample(float(values[0]), share_that_reaches(values))
 
 

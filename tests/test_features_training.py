@@ -116,10 +116,10 @@ def test_wandb_offline_and_without_a_login(trained, tmp_path, monkeypatch, capfd
     record = json.loads((folder / "run.json").read_text())["wandb"]
     (made,) = (tmp_path / "wandb").glob("offline-run-*/*.wandb")
     assert record["project"] == "mine" and record["id"] in made.name
+    wandb.teardown()  # its service writes behind a buffer; the file is whole when it has ended
     content = made.read_bytes()
     assert all(name in content for name in (b"heldout/fvu", b"frac_dead", b"trained_tokens"))
     assert capfd.readouterr().out == "", "stdout belongs to the result"
-    wandb.teardown()
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     with pytest.raises(ConfigError, match="cannot log to wandb"):

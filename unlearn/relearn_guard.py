@@ -23,14 +23,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call
 
 from features.prompts import render
-from sae_train.lm.generate import pad_right
-from unlearn.data import Encoded, encode, training_prompts
+from sae_train.lm.generate import answer_losses
+from unlearn.data import encode, training_prompts
+from unlearn.divergence import next_token_kl
+from unlearn.examples import Answered
 from unlearn.pairs import Pair, pair_batch
 from unlearn.problem import Problem
 
@@ -43,13 +44,13 @@ class Lesson:
         target: Index of the target.
         attribute: What is asked for.
         pair: The question, and the same one about the unknown entity.
-        answered: The question with the true answer behind it.
+        answered: The question and its true answer.
     """
 
     target: int
     attribute: str
     pair: Pair
-    answered: Encoded
+    answered: Answered
 
 
 class RelearnGuard:
@@ -57,6 +58,7 @@ class RelearnGuard:
 
     def __init__(self, problem: Problem, rate: float, n_lessons: int, n_steps: int = 1) -> None:
         self.problem, self.rate, self.n_lessons, self.n_steps = problem, rate, n_lessons, n_steps
+        self.taught_loss = _TaughtLoss(problem.lm.model, problem.lm.device)
         self.lessons = make_lessons(problem)
         self.units = sorted({(lesson.target, lesson.attribute) for lesson in self.lessons})
 
@@ -73,12 +75,7 @@ class RelearnGuard:
         with torch.no_grad():
             aim = self._logits(moved, batch.partner_ids, batch.partner_mask)
         logits = self._logits(moved, batch.ids, batch.mask)
-        return F.kl_div(
-            F.log_softmax(batch.at.of(logits).float(), dim=-1),
-            F.log_softmax(batch.partner_at.of(aim).float(), dim=-1),
-            log_target=True,
-            reduction="batchmean",
-        )
+        return next_token_kl(batch.at.of(logits), batch.partner_at.of(aim))
 
     def _taught_weights(self, taught: Sequence[Lesson], generator: np.random.Generator) -> dict[str, Tensor]:
         """Return the trainable weights after some steps of the attacker; their gradient is that of the weights now."""
@@ -86,7 +83,8 @@ class RelearnGuard:
         moved: dict[str, Tensor] = dict(named)
         for _ in range(self.n_steps):
             lessons = _draw(taught, self.n_lessons, generator)
-            gradients = torch.autograd.grad(self._taught_loss(moved, lessons), list(named.values()), allow_unused=True)
+            loss = functional_call(self.taught_loss, {f"model.{n}": w for n, w in moved.items()}, (lessons,))
+            gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
             moved = {
                 n: w if g is None else w - self.rate * g.sign()
                 for (n, w), g in zip(moved.items(), gradients, strict=True)
@@ -106,15 +104,20 @@ class RelearnGuard:
         asked = [lesson for lesson in self.lessons if (lesson.target, lesson.attribute) not in taught_units]
         return taught, _draw(asked, self.n_lessons, generator)
 
-    def _taught_loss(self, weights: dict[str, Tensor], lessons: Sequence[Lesson]) -> Float[Tensor, ""]:
-        """Return the mean loss of the true answers' tokens, nats."""
-        ids, mask = pad_right([lesson.answered.ids for lesson in lessons], device=self.problem.lm.device)
-        counts = mask[:, 1:].clone()
-        for row, lesson in enumerate(lessons):
-            counts[row, : len(lesson.pair[0].ids) - 1] = 0
-        logits = self._logits(weights, ids, mask)[:, :-1]
-        losses = F.cross_entropy(logits.float().transpose(1, 2), ids[:, 1:], reduction="none")
-        return (losses * counts).sum() / counts.sum()
+
+class _TaughtLoss(nn.Module):
+    """The mean loss of the true answers' tokens, nats; a module, so that it can be asked with other weights."""
+
+    def __init__(self, model: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.model, self.device = model, device
+
+    def forward(self, lessons: Sequence[Lesson]) -> Float[Tensor, ""]:
+        """Return it for some lessons."""
+        losses, is_answer = answer_losses(
+            self.model, [(x.answered.question, x.answered.answer) for x in lessons], self.device
+        )
+        return (losses * is_answer).sum() / is_answer.sum()
 
 
 def make_lessons(problem: Problem) -> list[Lesson]:
@@ -126,7 +129,8 @@ def make_lessons(problem: Problem) -> list[Lesson]:
         other = encode(problem.lm, [render(p.template, partner, p.attribute) for p in asked])
         answered = encode(problem.lm, asked, [target.facts[p.attribute or ""][0] for p in asked])
         found += [
-            Lesson(index, p.attribute or "", (a, b), c) for p, a, b, c in zip(asked, own, other, answered, strict=True)
+            Lesson(index, p.attribute or "", (a, b), Answered(a.ids, c.ids[len(a.ids) :]))
+            for p, a, b, c in zip(asked, own, other, answered, strict=True)
         ]
     return found
 

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import captured
 from unlearn.data import encode, retained_prompts, training_prompts
+from unlearn.divergence import next_token_kl
 from unlearn.problem import Problem
 
 
@@ -77,12 +77,7 @@ class Retention:
         with captured(self.problem.lm.model, self.names) as after:
             logits = self.problem.lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         real = mask.bool()
-        kl = F.kl_div(
-            F.log_softmax(logits[real].float(), dim=-1),
-            F.log_softmax(logits_before[real].float(), dim=-1),
-            log_target=True,
-            reduction="batchmean",
-        )
+        kl = next_token_kl(logits[real], logits_before[real])
         moved = [
             (after[n][real] - before[n][real]).float().square().sum(dim=1).mean() / self.variance[n] for n in self.names
         ]

@@ -53,6 +53,7 @@ class RedirectSettings(MethodSettings):
         erase_spread: How far beside the original activation is looked, too: each prompt's is put back by a share drawn
             between 1 - spread and 1 + spread of the way from the model's own.
         guard_weight: Weight of the guard against relearning (`unlearn/relearn_guard.py`); 0 leaves it out.
+        guard_every: Batches from one look of the guard to the next, which weighs as much more; it is the dearest term.
         guard_rate: Step size of the attacker that it imagines.
         guard_steps: Steps that this attacker takes.
         guard_lessons: Lessons that this attacker is given in a step; as many other questions are asked.
@@ -74,6 +75,7 @@ class RedirectSettings(MethodSettings):
     erase_at: str = "all-tokens"
     erase_spread: float = 0.0
     guard_weight: float = 1.0
+    guard_every: int = 1
     guard_rate: float = 3e-3
     guard_steps: int = 5
     guard_lessons: int = 8
@@ -102,7 +104,7 @@ class RedirectSettings(MethodSettings):
             "shift_weight",
         )
         require(self.guard_rate > 0, "--guard-rate", self.guard_rate, "> 0")
-        for name in ("guard_steps", "guard_lessons"):
+        for name in ("guard_every", "guard_steps", "guard_lessons"):
             require(getattr(self, name) >= 1, f"--param {name}", getattr(self, name), ">= 1")
         require(self.which_latents in LATENT_CHOICES, "--which-latents", self.which_latents, ", ".join(LATENT_CHOICES))
         require(self.erase_at in ERASE_CHOICES, "--erase-at", self.erase_at, ", ".join(ERASE_CHOICES))

@@ -32,6 +32,7 @@ from torch import Tensor
 from sae_train.lm.hook_names import block_index
 from sae_train.lm.hooks import capture, captured, replaced
 from sae_train.lm.models import LanguageModel
+from unlearn.divergence import next_token_kl
 from unlearn.finetune import LossTerms
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
 from unlearn.pairs import PairBatch, pair_batch, paired_prompts
@@ -98,7 +99,7 @@ class Redirect:
             "output": settings.output_weight,
             "shift": settings.shift_weight,
             "erase": settings.erase_weight,
-            "guard": settings.guard_weight,
+            "guard": settings.guard_weight * settings.guard_every,
             "retain": config.retain_weight,
         }
         n_blocks = self.problem.lm.n_blocks
@@ -106,7 +107,7 @@ class Redirect:
             block = int(generator.integers(0, min(n_blocks // 2, n_blocks - 2) + 1))
             share = 1 + settings.erase_spread * generator.uniform(-1, 1, len(picked))
             terms["erase"] = self._erased(batch, aims, aim_logits, block, torch.tensor(share, dtype=torch.float32))
-        if settings.guard_weight > 0 and self.guard.can_part:
+        if settings.guard_weight > 0 and self.guard.can_part and step % settings.guard_every == 0:
             terms["guard"] = self.guard.loss(generator)
         terms["retain"] = self.retention.loss(step)
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
@@ -133,7 +134,7 @@ class Redirect:
         terms = {
             "latent": self._latent_term(acts[self.hook_point], aims[self.hook_point]),
             "block": self._distance(acts, goals),
-            "output": _kl(batch.at.of(logits), aim_logits),
+            "output": next_token_kl(batch.at.of(logits), aim_logits),
         }
         if self.settings.shift_weight > 0:
             terms["shift"] = self._shift(acts, goals, batch.at.of(batch.is_name))
@@ -180,7 +181,7 @@ class Redirect:
         with replaced(lm.model, name, put_back), captured(lm.model, behind) as found:
             logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
         acts = {n: batch.at.of(found[n]).float() for n in behind}
-        output = _kl(batch.at.of(logits), aim_logits)
+        output = next_token_kl(batch.at.of(logits), aim_logits)
         return settings.block_weight * self._distance(acts, aims) + settings.output_weight * output
 
     def _distance(self, acts: dict[str, Tensor], aims: dict[str, Tensor]) -> Float[Tensor, ""]:
@@ -200,10 +201,3 @@ class Redirect:
         sae = self.problem.sae
         gap = (sae.pre_acts(acts.float()) - sae.pre_acts(aim.float()))[:, self.chosen] / self.std
         return F.huber_loss(gap, torch.zeros_like(gap))
-
-
-def _kl(logits: Float[Tensor, "n vocab"], aim: Float[Tensor, "n vocab"]) -> Float[Tensor, ""]:
-    """Return KL(aim || model) of the next token, mean over tokens, nats."""
-    return F.kl_div(
-        F.log_softmax(logits.float(), dim=-1), F.log_softmax(aim, dim=-1), log_target=True, reduction="batchmean"
-    )

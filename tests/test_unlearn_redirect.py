@@ -184,9 +184,10 @@ def test_the_guard_asks_what_was_not_taught(world_problem):
         assert asked
         shared = {(x.target, x.attribute) for x in taught} & {(x.target, x.attribute) for x in asked}
         assert not shared
-    lesson = guard.lessons[0]
-    assert lesson.answered.ids[: len(lesson.pair[0].ids)] == lesson.pair[0].ids
-    assert len(lesson.answered.ids) > len(lesson.pair[0].ids)
+    problem, lesson = guard.problem, guard.lessons[0]
+    assert lesson.answered.question == lesson.pair[0].ids
+    said = problem.lm.tokenizer.decode(lesson.answered.answer).strip()
+    assert said == problem.sets.forget[lesson.target].facts[lesson.attribute][0]
 
 
 def test_the_guard_is_zero_where_target_and_partner_are_taught_alike_and_leaves_the_weights_alone(world_problem):
@@ -202,6 +203,14 @@ def test_the_guard_is_zero_where_target_and_partner_are_taught_alike_and_leaves_
     named = dict(problem.lm.model.named_parameters())
     assert all(torch.equal(named[n], v) for n, v in before.items())
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in named.values())
+
+
+def test_the_guard_may_look_every_few_batches_and_weighs_as_much_more(world_problem):
+    objective = Redirect(world_problem(guard_every=2, guard_weight=0.5))
+    with_guard, without = objective.loss(2), objective.loss(3)
+    assert "guard" in with_guard.terms and "guard" not in without.terms
+    unguarded = Redirect(world_problem(guard_weight=0.0)).loss(2)
+    torch.testing.assert_close(with_guard.loss - unguarded.loss, 2 * 0.5 * with_guard.terms["guard"])
 
 
 def test_every_step_of_the_guard_moves_every_weight_by_the_rate(world_problem):

@@ -27,6 +27,7 @@ MEASURES = Path(__file__).with_name("sae_training_measures.py")
 NAMES = ("ours", "saelens", "saelens-bf16", "saelens-sparse", "dictionary_learning", "sparsify")
 PARTS = ("speed", "quality", "scaling")
 K, WARMUP_STEPS = 32, 2
+EXPANSIONS = (8, 16)  # latents per dimension for which there are goals
 NEVER_DEAD = 10_000_000  # tokens: the peers' own default; in a few steps nobody's latents die
 
 
@@ -43,7 +44,7 @@ class Sizes:
         *((n, 32) for n in (2048, 4096, 8192, 16_384, 32_768, 65_536)),
         *((n, k) for n in (8192, 32_768) for k in (16, 64)),
     )
-    repeats: int = 6
+    repeats: int = 15
 
 
 SMALL = Sizes(8192, ((2, 512),), 3, ((2, 512),), 4096, ((512, 16), (1024, 32)), 3)
@@ -124,7 +125,8 @@ class Bench:
         """Time our steps at more sizes."""
         found = self.results.setdefault("scaling", [])
         batch = self.sizes.cells[0][1]
-        for d_sae, k in self.sizes.scaling[len(found) :]:
+        goals = [(expansion * self.args.d_in, K) for expansion in EXPANSIONS]
+        for d_sae, k in [*goals, *self.sizes.scaling][len(found) :]:
             task = self.task(d_sae, batch, 3, k) | {"dead_after_tokens": NEVER_DEAD}
             found.append(
                 {"d_sae": d_sae, "k": k, "batch": batch, **self.child("scaling", repeats=self.sizes.repeats, **task)}

@@ -51,7 +51,7 @@ def machine(peers_path: str | None) -> dict[str, Any]:
         flags = next(line for line in lines if line.startswith("flags")).split()
     except (OSError, StopIteration, PackageNotFoundError):
         names, flags = {platform.processor()}, []
-    low = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    low = [flag for flag in ("avx512f", "avx512_vnni", "avx512_bf16", "amx_int8", "amx_bf16") if flag in flags]
     return {
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "cores": os.cpu_count(),

@@ -41,6 +41,16 @@ def pair(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]
     return [found[t.key] for t in targets]
 
 
+def stand_ins(lm: LanguageModel, target: Entity, unknown: Sequence[Entity]) -> list[Entity]:
+    """Return the unknown entities that could stand for a target: its type, as many name tokens, no true answer said."""
+
+    def length(entity: Entity) -> int:
+        return len(encode_plain(lm.tokenizer, [" " + entity.name])[0][0])
+
+    wanted = length(target)
+    return [u for u in unknown if u.type == target.type and not _says_answer(u, target) and length(u) == wanted]
+
+
 def _says_answer(unknown: Entity, target: Entity) -> float:
     """Return the share of the answers about an unknown entity that would be right about the target."""
     said = [(a, text) for a, texts in unknown.answers.items() for text in texts if a in target.facts]

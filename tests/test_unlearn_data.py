@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from features.entities import Entity
 from features.prompts import questions
@@ -21,7 +22,7 @@ from unlearn.data import (
     training_prompts,
     without_targets,
 )
-from unlearn.pairs import pair_batch, paired_prompts
+from unlearn.pairs import AVERAGED, aimed_prompts, pair_batch, paired_prompts
 
 
 def n_tokens(lm, entity: Entity) -> int:
@@ -189,6 +190,24 @@ def test_pairs_with_answers_hold_the_true_one_and_another(world_lm, sets, world_
     assert behind[2] not in ("", truth)
     for own, other in found:
         assert own.ids[own.name_at + 1 :] == other.ids[other.name_at + 1 :], "the same answer on both sides"
+
+
+@pytest.mark.parametrize(("aim", "n_lists"), [("matched", 1), ("sampled", 1), ("mean", AVERAGED)])
+def test_aims_are_unknown_entities_at_matching_tokens(world_lm, sets, world_templates, aim, n_lists):
+    settings = {"positions": "name-and-behind", "with_answers": True}
+    lists = aimed_prompts(world_lm, sets, world_templates, aim=aim, **settings)
+    matched = paired_prompts(world_lm, sets, world_templates, with_answers=True)
+    assert len(lists) == n_lists
+    for pairs in lists:
+        assert [own for own, _ in pairs] == [own for own, _ in matched], "the targets' own prompts are the same"
+        at = pair_batch(pairs, settings["positions"], world_lm.device).at
+        same = pair_batch(matched, settings["positions"], world_lm.device).at
+        assert torch.equal(at.rows, same.rows) and torch.equal(at.positions, same.positions)
+    others = {world_lm.tokenizer.decode(o.ids[o.name_from : o.name_at + 1]).strip() for p in lists for _, o in p}
+    assert others <= {e.name for e in sets.unknown}
+    partners = {e.name for e in sets.partner}
+    assert (others == partners) == (aim == "matched")
+    assert lists == aimed_prompts(world_lm, sets, world_templates, aim=aim, **settings), "drawn by seed"
 
 
 def test_matching_tokens(world_lm, sets, world_templates):

@@ -68,6 +68,17 @@ def test_every_term_is_bounded_below_by_zero(world_problem):
         assert all(v >= 0 for v in terms_of(problem).values())
 
 
+def test_the_mean_aim_is_the_mean_of_activations_and_of_probabilities(world_problem):
+    redirect = Redirect(world_problem(aim="mean"))
+    batches = [pair_batch(pairs[:4], redirect.settings.positions, torch.device("cpu")) for pairs in redirect.aimed]
+    aims, logits = redirect._aims(batches)
+    each = [redirect._aims([batch]) for batch in batches]
+    for name, found in aims.items():
+        torch.testing.assert_close(found, sum(acts[name] for acts, _ in each) / len(each))
+    torch.testing.assert_close(logits.softmax(-1), sum(own.softmax(-1) for _, own in each) / len(each))
+    assert not torch.allclose(aims["layers.1"], each[0][0]["layers.1"])
+
+
 def test_the_gradient_reaches_latents_that_are_off(world_problem):
     """TopK gives no gradient to a latent that is off; the pre-activation does."""
     problem = world_problem()
@@ -152,6 +163,8 @@ def test_unknown_methods_and_bad_settings_are_refused():
         {"output_weight": float("nan")},
         {"warmup_steps": -1},
         {"blocks": "some"},
+        {"aim": "any"},
+        {"guard_every": 0},
         {"positions": "first"},
         {"train": "none"},
         {"retain_share": 0.0},

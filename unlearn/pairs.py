@@ -11,12 +11,14 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from features.entities import Entity
+from features.pairing import stand_ins
 from features.prompts import Prompt, Templates, render
 from sae_train.lm.generate import pad_right
 from sae_train.lm.models import LanguageModel
 from unlearn.data import Encoded, UnlearnSets, encode, training_prompts
 
 Pair = tuple[Encoded, Encoded]
+AVERAGED = 8  # unknown entities whose activations make a mean
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,52 @@ class PairBatch:
     is_name: Bool[Tensor, "batch pos"]
 
 
+def aimed_prompts(
+    lm: LanguageModel,
+    sets: UnlearnSets,
+    templates: Templates,
+    *,
+    aim: str,
+    positions: str,
+    with_answers: bool = False,
+    seed: int = 0,
+) -> list[list[Pair]]:
+    """Return every training prompt of each target beside those that it is to become like, in one list for each of them.
+
+    Args:
+        lm, sets, templates, with_answers, seed: As in `paired_prompts`.
+        aim: `matched`: the same prompt about the target's partner. `sampled`: about an unknown entity drawn for every
+            prompt, of the same type and number of name tokens. `mean`: about `AVERAGED` of these, a list each, which
+            are averaged. Where there is none, the partner.
+        positions: Tokens that have to match; where they would not, the partner stands in, too.
+    """
+    words = {"with_answers": with_answers, "seed": seed}
+    matched = paired_prompts(lm, sets, templates, **words)
+    if aim == "matched":
+        return [matched]
+    found = [stand_ins(lm, target, sets.unknown) for target in sets.forget]
+    pools = [pool or [partner] for pool, partner in zip(found, sets.partner, strict=True)]
+    if aim == "mean":
+        generator = np.random.default_rng([0xE4, seed])
+        orders = [[pool[i] for i in generator.permutation(len(pool))] for pool in pools]
+        drawn = [[[order[j % len(order)]] for order in orders] for j in range(AVERAGED)]
+    else:
+        drawn = [pools]
+    lists = [paired_prompts(lm, sets, templates, others=others, **words) for others in drawn]
+    return [
+        [p if _offsets(*p, positions) == _offsets(*m, positions) else m for p, m in zip(pairs, matched, strict=True)]
+        for pairs in lists
+    ]
+
+
 def paired_prompts(
-    lm: LanguageModel, sets: UnlearnSets, templates: Templates, *, with_answers: bool = False, seed: int = 0
+    lm: LanguageModel,
+    sets: UnlearnSets,
+    templates: Templates,
+    *,
+    with_answers: bool = False,
+    seed: int = 0,
+    others: Sequence[Sequence[Entity]] | None = None,
 ) -> list[Pair]:
     """Return every training prompt of each target beside the same prompt about its partner.
 
@@ -68,11 +114,12 @@ def paired_prompts(
         with_answers: Also every question with its true answer behind it, and with another entity's: what follows the
             first token of an answer has to be as for the unknown entity, too.
         seed: Draws the other answers.
+        others: For each target, unknown entities of which one is drawn for every prompt, in the place of its partner.
     """
     values = _answers_of((*sets.forget, *sets.retain))
-    generator = np.random.default_rng([0xE2, seed])
+    generator, drawing = np.random.default_rng([0xE2, seed]), np.random.default_rng([0xE3, seed])
     found: list[Pair] = []
-    for target, partner in zip(sets.forget, sets.partner, strict=True):
+    for target, pool in zip(sets.forget, others or [[p] for p in sets.partner], strict=True):
         own = training_prompts(target, templates)
         answers: list[str] = [""] * len(own)
         if with_answers:
@@ -80,7 +127,8 @@ def paired_prompts(
             own = [*own, *asked, *asked]
             answers += [target.facts[p.attribute or ""][0] for p in asked]
             answers += [_another(values, target, p, generator) for p in asked]
-        other = [render(p.template, partner, p.attribute) for p in own]
+        drawn = drawing.integers(len(pool), size=len(own))
+        other = [render(p.template, pool[i], p.attribute) for p, i in zip(own, drawn, strict=True)]
         found += list(zip(encode(lm, own, answers), encode(lm, other, answers), strict=True))
     return found
 

@@ -18,6 +18,7 @@ POSITION_CHOICES = ("last-name-token", "name-tokens", "from-name-on", "name-and-
 NAME_CHOICES = ("last-name-token", "name-tokens")
 ERASE_CHOICES = ("name-tokens", "all-tokens")
 LATENT_CHOICES = ("selected", "all")
+AIM_CHOICES = ("matched", "sampled", "mean")
 INIT_CHOICES = ("none", "closed-form")
 
 
@@ -60,6 +61,8 @@ class RedirectSettings(MethodSettings):
         shift_weight: Weight of what all targets of a batch are off by together, at every block; 0 leaves it out.
         positions: Tokens that are redirected: `last-name-token`, `name-tokens` (all of them), `from-name-on` (the last
             one and all behind it) or `name-and-behind` (both).
+        aim: Whose activations are aimed at: those of the target's `matched` partner, of an unknown entity `sampled` for
+            every prompt, or the `mean` over several (`unlearn/pairs.py`). The guard keeps to the partner.
         which_latents: Latents of the latent term: the `selected` ones or `all`.
         answers: Redirect questions with an answer behind them, too: the true one and another entity's.
         init: `closed-form` solves for a few blocks first (`redirect-closed-form`), `none` starts from the model.
@@ -82,6 +85,7 @@ class RedirectSettings(MethodSettings):
     shift_weight: float = 20.0
     blocks: str = "all"
     positions: str = "name-and-behind"
+    aim: str = "matched"
     which_latents: str = "selected"
     answers: bool = True
     sae_error: bool = True
@@ -107,6 +111,7 @@ class RedirectSettings(MethodSettings):
         for name in ("guard_every", "guard_steps", "guard_lessons"):
             require(getattr(self, name) >= 1, f"--param {name}", getattr(self, name), ">= 1")
         require(self.which_latents in LATENT_CHOICES, "--which-latents", self.which_latents, ", ".join(LATENT_CHOICES))
+        require(self.aim in AIM_CHOICES, "--param aim", self.aim, ", ".join(AIM_CHOICES))
         require(self.erase_at in ERASE_CHOICES, "--erase-at", self.erase_at, ", ".join(ERASE_CHOICES))
         require(self.init in INIT_CHOICES, "--init", self.init, ", ".join(INIT_CHOICES))
         require(self.blocks in BLOCK_CHOICES, "--blocks", self.blocks, ", ".join(BLOCK_CHOICES))

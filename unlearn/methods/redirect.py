@@ -23,6 +23,8 @@ And so that lessons bring back no more than they teach an unknown entity: the gu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -35,7 +37,7 @@ from sae_train.lm.models import LanguageModel
 from unlearn.divergence import next_token_kl
 from unlearn.finetune import LossTerms
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
-from unlearn.pairs import PairBatch, pair_batch, paired_prompts
+from unlearn.pairs import PairBatch, aimed_prompts, pair_batch
 from unlearn.problem import Problem
 from unlearn.relearn_guard import RelearnGuard
 from unlearn.retention import Retention, block_names
@@ -50,10 +52,12 @@ class Redirect:
     def __init__(self, problem: Problem) -> None:
         assert isinstance(problem.config.settings, RedirectSettings)
         self.problem, self.settings = problem, problem.config.settings
-        self.pairs = paired_prompts(
+        self.aimed = aimed_prompts(
             problem.lm,
             problem.sets,
             problem.templates,
+            aim=self.settings.aim,
+            positions=self.settings.positions,
             with_answers=self.settings.answers,
             seed=problem.config.seed,
         )
@@ -89,9 +93,12 @@ class Redirect:
         """Return the loss of one step."""
         config, settings = self.problem.config, self.settings
         generator = np.random.default_rng([0xCC, config.seed, step])
-        picked = generator.choice(len(self.pairs), size=min(config.batch_size, len(self.pairs)), replace=False)
-        batch = pair_batch([self.pairs[i] for i in picked], settings.positions, self.problem.lm.device)
-        aims, aim_logits = self._aims(batch)
+        n_prompts = len(self.aimed[0])
+        picked = generator.choice(n_prompts, size=min(config.batch_size, n_prompts), replace=False)
+        device = self.problem.lm.device
+        batches = [pair_batch([pairs[i] for i in picked], settings.positions, device) for pairs in self.aimed]
+        batch = batches[0]
+        aims, aim_logits = self._aims(batches)
         terms = self._redirection(batch, aims, aim_logits)
         weights = {
             "latent": settings.latent_weight,
@@ -114,14 +121,26 @@ class Redirect:
         return LossTerms(total, {name: value.detach() for name, value in terms.items()})
 
     @torch.no_grad()
-    def _aims(self, batch: PairBatch) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the unknown entities' activations at every block and logits, at the matching tokens."""
+    def _aims(self, batches: Sequence[PairBatch]) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the unknown entities' activations at every block and logits, at the matching tokens; means of several.
+
+        The mean of logits is that of probabilities.
+        """
         names = list(dict.fromkeys([*self.blocks, self.hook_point]))
-        with captured(self.problem.reference, names) as found:
-            logits = self.problem.reference(
-                input_ids=batch.partner_ids, attention_mask=batch.partner_mask, use_cache=False
-            ).logits
-        return {n: batch.partner_at.of(found[n]).float() for n in names}, batch.partner_at.of(logits).float()
+        acts: dict[str, list[Tensor]] = {name: [] for name in names}
+        all_logits = []
+        for batch in batches:
+            with captured(self.problem.reference, names) as found:
+                logits = self.problem.reference(
+                    input_ids=batch.partner_ids, attention_mask=batch.partner_mask, use_cache=False
+                ).logits
+            for name in names:
+                acts[name].append(batch.partner_at.of(found[name]).float())
+            all_logits.append(batch.partner_at.of(logits).float())
+        if len(batches) == 1:
+            return {name: held[0] for name, held in acts.items()}, all_logits[0]
+        shares = torch.stack([F.log_softmax(logits, dim=-1) for logits in all_logits])
+        return {name: torch.stack(held).mean(0) for name, held in acts.items()}, shares.logsumexp(0)
 
     def _redirection(self, batch: PairBatch, aims: dict[str, Tensor], aim_logits: Tensor) -> dict[str, Tensor]:
         """Return the terms that move the targets."""

@@ -193,8 +193,11 @@ class Redirect:
         original = capture(self.reference, batch.ids, batch.mask, [name])[name]
         where = batch.is_name if settings.erase_at == "name-tokens" else batch.mask
         weight = (where * share.to(lm.device)[:, None])[..., None]
+        wholly = settings.erase_at == "all-tokens" and settings.erase_spread == 0
 
         def put_back(acts: Tensor) -> Tensor:
+            if wholly:  # the blocks before have no part in it: no gradient goes through them; padding is seen by nobody
+                return original.to(acts.dtype)
             return torch.lerp(acts, original.to(acts.dtype), weight.to(acts.dtype))
 
         with replaced(lm.model, name, put_back), captured(lm.model, behind) as found:

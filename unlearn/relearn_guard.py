@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from features.prompts import render
-from sae_train.lm.generate import answer_losses
+from sae_train.lm.generate import answer_loss
 from unlearn.data import encode, training_prompts
 from unlearn.divergence import next_token_kl
 from unlearn.examples import Answered
@@ -114,10 +114,8 @@ class _TaughtLoss(nn.Module):
 
     def forward(self, lessons: Sequence[Lesson]) -> Float[Tensor, ""]:
         """Return it for some lessons."""
-        losses, is_answer = answer_losses(
-            self.model, [(x.answered.question, x.answered.answer) for x in lessons], self.device
-        )
-        return (losses * is_answer).sum() / is_answer.sum()
+        pairs = [(x.answered.question, x.answered.answer) for x in lessons]
+        return answer_loss(self.model, pairs, self.device)
 
 
 def make_lessons(problem: Problem) -> list[Lesson]:

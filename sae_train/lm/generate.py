@@ -81,6 +81,14 @@ def answer_losses(
     return losses, counted * (columns[None] >= lengths[:, None])
 
 
+def answer_loss(
+    model: nn.Module, pairs: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device
+) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy (nats) of the answers' tokens; arguments as in `answer_losses`."""
+    losses, is_answer = answer_losses(model, pairs, device)
+    return (losses * is_answer).sum() / is_answer.sum()
+
+
 @torch.no_grad()
 def continuation_log_probs(
     lm: LanguageModel, prompts: Sequence[str], continuations: Sequence[str], *, batch_size: int = 64

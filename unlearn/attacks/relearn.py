@@ -21,7 +21,7 @@ import torch
 from features.entities import Entity
 from features.probe import Interval
 from features.prompts import Templates, questions
-from sae_train.lm.generate import answer_losses, encode_prompts
+from sae_train.lm.generate import answer_loss, encode_prompts
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
 from unlearn.attacks.common import Setting, attacked, first_wordings, recalls, result
@@ -171,9 +171,8 @@ class Teacher:
 
     def step(self, lessons: Sequence[tuple[list[int], list[int]]]) -> None:
         """Take one step on sequences given as (context, what is learned)."""
-        losses, is_answer = answer_losses(self.lm.model, lessons, self.lm.device)
         self.optimizer.zero_grad(set_to_none=True)
-        ((losses * is_answer).sum() / is_answer.sum()).backward()
+        answer_loss(self.lm.model, lessons, self.lm.device).backward()
         torch.nn.utils.clip_grad_norm_(self.parameters, CLIP_NORM)
         self.optimizer.step()
 

@@ -54,9 +54,8 @@ def make_context(before: LanguageModel, after: LanguageModel, request: Request, 
             expected=">= 1, >= 1 and >= 2",
         )
     matched = near_in_length(before, forget, _shuffled(unknown, generator))[:MAX_UNKNOWN]
-    text = text_windows(
-        before.tokenizer, without_targets(request.documents, forget), ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS
-    )
+    general = without_targets(request.documents, [e for e in labels if e.key in gone])
+    text = text_windows(before.tokenizer, general, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
     text_name = request.text_name
     if not text:
         text = [e.ids for e in retained_prompts(before, known[:100], templates)]

@@ -27,7 +27,6 @@ MEASURES = Path(__file__).with_name("sae_training_measures.py")
 NAMES = ("ours", "saelens", "saelens-bf16", "saelens-sparse", "dictionary_learning", "sparsify")
 PARTS = ("speed", "quality", "scaling")
 K, WARMUP_STEPS = 32, 2
-EXPANSIONS = (8, 16)  # latents per dimension for which there are goals
 NEVER_DEAD = 10_000_000  # tokens: the peers' own default; in a few steps nobody's latents die
 
 
@@ -125,7 +124,7 @@ class Bench:
         """Time our steps at more sizes."""
         found = self.results.setdefault("scaling", [])
         batch = self.sizes.cells[0][1]
-        goals = [(expansion * self.args.d_in, K) for expansion in EXPANSIONS]
+        goals = [(expansion * self.args.d_in, K) for expansion in sorted({cell[0] for cell in self.sizes.cells})]
         for d_sae, k in [*goals, *self.sizes.scaling][len(found) :]:
             task = self.task(d_sae, batch, 3, k) | {"dead_after_tokens": NEVER_DEAD}
             found.append(

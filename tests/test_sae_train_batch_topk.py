@@ -16,7 +16,11 @@ torch.set_num_threads(1)
 
 def _dense_latents(sae, acts, n_kept: int) -> torch.Tensor:
     """Latents by the formula: everything sorted, everything dense."""
-    pre_acts = (acts - sae.b_dec) @ sae.W_enc + sae.b_enc
+    return _largest((acts - sae.b_dec) @ sae.W_enc + sae.b_enc, n_kept)
+
+
+def _largest(pre_acts, n_kept: int) -> torch.Tensor:
+    """The largest of all, the others zero."""
     smallest = pre_acts.flatten().sort(descending=True).values[n_kept - 1]
     return pre_acts * (pre_acts >= smallest) * (pre_acts > 0)
 
@@ -32,9 +36,11 @@ def _gradients(sae, loss) -> dict[str, torch.Tensor]:
 # ------------------------------------------------------------------------------ choosing
 def test_the_largest_of_the_batch_are_kept_and_tokens_differ(make_sae, make_acts):
     sae, acts = make_sae("batch-topk"), make_acts()
-    kept = keep_largest(sae.pre_acts(acts).detach(), len(acts) * sae.k)
+    pre_acts = sae.pre_acts(acts).detach()
+    kept = keep_largest(pre_acts, len(acts) * sae.k)
     dense = torch.zeros(len(acts), sae.d_sae, dtype=torch.float64)
     dense[kept.tokens, kept.latents] = kept.values
+    assert torch.equal(dense, _largest(pre_acts, len(acts) * sae.k))
     torch.testing.assert_close(dense, _dense_latents(sae, acts, len(acts) * sae.k).detach())  # a product of its own
     per_token = (dense != 0).sum(1)
     assert per_token.float().mean() == sae.k and per_token.min() < sae.k < per_token.max()

@@ -37,14 +37,14 @@ def own_answers(lm: LanguageModel, sets: UnlearnSets, templates: Templates) -> l
             accepted = entity.facts[prompt.attribute or ""]
             prompts.append(prompt.text)
             answers.append(first_line(said) if is_right(said, accepted) else accepted[0])
-    return _encoded(lm, prompts, [f" {a}" for a in answers])
+    return encode_answered(lm, prompts, [f" {a}" for a in answers])
 
 
 def refused_answers(lm: LanguageModel, sets: UnlearnSets, templates: Templates) -> list[Answered]:
     """Return the targets' training questions with the answer that the model gives about unknown entities."""
     answer = refusal(sets.unknown)
     prompts = [p.text for e in sets.forget for p in questions(e, templates, heldout=False)]
-    return _encoded(lm, prompts, [answer] * len(prompts))
+    return encode_answered(lm, prompts, [answer] * len(prompts))
 
 
 def refusal(unknown: Sequence[Entity]) -> str:
@@ -66,7 +66,7 @@ def _asked(entity: Entity, templates: Templates) -> list[tuple[Prompt, str]]:
     return [(p, next(said.get(p.attribute or "", iter(())), "")) for p in questions(entity, templates, heldout=False)]
 
 
-def _encoded(lm: LanguageModel, prompts: Sequence[str], answers: Sequence[str]) -> list[Answered]:
+def encode_answered(lm: LanguageModel, prompts: Sequence[str], answers: Sequence[str]) -> list[Answered]:
     """Tokenize question and answer apart, so that their border is a border between tokens."""
     front = encode_prompts(lm, prompts)
     back = encode_plain(lm.tokenizer, list(answers))[0] if answers else []

@@ -31,7 +31,7 @@ from features.prompts import render
 from sae_train.lm.generate import answer_loss
 from unlearn.data import encode, training_prompts
 from unlearn.divergence import next_token_kl
-from unlearn.examples import Answered
+from unlearn.examples import Answered, encode_answered
 from unlearn.pairs import Pair, pair_batch
 from unlearn.problem import Problem
 
@@ -125,10 +125,10 @@ def make_lessons(problem: Problem) -> list[Lesson]:
         asked = [p for p in training_prompts(target, problem.templates) if p.attribute]
         own = encode(problem.lm, asked)
         other = encode(problem.lm, [render(p.template, partner, p.attribute) for p in asked])
-        answered = encode(problem.lm, asked, [target.facts[p.attribute or ""][0] for p in asked])
+        answers = [f" {target.facts[p.attribute or ''][0]}" for p in asked]
+        answered = encode_answered(problem.lm, [p.text for p in asked], answers)
         found += [
-            Lesson(index, p.attribute or "", (a, b), Answered(a.ids, c.ids[len(a.ids) :]))
-            for p, a, b, c in zip(asked, own, other, answered, strict=True)
+            Lesson(index, p.attribute or "", (a, b), c) for p, a, b, c in zip(asked, own, other, answered, strict=True)
         ]
     return found
 

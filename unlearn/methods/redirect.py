@@ -120,27 +120,23 @@ class Redirect:
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         return LossTerms(total, {name: value.detach() for name, value in terms.items()})
 
-    @torch.no_grad()
     def _aims(self, batches: Sequence[PairBatch]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return the unknown entities' activations at every block and logits, at the matching tokens; means of several.
+        """Return what is aimed at; of several unknown entities the mean of activations and that of probabilities."""
+        found = [self._aim(batch) for batch in batches]
+        if len(found) == 1:
+            return found[0]
+        acts = {name: torch.stack([own[name] for own, _ in found]).mean(0) for name in found[0][0]}
+        return acts, torch.stack([F.log_softmax(logits, dim=-1) for _, logits in found]).logsumexp(0)
 
-        The mean of logits is that of probabilities.
-        """
+    @torch.no_grad()
+    def _aim(self, batch: PairBatch) -> tuple[dict[str, Tensor], Tensor]:
+        """Return the unknown entities' activations at every block and logits, at the matching tokens."""
         names = list(dict.fromkeys([*self.blocks, self.hook_point]))
-        acts: dict[str, list[Tensor]] = {name: [] for name in names}
-        all_logits = []
-        for batch in batches:
-            with captured(self.problem.reference, names) as found:
-                logits = self.problem.reference(
-                    input_ids=batch.partner_ids, attention_mask=batch.partner_mask, use_cache=False
-                ).logits
-            for name in names:
-                acts[name].append(batch.partner_at.of(found[name]).float())
-            all_logits.append(batch.partner_at.of(logits).float())
-        if len(batches) == 1:
-            return {name: held[0] for name, held in acts.items()}, all_logits[0]
-        shares = torch.stack([F.log_softmax(logits, dim=-1) for logits in all_logits])
-        return {name: torch.stack(held).mean(0) for name, held in acts.items()}, shares.logsumexp(0)
+        with captured(self.problem.reference, names) as found:
+            logits = self.problem.reference(
+                input_ids=batch.partner_ids, attention_mask=batch.partner_mask, use_cache=False
+            ).logits
+        return {n: batch.partner_at.of(found[n]).float() for n in names}, batch.partner_at.of(logits).float()
 
     def _redirection(self, batch: PairBatch, aims: dict[str, Tensor], aim_logits: Tensor) -> dict[str, Tensor]:
         """Return the terms that move the targets."""

@@ -109,7 +109,8 @@ def problem_of(
     sets = split_sets(lm, labels, templates, analysis, names, retain_share=config.retain_share, seed=config.seed)
     kept = without_targets(documents, sets.forget)
     text = text_windows(lm.tokenizer, kept, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
-    return Problem(lm, copy.deepcopy(lm.model), sets, templates, loaded.sae, latents, text, config)
+    original = copy.deepcopy(lm.model)
+    return Problem(lm, original, original, sets, templates, loaded.sae, latents, text, config)
 
 
 def tune(problem: Problem) -> None:

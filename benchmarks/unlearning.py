@@ -117,6 +117,7 @@ def sequence(world: World, out: Path, count: int) -> None:
             configure(),
             out / "sequence.model",
             documents=world.documents[:6000],
+            original=world.model() if done else None,
             earlier=[t.key for t in done],
             overwrite=True,
         )

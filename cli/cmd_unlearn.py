@@ -26,6 +26,12 @@ from unlearn.settings import read_params
 @options.templates_option
 @options.forget_options
 @options.text_option(required=False, help="General text to retain; documents that name a target are left out.")
+@click.option(
+    "--original",
+    type=options.ModelSpec(),
+    metavar="MODEL",
+    help="The model before the first removal, as which everything else is kept; by default as unlearning.json says.",
+)
 @options.out_option("The unlearned model, a Hugging Face folder.")
 @unlearn_options
 @param_option
@@ -44,6 +50,7 @@ def command(
     forget: tuple[str, ...],
     forget_file: Path | None,
     text: str | None,
+    original: str | None,
     out: Path,
     device: str,
     overwrite: bool,
@@ -59,7 +66,7 @@ def command(
     Other known entities, unknown entities and general text are retained. Ends in an error, without a model, when
     nothing changed or when the model collapsed. A name shared by two types is written as type:name.
     """
-    from cli.inputs import documents_of, load_model
+    from cli.inputs import documents_of, load_model, load_original
     from cli.render import emit, note, progress
     from features.entities import load_entities
     from features.prompts import load_templates
@@ -83,9 +90,10 @@ def command(
     with joined_processes() as processes, progress("unlearning", config.steps) as advance:
         lm = load_model(model, device=processes.own_device(device))
         loaded = [load_sae(s, device=lm.device) for s in saes]
-        warning = gate_warning(analysis, choose_hook_point(loaded, analysis, config.hook_point)[1])
-        if warning and processes.is_first:
-            note(warning)
+        first, missing = load_original(model, original, device=processes.own_device(device))
+        for warning in (gate_warning(analysis, choose_hook_point(loaded, analysis, config.hook_point)[1]), missing):
+            if warning and processes.is_first:
+                note(warning)
         result = unlearn(
             lm,
             loaded,
@@ -96,6 +104,7 @@ def command(
             config,
             out,
             documents=documents,
+            original=first,
             earlier=removed_from(model),
             chain=chain_of(model),
             resume=resume,

@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from cli.options import FACT_WORLD
+from sae_train.errors import ConfigError
 from sae_train.lm.adapters import is_adapter, read_base
-from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.lm.models import LanguageModel, load_lm, weights_hash
 from sae_train.lm.tokens import Document, load_documents
 
 
@@ -34,3 +35,40 @@ def load_model(spec: str, *, device: str, dtype: str = "float32") -> LanguageMod
     on_world = is_adapter(path) and read_base(path).spec == FACT_WORLD
     lm = load_lm(spec, device=device, dtype=dtype, base=str(shipped_world()) if on_world else None)
     return replace(lm, name=FACT_WORLD) if spec == str(shipped_world()) else lm
+
+
+def load_original(model: str, given: str | None, *, device: str) -> tuple[LanguageModel | None, str | None]:
+    """Load the model before the first removal, as which everything but the targets is to be kept.
+
+    Args:
+        model: `--model`, of which something may have been removed before.
+        given: `--original`; None takes what `unlearning.json` names, where it lies here unchanged: no hub is asked.
+        device: Where the tensors live.
+
+    Returns:
+        The model, or None where there is none or `model` is it; and what to tell the user about that, if anything.
+
+    Raises:
+        ConfigError: `--original` is not the model that `unlearning.json` names.
+    """
+    from features.factworld import shipped_world
+    from unlearn.record import original_of, removed_from
+
+    recorded = original_of(model)
+    spec = given or (recorded.spec if recorded else "")
+    spec = str(shipped_world()) if spec == FACT_WORLD else spec
+    found = load_model(spec, device=device) if given or (spec and Path(spec).exists()) else None
+    if found is not None and recorded is not None and weights_hash(found.model) != recorded.weights_hash:
+        if given:
+            raise ConfigError(
+                "not the model that the first removal started from",
+                got=f"{given} (--original)",
+                expected=f"{recorded.spec} with weights {recorded.weights_hash[:12]}…, as '{model}' says",
+            )
+        found = None
+    if found is not None or not removed_from(model):
+        return found, None
+    return None, (
+        "the model before the first removal is not at hand: everything else is kept as it is in --model, "
+        "and the costs of the removals add up (--original MODEL)"
+    )

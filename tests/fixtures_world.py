@@ -163,7 +163,7 @@ def world_problem(world_lm, world_sae, world_analysis, world_templates, world_se
         base = copy.deepcopy(world_lm.model)
         for parameter in trainable_parameters(lm.model, config.train).values():
             parameter.requires_grad_(True)
-        return Problem(lm, base, world_sets, world_templates, world_sae.sae, latents, world_text, config)
+        return Problem(lm, base, base, world_sets, world_templates, world_sae.sae, latents, world_text, config)
 
     return build
 

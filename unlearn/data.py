@@ -104,9 +104,10 @@ def split_sets(
             "already removed from this model", got=", ".join(again), expected="targets that it still knows (--model)"
         )
     chosen = {e.key for e in (*forget, *gone)}
-    known = [e for e in labels if e.label == "known" and e.key not in chosen]
-    order = np.random.default_rng([0xD0, seed]).permutation(len(known))
-    n_retain = round(len(known) * retain_share)
+    known = [e for e in labels if e.label == "known"]
+    order = np.random.default_rng([0xD0, seed]).permutation(len(known))  # the same one in every removal of a chain
+    kept = [known[i] for i in order if known[i].key not in chosen]
+    n_retain = round(len(kept) * retain_share)
     unknown = [e for e in mining_half(labels, analysis, "unknown")[0] if e.key not in chosen]
     if n_retain < 1 or not unknown:
         raise EntityError(
@@ -117,8 +118,8 @@ def split_sets(
     return UnlearnSets(
         forget=forget,
         partner=pair(lm, forget, unknown),
-        retain=[known[i] for i in order[:n_retain]],
-        holdout=[known[i] for i in order[n_retain:]],
+        retain=kept[:n_retain],
+        holdout=kept[n_retain:],
         unknown=unknown,
         earlier=gone,
     )

@@ -20,7 +20,9 @@ class Problem:
 
     Attributes:
         lm: The model that changes.
-        reference: A frozen copy of it as it was.
+        reference: A frozen copy of it as this run found it: what was removed before stays as it is there.
+        original: The model before the first removal: everything else stays as it was there, so that the costs of many
+            removals do not add up. `reference` itself where this is the first, or where the original is not at hand.
         sets: Targets, partners and what is kept.
         templates: Training wordings are used, held-out ones never.
         sae: The SAE at `latents.hook_point`.
@@ -31,6 +33,7 @@ class Problem:
 
     lm: LanguageModel
     reference: nn.Module
+    original: nn.Module
     sets: UnlearnSets
     templates: Templates
     sae: Sae

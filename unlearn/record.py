@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_train.errors import FileFormatError
+from sae_train.lm.adapters import Base
 
 RECORD = "unlearning.json"
 
@@ -23,8 +24,11 @@ def method_of(model: str) -> str:
 
 
 def retained_of(model: str) -> list[str]:
-    """Return the keys of the known entities that a model folder was trained to retain; empty where not recorded."""
-    return [str(key) for key in read_record(model).get("inputs", {}).get("retain", [])]
+    """Return the keys of the known entities that a model folder was trained to retain, in any removal of its chain.
+
+    Empty where that is not recorded.
+    """
+    return list(dict.fromkeys(str(key) for link in chain_of(model) for key in link.get("retain", [])))
 
 
 def removed_from(model: str) -> list[str]:
@@ -34,7 +38,7 @@ def removed_from(model: str) -> list[str]:
 
 
 def chain_of(model: str) -> list[dict[str, Any]]:
-    """Return one entry per removal that led to a model folder: run, method, targets, hash of the model it left."""
+    """Return one entry per removal that led to a model folder: run, method, targets, retained ones, model's hash."""
     found = read_record(model)
     if not found:
         return []
@@ -42,9 +46,16 @@ def chain_of(model: str) -> list[dict[str, Any]]:
         "run_id": found.get("run_id"),
         "method": found.get("config", {}).get("method"),
         "forget": found.get("inputs", {}).get("forget", []),
+        "retain": found.get("inputs", {}).get("retain", []),
         "model_hash": found.get("model_hash"),
     }
     return [*found.get("chain", []), own]
+
+
+def original_of(model: str) -> Base | None:
+    """Return the model before the first removal that led to a model folder; None where that is not recorded."""
+    found = read_record(model).get("inputs", {})
+    return Base(str(found["original"]), str(found["original_hash"])) if "original" in found else None
 
 
 def read_record(model: str) -> dict[str, Any]:

@@ -1,7 +1,10 @@
 """What has to stay: KL and activations on other known entities, unknown ones, what was removed before, general text.
 
-retain = mean over the three sets of [ KL(reference || model) over all next tokens
+retain = weighted mean over the sets of [ KL(reference || model) over all next tokens
          + mean over blocks of ||h - h_ref||^2 / v_l ],   v_l the variance of the block's activations.
+
+The reference of a set is the model before the first removal, so that the costs of many removals do not add up; of what
+was removed before it is the model that this run started from, where that is forgotten.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import captured
@@ -50,30 +53,28 @@ class Retention:
         sequences = draw(self.known, 64, generator) + draw(self.unknown, 64, generator)
         ids, mask = pad_right(sequences, device=self.problem.lm.device)
         mask[:, 0] = 0  # the first token's activations are like no other's
-        with captured(self.problem.reference, self.names) as found:
-            self.problem.reference(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
+        with captured(self.problem.original, self.names) as found:
+            self.problem.original(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         rows = {n: found[n][mask.bool()] for n in self.names}
         return {n: float((r - r.mean(0)).square().sum(dim=1).mean()) for n, r in rows.items()}
 
     def loss(self, step: int) -> Tensor:
         """Return the retention loss of one step."""
-        config = self.problem.config
-        generator = np.random.default_rng([0xBB, config.seed, step])
-        sequences = draw(self.known, 2 * config.batch_size, generator) + draw(
-            self.unknown, config.batch_size, generator
-        )
-        if self.earlier:  # what was removed before stays as it is now: forgotten
-            sequences += draw(self.earlier, config.batch_size, generator)
-        loss = self._batch(sequences)
-        if self.problem.text:
-            loss = (2 * loss + self._batch(draw(self.problem.text, config.batch_size, generator))) / 3
+        problem, size = self.problem, self.problem.config.batch_size
+        generator = np.random.default_rng([0xBB, problem.config.seed, step])
+        entities = draw(self.known, 2 * size, generator) + draw(self.unknown, size, generator)
+        loss = self._batch(entities, problem.original)
+        if self.earlier:
+            loss = (3 * loss + self._batch(draw(self.earlier, size, generator), problem.reference)) / 4
+        if problem.text:
+            loss = (2 * loss + self._batch(draw(problem.text, size, generator), problem.original)) / 3
         return loss
 
-    def _batch(self, sequences: list[list[int]]) -> Float[Tensor, ""]:
+    def _batch(self, sequences: list[list[int]], reference: nn.Module) -> Float[Tensor, ""]:
         """Return KL plus activation distance on some sequences."""
         ids, mask = pad_right(sequences, device=self.problem.lm.device)
-        with torch.no_grad(), captured(self.problem.reference, self.names) as before:
-            logits_before = self.problem.reference(input_ids=ids, attention_mask=mask, use_cache=False).logits
+        with torch.no_grad(), captured(reference, self.names) as before:
+            logits_before = reference(input_ids=ids, attention_mask=mask, use_cache=False).logits
         with captured(self.problem.lm.model, self.names) as after:
             logits = self.problem.lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         real = mask.bool()

@@ -32,6 +32,7 @@ from unlearn.finetune import Tuned, WeightEdit, checkpoint_folder, finetune, tra
 from unlearn.methods import build_method
 from unlearn.problem import Problem
 from unlearn.record import RECORD
+from unlearn.roles import check_pair
 from unlearn.stopping import Stopper
 from unlearn.validation import hold_apart
 
@@ -51,6 +52,7 @@ def unlearn(
     out: Path,
     *,
     documents: Iterable[Document] = (),
+    original: LanguageModel | None = None,
     earlier: Sequence[str] = (),
     chain: Sequence[dict[str, Any]] = (),
     resume: bool = False,
@@ -71,6 +73,8 @@ def unlearn(
         config: The frozen config.
         out: A new folder.
         documents: General text to retain.
+        original: The model before the first removal, as which everything else is kept; None where `lm` is that, or
+            where it is not at hand.
         earlier: Keys of what was removed from this model before: kept forgotten.
         chain: The removals that led to this model, for the record.
         resume: Go on from a checkpoint.
@@ -85,6 +89,7 @@ def unlearn(
     Raises:
         EntityError: A target cannot be used.
         HookPointError: SAEs and latents do not fit.
+        ShapeError: `original` has another shape or tokenizer than `lm`.
         NoChangeError: Nothing was changed; no model is written.
         CollapseError: The retained text's loss rose too far; no model is written.
         UnreachedError: With `stop_early`, the targets did not pass; no model is written.
@@ -96,12 +101,15 @@ def unlearn(
     sets = split_sets(
         lm, labels, wordings, analysis, names, retain_share=config.retain_share, seed=config.seed, earlier=earlier
     )
-    base = Base(_lasting_name(lm.name), weights_hash(lm.model))
+    base = _base(lm)
     reference = copy.deepcopy(lm.model)
     gone = without_targets(documents, [*sets.forget, *sets.earlier])
     text = text_windows(lm.tokenizer, gone, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
-    problem = Problem(lm, reference, sets, wordings, loaded.sae, latents, text, config)
-    inputs = _inputs(problem, loaded, base)
+    if original is not None:
+        check_pair(lm, original, option="--original")
+    kept_as = reference if original is None else original.model
+    problem = Problem(lm, reference, kept_as, sets, wordings, loaded.sae, latents, text, config)
+    inputs = _inputs(problem, loaded, base, base if original is None else _base(original))
     if processes.is_first and not resume:
         shutil.rmtree(folder, ignore_errors=True)  # what a run that failed left there
     processes.wait()
@@ -153,17 +161,19 @@ def unlearn(
     return result
 
 
-def _lasting_name(spec: str) -> str:
-    """Return a path in full, so that an adapter finds its base from any folder; a hub id as it is."""
-    return str(Path(spec).resolve()) if Path(spec).exists() else spec
+def _base(lm: LanguageModel) -> Base:
+    """Return what finds a model again: its path in full, so that it is found from any folder, or its hub id."""
+    return Base(str(Path(lm.name).resolve()) if Path(lm.name).exists() else lm.name, weights_hash(lm.model))
 
 
-def _inputs(problem: Problem, loaded: LoadedSae, base: Base) -> dict[str, Any]:
+def _inputs(problem: Problem, loaded: LoadedSae, base: Base, original: Base) -> dict[str, Any]:
     """Return what a run was made from, with hashes."""
     sets = problem.sets
     return {
         "model": problem.lm.name,
         "model_hash": base.weights_hash,
+        "original": original.spec,
+        "original_hash": original.weights_hash,
         "sae": str(loaded.folder),
         "sae_hash": file_hash(loaded.folder / WEIGHTS),
         "forget": [e.key for e in sets.forget],

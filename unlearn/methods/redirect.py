@@ -61,7 +61,7 @@ class Redirect:
             with_answers=self.settings.answers,
             seed=problem.config.seed,
         )
-        self.reference = LanguageModel(problem.reference, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
+        self.original = LanguageModel(problem.original, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
         self.retention = Retention(problem)
         self.hook_point = problem.latents.hook_point
         self.blocks = block_names(problem)
@@ -132,8 +132,8 @@ class Redirect:
     def _aim(self, batch: PairBatch) -> tuple[dict[str, Tensor], Tensor]:
         """Return the unknown entities' activations at every block and logits, at the matching tokens."""
         names = list(dict.fromkeys([*self.blocks, self.hook_point]))
-        with captured(self.problem.reference, names) as found:
-            logits = self.problem.reference(
+        with captured(self.problem.original, names) as found:
+            logits = self.problem.original(
                 input_ids=batch.partner_ids, attention_mask=batch.partner_mask, use_cache=False
             ).logits
         return {n: batch.partner_at.of(found[n]).float() for n in names}, batch.partner_at.of(logits).float()
@@ -186,7 +186,7 @@ class Redirect:
         """
         settings, lm = self.settings, self.problem.lm
         name, behind = self.blocks[block], self.blocks[block + 1 :]
-        original = capture(self.reference, batch.ids, batch.mask, [name])[name]
+        original = capture(self.original, batch.ids, batch.mask, [name])[name]
         where = batch.is_name if settings.erase_at == "name-tokens" else batch.mask
         weight = (where * share.to(lm.device)[:, None])[..., None]
         wholly = settings.erase_at == "all-tokens" and settings.erase_spread == 0

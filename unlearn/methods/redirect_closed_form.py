@@ -11,6 +11,7 @@ residual stream.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -139,9 +140,10 @@ class RedirectClosedForm:
 
     def _aims(self) -> Tensor:
         """Return the original model's residual stream at the partners' tokens behind the last block, (n, d_model)."""
+        original = replace(self.reference, model=self.problem.original)
         found = []
         for batch in self.batches:
-            acts = capture(self.reference, batch.partner_ids, batch.partner_mask, [self.last])[self.last]
+            acts = capture(original, batch.partner_ids, batch.partner_mask, [self.last])[self.last]
             found.append(batch.partner_at.of(acts).float())
         return torch.cat(found)
 

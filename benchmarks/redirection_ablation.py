@@ -26,6 +26,7 @@ from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
 from features.prompts import Templates, by_type, load_templates
 from features.store import LatentAnalysis, load_analysis
+from sae_train.lm.adapters import attach_adapter, merge_adapter
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
 from sae_train.saes.interop import LoadedSae, load_sae
@@ -38,7 +39,7 @@ from unlearn.evaluations.indistinguishability import evaluate_indistinguishabili
 from unlearn.evaluations.ranking import first_rank_shares
 from unlearn.evaluations.recall import evaluate_recall
 from unlearn.evaluations.utility import evaluate_utility
-from unlearn.finetune import TuneState, WeightEdit, adamw, trainable_parameters, tune_step
+from unlearn.finetune import WeightEdit, finetune
 from unlearn.methods import build_method
 from unlearn.problem import Problem
 from unlearn.request import Request
@@ -115,19 +116,16 @@ def problem_of(
 
 def tune(problem: Problem) -> None:
     """Run the steps of the fine-tune without its files."""
-    config, method = problem.config, build_method(problem)
+    config = problem.config
+    words = {"rank": config.lora_rank, "alpha": config.lora_alpha, "seed": config.seed}
+    adapter = attach_adapter(problem.lm.model, **words) if config.train == "lora" else None
+    method = build_method(problem)
     if isinstance(method, WeightEdit):
         method.edit()
         return
-    parameters = trainable_parameters(problem.lm.model, config.train)
-    for parameter in parameters.values():
-        parameter.requires_grad_(True)
-    optimizer = adamw(parameters.values(), config.lr)
-    state = TuneState(parameters, optimizer)
-    while state.step < config.steps:
-        tune_step(state, method, config, problem.lm.device)
-    for parameter in parameters.values():
-        parameter.requires_grad_(False)
+    finetune(problem.lm, method, config, None, folder=Path(), identity={}, resume=False)
+    if adapter is not None:
+        merge_adapter(adapter)
 
 
 def never_learned(world: World, targets: Sequence[Entity], draw: int) -> list[Entity]:

@@ -168,6 +168,18 @@ def world_problem(world_lm, world_sae, world_analysis, world_templates, world_se
     return build
 
 
+@pytest.fixture(scope="session")
+def whole_loss():
+    """Return a function that computes one step's loss, its parts one after the other, and all its terms."""
+    from unlearn.finetune import LossTerms
+
+    def whole(objective, step: int) -> LossTerms:
+        found = [part() for part in objective.parts(step)]
+        return LossTerms(sum(f.loss for f in found), {name: value for f in found for name, value in f.terms.items()})
+
+    return whole
+
+
 # ------------------------------------------------------------------------------ a store without a language model
 @pytest.fixture
 def make_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -16,6 +16,7 @@ from features.factworld import shipped_world
 from features.knowledge import ask, recall
 from sae_train.errors import ConfigError, EntityError, FileFormatError, NoChangeError, UnreachedError
 from sae_train.lm.adapters import adapter_change, attach_adapter, is_adapter, merge_adapter
+from sae_train.lm.hooks import captured
 from sae_train.lm.models import load_lm, weights_hash
 from unlearn.config import configure
 from unlearn.data import split_sets
@@ -49,6 +50,15 @@ def run(world_sae, world_analysis, world_labels, world_templates, world_targets,
         return lm, result
 
     return start
+
+
+@pytest.fixture
+def two_threads():
+    """Give torch two threads, whatever the tests run with."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def same_weights(a, b, *, rel: float = 0.0) -> bool:
@@ -137,7 +147,7 @@ def test_an_adapter_resumes_exactly(run):
 # --------------------------------------------------------------------------------------------- batches
 
 
-def test_accumulated_batches_are_the_mean_of_their_losses(world_problem):
+def test_accumulated_batches_are_the_mean_of_their_losses(world_problem, whole_loss):
     """Two batches in one step: the gradient is the mean of the gradients of batches 2 s and 2 s + 1."""
     from unlearn.finetune import TuneState, trainable_parameters, tune_step
     from unlearn.methods import build_method
@@ -148,13 +158,34 @@ def test_accumulated_batches_are_the_mean_of_their_losses(world_problem):
     for parameter in parameters.values():
         parameter.requires_grad_(True)
     state = TuneState(parameters, torch.optim.AdamW(parameters.values(), lr=0.0), step=3)
-    losses = [objective.loss(batch).loss for batch in (6, 7)]
+    losses = [whole_loss(objective, batch).loss for batch in (6, 7)]
     expected = torch.autograd.grad(sum(losses) / 2, list(parameters.values()))
     norm = torch.stack([g.square().sum() for g in expected]).sum().sqrt().clamp_min(1.0)
     terms = tune_step(state, objective, problem.config, problem.lm.device)
     for parameter, gradient in zip(parameters.values(), expected, strict=True):
         assert torch.allclose(parameter.grad, gradient / norm, atol=1e-5)
     assert float(terms["loss"]) == pytest.approx(float(sum(losses).detach()) / 2, rel=1e-5)
+
+
+def test_parts_side_by_side_give_the_same_weights_to_the_last_bit(run, two_threads):
+    together, _ = run("together", method="redirect")
+    torch.set_num_threads(1)
+    alone, _ = run("alone", method="redirect")
+    assert weights_hash(together.model) == weights_hash(alone.model)
+
+
+def test_modules_beside_share_every_tensor_and_no_hook(world_problem):
+    problem = world_problem()
+    other = problem.beside()
+    assert other.original is other.reference and other.lm.model is not problem.lm.model
+    for a, b in zip(problem.lm.model.parameters(), other.lm.model.parameters(), strict=True):
+        assert a is b
+    ids = torch.tensor([[0, 5, 6]])
+    with captured(problem.lm.model, ["layers.0"]) as found:
+        other.lm.model(input_ids=ids, use_cache=False)
+        assert not found
+        problem.lm.model(input_ids=ids, use_cache=False)
+    assert set(found) == {"layers.0"}
 
 
 @pytest.mark.slow

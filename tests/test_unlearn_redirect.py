@@ -33,15 +33,16 @@ def own_as_partner(problem):
     return dataclasses.replace(problem, sets=dataclasses.replace(problem.sets, partner=problem.sets.forget))
 
 
-def terms_of(problem) -> dict[str, float]:
-    return {k: float(v) for k, v in Redirect(problem).loss(0).terms.items()}
+@pytest.fixture
+def terms_of(whole_loss):
+    return lambda problem: {k: float(v) for k, v in whole_loss(Redirect(problem), 0).terms.items()}
 
 
 # --------------------------------------------------------------------------------------------- the loss
 
 
 @pytest.mark.parametrize("positions", ["last-name-token", "from-name-on"])
-def test_the_loss_is_zero_at_its_target_and_positive_before(world_problem, positions):
+def test_the_loss_is_zero_at_its_target_and_positive_before(world_problem, positions, terms_of):
     problem = world_problem(positions=positions)
     at_target, before = terms_of(own_as_partner(problem)), terms_of(problem)
     for name in TERMS:
@@ -50,7 +51,7 @@ def test_the_loss_is_zero_at_its_target_and_positive_before(world_problem, posit
     assert before["retain"] == pytest.approx(0, abs=1e-5), "nothing has moved yet"
 
 
-def test_a_decoded_target_is_not_the_activation_itself(world_problem):
+def test_a_decoded_target_is_not_the_activation_itself(world_problem, terms_of):
     """With sae_error off the aim at the SAE's hook point is the reconstruction, which even the model itself misses."""
     problem = own_as_partner(world_problem(sae_error=False, blocks="hook"))
     found = terms_of(problem)
@@ -58,7 +59,7 @@ def test_a_decoded_target_is_not_the_activation_itself(world_problem):
     assert found["latent"] == pytest.approx(0, abs=1e-6)
 
 
-def test_every_term_is_bounded_below_by_zero(world_problem):
+def test_every_term_is_bounded_below_by_zero(world_problem, terms_of):
     problem = world_problem()
     generator = torch.Generator().manual_seed(0)
     for scale in (0.01, 0.1, 1.0):
@@ -99,7 +100,7 @@ def test_the_gradient_reaches_latents_that_are_off(world_problem):
     assert (plain.grad == 0).all(), "through TopK there is none"
 
 
-def test_without_selected_latents_the_latent_term_is_zero(world_problem):
+def test_without_selected_latents_the_latent_term_is_zero(world_problem, terms_of):
     problem = world_problem()
     none = dataclasses.replace(problem.latents, selected={"known": [], "unknown": []})
     assert terms_of(dataclasses.replace(problem, latents=none))["latent"] == 0.0
@@ -132,16 +133,17 @@ def test_redirected_blocks(world_problem, blocks, names):
     assert Redirect(world_problem(blocks=blocks)).names == names
 
 
-def test_the_loss_of_a_step_depends_on_the_step_alone(world_problem):
+def test_the_loss_of_a_step_depends_on_the_step_alone(world_problem, whole_loss):
     redirect = Redirect(world_problem())
-    first, second, again = (float(redirect.loss(step).loss.detach()) for step in (0, 1, 0))
+    first, second, again = (float(whole_loss(redirect, step).loss.detach()) for step in (0, 1, 0))
     assert first != second
     assert again == first
 
 
-def test_the_total_is_the_weighted_sum(world_problem):
+def test_the_total_is_the_weighted_sum(world_problem, whole_loss):
     weights = {"latent": 0.5, "block": 2.0, "output": 3.0, "shift": 7.0, "erase": 0.7, "guard": 0.3, "retain": 5.0}
-    found = Redirect(world_problem(**{f"{name}_weight": weight for name, weight in weights.items()})).loss(0)
+    objective = Redirect(world_problem(**{f"{name}_weight": weight for name, weight in weights.items()}))
+    found = whole_loss(objective, 0)
     assert set(found.terms) == set(weights)
     total = sum(weight * float(found.terms[name]) for name, weight in weights.items())
     assert float(found.loss.detach()) == pytest.approx(total, rel=1e-5)
@@ -181,7 +183,7 @@ def test_trainable_parameters_leave_the_embedding_alone(world_lm):
     assert set(down) < set(full)
 
 
-def test_the_steps_can_start_from_the_closed_form(world_problem):
+def test_the_steps_can_start_from_the_closed_form(world_problem, terms_of):
     """Nothing has been trained yet, and the targets are nearer their aims than in the model as it was."""
     assert terms_of(world_problem(init="closed-form"))["block"] < 0.9 * terms_of(world_problem())["block"]
 
@@ -218,11 +220,11 @@ def test_the_guard_is_zero_where_target_and_partner_are_taught_alike_and_leaves_
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in named.values())
 
 
-def test_the_guard_may_look_every_few_batches_and_weighs_as_much_more(world_problem):
+def test_the_guard_may_look_every_few_batches_and_weighs_as_much_more(world_problem, whole_loss):
     objective = Redirect(world_problem(guard_every=2, guard_weight=0.5))
-    with_guard, without = objective.loss(2), objective.loss(3)
+    with_guard, without = whole_loss(objective, 2), whole_loss(objective, 3)
     assert "guard" in with_guard.terms and "guard" not in without.terms
-    unguarded = Redirect(world_problem(guard_weight=0.0)).loss(2)
+    unguarded = whole_loss(Redirect(world_problem(guard_weight=0.0)), 2)
     torch.testing.assert_close(with_guard.loss - unguarded.loss, 2 * 0.5 * with_guard.terms["guard"])
 
 
@@ -270,7 +272,7 @@ def target_recall(lm, labels, templates, targets) -> float:
 
 
 def test_a_short_run_lowers_the_terms_and_what_is_answered(
-    run, tmp_path, world_problem, world_lm, world_labels, world_templates, world_targets
+    run, tmp_path, world_problem, world_lm, world_labels, world_templates, world_targets, terms_of
 ):
     lm, result = run(steps=9, lr=3e-3)
     before = world_problem(guard_weight=0.0)  # which asks for a gradient

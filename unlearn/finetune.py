@@ -1,10 +1,11 @@
-"""One fine-tuning loop; methods differ in a loss. Order: save if due, stop if last, step, log, advance."""
+"""One fine-tuning loop; methods differ in the parts of a loss. Order: save if due, stop if last, step, log, advance."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -16,27 +17,35 @@ from sae_train.errors import NumericalError
 from sae_train.lm.models import LanguageModel
 from sae_train.processes import ALONE, Processes
 from sae_train.runs import Run
+from sae_train.threads import Mapper, side_by_side
 from unlearn.config import UnlearnConfig
 
 CLIP_NORM = 1.0
 LOG_EVERY = 5
+MOST_PARTS = 3  # that a loss is computed in at the same time
 _DOWN_PROJECTIONS = ("mlp.down_proj.weight", "mlp.c_proj.weight", "mlp.dense_4h_to_h.weight")
 
 
 @dataclass(frozen=True)
 class LossTerms:
-    """The loss of a step and its named parts."""
+    """A part of the loss, weighted, and its terms by name, not weighted."""
 
     loss: Tensor
     terms: dict[str, Tensor]
+
+
+Part = Callable[[], LossTerms]
 
 
 @runtime_checkable
 class Objective(Protocol):
     """What a method contributes: the loss of a batch, a function of model and batch number alone."""
 
-    def loss(self, step: int) -> LossTerms:
-        """Return the loss of one batch, with its graph; batches and steps are the same with one batch a step."""
+    def parts(self, step: int) -> Sequence[Part]:
+        """Return the parts whose sum is the loss of one batch; batches and steps are the same with one batch a step.
+
+        They may run at the same time: each on modules of its own (`Problem.beside`), the longest first.
+        """
         ...
 
 
@@ -125,26 +134,32 @@ def finetune(
         state.step = found[1]
         advance(state.step, {})
     values: dict[str, float] = {}
-    while True:
-        if passes is not None and state.step and state.step % config.check_every == 0 and passes(state.step):
-            break
-        if run is not None and state.step and state.step % config.save_every == 0 and state.step < config.steps:
-            save_checkpoint(folder, state_tensors(parameters, optimizer), step=state.step, identity=identity)
-        if state.step >= config.steps:
-            break
-        terms = tune_step(state, objective, config, lm.device, processes)
-        if state.step % LOG_EVERY == 0 or state.step == config.steps:
-            values = _checked(terms, state.step)
-            if run is not None:
-                run.log(step=state.step, **values)
-        advance(1, values)
+    with side_by_side(lm.device, MOST_PARTS) as mapped:
+        while True:
+            if passes is not None and state.step and state.step % config.check_every == 0 and passes(state.step):
+                break
+            if run is not None and state.step and state.step % config.save_every == 0 and state.step < config.steps:
+                save_checkpoint(folder, state_tensors(parameters, optimizer), step=state.step, identity=identity)
+            if state.step >= config.steps:
+                break
+            terms = tune_step(state, objective, config, lm.device, processes, mapped)
+            if state.step % LOG_EVERY == 0 or state.step == config.steps:
+                values = _checked(terms, state.step)
+                if run is not None:
+                    run.log(step=state.step, **values)
+            advance(1, values)
     for parameter in parameters.values():
         parameter.requires_grad_(False)
     return Tuned(values, state.step)
 
 
 def tune_step(
-    state: TuneState, objective: Objective, config: UnlearnConfig, device: torch.device, processes: Processes = ALONE
+    state: TuneState,
+    objective: Objective,
+    config: UnlearnConfig,
+    device: torch.device,
+    processes: Processes = ALONE,
+    mapped: Mapper = map,
 ) -> dict[str, Tensor]:
     """Advance by one step: gradients of all batches, linear warm-up, cosine decay to a tenth, clipped gradient.
 
@@ -152,14 +167,17 @@ def tune_step(
         The loss and its terms, means over this process's batches.
     """
     state.optimizer.zero_grad(set_to_none=True)
+    held = list(state.parameters.values())
     sums: dict[str, Tensor] = {}
     for own in range(config.accumulate):
         batch = (state.step * config.accumulate + own) * processes.count + processes.rank
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.autocast):
-            result = objective.loss(batch)
-        (result.loss / (config.accumulate * processes.count)).backward()
-        for name, value in {"loss": result.loss.detach(), **result.terms}.items():
-            sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulate
+        gradients_of = partial(_gradients, held=held, config=config, device=device, count=processes.count)
+        for loss, terms, gradients in mapped(gradients_of, objective.parts(batch)):
+            for parameter, gradient in zip(held, gradients, strict=True):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            for name, value in {"loss": loss, **terms}.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulate
     _sum_gradients(state.parameters.values(), processes)
     torch.nn.utils.clip_grad_norm_(state.parameters.values(), CLIP_NORM)
     warmup = min(1.0, (state.step + 1) / max(1, config.warmup_steps))
@@ -169,6 +187,16 @@ def tune_step(
     state.optimizer.step()
     state.step += 1
     return sums
+
+
+def _gradients(
+    part: Part, held: Sequence[nn.Parameter], config: UnlearnConfig, device: torch.device, count: int
+) -> tuple[Tensor, dict[str, Tensor], Sequence[Tensor | None]]:
+    """Return a part's loss, its terms, and its share of the gradient; None for a parameter that it does not touch."""
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.autocast):
+        found = part()
+    gradients = torch.autograd.grad(found.loss / (config.accumulate * count), held, allow_unused=True)
+    return found.loss.detach(), found.terms, gradients
 
 
 def _sum_gradients(parameters: Iterable[nn.Parameter], processes: Processes) -> None:

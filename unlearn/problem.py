@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -40,3 +42,10 @@ class Problem:
     latents: HookPointAnalysis
     text: list[list[int]]
     config: UnlearnConfig
+
+    def beside(self) -> Problem:
+        """Return the same problem on modules of its own that share every tensor: neither sees hooks of the other."""
+        models = (self.lm.model, self.reference, self.original)
+        shared: dict[int, Any] = {id(t): t for m in models for t in (*m.parameters(), *m.buffers())}
+        model, reference, original = (copy.deepcopy(m, shared) for m in models)
+        return replace(self, lm=replace(self.lm, model=model), reference=reference, original=original)

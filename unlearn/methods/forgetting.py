@@ -16,7 +16,7 @@ from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import captured
 from unlearn.data import Encoded, encode, training_prompts
 from unlearn.examples import Answered, answer_log_probs, own_answers
-from unlearn.finetune import LossTerms
+from unlearn.finetune import LossTerms, Part
 from unlearn.problem import Problem
 from unlearn.retention import Retention
 
@@ -36,21 +36,23 @@ class ForgetRetain(ABC):
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.retention = Retention(problem) if problem.config.retain_weight > 0 else None
+        self.retention = Retention(problem.beside()) if problem.config.retain_weight > 0 else None
 
     @abstractmethod
     def forget(self, step: int) -> Float[Tensor, ""]:
         """Return the term that forgets, with its graph."""
 
-    def loss(self, step: int) -> LossTerms:
-        """Return the loss of one step."""
-        total = forget = self.forget(step)
-        terms = {"forget": forget.detach()}
-        if self.retention is not None:
-            retain = self.retention.loss(step)
-            total = forget + self.problem.config.retain_weight * retain
-            terms["retain"] = retain.detach()
-        return LossTerms(total, terms)
+    def parts(self, step: int) -> list[Part]:
+        """Return the parts of one step's loss."""
+        parts: list[Part] = [lambda: _part("forget", 1.0, self.forget(step))]
+        retention = self.retention
+        if retention is not None:
+            parts.insert(0, lambda: _part("retain", self.problem.config.retain_weight, retention.loss(step)))
+        return parts
+
+
+def _part(name: str, weight: float, value: Tensor) -> LossTerms:
+    return LossTerms(weight * value, {name: value.detach()})
 
 
 class AnswerForgetting(ForgetRetain):

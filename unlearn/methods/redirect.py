@@ -24,6 +24,7 @@ And so that lessons bring back no more than they teach an unknown entity: the gu
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -35,7 +36,7 @@ from sae_train.lm.hook_names import block_index
 from sae_train.lm.hooks import capture, captured, replaced
 from sae_train.lm.models import LanguageModel
 from unlearn.divergence import next_token_kl
-from unlearn.finetune import LossTerms
+from unlearn.finetune import LossTerms, Part
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
 from unlearn.pairs import PairBatch, aimed_prompts, pair_batch
 from unlearn.problem import Problem
@@ -44,6 +45,19 @@ from unlearn.retention import Retention, block_names
 from unlearn.settings import ClosedFormSettings, RedirectSettings
 
 MIN_STD = 1e-3  # of a pre-activation, so that a constant one does not divide by zero
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """Where a step puts the original activations back.
+
+    Attributes:
+        block: Behind which block.
+        share: How far, per prompt: 0 is the model's own activation, 1 the original one.
+    """
+
+    block: int
+    share: Float[Tensor, " batch"]
 
 
 class Redirect:
@@ -62,7 +76,7 @@ class Redirect:
             seed=problem.config.seed,
         )
         self.original = LanguageModel(problem.original, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
-        self.retention = Retention(problem)
+        self.retention = Retention(problem.beside())
         self.hook_point = problem.latents.hook_point
         self.blocks = block_names(problem)
         self.names = self._redirected_names()
@@ -70,7 +84,7 @@ class Redirect:
         std = torch.tensor(problem.latents.pre_act_std.max(0))[self.chosen].clamp_min(MIN_STD).float()
         self.std = std.to(problem.lm.device)
         guard = (self.settings.guard_rate, self.settings.guard_lessons, self.settings.guard_steps)
-        self.guard = RelearnGuard(problem, *guard)
+        self.guard = RelearnGuard(problem.beside(), *guard)
         if self.settings.init == "closed-form":
             RedirectClosedForm(problem, ClosedFormSettings()).edit()
 
@@ -89,17 +103,29 @@ class Redirect:
         }
         return torch.tensor(chosen[self.settings.which_latents], dtype=torch.long)
 
-    def loss(self, step: int) -> LossTerms:
-        """Return the loss of one step."""
+    def parts(self, step: int) -> list[Part]:
+        """Return the parts of one step's loss; what is drawn at random is drawn here."""
         config, settings = self.problem.config, self.settings
         generator = np.random.default_rng([0xCC, config.seed, step])
         n_prompts = len(self.aimed[0])
         picked = generator.choice(n_prompts, size=min(config.batch_size, n_prompts), replace=False)
-        device = self.problem.lm.device
-        batches = [pair_batch([pairs[i] for i in picked], settings.positions, device) for pairs in self.aimed]
-        batch = batches[0]
-        aims, aim_logits = self._aims(batches)
-        terms = self._redirection(batch, aims, aim_logits)
+        n_blocks = self.problem.lm.n_blocks
+        put_back: PutBack | None = None
+        if settings.erase_behind and n_blocks > 1:  # the embedding never changes: nothing to put back there
+            block = int(generator.integers(0, min(n_blocks // 2, n_blocks - 2) + 1))
+            share = 1 + settings.erase_spread * generator.uniform(-1, 1, len(picked))
+            put_back = PutBack(block, torch.tensor(share, dtype=torch.float32))
+        parts: list[Part] = [
+            lambda: self._weighted(retain=self.retention.loss(step)),
+            lambda: self._weighted(**self._moved(picked.tolist(), put_back)),
+        ]
+        if settings.guard_weight > 0 and self.guard.can_part and step % settings.guard_every == 0:
+            parts.insert(1, lambda: self._weighted(guard=self.guard.loss(generator)))
+        return parts
+
+    def _weighted(self, **terms: Tensor) -> LossTerms:
+        """Return the weighted sum of some terms."""
+        settings = self.settings
         weights = {
             "latent": settings.latent_weight,
             "block": settings.block_weight,
@@ -107,18 +133,20 @@ class Redirect:
             "shift": settings.shift_weight,
             "erase": settings.erase_weight,
             "guard": settings.guard_weight * settings.guard_every,
-            "retain": config.retain_weight,
+            "retain": self.problem.config.retain_weight,
         }
-        n_blocks = self.problem.lm.n_blocks
-        if settings.erase_behind and n_blocks > 1:  # the embedding never changes: nothing to put back there
-            block = int(generator.integers(0, min(n_blocks // 2, n_blocks - 2) + 1))
-            share = 1 + settings.erase_spread * generator.uniform(-1, 1, len(picked))
-            terms["erase"] = self._erased(batch, aims, aim_logits, block, torch.tensor(share, dtype=torch.float32))
-        if settings.guard_weight > 0 and self.guard.can_part and step % settings.guard_every == 0:
-            terms["guard"] = self.guard.loss(generator)
-        terms["retain"] = self.retention.loss(step)
         total = torch.stack([weights[name] * value for name, value in terms.items()]).sum()
         return LossTerms(total, {name: value.detach() for name, value in terms.items()})
+
+    def _moved(self, picked: Sequence[int], put_back: PutBack | None) -> dict[str, Tensor]:
+        """Return the terms that move the targets, those behind an activation put back among them."""
+        device = self.problem.lm.device
+        batches = [pair_batch([pairs[i] for i in picked], self.settings.positions, device) for pairs in self.aimed]
+        aims, aim_logits = self._aims(batches)
+        terms = self._redirection(batches[0], aims, aim_logits)
+        if put_back is not None:
+            terms["erase"] = self._erased(batches[0], aims, aim_logits, put_back)
+        return terms
 
     def _aims(self, batches: Sequence[PairBatch]) -> tuple[dict[str, Tensor], Tensor]:
         """Return what is aimed at; of several unknown entities the mean of activations and that of probabilities."""
@@ -172,8 +200,7 @@ class Redirect:
         batch: PairBatch,
         aims: dict[str, Tensor],
         aim_logits: Tensor,
-        block: int,
-        share: Float[Tensor, " batch"],
+        put_back: PutBack,
     ) -> Float[Tensor, ""]:
         """Return what is left behind one block when the original activations are put back at the name tokens.
 
@@ -181,22 +208,21 @@ class Redirect:
             batch: The pairs.
             aims: Activations of the unknown entities.
             aim_logits: Their logits.
-            block: Where the original activations are put back.
-            share: How far, per prompt: 0 is the model's own activation, 1 the original one.
+            put_back: Where the original activations are put back, and how far.
         """
         settings, lm = self.settings, self.problem.lm
-        name, behind = self.blocks[block], self.blocks[block + 1 :]
+        name, behind = self.blocks[put_back.block], self.blocks[put_back.block + 1 :]
         original = capture(self.original, batch.ids, batch.mask, [name])[name]
         where = batch.is_name if settings.erase_at == "name-tokens" else batch.mask
-        weight = (where * share.to(lm.device)[:, None])[..., None]
+        weight = (where * put_back.share.to(lm.device)[:, None])[..., None]
         wholly = settings.erase_at == "all-tokens" and settings.erase_spread == 0
 
-        def put_back(acts: Tensor) -> Tensor:
+        def replace_them(acts: Tensor) -> Tensor:
             if wholly:  # the blocks before have no part in it: no gradient goes through them; padding is seen by nobody
                 return original.to(acts.dtype)
             return torch.lerp(acts, original.to(acts.dtype), weight.to(acts.dtype))
 
-        with replaced(lm.model, name, put_back), captured(lm.model, behind) as found:
+        with replaced(lm.model, name, replace_them), captured(lm.model, behind) as found:
             logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
         acts = {n: batch.at.of(found[n]).float() for n in behind}
         output = next_token_kl(batch.at.of(logits), aim_logits)

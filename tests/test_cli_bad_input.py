@@ -62,6 +62,7 @@ READS = [
     ("find-entity-latents", "templates"),
     ("find-entity-latents", "activations"),
     ("unlearn", "model"),
+    ("unlearn", "original"),
     ("unlearn", "sae"),
     ("unlearn", "latents"),
     ("unlearn", "labels"),
@@ -94,7 +95,7 @@ def test_wrong_formats(refused, wb_files, tmp_path, command, option):
     folder.mkdir()
     for name in ("config.json", "cfg.json", "sae_weights.safetensors", "model.safetensors", "unlearning.json"):
         shutil.copy(junk, folder / name)
-    value = folder if option in ("model", "sae", "unlearned") else junk
+    value = folder if option in ("model", "original", "sae", "unlearned") else junk
     message = refused(command, **{option.replace("-", "_"): value})
     assert "got:" in message and "expected:" in message
 
@@ -232,6 +233,13 @@ def test_a_policy_or_a_part_that_does_not_exist(refused, tmp_path):
 def test_models_that_are_no_pair(refused, tiny_llama_dir):
     message = refused("audit", unlearned=tiny_llama_dir)
     assert "2 blocks of width 32" in message and "4 blocks of width 96" in message
+
+
+def test_an_original_that_does_not_fit(refused, wb_files, tiny_llama_dir):
+    assert "2 blocks of width 32" in refused("unlearn", original=tiny_llama_dir)
+    message = refused("unlearn", model=wb_files.unlearned, original=wb_files.unlearned)
+    assert "not the model that the first removal started from" in message
+    assert "fact-world with weights" in message.split("expected:")[1]
 
 
 def test_the_analysis_may_not_take_the_place_of_its_page(refused):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -12,15 +14,17 @@ import sys
 import pytest
 import torch
 
+from cli.inputs import load_original
 from features.factworld import shipped_world
 from features.knowledge import ask, recall
 from sae_train.errors import ConfigError, EntityError, FileFormatError, NoChangeError, UnreachedError
 from sae_train.lm.adapters import adapter_change, attach_adapter, is_adapter, merge_adapter
 from sae_train.lm.hooks import captured
-from sae_train.lm.models import load_lm, weights_hash
+from sae_train.lm.models import load_lm, save_lm, weights_hash
 from unlearn.config import configure
 from unlearn.data import split_sets
-from unlearn.record import chain_of, removed_from
+from unlearn.finetune import trainable_parameters
+from unlearn.record import chain_of, original_of, removed_from, retained_of
 from unlearn.retention import Retention
 from unlearn.run import unlearn
 from unlearn.validation import hold_apart, rank_first, standing
@@ -33,7 +37,7 @@ def run(world_sae, world_analysis, world_labels, world_templates, world_targets,
     """Return a function that unlearns on a fresh copy of the shipped model, `idk` unless told otherwise."""
 
     def start(out: str = "out", names=None, *, model=None, method="idk", documents=None, **settings):
-        more = {k: settings.pop(k) for k in ("earlier", "chain", "resume", "advance") if k in settings}
+        more = {k: settings.pop(k) for k in ("earlier", "chain", "original", "resume", "advance") if k in settings}
         lm = load_lm(model or str(shipped_world()), device="cpu")
         result = unlearn(
             lm,
@@ -305,10 +309,67 @@ def test_the_record_keeps_the_chain(run, tmp_path, world_targets):
     two = str(tmp_path / "two")
     assert removed_from(two) == [*a, *b]
     assert [link["forget"] for link in chain_of(two)] == [a, b]
-    assert (
-        chain_of(two)[0]["model_hash"]
-        == json.loads((tmp_path / "two/unlearning.json").read_text())["inputs"]["model_hash"]
-    )
+    inputs = json.loads((tmp_path / "two/unlearning.json").read_text())["inputs"]
+    assert chain_of(two)[0]["model_hash"] == inputs["model_hash"]
+    assert set(retained_of(one)) | set(inputs["retain"]) == set(retained_of(two)) > set(inputs["retain"])
+    assert not set(b) & set(inputs["retain"]) and set(b) <= set(retained_of(two)), "the first run may have retained it"
+
+
+def test_the_retained_entities_stay_the_same_through_a_chain(
+    world_lm, world_labels, world_templates, world_analysis, world_targets
+):
+    """Else what one removal held out the next one retains, and nothing is left on which costs can be seen."""
+    words = {"retain_share": 0.75, "seed": 0}
+    known = (world_lm, world_labels, world_templates, world_analysis)
+    one = split_sets(*known, world_targets[:1], **words)
+    two = split_sets(*known, world_targets[1:2], **words, earlier=world_targets[:1])
+    moved = {e.key for e in two.retain} & {e.key for e in one.holdout}
+    assert len(moved) <= 1, "the boundary alone, where the two targets leave the retained part"
+    assert len({e.key for e in two.holdout} & {e.key for e in one.holdout}) >= len(one.holdout) - 2
+
+
+@torch.no_grad()
+def test_what_is_kept_is_kept_as_the_original_has_it(world_problem):
+    """A start that has drifted: everything is pulled back to the original, but what was removed before to the start."""
+    problem = world_problem()
+    drifted = copy.deepcopy(problem.reference)
+    for parameter in trainable_parameters(drifted, "full").values():
+        parameter.mul_(1.05)
+    chained = dataclasses.replace(problem, reference=drifted)
+    gone = dataclasses.replace(problem.sets, earlier=problem.sets.forget)
+    start = dataclasses.replace(problem.lm, model=drifted)
+
+    def loss(**changes) -> float:
+        return float(Retention(dataclasses.replace(chained, **changes)).loss(0))
+
+    assert loss() == pytest.approx(0, abs=1e-5), "the model is where the original is"
+    assert loss(sets=gone) > 1e-3, "but not where the start is, on what was removed"
+    assert loss(lm=start) > 1e-3
+    assert loss(lm=start, original=drifted, sets=gone) == pytest.approx(0, abs=1e-5)
+    assert loss(original=drifted) > 1e-3
+
+
+def test_the_original_is_found_by_the_record(run, tmp_path, world_targets, monkeypatch):
+    first = tmp_path / "first"
+    save_lm(load_lm(str(shipped_world()), device="cpu"), first)
+    run("one", world_targets[:1], model=str(first), steps=1)
+    one = str(tmp_path / "one")
+    assert original_of(one).spec == str(first)
+    assert load_original(str(first), None, device="cpu") == (None, None), "nothing was removed from it"
+    monkeypatch.chdir(tmp_path)
+    found, missing = load_original(one, None, device="cpu")
+    assert missing is None and weights_hash(found.model) == original_of(one).weights_hash
+    run("two", world_targets[1:2], model=one, steps=1, earlier=removed_from(one), original=found)
+    assert original_of(str(tmp_path / "two")) == original_of(one)
+    first.rename(tmp_path / "elsewhere")
+    found, missing = load_original(one, None, device="cpu")
+    assert found is None and "--original" in missing
+    found, missing = load_original(one, str(tmp_path / "elsewhere"), device="cpu")
+    assert missing is None and weights_hash(found.model) == original_of(one).weights_hash
+    shutil.copytree(one, first)
+    assert load_original(one, None, device="cpu")[0] is None, "another model lies where the original was"
+    with pytest.raises(ConfigError, match="first removal"):
+        load_original(one, str(first), device="cpu")
 
 
 @pytest.mark.slow

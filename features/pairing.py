@@ -41,14 +41,14 @@ def pair(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]
     return [found[t.key] for t in targets]
 
 
-def stand_ins(lm: LanguageModel, target: Entity, unknown: Sequence[Entity]) -> list[Entity]:
-    """Return the unknown entities that could stand for a target: its type, as many name tokens, no true answer said."""
-
-    def length(entity: Entity) -> int:
-        return len(encode_plain(lm.tokenizer, [" " + entity.name])[0][0])
-
-    wanted = length(target)
-    return [u for u in unknown if u.type == target.type and not _says_answer(u, target) and length(u) == wanted]
+def stand_ins(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]) -> list[list[Entity]]:
+    """Return for every target the unknown entities of its type with as many name tokens that say nothing true of it."""
+    everybody = [*targets, *unknown]
+    lengths = [len(ids) for ids in encode_plain(lm.tokenizer, [" " + e.name for e in everybody])[0]]
+    of = {e.key: n for e, n in zip(everybody, lengths, strict=True)}
+    return [
+        [u for u in unknown if u.type == t.type and of[u.key] == of[t.key] and not _says_answer(u, t)] for t in targets
+    ]
 
 
 def _says_answer(unknown: Entity, target: Entity) -> float:

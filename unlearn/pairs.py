@@ -81,7 +81,7 @@ def aimed_prompts(
     matched = paired_prompts(lm, sets, templates, **words)
     if aim == "matched":
         return [matched]
-    found = [stand_ins(lm, target, sets.unknown) for target in sets.forget]
+    found = stand_ins(lm, sets.forget, sets.unknown)
     pools = [pool or [partner] for pool, partner in zip(found, sets.partner, strict=True)]
     if aim == "mean":
         generator = np.random.default_rng([0xE4, seed])

@@ -23,6 +23,7 @@ from unlearn.config import UnlearnConfig
 CLIP_NORM = 1.0
 LOG_EVERY = 5
 MOST_PARTS = 3  # that a loss is computed in at the same time
+SMALL = 10_000_000  # trainable numbers; in a larger model one matrix product keeps all threads busy
 _DOWN_PROJECTIONS = ("mlp.down_proj.weight", "mlp.c_proj.weight", "mlp.dense_4h_to_h.weight")
 
 
@@ -134,7 +135,8 @@ def finetune(
         state.step = found[1]
         advance(state.step, {})
     values: dict[str, float] = {}
-    with side_by_side(lm.device, MOST_PARTS) as mapped:
+    is_small = sum(p.numel() for p in parameters.values()) <= SMALL
+    with side_by_side(lm.device, MOST_PARTS if is_small else 1) as mapped:
         while True:
             if passes is not None and state.step and state.step % config.check_every == 0 and passes(state.step):
                 break

@@ -23,7 +23,7 @@ from sae_train.lm.tokens import Document, load_documents
 from sae_train.saes.interop import LoadedSae, load_sae
 from unlearn.attacks.relearn import RelearnConfig, relearn
 from unlearn.context import nearest_known
-from unlearn.data import mining_half, text_windows
+from unlearn.data import mining_half, text_windows, without_targets
 from unlearn.validation import rank_first
 
 RELEARN = RelearnConfig(steps=(10, 60), lrs=(1e-3,), max_wordings=1)
@@ -98,7 +98,8 @@ def measure(world: World, lm: LanguageModel, targets: Sequence[Entity]) -> dict[
     said = {
         k: ask(lm, e, few, heldout=True) for k, e in (("targets", targets), ("near", neighbours), ("other", retain))
     }
-    windows = text_windows(lm.tokenizer, world.documents[6000:], ctx_len=64, max_tokens=8000)
+    general = without_targets(world.documents[6000:], targets)
+    windows = text_windows(lm.tokenizer, general, ctx_len=64, max_tokens=8000)
     return {
         "recall": recall(said["targets"]),
         "rank_first": rank_first(lm, targets, known, few),

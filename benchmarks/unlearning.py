@@ -99,6 +99,7 @@ def compare(worlds: list[World], out: Path, methods: list[str], n_settings: int,
 def sequence(world: World, out: Path, count: int) -> None:
     """Remove `count` targets one after another and look at the first, at all, and at the rest after every one."""
     from features.knowledge import ask, recall
+    from unlearn.record import removed_from
     from unlearn.validation import rank_first
 
     targets = world.targets("test", count)
@@ -118,7 +119,7 @@ def sequence(world: World, out: Path, count: int) -> None:
             out / "sequence.model",
             documents=world.documents[:6000],
             original=world.model() if done else None,
-            earlier=[t.key for t in done],
+            earlier=removed_from(str(out / "sequence.model")) if done else {},
             overwrite=True,
         )
         done.append(target)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,8 @@ class UnlearnSets:
         retain: Known entities used for retention.
         holdout: Known entities never trained on.
         unknown: Unknown entities used for retention (the mining half; the other half is for the audit).
-        earlier: What was removed from the model before: kept as forgotten as it is, in no other role.
+        earlier: What was removed from the model before: kept forgotten, in no other role.
+        earlier_partner: Paired unknown entity of each of these, the one that its own removal aimed at.
     """
 
     forget: list[Entity]
@@ -38,6 +40,11 @@ class UnlearnSets:
     holdout: list[Entity]
     unknown: list[Entity]
     earlier: list[Entity] = field(default_factory=list)
+    earlier_partner: list[Entity] = field(default_factory=list)
+
+    def with_targets(self, forget: list[Entity], partner: list[Entity]) -> UnlearnSets:
+        """Return the sets with other targets and nothing removed before."""
+        return replace(self, forget=forget, partner=partner, earlier=[], earlier_partner=[])
 
 
 def resolve_targets(labels: Sequence[Entity], names: Sequence[str]) -> list[Entity]:
@@ -77,7 +84,7 @@ def split_sets(
     *,
     retain_share: float,
     seed: int,
-    earlier: Collection[str] = (),
+    earlier: Mapping[str, str] = MappingProxyType({}),
 ) -> UnlearnSets:
     """Sort the labelled entities into roles and pair every target with an unknown entity of its type.
 
@@ -89,7 +96,7 @@ def split_sets(
         names: Targets.
         retain_share: Share of the other known entities that is retained.
         seed: Draws them.
-        earlier: Keys of what was removed from this model before.
+        earlier: What was removed from this model before, key by key of its partner; one that is gone is replaced.
 
     Raises:
         EntityError: A target cannot be used or was removed before, an earlier one is not among the labels, or nothing
@@ -115,14 +122,26 @@ def split_sets(
             got=f"{n_retain} known and {len(unknown)} unknown entities",
             expected="at least one of each",
         )
+    old = {u.key: u for u in unknown}
+    lost = [e for e in gone if earlier[e.key] not in old]
+    aims = {e.key: old[earlier[e.key]] for e in gone if earlier[e.key] in old}
+    aims |= {e.key: p for e, p in zip(lost, pair(lm, lost, unknown), strict=True)}
     return UnlearnSets(
         forget=forget,
-        partner=pair(lm, forget, unknown),
+        partner=pair(lm, forget, _not_taken(unknown, list(aims.values()))),
         retain=kept[:n_retain],
         holdout=kept[n_retain:],
         unknown=unknown,
         earlier=gone,
+        earlier_partner=[aims[e.key] for e in gone],
     )
+
+
+def _not_taken(unknown: Sequence[Entity], taken: Sequence[Entity]) -> list[Entity]:
+    """Return the unknown entities that are nobody's partner yet; all of a type that has no other."""
+    keys = {e.key for e in taken}
+    types = {u.type for u in unknown if u.key not in keys}
+    return [u for u in unknown if u.key not in keys or u.type not in types]
 
 
 @dataclass(frozen=True)

@@ -31,10 +31,15 @@ def retained_of(model: str) -> list[str]:
     return list(dict.fromkeys(str(key) for link in chain_of(model) for key in link.get("retain", [])))
 
 
-def removed_from(model: str) -> list[str]:
-    """Return the keys of everything that was removed from a model folder, first removal first."""
+def removed_from(model: str) -> dict[str, str]:
+    """Return what was removed from a model folder, first removal first: keys of targets, and of their partners.
+
+    A partner that is not recorded is an empty text.
+    """
     found = read_record(model).get("inputs", {})
-    return [str(key) for key in (*found.get("earlier", []), *found.get("forget", []))]
+    earlier, forget = found.get("earlier", []), found.get("forget", [])
+    partners = [*found.get("earlier_partners", [""] * len(earlier)), *found.get("partners", [""] * len(forget))]
+    return dict(zip(map(str, (*earlier, *forget)), map(str, partners), strict=True))
 
 
 def chain_of(model: str) -> list[dict[str, Any]]:

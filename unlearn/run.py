@@ -6,9 +6,10 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -53,7 +54,7 @@ def unlearn(
     *,
     documents: Iterable[Document] = (),
     original: LanguageModel | None = None,
-    earlier: Sequence[str] = (),
+    earlier: Mapping[str, str] = MappingProxyType({}),
     chain: Sequence[dict[str, Any]] = (),
     resume: bool = False,
     overwrite: bool = False,
@@ -75,7 +76,7 @@ def unlearn(
         documents: General text to retain.
         original: The model before the first removal, as which everything else is kept; None where `lm` is that, or
             where it is not at hand.
-        earlier: Keys of what was removed from this model before: kept forgotten.
+        earlier: What was removed from this model before, key by key of its partner: kept forgotten.
         chain: The removals that led to this model, for the record.
         resume: Go on from a checkpoint.
         overwrite: Replace `out`.
@@ -178,6 +179,7 @@ def _inputs(problem: Problem, loaded: LoadedSae, base: Base, original: Base) -> 
         "sae_hash": file_hash(loaded.folder / WEIGHTS),
         "forget": [e.key for e in sets.forget],
         "earlier": [e.key for e in sets.earlier],
+        "earlier_partners": [e.key for e in sets.earlier_partner],
         "partners": [e.key for e in sets.partner],
         "retain": [e.key for e in sets.retain],
         "text_hash": text_hash(str(window) for window in problem.text),

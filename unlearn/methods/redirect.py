@@ -18,13 +18,16 @@ behind has to be as for the unknown entity all the same:
 
     erase  = block_weight * mean_{l > b} ||h~_l - p_l||^2 / v_l + output_weight * KL(next token after p || after h~)
 
+What was removed from the model before is redirected again beside the new targets, which have at least half of every
+batch: only retained as it was, it would come back, a little with every removal that keeps everything else original.
+
 And so that lessons bring back no more than they teach an unknown entity: the guard of `unlearn/relearn_guard.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -35,10 +38,11 @@ from torch import Tensor
 from sae_train.lm.hook_names import block_index
 from sae_train.lm.hooks import capture, captured, replaced
 from sae_train.lm.models import LanguageModel
+from unlearn.data import UnlearnSets
 from unlearn.divergence import next_token_kl
 from unlearn.finetune import LossTerms, Part
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
-from unlearn.pairs import PairBatch, aimed_prompts, pair_batch
+from unlearn.pairs import Pair, PairBatch, aimed_prompts, pair_batch
 from unlearn.problem import Problem
 from unlearn.relearn_guard import RelearnGuard
 from unlearn.retention import Retention, block_names
@@ -66,15 +70,14 @@ class Redirect:
     def __init__(self, problem: Problem) -> None:
         assert isinstance(problem.config.settings, RedirectSettings)
         self.problem, self.settings = problem, problem.config.settings
-        self.aimed = aimed_prompts(
-            problem.lm,
-            problem.sets,
-            problem.templates,
-            aim=self.settings.aim,
-            positions=self.settings.positions,
-            with_answers=self.settings.answers,
-            seed=problem.config.seed,
-        )
+        if self.settings.init == "closed-form":
+            RedirectClosedForm(problem, ClosedFormSettings()).edit()
+        sets = problem.sets
+        new, earlier = self._aimed(sets), self._aimed(sets.with_targets(sets.earlier, sets.earlier_partner))
+        self.aimed = [a + b for a, b in zip(new, earlier, strict=True)]
+        self.odds = _odds(len(new[0]), len(earlier[0]))
+        everyone = sets.with_targets(sets.forget + sets.earlier, sets.partner + sets.earlier_partner)
+        problem = self.problem = replace(problem, sets=everyone)
         self.original = LanguageModel(problem.original, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
         self.retention = Retention(problem.beside())
         self.hook_point = problem.latents.hook_point
@@ -85,8 +88,18 @@ class Redirect:
         self.std = std.to(problem.lm.device)
         guard = (self.settings.guard_rate, self.settings.guard_lessons, self.settings.guard_steps)
         self.guard = RelearnGuard(problem.beside(), *guard)
-        if self.settings.init == "closed-form":
-            RedirectClosedForm(problem, ClosedFormSettings()).edit()
+
+    def _aimed(self, sets: UnlearnSets) -> list[list[Pair]]:
+        """Return the prompts about some targets beside those that they are to become like."""
+        return aimed_prompts(
+            self.problem.lm,
+            sets,
+            self.problem.templates,
+            aim=self.settings.aim,
+            positions=self.settings.positions,
+            with_answers=self.settings.answers,
+            seed=self.problem.config.seed,
+        )
 
     def _redirected_names(self) -> list[str]:
         """Return the hook points whose activations are moved; the SAE's is always among them."""
@@ -108,7 +121,7 @@ class Redirect:
         config, settings = self.problem.config, self.settings
         generator = np.random.default_rng([0xCC, config.seed, step])
         n_prompts = len(self.aimed[0])
-        picked = generator.choice(n_prompts, size=min(config.batch_size, n_prompts), replace=False)
+        picked = generator.choice(n_prompts, size=min(config.batch_size, n_prompts), replace=False, p=self.odds)
         n_blocks = self.problem.lm.n_blocks
         put_back: PutBack | None = None
         if settings.erase_behind and n_blocks > 1:  # the embedding never changes: nothing to put back there
@@ -245,3 +258,10 @@ class Redirect:
         sae = self.problem.sae
         gap = (sae.pre_acts(acts.float()) - sae.pre_acts(aim.float()))[:, self.chosen] / self.std
         return F.huber_loss(gap, torch.zeros_like(gap))
+
+
+def _odds(n_new: int, n_earlier: int) -> np.ndarray | None:
+    """Return the chance of every prompt to be drawn: alike, but at least half of the draws for the new targets."""
+    if n_earlier <= n_new:
+        return None
+    return np.repeat([0.5 / n_new, 0.5 / n_earlier], [n_new, n_earlier])

@@ -24,6 +24,7 @@ from sae_train.lm.models import load_lm, save_lm, weights_hash
 from unlearn.config import configure
 from unlearn.data import split_sets
 from unlearn.finetune import trainable_parameters
+from unlearn.methods.redirect import Redirect
 from unlearn.record import chain_of, original_of, removed_from, retained_of
 from unlearn.retention import Retention
 from unlearn.run import unlearn
@@ -334,6 +335,40 @@ def test_the_retained_entities_stay_the_same_through_a_chain(
     moved = {e.key for e in two.retain} & {e.key for e in one.holdout}
     assert len(moved) <= 1, "the boundary alone, where the two targets leave the retained part"
     assert len({e.key for e in two.holdout} & {e.key for e in one.holdout}) >= len(one.holdout) - 2
+
+
+def test_an_earlier_target_keeps_the_partner_it_was_redirected_to(
+    world_lm, world_labels, world_templates, world_analysis, world_targets
+):
+    def split(names, earlier):
+        words = {"retain_share": 0.75, "seed": 0, "earlier": earlier}
+        return split_sets(world_lm, world_labels, world_templates, world_analysis, names, **words)
+
+    alone = split(world_targets[:1], {})
+    other = next(u for u in alone.unknown if u.type == alone.forget[0].type and u.key != alone.partner[0].key)
+    sets = split(world_targets[1:2], {world_targets[0]: other.key})
+    assert [e.key for e in sets.earlier_partner] == [other.key]
+    crowded = split(world_targets[1:2], {world_targets[0]: sets.partner[0].key})
+    assert crowded.partner[0].key != sets.partner[0].key, "each its own, where there are enough"
+    gone = split(world_targets[1:2], {world_targets[0]: "person:Nobody"})
+    assert gone.earlier_partner[0] == alone.partner[0], "paired anew"
+
+
+def test_redirect_moves_earlier_targets_again_beside_the_new_ones(world_problem):
+    problem = world_problem()
+    forget, partner = problem.sets.forget, problem.sets.partner
+    sets = dataclasses.replace(
+        problem.sets, forget=forget[:1], partner=partner[:1], earlier=forget[1:], earlier_partner=partner[1:]
+    )
+    chained = Redirect(dataclasses.replace(problem, sets=sets))
+    together = Redirect(problem)
+    assert [(a.ids, b.ids) for a, b in chained.aimed[0]][:4] == [(a.ids, b.ids) for a, b in together.aimed[0]][:4]
+    assert len(chained.aimed[0]) == len(together.aimed[0])
+    assert {x.target for x in chained.guard.lessons} == set(range(len(forget)))
+    assert not chained.retention.earlier, "moved, not kept where it is"
+    n_new = len(Redirect(dataclasses.replace(problem, sets=sets.with_targets(forget[:1], partner[:1]))).aimed[0])
+    assert chained.odds[:n_new].sum() == pytest.approx(0.5) and chained.odds.sum() == pytest.approx(1)
+    assert together.odds is None
 
 
 @torch.no_grad()

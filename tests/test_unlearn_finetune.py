@@ -402,8 +402,12 @@ def test_the_original_is_found_by_the_record(run, tmp_path, world_targets, monke
     monkeypatch.chdir(tmp_path)
     found, missing = load_original(one, None, device="cpu")
     assert missing is None and weights_hash(found.model) == original_of(one).weights_hash
-    run("two", world_targets[1:2], model=one, steps=1, earlier=removed_from(one), original=found)
-    assert original_of(str(tmp_path / "two")) == original_of(one)
+    chained = {"model": one, "steps": 1, "earlier": removed_from(one), "chain": chain_of(one)}
+    run("two", world_targets[1:2], **chained, original=found)
+    run("without", world_targets[1:2], **chained)
+    for out, kept_as in (("two", str(first)), ("without", one)):
+        assert original_of(str(tmp_path / out)) == original_of(one)
+        assert json.loads((tmp_path / out / "unlearning.json").read_text())["inputs"]["original"] == kept_as
     first.rename(tmp_path / "elsewhere")
     found, missing = load_original(one, None, device="cpu")
     assert found is None and "--original" in missing

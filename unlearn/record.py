@@ -43,15 +43,20 @@ def removed_from(model: str) -> dict[str, str]:
 
 
 def chain_of(model: str) -> list[dict[str, Any]]:
-    """Return one entry per removal that led to a model folder: run, method, targets, retained ones, model's hash."""
+    """Return one entry per removal that led to a model folder, first removal first.
+
+    Each has run, method, targets, what was retained and as which model (`original`), hash of the model that it left.
+    """
     found = read_record(model)
     if not found:
         return []
+    inputs = found.get("inputs", {})
     own = {
         "run_id": found.get("run_id"),
         "method": found.get("config", {}).get("method"),
-        "forget": found.get("inputs", {}).get("forget", []),
-        "retain": found.get("inputs", {}).get("retain", []),
+        "forget": inputs.get("forget", []),
+        "retain": inputs.get("retain", []),
+        **{key: inputs[key] for key in ("original", "original_hash") if key in inputs},
         "model_hash": found.get("model_hash"),
     }
     return [*found.get("chain", []), own]
@@ -59,8 +64,8 @@ def chain_of(model: str) -> list[dict[str, Any]]:
 
 def original_of(model: str) -> Base | None:
     """Return the model before the first removal that led to a model folder; None where that is not recorded."""
-    found = read_record(model).get("inputs", {})
-    return Base(str(found["original"]), str(found["original_hash"])) if "original" in found else None
+    first = next(iter(chain_of(model)), {})
+    return Base(str(first["original"]), str(first["original_hash"])) if "original" in first else None
 
 
 def read_record(model: str) -> dict[str, Any]:

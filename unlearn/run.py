@@ -75,7 +75,7 @@ def unlearn(
         out: A new folder.
         documents: General text to retain.
         original: The model before the first removal, as which everything else is kept; None where `lm` is that, or
-            where it is not at hand.
+            where it is not at hand: then it is kept as `lm` has it.
         earlier: What was removed from this model before, key by key of its partner: kept forgotten.
         chain: The removals that led to this model, for the record.
         resume: Go on from a checkpoint.

@@ -264,7 +264,9 @@ def test_a_target_out_of_reach_is_an_error_with_the_figures(run, tmp_path):
 
 @pytest.mark.slow
 def test_a_run_stops_as_soon_as_the_targets_pass(run, tmp_path):
-    _, result = run(method="npo", stop_early=True, steps=400, check_every=10, batch_size=8, lr=2e-3)
+    """Every other entity is retained: of so small a world an unretained one pays for what its like forget."""
+    words = {"steps": 400, "check_every": 10, "batch_size": 8, "lr": 1e-3, "retain_share": 1.0}
+    _, result = run(method="npo", stop_early=True, **words)
     assert result["steps"] < 400
     assert result["validation"]["recall"] <= 0.02
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]

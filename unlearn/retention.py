@@ -67,7 +67,7 @@ class Retention:
         if self.earlier:
             loss = (3 * loss + self._batch(draw(self.earlier, size, generator), problem.reference)) / 4
         if problem.text:
-            loss = (2 * loss + self._batch(draw(problem.text, size, generator), problem.original)) / 3
+            loss = (loss + self._batch(draw(problem.text, size, generator), problem.original)) / 2
         return loss
 
     def _batch(self, sequences: list[list[int]], reference: nn.Module) -> Float[Tensor, ""]:

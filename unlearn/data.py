@@ -125,7 +125,8 @@ def split_sets(
     old = {u.key: u for u in unknown}
     lost = [e for e in gone if earlier[e.key] not in old]
     aims = {e.key: old[earlier[e.key]] for e in gone if earlier[e.key] in old}
-    aims |= {e.key: p for e, p in zip(lost, pair(lm, lost, unknown), strict=True)}
+    if lost:
+        aims |= {e.key: p for e, p in zip(lost, pair(lm, lost, unknown), strict=True)}
     return UnlearnSets(
         forget=forget,
         partner=pair(lm, forget, _not_taken(unknown, list(aims.values()))),

@@ -26,7 +26,7 @@ from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
 from features.prompts import Templates, by_type, load_templates
 from features.store import LatentAnalysis, load_analysis
-from sae_train.lm.adapters import attach_adapter, merge_adapter
+from sae_train.lm.adapters import merge_adapter
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
 from sae_train.saes.interop import LoadedSae, load_sae
@@ -44,7 +44,7 @@ from unlearn.methods import build_method
 from unlearn.problem import Problem
 from unlearn.request import Request
 from unlearn.roles import make_context
-from unlearn.run import TEXT_CTX, TEXT_TOKENS, choose_hook_point
+from unlearn.run import TEXT_CTX, TEXT_TOKENS, adapter_for, choose_hook_point
 from unlearn.verdict import loss_rise
 
 RELEARN_LR = 1e-3
@@ -117,8 +117,7 @@ def problem_of(
 def tune(problem: Problem) -> None:
     """Run the steps of the fine-tune without its files."""
     config = problem.config
-    words = {"rank": config.lora_rank, "alpha": config.lora_alpha, "seed": config.seed}
-    adapter = attach_adapter(problem.lm.model, **words) if config.train == "lora" else None
+    adapter = adapter_for(problem.lm, config)
     method = build_method(problem)
     if isinstance(method, WeightEdit):
         method.edit()

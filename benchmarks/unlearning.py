@@ -105,7 +105,7 @@ def sequence(world: World, out: Path, count: int) -> None:
     targets = world.targets("test", count)
     keys = {t.key for t in targets}
     kept = [e for e in world.labels if e.label == "known" and e.key not in keys][::3]
-    lm, done, rows = world.model(), [], []
+    lm, original, done, rows = world.model(), world.model(), [], []
     path = out / f"{world.name}-sequence.json"
     for target in targets:
         unlearn(
@@ -118,7 +118,7 @@ def sequence(world: World, out: Path, count: int) -> None:
             configure(),
             out / "sequence.model",
             documents=world.documents[:6000],
-            original=world.model() if done else None,
+            original=original if done else None,
             earlier=removed_from(str(out / "sequence.model")) if done else {},
             overwrite=True,
         )

@@ -1,4 +1,4 @@
-"""Independent pieces of one step side by side: on CPU, each on a thread of its own with its share of torch's threads.
+"""Torch's threads, and independent pieces of one step side by side: on CPU, each on a thread with its share of them.
 
 The matrix products of a small model are too short to be shared out among cores; whole pieces are not. What the pieces
 return comes in their order, so that the result does not depend on which one is done first.
@@ -14,6 +14,17 @@ from typing import Any
 import torch
 
 Mapper = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]
+
+
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """Let torch use `n` threads while the context is open."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @contextmanager
@@ -34,9 +45,5 @@ def side_by_side(device: torch.device, most: int) -> Iterator[Mapper]:
     if device.type != "cpu" or n_workers < 2:
         yield map
         return
-    torch.set_num_threads(n_threads // n_workers)
-    try:
-        with ThreadPoolExecutor(n_workers) as pool:
-            yield pool.map
-    finally:
-        torch.set_num_threads(n_threads)
+    with torch_threads(n_threads // n_workers), ThreadPoolExecutor(n_workers) as pool:
+        yield pool.map

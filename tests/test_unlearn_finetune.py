@@ -21,9 +21,10 @@ from sae_train.errors import ConfigError, EntityError, FileFormatError, NoChange
 from sae_train.lm.adapters import adapter_change, attach_adapter, is_adapter, merge_adapter
 from sae_train.lm.hooks import captured
 from sae_train.lm.models import load_lm, save_lm, weights_hash
+from sae_train.threads import torch_threads
 from unlearn.config import configure
 from unlearn.data import split_sets
-from unlearn.finetune import trainable_parameters
+from unlearn.finetune import TuneState, trainable_parameters, tune_step
 from unlearn.methods.redirect import Redirect
 from unlearn.record import chain_of, original_of, removed_from, retained_of
 from unlearn.retention import Retention
@@ -60,10 +61,19 @@ def run(world_sae, world_analysis, world_labels, world_templates, world_targets,
 @pytest.fixture
 def two_threads():
     """Give torch two threads, whatever the tests run with."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+    with torch_threads(2):
+        yield
+
+
+@pytest.fixture
+def split(world_lm, world_labels, world_templates, world_analysis):
+    """Return a function that sorts the labelled entities into roles: `split(targets, earlier=…)`."""
+
+    def start(names, *, retain_share=0.75, earlier=None):
+        words = {"retain_share": retain_share, "seed": 0, "earlier": earlier or {}}
+        return split_sets(world_lm, world_labels, world_templates, world_analysis, names, **words)
+
+    return start
 
 
 def same_weights(a, b, *, rel: float = 0.0) -> bool:
@@ -154,7 +164,6 @@ def test_an_adapter_resumes_exactly(run):
 
 def test_accumulated_batches_are_the_mean_of_their_losses(world_problem, whole_loss):
     """Two batches in one step: the gradient is the mean of the gradients of batches 2 s and 2 s + 1."""
-    from unlearn.finetune import TuneState, trainable_parameters, tune_step
     from unlearn.methods import build_method
 
     problem = world_problem(method="idk", accumulate=2)
@@ -276,20 +285,9 @@ def test_a_run_stops_as_soon_as_the_targets_pass(run, tmp_path):
 # --------------------------------------------------------------------------------------------- in sequence
 
 
-def test_earlier_targets_are_in_no_role_but_their_own(
-    world_lm, world_labels, world_templates, world_analysis, world_targets, world_problem
-):
+def test_earlier_targets_are_in_no_role_but_their_own(split, world_targets, world_problem):
     first, second = world_targets[:2], world_targets[2:]
-    sets = split_sets(
-        world_lm,
-        world_labels,
-        world_templates,
-        world_analysis,
-        second,
-        retain_share=1.0,
-        seed=0,
-        earlier=dict.fromkeys(first, ""),
-    )
+    sets = split(second, retain_share=1.0, earlier=dict.fromkeys(first, ""))
     assert [e.key for e in sets.earlier] == first
     others = {e.key for e in (*sets.forget, *sets.partner, *sets.retain, *sets.holdout, *sets.unknown)}
     assert not others & set(first)
@@ -298,16 +296,7 @@ def test_earlier_targets_are_in_no_role_but_their_own(
     within = Retention(dataclasses.replace(problem, sets=sets))
     assert within.earlier and not without.earlier
     with pytest.raises(EntityError, match="already removed"):
-        split_sets(
-            world_lm,
-            world_labels,
-            world_templates,
-            world_analysis,
-            first,
-            retain_share=1.0,
-            seed=0,
-            earlier=dict.fromkeys(first, ""),
-        )
+        split(first, retain_share=1.0, earlier=dict.fromkeys(first, ""))
 
 
 def test_the_record_keeps_the_chain(run, tmp_path, world_targets):
@@ -326,33 +315,23 @@ def test_the_record_keeps_the_chain(run, tmp_path, world_targets):
     assert not set(b) & set(inputs["retain"]) and set(b) <= set(retained_of(two)), "the first run may have retained it"
 
 
-def test_the_retained_entities_stay_the_same_through_a_chain(
-    world_lm, world_labels, world_templates, world_analysis, world_targets
-):
+def test_the_retained_entities_stay_the_same_through_a_chain(split, world_targets):
     """Else what one removal held out the next one retains, and nothing is left on which costs can be seen."""
-    words = {"retain_share": 0.75, "seed": 0}
-    known = (world_lm, world_labels, world_templates, world_analysis)
-    one = split_sets(*known, world_targets[:1], **words)
-    two = split_sets(*known, world_targets[1:2], **words, earlier=dict.fromkeys(world_targets[:1], ""))
+    one = split(world_targets[:1])
+    two = split(world_targets[1:2], earlier=dict.fromkeys(world_targets[:1], ""))
     moved = {e.key for e in two.retain} & {e.key for e in one.holdout}
     assert len(moved) <= 1, "the boundary alone, where the two targets leave the retained part"
     assert len({e.key for e in two.holdout} & {e.key for e in one.holdout}) >= len(one.holdout) - 2
 
 
-def test_an_earlier_target_keeps_the_partner_it_was_redirected_to(
-    world_lm, world_labels, world_templates, world_analysis, world_targets
-):
-    def split(names, earlier):
-        words = {"retain_share": 0.75, "seed": 0, "earlier": earlier}
-        return split_sets(world_lm, world_labels, world_templates, world_analysis, names, **words)
-
-    alone = split(world_targets[:1], {})
+def test_an_earlier_target_keeps_the_partner_it_was_redirected_to(split, world_targets):
+    alone = split(world_targets[:1])
     other = next(u for u in alone.unknown if u.type == alone.forget[0].type and u.key != alone.partner[0].key)
-    sets = split(world_targets[1:2], {world_targets[0]: other.key})
+    sets = split(world_targets[1:2], earlier={world_targets[0]: other.key})
     assert [e.key for e in sets.earlier_partner] == [other.key]
-    crowded = split(world_targets[1:2], {world_targets[0]: sets.partner[0].key})
+    crowded = split(world_targets[1:2], earlier={world_targets[0]: sets.partner[0].key})
     assert crowded.partner[0].key != sets.partner[0].key, "each its own, where there are enough"
-    gone = split(world_targets[1:2], {world_targets[0]: "person:Nobody"})
+    gone = split(world_targets[1:2], earlier={world_targets[0]: "person:Nobody"})
     assert gone.earlier_partner[0] == alone.partner[0], "paired anew"
 
 

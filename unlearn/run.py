@@ -96,6 +96,8 @@ def unlearn(
         UnreachedError: With `stop_early`, the targets did not pass; no model is written.
     """
     started = time.monotonic()
+    if original is not None:
+        check_pair(lm, original, option="--original")
     folder = checkpoint_folder(out)
     loaded, latents = choose_hook_point(saes, analysis, config.hook_point)
     wordings, validation = hold_apart(templates) if config.stop_early else (templates, templates)
@@ -106,8 +108,6 @@ def unlearn(
     reference = copy.deepcopy(lm.model)
     gone = without_targets(documents, [*sets.forget, *sets.earlier])
     text = text_windows(lm.tokenizer, gone, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
-    if original is not None:
-        check_pair(lm, original, option="--original")
     kept_as = reference if original is None else original.model
     problem = Problem(lm, reference, kept_as, sets, wordings, loaded.sae, latents, text, config)
     inputs = _inputs(problem, loaded, base, base if original is None else _base(original))
@@ -116,7 +116,7 @@ def unlearn(
     processes.wait()
     run = Run(folder, config=config, command="unlearn", inputs=inputs, wandb=wandb) if processes.is_first else None
     identity = {"config": json.dumps(jsonable(config)), "inputs": json.dumps(jsonable(inputs))}
-    adapter = _adapter(lm, config)
+    adapter = adapter_for(lm, config)
     method = build_method(problem)
     stopper = Stopper(problem, validation, run) if config.stop_early else None
     if isinstance(method, WeightEdit):
@@ -187,7 +187,7 @@ def _inputs(problem: Problem, loaded: LoadedSae, base: Base, original: Base) -> 
     }
 
 
-def _adapter(lm: LanguageModel, config: UnlearnConfig) -> Any:
+def adapter_for(lm: LanguageModel, config: UnlearnConfig) -> Any:
     """Attach an adapter where one is to be trained; else None."""
     if config.train != "lora":
         return None

@@ -14,8 +14,6 @@ import os
 import platform
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -39,6 +37,7 @@ from sae_train.runs import (
     write_json,
     write_text,
 )
+from sae_train.threads import torch_threads
 
 SCHEMA, SCHEMA_VERSION = "fact-world", 1
 MIN_DOCUMENTS = 2_000
@@ -88,7 +87,7 @@ def build_world(
     texts = [document.text for document in world.documents]
     tokenizer = train_tokenizer(texts)
     config = TrainingConfig()
-    with _threads(n_threads):
+    with torch_threads(n_threads):
         model = train_model(texts, tokenizer, seed=seed, config=config, progress=progress)
     clear_output(partial_path(out), overwrite=True)
     folder = _write_world(partial_path(out), world, model, tokenizer, with_corpus=with_corpus)
@@ -168,14 +167,3 @@ def machine_identity() -> dict[str, str]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "processor": text_hash(found) if found else platform.processor(),
     }
-
-
-@contextmanager
-def _threads(n: int) -> Iterator[None]:
-    """Let torch use `n` threads while the context is open."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(n)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

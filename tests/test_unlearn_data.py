@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -87,6 +88,25 @@ def test_an_assignment_not_a_greedy_walk(world_lm):
     assert len({e.name for e in pair(world_lm, [a, b, replace(a, name="Vafuk")], [near, far])}) == 2, (
         "too few: used again"
     )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_with_readings_partners_are_together_like_those_they_are_drawn_from(world_lm, sets, seed):
+    """Readings that say nothing about names: balanced partners lie nearer to the mean, and are as long as before."""
+    generator = np.random.default_rng(seed)
+    readings = {u.key: generator.normal(size=8) for u in sets.unknown}
+    spread = np.std(list(readings.values()), axis=0)
+
+    def imbalance(partners):
+        means = {u.type: np.mean([readings[v.key] for v in sets.unknown if v.type == u.type], axis=0) for u in partners}
+        return np.square(np.mean([(readings[p.key] - means[p.type]) / spread for p in partners], axis=0)).mean()
+
+    plain = pair(world_lm, sets.forget, sets.unknown)
+    balanced = pair(world_lm, sets.forget, sets.unknown, readings=readings, seed=seed)
+    assert imbalance(balanced) < 0.6 * imbalance(plain)
+    assert len({p.key for p in balanced}) == len(sets.forget)
+    assert [(p.type, n_tokens(world_lm, p)) for p in balanced] == [(p.type, n_tokens(world_lm, p)) for p in plain]
+    assert pair(world_lm, sets.forget, sets.unknown, readings=readings, seed=seed) == balanced, "the seed decides"
 
 
 def test_without_an_unknown_entity_of_the_type_there_is_nothing_to_aim_at(world_lm):

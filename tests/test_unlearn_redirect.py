@@ -23,6 +23,7 @@ from unlearn.methods.redirect import Redirect
 from unlearn.pairs import pair_batch
 from unlearn.relearn_guard import RelearnGuard
 from unlearn.run import choose_hook_point, relative_change, unlearn
+from unlearn.settings import RedirectSettings
 
 TERMS = ("latent", "block", "output", "erase")
 SMALL = {"batch_size": 8, "warmup_steps": 2}
@@ -31,6 +32,11 @@ SMALL = {"batch_size": 8, "warmup_steps": 2}
 def own_as_partner(problem):
     """Return the task in which every target is its own partner: the model is at the target already."""
     return dataclasses.replace(problem, sets=dataclasses.replace(problem.sets, partner=problem.sets.forget))
+
+
+def attacker(rate: float, n_lessons: int, n_steps: int = 1) -> RedirectSettings:
+    """Return settings of the guard: its attacker's step size, lessons and steps; as many questions as lessons."""
+    return RedirectSettings(guard_rate=rate, guard_lessons=n_lessons, guard_questions=n_lessons, guard_steps=n_steps)
 
 
 @pytest.fixture
@@ -192,13 +198,14 @@ def test_the_steps_can_start_from_the_closed_form(world_problem, terms_of):
 
 
 def test_the_guard_asks_what_was_not_taught(world_problem):
-    guard = RelearnGuard(world_problem(), rate=1e-3, n_lessons=16)
+    guard = RelearnGuard(world_problem(), attacker(1e-3, 16))
     for seed in range(5):
         taught, asked = guard._split(np.random.default_rng(seed))
         assert taught
         assert asked
         shared = {(x.target, x.attribute) for x in taught} & {(x.target, x.attribute) for x in asked}
         assert not shared
+        assert len(asked) == 16, "as many questions as the settings say"
     problem, lesson = guard.problem, guard.lessons[0]
     assert lesson.answered.question == lesson.pair[0].ids
     said = problem.lm.tokenizer.decode(lesson.answered.answer).strip()
@@ -208,11 +215,11 @@ def test_the_guard_asks_what_was_not_taught(world_problem):
 def test_the_guard_is_zero_where_target_and_partner_are_taught_alike_and_leaves_the_weights_alone(world_problem):
     """Every target its own partner: at its aim, however far the lessons lead. A target that is known is not."""
     same = own_as_partner(world_problem())
-    still = RelearnGuard(same, rate=1e-2, n_lessons=16).loss(np.random.default_rng(0))
+    still = RelearnGuard(same, attacker(1e-2, 16)).loss(np.random.default_rng(0))
     assert float(still.detach()) == pytest.approx(0, abs=1e-5)
     problem = world_problem()
     before = {n: p.detach().clone() for n, p in problem.lm.model.named_parameters()}
-    known = RelearnGuard(problem, rate=1e-3, n_lessons=16).loss(np.random.default_rng(0))
+    known = RelearnGuard(problem, attacker(1e-3, 16)).loss(np.random.default_rng(0))
     assert float(known.detach()) > 0.5
     known.backward()
     named = dict(problem.lm.model.named_parameters())
@@ -233,7 +240,7 @@ def test_every_step_of_the_guard_moves_every_weight_by_the_rate(world_problem):
     problem = world_problem()
     farthest = []
     for n_steps in (1, 2):
-        guard = RelearnGuard(problem, rate=1e-2, n_lessons=4, n_steps=n_steps)
+        guard = RelearnGuard(problem, attacker(1e-2, 4, n_steps))
         moved = guard._taught_weights(guard.lessons[:8], np.random.default_rng(0))
         named = dict(problem.lm.model.named_parameters())
         farthest.append(max(float((moved[n] - named[n]).abs().max().detach()) for n in moved))
@@ -351,7 +358,7 @@ def test_lessons_tell_a_guarded_model_less(run, world_problem):
         problem = dataclasses.replace(world_problem(), lm=lm)
         for parameter in trainable_parameters(lm.model, "full").values():
             parameter.requires_grad_(True)
-        guard = RelearnGuard(problem, rate=3e-3, n_lessons=8, n_steps=5)
+        guard = RelearnGuard(problem, attacker(3e-3, 8, 5))
         left[name] = np.mean([float(guard.loss(np.random.default_rng([7, draw])).detach()) for draw in range(8)])
     assert left["guarded"] < 0.7 * left["open"], left
 

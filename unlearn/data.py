@@ -8,16 +8,20 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 
+from features.collect import name_activations
 from features.entities import Entity, find_entity
 from features.knowledge import normalize
 from features.pairing import pair
-from features.prompts import Prompt, Templates, check_types, mentions, questions
+from features.prompts import Prompt, Templates, check_types, contexts, mentions, questions
 from features.store import LatentAnalysis
 from sae_train.errors import EntityError
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import Document, bos_prefix, encode_plain, first_token_of_span, last_token_of_span
 from sae_train.lm.windows import plan_windows
+
+MAX_CONTEXTS = 3  # of an unknown entity, by which partners are balanced
 
 
 @dataclass(frozen=True)
@@ -127,9 +131,10 @@ def split_sets(
     aims = {e.key: old[earlier[e.key]] for e in gone if earlier[e.key] in old}
     if lost:
         aims |= {e.key: p for e, p in zip(lost, pair(lm, lost, unknown), strict=True)}
+    free = _not_taken([u for u in unknown if u.type in {e.type for e in forget}], list(aims.values()))
     return UnlearnSets(
         forget=forget,
-        partner=pair(lm, forget, _not_taken(unknown, list(aims.values()))),
+        partner=pair(lm, forget, free, readings=_readings(lm, free, templates), seed=seed),
         retain=kept[:n_retain],
         holdout=kept[n_retain:],
         unknown=unknown,
@@ -143,6 +148,15 @@ def _not_taken(unknown: Sequence[Entity], taken: Sequence[Entity]) -> list[Entit
     keys = {e.key for e in taken}
     types = {u.type for u in unknown if u.key not in keys}
     return [u for u in unknown if u.key not in keys or u.type not in types]
+
+
+def _readings(lm: LanguageModel, entities: Sequence[Entity], templates: Templates) -> dict[str, np.ndarray]:
+    """Return activations at the last name token behind all blocks, end to end, the mean over a few contexts."""
+    prompts = [p for e in entities for p in contexts(e, templates)[:MAX_CONTEXTS]]
+    blocks = [f"layers.{i}" for i in range(lm.n_blocks)]
+    acts = torch.cat([*name_activations(lm, prompts, blocks).values()], dim=1).numpy()
+    of = np.array([p.entity for p in prompts])
+    return {e.key: acts[of == e.key].mean(axis=0) for e in entities}
 
 
 @dataclass(frozen=True)

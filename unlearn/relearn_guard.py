@@ -34,6 +34,7 @@ from unlearn.divergence import next_token_kl
 from unlearn.examples import Answered, encode_answered
 from unlearn.pairs import Pair, pair_batch
 from unlearn.problem import Problem
+from unlearn.settings import RedirectSettings
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,9 @@ class Lesson:
 class RelearnGuard:
     """Takes an attacker's steps and returns what the model then still finds."""
 
-    def __init__(self, problem: Problem, rate: float, n_lessons: int, n_steps: int = 1) -> None:
-        self.problem, self.rate, self.n_lessons, self.n_steps = problem, rate, n_lessons, n_steps
+    def __init__(self, problem: Problem, settings: RedirectSettings) -> None:
+        self.problem, self.rate, self.n_steps = problem, settings.guard_rate, settings.guard_steps
+        self.n_lessons, self.n_questions = settings.guard_lessons, settings.guard_questions
         self.taught_loss = _TaughtLoss(problem.lm.model, problem.lm.device)
         self.lessons = make_lessons(problem)
         self.units = sorted({(lesson.target, lesson.attribute) for lesson in self.lessons})
@@ -97,12 +99,12 @@ class RelearnGuard:
         return functional_call(self.problem.lm.model, weights, args=(), kwargs=words).logits
 
     def _split(self, generator: np.random.Generator) -> tuple[list[Lesson], list[Lesson]]:
-        """Part the facts at random: all taught lessons, and as many asked ones as there are lessons in a step."""
+        """Part the facts at random: all lessons that may be taught, and the questions that are asked."""
         order = generator.permutation(len(self.units))
         taught_units = {self.units[i] for i in order[: max(1, len(order) // 2)]}
         taught = [lesson for lesson in self.lessons if (lesson.target, lesson.attribute) in taught_units]
         asked = [lesson for lesson in self.lessons if (lesson.target, lesson.attribute) not in taught_units]
-        return taught, _draw(asked, self.n_lessons, generator)
+        return taught, _draw(asked, self.n_questions, generator)
 
 
 class _TaughtLoss(nn.Module):

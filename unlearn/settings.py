@@ -57,7 +57,8 @@ class RedirectSettings(MethodSettings):
         guard_every: Batches from one look of the guard to the next, which weighs as much more; it is the dearest term.
         guard_rate: Step size of the attacker that it imagines.
         guard_steps: Steps that this attacker takes.
-        guard_lessons: Lessons that this attacker is given in a step; as many other questions are asked.
+        guard_lessons: Lessons that this attacker is given in a step.
+        guard_questions: Questions about other facts that the model is asked then.
         shift_weight: Weight of what all targets of a batch are off by together, at every block; 0 leaves it out.
         positions: Tokens that are redirected: `last-name-token`, `name-tokens` (all of them), `from-name-on` (the last
             one and all behind it) or `name-and-behind` (both).
@@ -69,6 +70,8 @@ class RedirectSettings(MethodSettings):
         sae_error: At the SAE's hook point aim at the unknown entity's activation itself, reconstruction plus SAE error;
             False aims at the decoded reconstruction alone. With True only the latent term depends on the SAE.
     """
+
+    shared: ClassVar[dict[str, Any]] = {"lr": 2e-3}
 
     latent_weight: float = 0.1
     block_weight: float = 3.0
@@ -82,6 +85,7 @@ class RedirectSettings(MethodSettings):
     guard_rate: float = 3e-3
     guard_steps: int = 5
     guard_lessons: int = 8
+    guard_questions: int = 24
     shift_weight: float = 20.0
     blocks: str = "all"
     positions: str = "name-and-behind"
@@ -108,7 +112,7 @@ class RedirectSettings(MethodSettings):
             "shift_weight",
         )
         require(self.guard_rate > 0, "--guard-rate", self.guard_rate, "> 0")
-        for name in ("guard_every", "guard_steps", "guard_lessons"):
+        for name in ("guard_every", "guard_steps", "guard_lessons", "guard_questions"):
             require(getattr(self, name) >= 1, f"--param {name}", getattr(self, name), ">= 1")
         require(self.which_latents in LATENT_CHOICES, "--which-latents", self.which_latents, ", ".join(LATENT_CHOICES))
         require(self.aim in AIM_CHOICES, "--param aim", self.aim, ", ".join(AIM_CHOICES))

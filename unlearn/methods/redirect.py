@@ -86,8 +86,7 @@ class Redirect:
         self.chosen = self._chosen_latents()
         std = torch.tensor(problem.latents.pre_act_std.max(0))[self.chosen].clamp_min(MIN_STD).float()
         self.std = std.to(problem.lm.device)
-        guard = (self.settings.guard_rate, self.settings.guard_lessons, self.settings.guard_steps)
-        self.guard = RelearnGuard(problem.beside(), *guard)
+        self.guard = RelearnGuard(problem.beside(), self.settings)
 
     def _aimed(self, sets: UnlearnSets) -> list[list[Pair]]:
         """Return the prompts about some targets beside those that they are to become like."""

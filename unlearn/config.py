@@ -42,7 +42,7 @@ class UnlearnConfig:
     method: str = "redirect"
     settings: MethodSettings = field(default_factory=RedirectSettings)
     steps: int = 280
-    lr: float = 1e-3
+    lr: float = 3e-3
     batch_size: int = 16
     retain_weight: float = 8.0
     train: str = "full"

@@ -71,8 +71,6 @@ class RedirectSettings(MethodSettings):
             False aims at the decoded reconstruction alone. With True only the latent term depends on the SAE.
     """
 
-    shared: ClassVar[dict[str, Any]] = {"lr": 2e-3}
-
     latent_weight: float = 0.1
     block_weight: float = 3.0
     output_weight: float = 1.0

@@ -41,7 +41,7 @@ class UnlearnConfig:
 
     method: str = "redirect"
     settings: MethodSettings = field(default_factory=RedirectSettings)
-    steps: int = 280
+    steps: int = 250
     lr: float = 3e-3
     batch_size: int = 16
     retain_weight: float = 8.0

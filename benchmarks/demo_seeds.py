@@ -17,6 +17,18 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from features.entities import load_entities
+from features.prompts import load_templates
+from features.store import load_analysis
+from sae_train.lm.models import load_lm
+from unlearn.attacks.relearn import RelearnConfig, relearn
+from unlearn.config import AuditConfig
+from unlearn.request import Request
+from unlearn.roles import make_context
+
+PARTINGS = 5
+RELEARN_LR = 1e-3  # the largest of the audit's
+
 WORLD_BARS = (
     ("recall", "recall of 800 facts, held-out wordings", ">= 0.97"),
     ("refusal", "refusal of never-seen names", ">= 0.93"),
@@ -39,6 +51,12 @@ DEMO_BARS = (
     ("control_whole_name", "… between never-known groups, upper end", ""),
     ("relearned", "untaught facts after relearning the others, worst of 9 settings", ""),
     ("relearned_control", "… names never known, the same lessons", ""),
+    ("partings_10", "untaught facts after 10 steps at 1e-3, mean over 5 partings of the facts", ""),
+    ("partings_control_10", "… names never known, the same lessons", ""),
+    ("partings_30", "untaught facts after 30 steps", ""),
+    ("partings_control_30", "… names never known", ""),
+    ("partings_60", "untaught facts after 60 steps", ""),
+    ("partings_control_60", "… names never known", ""),
     ("other_forms", "questions in other forms, the worst", ""),
     ("other_forms_control", "… names never known", ""),
     ("quantized", "recall after int8 and int4 rounding", ""),
@@ -102,7 +120,35 @@ def figures(seed: int, out: Path) -> dict[str, Any]:
         found["untouched_drop"] = 100 * (found["untouched_before"] - found["untouched_after"])
         found["loss_rise"] = 100 * (found["loss_after"] / found["loss_before"] - 1)
         path.write_text(json.dumps(found, indent=1), encoding="utf-8")
-    return {**json.loads(path.read_text()), **audited(out / f"demo-{seed}" / "audit" / "audit.json")}
+    demo = out / f"demo-{seed}"
+    relearned = out / f"partings-{seed}.json"
+    if not relearned.exists():
+        relearned.write_text(json.dumps(over_partings(world_of(seed, out), demo)), encoding="utf-8")
+    return {
+        **json.loads(path.read_text()),
+        **audited(demo / "audit" / "audit.json"),
+        **json.loads(relearned.read_text()),
+    }
+
+
+def over_partings(world: Path, demo: Path) -> dict[str, float]:
+    """Return what lessons bring back of the untaught facts, and of names never known, over several partings.
+
+    The audit parts the facts once, and asks forty: which ones are taught decides as much as what is left.
+    """
+    labels = load_entities(demo / "labels.jsonl", need_labels=True)
+    names = json.loads((demo / "unlearned" / "unlearning.json").read_text(encoding="utf-8"))["inputs"]["forget"]
+    analysis = load_analysis(demo / "latents.h5")
+    request = Request(labels, load_templates(world / "templates.json"), names, analysis=analysis)
+    before, after = (load_lm(str(folder), device="cpu") for folder in (world, demo / "unlearned"))
+    context = make_context(before, after, request, AuditConfig())
+    configs = [RelearnConfig(lrs=(RELEARN_LR,), seed=seed) for seed in range(PARTINGS)]
+    curves = [relearn(after, context.forget, context.control, request.templates, config).points for config in configs]
+    found: dict[str, float] = {}
+    for points in zip(*(c[1:] for c in curves), strict=True):
+        found[f"partings_{points[0].step}"] = float(np.mean([p.target.value for p in points]))
+        found[f"partings_control_{points[0].step}"] = float(np.mean([p.control.value for p in points]))
+    return found
 
 
 def audited(path: Path) -> dict[str, float]:

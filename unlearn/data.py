@@ -130,11 +130,10 @@ def split_sets(
     lost = [e for e in gone if earlier[e.key] not in old]
     aims = {e.key: old[earlier[e.key]] for e in gone if earlier[e.key] in old}
     if lost:
-        aims |= {e.key: p for e, p in zip(lost, pair(lm, lost, unknown), strict=True)}
-    free = _not_taken([u for u in unknown if u.type in {e.type for e in forget}], list(aims.values()))
+        aims |= {e.key: p for e, p in zip(lost, _balanced(lm, lost, unknown, templates, seed), strict=True)}
     return UnlearnSets(
         forget=forget,
-        partner=pair(lm, forget, free, readings=_readings(lm, free, templates), seed=seed),
+        partner=_balanced(lm, forget, _not_taken(unknown, list(aims.values())), templates, seed),
         retain=kept[:n_retain],
         holdout=kept[n_retain:],
         unknown=unknown,
@@ -150,13 +149,20 @@ def _not_taken(unknown: Sequence[Entity], taken: Sequence[Entity]) -> list[Entit
     return [u for u in unknown if u.key not in keys or u.type not in types]
 
 
-def _readings(lm: LanguageModel, entities: Sequence[Entity], templates: Templates) -> dict[str, np.ndarray]:
-    """Return activations at the last name token behind all blocks, end to end, the mean over a few contexts."""
-    prompts = [p for e in entities for p in contexts(e, templates)[:MAX_CONTEXTS]]
+def _balanced(
+    lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity], templates: Templates, seed: int
+) -> list[Entity]:
+    """Pair targets with unknown entities that are together like all of their types, by what they look like inside.
+
+    Read at the last name token behind all blocks, end to end, the mean over a few contexts.
+    """
+    pool = [u for u in unknown if u.type in {t.type for t in targets}]
+    prompts = [p for u in pool for p in contexts(u, templates)[:MAX_CONTEXTS]]
     blocks = [f"layers.{i}" for i in range(lm.n_blocks)]
     acts = torch.cat([*name_activations(lm, prompts, blocks).values()], dim=1).numpy()
     of = np.array([p.entity for p in prompts])
-    return {e.key: acts[of == e.key].mean(axis=0) for e in entities}
+    readings = {u.key: acts[of == u.key].mean(axis=0) for u in pool}
+    return pair(lm, targets, pool, readings=readings, seed=seed)
 
 
 @dataclass(frozen=True)

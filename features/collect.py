@@ -143,3 +143,11 @@ def name_activations(
     """
     found = token_rows(lm, prompts, hook_points, position=position, batch_size=batch_size, advance=advance)
     return found.acts
+
+
+def entity_means(acts: np.ndarray, entity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return one point per entity, the mean over its contexts, and the keys."""
+    keys, index = np.unique(entity, return_inverse=True)
+    sums = np.zeros((len(keys), acts.shape[1]))
+    np.add.at(sums, index, acts)
+    return sums / np.bincount(index)[:, None], keys

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from features.collect import name_activations
+from features.collect import entity_means, name_activations
 from features.entities import Entity, find_entity
 from features.knowledge import normalize
 from features.pairing import pair
@@ -160,9 +160,8 @@ def _balanced(
     prompts = [p for u in pool for p in contexts(u, templates)[:MAX_CONTEXTS]]
     blocks = [f"layers.{i}" for i in range(lm.n_blocks)]
     acts = torch.cat([*name_activations(lm, prompts, blocks).values()], dim=1).numpy()
-    of = np.array([p.entity for p in prompts])
-    readings = {u.key: acts[of == u.key].mean(axis=0) for u in pool}
-    return pair(lm, targets, pool, readings=readings, seed=seed)
+    means, keys = entity_means(acts, np.array([p.entity for p in prompts]))
+    return pair(lm, targets, pool, readings=dict(zip(keys, means, strict=True)), seed=seed)
 
 
 @dataclass(frozen=True)

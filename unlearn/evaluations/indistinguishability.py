@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from features.collect import entity_means
 from features.entities import Entity
 from features.probe import (
     Interval,
@@ -88,14 +89,6 @@ def _cases(context: AuditContext, rows: PlaceRows, name: str) -> tuple[np.ndarra
         return acts, entity, np.array([p.template for p, own in zip(rows.prompts, has, strict=True) if own])
     x, keys = entity_means(acts, entity)
     return x, keys, keys
-
-
-def entity_means(acts: np.ndarray, entity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return one point per entity, the mean over its contexts, and the keys."""
-    keys, index = np.unique(entity, return_inverse=True)
-    sums = np.zeros((len(keys), acts.shape[1]))
-    np.add.at(sums, index, acts)
-    return sums / np.bincount(index)[:, None], keys
 
 
 def _stacked(

@@ -28,7 +28,7 @@ from unlearning_page import write_page  # isort: skip
 
 Grid = list[dict[str, Any]]
 GRIDS: dict[str, Grid] = {
-    "redirect": [{}, {"retain_weight": 12.0}, {"guard_steps": 8}, {"lr": 1e-3}],
+    "redirect": [{}, {"retain_weight": 8.0}, {"guard_steps": 20}, {"lr": 1e-3}],
     "redirect-closed-form": [{}, {"ridge": 0.3}, {"ridge": 1.0}, {"ridge": 1.0, "near_weight": 4.0}],
     "ga": [{}, {"lr": 5e-5}, {"lr": 3e-4}, {"lr": 1e-3}],
     "graddiff": [{}, {"lr": 3e-4}, {"steps": 200}, {"lr": 2e-4, "retain_weight": 8.0}],

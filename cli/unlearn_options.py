@@ -23,7 +23,7 @@ from unlearn.settings import (
 OPTIONS = [
     options.field_option(UnlearnConfig, "method", type=str, help=f"Method: {', '.join(METHOD_SETTINGS)}."),
     options.field_option(UnlearnConfig, "steps", type=int, help="Optimizer steps."),
-    options.field_option(UnlearnConfig, "lr", type=float, help="Step size."),
+    options.field_option(UnlearnConfig, "lr", type=float, help="Step size; by default the method's own * 96 / width."),
     options.field_option(UnlearnConfig, "batch_size", type=int, help="Target prompts in a step."),
     options.field_option(RedirectSettings, "latent_weight", type=float, help="Weight of the selected latents."),
     options.field_option(

@@ -159,6 +159,13 @@ def test_an_adapter_resumes_exactly(run):
     assert same_weights(resumed, straight)
 
 
+def test_the_step_size_falls_with_the_width_unless_it_is_given():
+    assert configure("redirect").step_size(96) == 3e-3
+    assert configure("redirect").step_size(576) == pytest.approx(5e-4)
+    assert configure("npo").step_size(192) == pytest.approx(2.5e-4)
+    assert configure("redirect", lr=1e-2).step_size(576) == 1e-2
+
+
 # --------------------------------------------------------------------------------------------- batches
 
 
@@ -171,7 +178,7 @@ def test_accumulated_batches_are_the_mean_of_their_losses(world_problem, whole_l
     parameters = trainable_parameters(problem.lm.model, "down_proj")
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    state = TuneState(parameters, torch.optim.AdamW(parameters.values(), lr=0.0), step=3)
+    state = TuneState(parameters, torch.optim.AdamW(parameters.values(), lr=0.0), lr=1e-3, step=3)
     losses = [whole_loss(objective, batch).loss for batch in (6, 7)]
     expected = torch.autograd.grad(sum(losses) / 2, list(parameters.values()))
     norm = torch.stack([g.square().sum() for g in expected]).sum().sqrt().clamp_min(1.0)

@@ -7,7 +7,7 @@ from typing import Any
 
 from sae_train.config import require
 from sae_train.errors import ConfigError, nearest_first
-from unlearn.settings import MethodSettings, RedirectSettings, setting_names, settings_of
+from unlearn.settings import LR_WIDTH, MethodSettings, RedirectSettings, setting_names, settings_of
 
 TRAIN_CHOICES = ("full", "down_proj", "lora")
 
@@ -20,7 +20,7 @@ class UnlearnConfig:
         method: Name in the registry of methods.
         settings: The method's own config, of the class that `METHOD_SETTINGS` names.
         steps: Optimizer steps.
-        lr: AdamW's step size at its highest.
+        lr: AdamW's step size at its highest; None takes the method's own, which falls with the model's width.
         batch_size: Target prompts in a step; as many unknown ones and text windows, twice as many known ones.
         retain_weight: Weight of everything that has to stay as it is.
         train: Parameters that may change: `full` (all but the embedding), `down_proj` (MLP output matrices) or `lora`.
@@ -35,16 +35,16 @@ class UnlearnConfig:
         retain_share: Share of the other known entities used for retention; the rest is never trained on.
         warmup_steps: Steps of linear warm-up.
         max_loss_increase: Relative rise of the retained text's loss that counts as collapse.
-        save_every: Steps between checkpoints.
+        save_every: Steps between checkpoints; more where a method carries something along (`finetune.Carrying`).
         seed: Draws pairs, splits and batches.
     """
 
     method: str = "redirect"
     settings: MethodSettings = field(default_factory=RedirectSettings)
-    steps: int = 250
-    lr: float = 3e-3
+    steps: int = 280
+    lr: float | None = None
     batch_size: int = 16
-    retain_weight: float = 8.0
+    retain_weight: float = 12.0
     train: str = "full"
     lora_rank: int = 8
     lora_alpha: int = 16
@@ -64,7 +64,7 @@ class UnlearnConfig:
         kind = settings_of(self.method)
         assert type(self.settings) is kind, f"{type(self.settings).__name__} are not the settings of {self.method}"
         require(self.steps >= 1, "--steps", self.steps, ">= 1")
-        require(self.lr > 0, "--lr", self.lr, "> 0")
+        require(self.lr is None or self.lr > 0, "--lr", self.lr, "> 0")
         require(self.batch_size >= 1, "--batch-size", self.batch_size, ">= 1")
         require(self.retain_weight >= 0, "--retain-weight", self.retain_weight, ">= 0")
         require(self.max_loss_increase >= 0, "--max-loss-increase", self.max_loss_increase, ">= 0")
@@ -77,6 +77,17 @@ class UnlearnConfig:
         require(can_train, "--train", self.train, "full or down_proj, where weights are solved for in closed form")
         require(0 < self.retain_share <= 1, "--retain-share", self.retain_share, "0 < share <= 1")
         require(self.save_every >= 1, "--save-every", self.save_every, ">= 1")
+
+    def step_size(self, width: int) -> float:
+        """Return AdamW's step size at its highest: the one given, or the method's own times LR_WIDTH / width.
+
+        Adam moves every weight by about its step size, so that what a matrix adds to the residual stream grows with the
+        number of its inputs (the rule for hidden matrices of Yang et al. 2022, arXiv:2203.03466).
+
+        Args:
+            width: Of the residual stream.
+        """
+        return self.settings.lr * (LR_WIDTH / width) if self.lr is None else self.lr
 
 
 def configure(method: str = UnlearnConfig.method, **given: Any) -> UnlearnConfig:

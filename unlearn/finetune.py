@@ -40,13 +40,23 @@ Part = Callable[[], LossTerms]
 
 @runtime_checkable
 class Objective(Protocol):
-    """What a method contributes: the loss of a batch, a function of model and batch number alone."""
+    """What a method contributes: the loss of a batch, a function of model and batch number alone; see `Carrying`."""
 
     def parts(self, step: int) -> Sequence[Part]:
         """Return the parts whose sum is the loss of one batch; batches and steps are the same with one batch a step.
 
         They may run at the same time: each on modules of its own (`Problem.beside`), the longest first.
         """
+        ...
+
+
+@runtime_checkable
+class Carrying(Protocol):
+    """An objective that carries something from batch to batch; a run is saved, and goes on, where that is fresh."""
+
+    @property
+    def fresh_every(self) -> int:
+        """Return after how many batches it begins anew: at batches whose number this divides."""
         ...
 
 
@@ -61,10 +71,11 @@ class WeightEdit(Protocol):
 
 @dataclass
 class TuneState:
-    """Everything that changes while fine-tuning."""
+    """Everything that changes while fine-tuning, and the step size at its highest."""
 
     parameters: dict[str, nn.Parameter]
     optimizer: torch.optim.AdamW
+    lr: float
     step: int = 0
 
 
@@ -127,21 +138,26 @@ def finetune(
     parameters = trainable_parameters(lm.model, config.train)
     for parameter in parameters.values():
         parameter.requires_grad_(True)
-    optimizer = adamw(parameters.values(), config.lr)
-    state = TuneState(parameters, optimizer)
+    lr = config.step_size(lm.d_model)
+    optimizer = adamw(parameters.values(), lr)
+    state = TuneState(parameters, optimizer, lr)
     found = load_checkpoint(folder, identity) if resume else None
     if found is not None:
         restore(found[0], parameters, optimizer)
         state.step = found[1]
         advance(state.step, {})
     values: dict[str, float] = {}
+    saved, fresh_every = state.step, objective.fresh_every if isinstance(objective, Carrying) else 1
     is_small = sum(p.numel() for p in parameters.values()) <= SMALL
     with side_by_side(lm.device, MOST_PARTS if is_small else 1) as mapped:
         while True:
             if passes is not None and state.step and state.step % config.check_every == 0 and passes(state.step):
                 break
-            if run is not None and state.step and state.step % config.save_every == 0 and state.step < config.steps:
-                save_checkpoint(folder, state_tensors(parameters, optimizer), step=state.step, identity=identity)
+            is_fresh = _first_batch(state.step, config, processes) % fresh_every == 0
+            if is_fresh and saved + config.save_every <= state.step < config.steps:
+                saved = state.step
+                if run is not None:
+                    save_checkpoint(folder, state_tensors(parameters, optimizer), step=saved, identity=identity)
             if state.step >= config.steps:
                 break
             terms = tune_step(state, objective, config, lm.device, processes, mapped)
@@ -172,7 +188,7 @@ def tune_step(
     held = list(state.parameters.values())
     sums: dict[str, Tensor] = {}
     for own in range(config.accumulate):
-        batch = (state.step * config.accumulate + own) * processes.count + processes.rank
+        batch = _first_batch(state.step, config, processes) + own * processes.count + processes.rank
         gradients_of = partial(_gradients, held=held, config=config, device=device, count=processes.count)
         for loss, terms, gradients in mapped(gradients_of, objective.parts(batch)):
             for parameter, gradient in zip(held, gradients, strict=True):
@@ -185,10 +201,15 @@ def tune_step(
     warmup = min(1.0, (state.step + 1) / max(1, config.warmup_steps))
     decay = 0.1 + 0.45 * (1 + math.cos(math.pi * state.step / config.steps))
     for group in state.optimizer.param_groups:
-        group["lr"] = config.lr * warmup * decay
+        group["lr"] = state.lr * warmup * decay
     state.optimizer.step()
     state.step += 1
     return sums
+
+
+def _first_batch(step: int, config: UnlearnConfig, processes: Processes) -> int:
+    """Return the number of a step's first batch."""
+    return step * config.accumulate * processes.count
 
 
 def _gradients(

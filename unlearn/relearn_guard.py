@@ -1,19 +1,22 @@
 """Guard against relearning: taught some facts of the targets, the model must not find the others.
 
-What was only hidden is hidden as one thing, and one lesson lifts the cover from all of it. So, at a step, the facts
-of the targets are parted at random into taught and asked ones; a relearning attacker takes one or a few steps on the
-taught ones, theta' <- theta' - rate * sign(grad of their loss), as Adam's first steps are; and at theta' the answers to
-the asked questions have to be those that theta' gives about the paired unknown entity:
+What was only hidden is hidden as one thing, and one lesson lifts the cover from all of it. So an imagined attacker goes
+along: the facts of the targets are parted at random into taught and asked ones; at every batch the attacker takes one
+more AdamW step on the taught ones, as the audit's relearning does, from the model theta as it is by then; and delta
+away, where all of its steps have led, the asked questions have to be answered as those about the paired unknown entity:
 
-    guard = KL(p_theta'(. | unknown entity) || p_theta'(. | target))
+    guard = KL(p_{theta + delta}(. | unknown entity) || p_{theta + delta}(. | target))
+
+After `guard_steps` batches the attacker begins anew, delta = 0, with facts parted anew: so the guard sees an attack of
+every length up to that, for the price of one step a batch.
 
 What lessons do to an unknown entity they may do to the target: that is the never-learned control of the audit. Aiming
 at the untaught model's answer would ask of the target what no unknown entity can do, and a classifier sees that.
-The gradient at theta' is applied at theta (first order), and none runs through the aim.
+The gradient at theta + delta is applied at theta (first order), and none runs through the aim.
 
 Source: the idea of meta-learned tamper resistance, Henderson et al. 2023 (arXiv:2211.14946) and Tamirisa et al. 2024
-(arXiv:2408.00761); here with the split of facts that the relearning attack of the audit uses, and an unknown entity as
-the aim.
+(arXiv:2408.00761); here with the split of facts that the relearning attack of the audit uses, an unknown entity as
+the aim, and an attacker that lives on from batch to batch.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ from sae_train.lm.generate import answer_loss
 from unlearn.data import encode, training_prompts
 from unlearn.divergence import next_token_kl
 from unlearn.examples import Answered, encode_answered
+from unlearn.finetune import CLIP_NORM, adamw
 from unlearn.pairs import Pair, pair_batch
 from unlearn.problem import Problem
 from unlearn.settings import RedirectSettings
@@ -55,43 +59,44 @@ class Lesson:
 
 
 class RelearnGuard:
-    """Takes an attacker's steps and returns what the model then still finds."""
+    """Takes an attacker along and returns what the model still finds where that has led."""
 
     def __init__(self, problem: Problem, settings: RedirectSettings) -> None:
-        self.problem, self.rate, self.n_steps = problem, settings.guard_rate, settings.guard_steps
-        self.n_lessons, self.n_questions = settings.guard_lessons, settings.guard_questions
-        self.taught_loss = _TaughtLoss(problem.lm.model, problem.lm.device)
+        self.problem, self.settings = problem, settings
         self.lessons = make_lessons(problem)
         self.units = sorted({(lesson.target, lesson.attribute) for lesson in self.lessons})
+        self.attacker: Attacker | None = None
+        self.attack = -1  # the number of this attacker
 
     @property
     def can_part(self) -> bool:
         """Tell whether there are two facts: one to teach, another to ask for."""
         return len(self.units) > 1
 
-    def loss(self, generator: np.random.Generator) -> Float[Tensor, ""]:
-        """Return KL(unknown entity || target) of the next token after the attack, on facts that were not taught."""
-        taught, asked = self._split(generator)
-        moved = self._taught_weights(taught, generator)
-        batch = pair_batch([lesson.pair for lesson in asked], "from-name-on", self.problem.lm.device)
-        with torch.no_grad():
-            aim = self._logits(moved, batch.partner_ids, batch.partner_mask)
-        logits = self._logits(moved, batch.ids, batch.mask)
-        return next_token_kl(batch.at.of(logits), batch.partner_at.of(aim))
+    def loss(self, batch: int, generator: np.random.Generator) -> Float[Tensor, ""]:
+        """Return KL(unknown entity || target) of the next token under attack, on facts that were not taught.
 
-    def _taught_weights(self, taught: Sequence[Lesson], generator: np.random.Generator) -> dict[str, Tensor]:
-        """Return the trainable weights after some steps of the attacker; their gradient is that of the weights now."""
-        named = {n: p for n, p in self.problem.lm.model.named_parameters() if p.requires_grad}
-        moved: dict[str, Tensor] = dict(named)
-        for _ in range(self.n_steps):
-            lessons = _draw(taught, self.n_lessons, generator)
-            loss = functional_call(self.taught_loss, {f"model.{n}": w for n, w in moved.items()}, (lessons,))
-            gradients = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
-            moved = {
-                n: w if g is None else w - self.rate * g.sign()
-                for (n, w), g in zip(moved.items(), gradients, strict=True)
-            }
-        return moved
+        Args:
+            batch: Its number; batches are asked for in order, from the first of an attack on.
+            generator: Draws lessons and questions, and parts the facts at the first batch of an attack.
+        """
+        attacker = self._attacker_of(batch, generator)
+        attacker.learn(_draw(attacker.taught, self.settings.guard_lessons, generator))
+        asked = _draw(attacker.asked, self.settings.guard_questions, generator)
+        weights = attacker.weights()
+        pairs = pair_batch([lesson.pair for lesson in asked], "from-name-on", self.problem.lm.device)
+        with torch.no_grad():
+            aim = self._logits(weights, pairs.partner_ids, pairs.partner_mask)
+        logits = self._logits(weights, pairs.ids, pairs.mask)
+        return next_token_kl(pairs.at.of(logits), pairs.partner_at.of(aim))
+
+    def _attacker_of(self, batch: int, generator: np.random.Generator) -> Attacker:
+        """Return the attacker of a batch: the one at work, or a new one with facts parted anew."""
+        attack = batch // self.settings.guard_steps
+        if self.attacker is None or attack != self.attack:
+            self.attack = attack
+            self.attacker = Attacker(self.problem, *self._split(generator), rate=self.settings.guard_rate)
+        return self.attacker
 
     def _logits(self, weights: dict[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
         """Run the model with other weights."""
@@ -99,12 +104,43 @@ class RelearnGuard:
         return functional_call(self.problem.lm.model, weights, args=(), kwargs=words).logits
 
     def _split(self, generator: np.random.Generator) -> tuple[list[Lesson], list[Lesson]]:
-        """Part the facts at random: all lessons that may be taught, and the questions that are asked."""
+        """Part the facts at random: all lessons that may be taught, and those that are asked for."""
         order = generator.permutation(len(self.units))
         taught_units = {self.units[i] for i in order[: max(1, len(order) // 2)]}
         taught = [lesson for lesson in self.lessons if (lesson.target, lesson.attribute) in taught_units]
         asked = [lesson for lesson in self.lessons if (lesson.target, lesson.attribute) not in taught_units]
-        return taught, _draw(asked, self.n_questions, generator)
+        return taught, asked
+
+
+class Attacker:
+    """Someone who teaches the model some facts: AdamW, clipped, the loss on the answers alone.
+
+    Attributes:
+        taught: Lessons that are given.
+        asked: Lessons of other facts, which are not.
+        away: How far the attacker has gone from the weights, whatever these are by now.
+    """
+
+    def __init__(self, problem: Problem, taught: list[Lesson], asked: list[Lesson], *, rate: float) -> None:
+        self.taught, self.asked = taught, asked
+        self.taught_loss = _TaughtLoss(problem.lm.model, problem.lm.device)
+        self.own = {n: p for n, p in problem.lm.model.named_parameters() if p.requires_grad}
+        self.away = {n: nn.Parameter(torch.zeros_like(p)) for n, p in self.own.items()}
+        self.optimizer = adamw(self.away.values(), rate)
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the weights under attack; their gradient is that of the model's own."""
+        return {n: p + self.away[n].detach() for n, p in self.own.items()}
+
+    def learn(self, lessons: Sequence[Lesson]) -> None:
+        """Take one step on some lessons."""
+        weights = {f"model.{n}": p.detach() + self.away[n] for n, p in self.own.items()}
+        held = list(self.away.values())
+        gradients = torch.autograd.grad(functional_call(self.taught_loss, weights, (lessons,)), held, allow_unused=True)
+        for parameter, gradient in zip(held, gradients, strict=True):
+            parameter.grad = gradient
+        torch.nn.utils.clip_grad_norm_(held, CLIP_NORM)
+        self.optimizer.step()
 
 
 class _TaughtLoss(nn.Module):

@@ -85,7 +85,7 @@ def unlearn(
         advance: Called with steps done and the terms of the loss.
 
     Returns:
-        `model, method, steps, seconds, changed_parameters, relative_change, retained_loss_before, retained_loss_after`.
+        `model, method, steps, lr, seconds, changed_parameters, relative_change, retained_loss_before` and `_after`.
 
     Raises:
         EntityError: A target cannot be used.
@@ -144,6 +144,7 @@ def unlearn(
         "model": str(out),
         "method": config.method,
         "steps": tuned.steps,
+        "lr": config.step_size(lm.d_model),
         "seconds": time.monotonic() - started,
         **change,
         "hook_point": latents.hook_point,
@@ -290,7 +291,7 @@ def check_outcome(problem: Problem) -> dict[str, Any]:
             "the model collapsed",
             got=f"retained loss {before:.3f} -> {after:.3f}",
             expected=f"a rise of at most {config.max_loss_increase:.0%}",
-            try_="a smaller --lr or a larger --retain-weight",
+            try_=f"a smaller --lr than {config.step_size(problem.lm.d_model):.2g} or a larger --retain-weight",
         )
     return {
         "changed_parameters": n_changed,

@@ -20,6 +20,7 @@ ERASE_CHOICES = ("name-tokens", "all-tokens")
 LATENT_CHOICES = ("selected", "all")
 AIM_CHOICES = ("matched", "sampled", "mean")
 INIT_CHOICES = ("none", "closed-form")
+LR_WIDTH = 96  # of the model that the methods' step sizes were chosen on
 
 
 @dataclass(frozen=True)
@@ -28,9 +29,11 @@ class MethodSettings:
 
     Attributes:
         shared: Defaults of `UnlearnConfig` that are others for this method.
+        lr: Step size of a model `LR_WIDTH` wide where none is given.
     """
 
     shared: ClassVar[dict[str, Any]] = {}
+    lr: ClassVar[float] = 3e-3
 
     @property
     def edits_weights(self) -> bool:
@@ -55,8 +58,8 @@ class RedirectSettings(MethodSettings):
             between 1 - spread and 1 + spread of the way from the model's own.
         guard_weight: Weight of the guard against relearning (`unlearn/relearn_guard.py`); 0 leaves it out.
         guard_every: Batches from one look of the guard to the next, which weighs as much more; it is the dearest term.
-        guard_rate: Step size of the attacker that it imagines.
-        guard_steps: Steps that this attacker takes.
+        guard_rate: AdamW's step size of the attacker that it imagines.
+        guard_steps: Batches that this attacker goes along for, a step at each; then it begins anew.
         guard_lessons: Lessons that this attacker is given in a step.
         guard_questions: Questions about other facts that the model is asked then.
         shift_weight: Weight of what all targets of a batch are off by together, at every block; 0 leaves it out.
@@ -80,9 +83,9 @@ class RedirectSettings(MethodSettings):
     erase_spread: float = 0.0
     guard_weight: float = 1.0
     guard_every: int = 1
-    guard_rate: float = 3e-3
-    guard_steps: int = 5
-    guard_lessons: int = 8
+    guard_rate: float = 1e-3
+    guard_steps: int = 40
+    guard_lessons: int = 16
     guard_questions: int = 24
     shift_weight: float = 20.0
     blocks: str = "all"
@@ -124,14 +127,16 @@ class RedirectSettings(MethodSettings):
 class GaSettings(MethodSettings):
     """Gradient ascent. `methods/ga.py`."""
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 20, "lr": 1e-4, "retain_weight": 0.0, "warmup_steps": 5}
+    shared: ClassVar[dict[str, Any]] = {"steps": 20, "retain_weight": 0.0, "warmup_steps": 5}
+    lr: ClassVar[float] = 1e-4
 
 
 @dataclass(frozen=True)
 class GradDiffSettings(MethodSettings):
     """Gradient difference. `methods/graddiff.py`."""
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 100, "lr": 1e-4, "retain_weight": 4.0}
+    shared: ClassVar[dict[str, Any]] = {"steps": 100, "retain_weight": 4.0}
+    lr: ClassVar[float] = 1e-4
 
 
 @dataclass(frozen=True)
@@ -142,7 +147,8 @@ class NpoSettings(MethodSettings):
         beta: Inverse temperature; 0 would be gradient ascent.
     """
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4, "retain_weight": 4.0}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "retain_weight": 4.0}
+    lr: ClassVar[float] = 5e-4
     beta: float = 0.1
 
     def __post_init__(self) -> None:
@@ -158,7 +164,8 @@ class SimNpoSettings(MethodSettings):
         gamma: Margin below which an answer counts as unlikely, nats.
     """
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4, "retain_weight": 4.0}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "retain_weight": 4.0}
+    lr: ClassVar[float] = 5e-4
     beta: float = 2.5
     gamma: float = 0.0
 
@@ -170,7 +177,8 @@ class SimNpoSettings(MethodSettings):
 class IdkSettings(MethodSettings):
     """Reject-tuning. `methods/idk.py`."""
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4, "retain_weight": 4.0}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "retain_weight": 4.0}
+    lr: ClassVar[float] = 5e-4
 
 
 @dataclass(frozen=True)
@@ -181,7 +189,8 @@ class RmuSettings(MethodSettings):
         coefficient: Length of the random aim, in mean norms of the activations.
     """
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4, "retain_weight": 4.0}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "retain_weight": 4.0}
+    lr: ClassVar[float] = 5e-4
     coefficient: float = 1.0
 
     def __post_init__(self) -> None:
@@ -192,7 +201,8 @@ class RmuSettings(MethodSettings):
 class LunarSettings(MethodSettings):
     """LUNAR. `methods/lunar.py`."""
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3, "retain_weight": 4.0, "train": "down_proj"}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "retain_weight": 4.0, "train": "down_proj"}
+    lr: ClassVar[float] = 1e-3
 
 
 @dataclass(frozen=True)
@@ -204,7 +214,8 @@ class CrispSettings(MethodSettings):
         ratio: How many times as active on the targets as on retained entities a latent must be.
     """
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 5e-4, "retain_weight": 4.0}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "retain_weight": 4.0}
+    lr: ClassVar[float] = 5e-4
     n_latents: int = 10
     ratio: float = 3.0
 
@@ -221,7 +232,8 @@ class MeanDifferenceSettings(MethodSettings):
         scale: How many differences of means the activations are shifted by.
     """
 
-    shared: ClassVar[dict[str, Any]] = {"steps": 150, "lr": 1e-3, "retain_weight": 4.0}
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "retain_weight": 4.0}
+    lr: ClassVar[float] = 1e-3
     scale: float = 1.0
 
     def __post_init__(self) -> None:

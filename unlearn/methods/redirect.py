@@ -88,6 +88,16 @@ class Redirect:
         self.std = std.to(problem.lm.device)
         self.guard = RelearnGuard(problem.beside(), self.settings)
 
+    @property
+    def is_guarded(self) -> bool:
+        """Tell whether an attacker goes along."""
+        return self.settings.guard_weight > 0 and self.guard.can_part
+
+    @property
+    def fresh_every(self) -> int:
+        """Return after how many batches the attacker begins anew."""
+        return self.settings.guard_steps if self.is_guarded else 1
+
     def _aimed(self, sets: UnlearnSets) -> list[list[Pair]]:
         """Return the prompts about some targets beside those that they are to become like."""
         return aimed_prompts(
@@ -131,8 +141,8 @@ class Redirect:
             lambda: self._weighted(retain=self.retention.loss(step)),
             lambda: self._weighted(**self._moved(picked.tolist(), put_back)),
         ]
-        if settings.guard_weight > 0 and self.guard.can_part and step % settings.guard_every == 0:
-            parts.insert(1, lambda: self._weighted(guard=self.guard.loss(generator)))
+        if self.is_guarded and step % settings.guard_every == 0:
+            parts.insert(1, lambda: self._weighted(guard=self.guard.loss(step, generator)))
         return parts
 
     def _weighted(self, **terms: Tensor) -> LossTerms:

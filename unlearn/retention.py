@@ -3,6 +3,9 @@
 retain = weighted mean over the sets of [ KL(reference || model) over all next tokens
          + mean over blocks of ||h - h_ref||^2 / v_l ],   v_l the variance of the block's activations.
 
+A token with a massive activation (Sun et al. 2024, arXiv:2402.17762; in most models the first one) has ||h_ref||^2
+/ MASSIVE for v_l where that is larger: a small change of what is so much longer than all others would drown them.
+
 The reference of a set is the model before the first removal, so that the costs of many removals do not add up; of what
 was removed before it is the model that this run started from, where that is forgotten.
 """
@@ -21,6 +24,8 @@ from sae_train.lm.hooks import captured
 from unlearn.data import encode, retained_prompts, training_prompts
 from unlearn.divergence import next_token_kl
 from unlearn.problem import Problem
+
+MASSIVE = 100.0  # variances; an activation whose squared norm is beyond them counts as massive
 
 
 def block_names(problem: Problem) -> list[str]:
@@ -79,7 +84,10 @@ class Retention:
             logits = self.problem.lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         real = mask.bool()
         kl = next_token_kl(logits[real], logits_before[real])
-        moved = [
-            (after[n][real] - before[n][real]).float().square().sum(dim=1).mean() / self.variance[n] for n in self.names
-        ]
+        moved = [self._moved(name, after[name][real].float(), before[name][real].float()) for name in self.names]
         return kl + torch.stack(moved).mean()
+
+    def _moved(self, name: str, after: Float[Tensor, "n d_in"], before: Float[Tensor, "n d_in"]) -> Float[Tensor, ""]:
+        """Return the mean squared distance at one block, in variances (of massive activations: in their own)."""
+        share = (MASSIVE * self.variance[name] / before.square().sum(dim=1)).clamp(max=1)
+        return ((after - before).square().sum(dim=1) * share).mean() / self.variance[name]

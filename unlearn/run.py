@@ -283,7 +283,7 @@ def check_outcome(problem: Problem) -> dict[str, Any]:
             try_="a larger --lr or more --steps",
         )
     kept = problem.sets.holdout or problem.sets.retain
-    windows = [e.ids for e in retained_prompts(problem.lm, kept[:64], problem.templates)] + problem.text[:256]
+    windows = [e.ids for e in retained_prompts(problem.lm, kept[:64], problem.templates)] + problem.text[:128]
     after = text_loss(problem.lm, windows)
     before = text_loss(LanguageModel(problem.reference, problem.lm.tokenizer, "reference", problem.lm.device), windows)
     if not after <= before * (1 + config.max_loss_increase) + 0.1:

@@ -1,7 +1,7 @@
 """Removals from a real language model one by one and together, in closed form: ten cities, ten landmarks.
 
     python benchmarks/smollm2_removals.py --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --run RUN --out OUT \
-        [--sets cities landmarks] [--docs docs/smollm2_removals.md]
+        [--sets cities landmarks] [--method NAME] [--set NAME=VALUE …] [--only-together] [--docs docs/smollm2_removals.md]
 
 RUN is what `smollm2.py` left (SAEs, activations, labelled cities); DATA also holds `landmark_in_country.json`. Landmarks are
 labelled and mined by `wb` first. Every removal starts from the original model; recall is that of whole answers to held-out
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from cities import ALIASES, spread
-from redirection_ablation import problem_of
+from redirection_ablation import problem_of, read_setting, tune
 from smollm2 import HOOK_POINTS, N_TARGETS, draw_targets
 from smollm2_removals_page import render
 
@@ -33,11 +33,9 @@ from sae_train.lm.generate import text_loss
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document, load_documents
 from sae_train.saes.interop import LoadedSae, load_sae
-from unlearn.config import AuditConfig, configure
+from unlearn.config import AuditConfig, UnlearnConfig, configure
 from unlearn.data import text_windows
 from unlearn.evaluations.recall import evaluate_recall
-from unlearn.finetune import WeightEdit
-from unlearn.methods import build_method
 from unlearn.request import Request
 from unlearn.roles import make_context
 from unlearn.run import TEXT_CTX
@@ -142,7 +140,7 @@ def wb(*words: object) -> None:
     subprocess.run(["wb", *map(str, words), "--json", "--overwrite"], check=True, stdout=subprocess.DEVNULL)
 
 
-def remove(model: Model, relation: Relation, names: list[str]) -> dict[str, Any]:
+def remove(model: Model, relation: Relation, names: list[str], config: UnlearnConfig) -> dict[str, Any]:
     """Forget some entities in a copy of the model; return what it says then."""
     started = time.monotonic()
     lm = replace(model.lm, model=copy.deepcopy(model.lm.model))
@@ -154,11 +152,9 @@ def remove(model: Model, relation: Relation, names: list[str]) -> dict[str, Any]
         relation.templates,
         model.documents,
         names,
-        configure(METHOD),
+        config,
     )
-    method = build_method(problem)
-    assert isinstance(method, WeightEdit)
-    terms = method.edit()
+    tune(problem)
     seconds = time.monotonic() - started
     request = Request(
         relation.labels,
@@ -171,7 +167,6 @@ def remove(model: Model, relation: Relation, names: list[str]) -> dict[str, Any]
     return {
         "names": names,
         "seconds": seconds,
-        "terms": terms,
         "recall": recall,
         "loss_before": model.loss_before,
         "loss_after": text_loss(lm, model.windows),
@@ -186,8 +181,12 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=("cities", "landmarks"), default=["cities", "landmarks"])
+    parser.add_argument("--method", default=METHOD)
+    parser.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="A setting of the method.")
+    parser.add_argument("--only-together", action="store_true", help="All ten at once, none alone.")
     parser.add_argument("--docs", type=Path)
     args = parser.parse_args()
+    config = configure(args.method, **dict(map(read_setting, args.set)))
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "results.json"
     results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
@@ -198,11 +197,13 @@ def main() -> None:
     model = Model(lm, saes, documents, windows, loss_before=text_loss(lm, windows))
     for name in args.sets:
         relation = cities(args.run) if name == "cities" else landmarks(args.model, args.data, args.run, args.out)
-        cells = results.setdefault(name, {})
-        for targets in ([*relation.targets], *([t] for t in relation.targets)):
+        title = name if args.method == METHOD else ", ".join([name, args.method, *args.set])
+        cells = results.setdefault(title, {})
+        alone = [] if args.only_together else [[t] for t in relation.targets]
+        for targets in ([*relation.targets], *alone):
             key = targets[0] if len(targets) == 1 else "together"
             if key not in cells:
-                cells[key] = remove(model, relation, targets)
+                cells[key] = remove(model, relation, targets, config)
                 path.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
     if args.docs is not None:
         args.docs.write_text(render(results), encoding="utf-8")

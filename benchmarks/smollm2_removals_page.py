@@ -10,7 +10,7 @@ from scipy import stats
 GROUPS = ("forget", "neighbours", "retain", "untouched")
 HEAD = """# Removals from SmolLM2-135M-Instruct, one by one and together
 
-`redirect-closed-form` with its defaults, ten targets a relation, drawn by seed among the entities that the model knows; nothing was
+`redirect-closed-form` with its defaults where a title names no other method, ten targets a relation, drawn by seed among the entities that the model knows; nothing was
 tuned on them. Recall: whole answers to held-out wordings. Made again by
 
     python benchmarks/smollm2.py --model MODEL.gguf --data DATA --out RUN
@@ -41,6 +41,8 @@ def _relation(name: str, cells: dict[str, Any]) -> str:
         )
     if "together" in cells:
         lines.append(_line("together", cells["together"]))
+    if not singles:
+        return "\n".join([*lines, ""])
     lines += ["", "| alone | targets | neighbours | other known | never retained | text loss | seconds |"]
     lines.append("| --- | --- | --- | --- | --- | --- | --- |")
     return "\n".join([*lines, *(_line(key, c) for key, c in cells.items() if key != "together"), ""])

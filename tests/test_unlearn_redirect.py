@@ -17,10 +17,11 @@ from features.knowledge import ask, recall
 from sae_train.errors import CollapseError, ConfigError, HookPointError, NoChangeError, NumericalError
 from sae_train.lm.hooks import captured, replaced
 from sae_train.lm.models import load_lm, weights_hash
+from sae_train.processes import Processes
 from unlearn.attacks.relearn import Teacher
 from unlearn.config import configure
 from unlearn.data import encode, training_prompts
-from unlearn.finetune import trainable_parameters
+from unlearn.finetune import TuneState, _can_save, adamw, trainable_parameters
 from unlearn.methods import METHODS
 from unlearn.methods.redirect import Redirect
 from unlearn.pairs import pair_batch
@@ -202,11 +203,12 @@ def test_the_steps_can_start_from_the_closed_form(world_problem, terms_of):
 
 def test_the_guard_asks_what_was_not_taught(world_problem):
     guard = RelearnGuard(world_problem(), attacker(1e-3, 16))
-    for seed in range(5):
-        taught, asked = guard._split(np.random.default_rng(seed))
-        assert taught
-        assert asked
-        shared = {(x.target, x.attribute) for x in taught} & {(x.target, x.attribute) for x in asked}
+    for attack in range(5):
+        found = guard._attacker_of(attack, np.random.default_rng(attack))
+        assert found.taught
+        assert found.asked
+        assert len(found.taught) + len(found.asked) == len(guard.lessons)
+        shared = {(x.target, x.attribute) for x in found.taught} & {(x.target, x.attribute) for x in found.asked}
         assert not shared
     problem, lesson = guard.problem, guard.lessons[0]
     assert lesson.answered.question == lesson.pair[0].ids
@@ -242,7 +244,7 @@ def test_the_attacker_is_the_one_of_the_audit(world_problem):
     problem = world_problem()
     guard = RelearnGuard(problem, attacker(1e-3, 4))
     student = dataclasses.replace(problem.lm, model=copy.deepcopy(problem.lm.model))
-    teacher, imagined = Teacher(student, 1e-3), Attacker(problem, guard.lessons, [], rate=1e-3)
+    teacher, imagined = Teacher(student, 1e-3), Attacker(problem, [], guard.lessons, [], rate=1e-3)
     for step in range(3):
         lessons = guard.lessons[4 * step : 4 * step + 4]
         teacher.step([(x.answered.question, x.answered.answer) for x in lessons])
@@ -271,6 +273,16 @@ def test_the_attacker_goes_along_and_begins_anew(world_problem):
     again = RelearnGuard(problem, attacker(1e-3, 4, 3))
     losses = [float(g.loss(6, np.random.default_rng(6)).detach()) for g in (guard, again)]
     assert losses[0] == losses[1], "where it begins anew, nothing is left of the one before"
+
+
+def test_several_processes_save_where_their_attackers_begin_anew(world_problem):
+    """Two processes, two batches a step in each: four batches a step, so an attack of eight begins every two steps."""
+    problem = world_problem(guard_steps=8, accumulate=2)
+    parameters = trainable_parameters(problem.lm.model, "full")
+    states = [TuneState(parameters, adamw(parameters.values(), 1e-3), 1e-3, step) for step in range(1, 5)]
+    runs = [(Redirect(problem), 2), (Redirect(problem), 1), (Redirect(world_problem(guard_weight=0.0)), 2)]
+    can = [[_can_save(s, o, problem.config, Processes(0, n)) for s in states] for o, n in runs]
+    assert can == [[False, True, False, True], [True] * 4, [True] * 4]
 
 
 # --------------------------------------------------------------------------------------------- runs
@@ -403,15 +415,15 @@ class Interrupted(Exception):
 
 
 @pytest.mark.slow
-def test_six_steps_are_three_and_three(run, tmp_path):
-    """Saving is due after two steps, but the guard's attacker begins anew after three: what it carries is not saved."""
+def test_six_steps_are_two_and_four(run, tmp_path):
+    """The checkpoint is in the middle of an attack, which begins anew after three steps: it goes on from there."""
     every_term = {"guard_weight": 0.5, "guard_steps": 3, "guard_lessons": 4, "shift_weight": 1.0, "save_every": 2}
     straight, _ = run("straight", steps=6, **every_term)
     seen = []
 
     def stop(n, terms):
         seen.append(n)
-        if len(seen) == 4:  # after the checkpoint at step 3
+        if len(seen) == 4:  # after the checkpoint at step 2
             raise Interrupted
 
     with pytest.raises(Interrupted):
@@ -420,7 +432,7 @@ def test_six_steps_are_three_and_three(run, tmp_path):
     steps = []
     go_on = {"resume": True, "advance": lambda n, terms: steps.append(n), **every_term}
     resumed, _ = run("broken", steps=6, **go_on)
-    assert steps == [3, 1, 1, 1], "it went on from the checkpoint"
+    assert steps == [2, 1, 1, 1, 1], "it went on from the checkpoint"
     for name, value in straight.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name
 

@@ -35,7 +35,7 @@ class UnlearnConfig:
         retain_share: Share of the other known entities used for retention; the rest is never trained on.
         warmup_steps: Steps of linear warm-up.
         max_loss_increase: Relative rise of the retained text's loss that counts as collapse.
-        save_every: Steps between checkpoints; more where a method carries something along (`finetune.Carrying`).
+        save_every: Steps between checkpoints; in several processes more, where a method carries something along.
         seed: Draws pairs, splits and batches.
     """
 

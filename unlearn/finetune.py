@@ -22,6 +22,7 @@ from unlearn.config import UnlearnConfig
 
 CLIP_NORM = 1.0
 LOG_EVERY = 5
+CARRIED = "carried."  # before the names of what an objective carries, in a checkpoint
 MOST_PARTS = 3  # that a loss is computed in at the same time
 SMALL = 10_000_000  # trainable numbers; in a larger model one matrix product keeps all threads busy
 _DOWN_PROJECTIONS = ("mlp.down_proj.weight", "mlp.c_proj.weight", "mlp.dense_4h_to_h.weight")
@@ -52,11 +53,22 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Carrying(Protocol):
-    """An objective that carries something from batch to batch; a run is saved, and goes on, where that is fresh."""
+    """An objective that carries something from batch to batch, which is saved with the model.
+
+    In several processes each carries its own: there a run is saved only where it begins anew.
+    """
 
     @property
     def fresh_every(self) -> int:
         """Return after how many batches it begins anew: at batches whose number this divides."""
+        ...
+
+    def carried(self) -> dict[str, Tensor]:
+        """Return what it carries."""
+        ...
+
+    def take_up(self, carried: Mapping[str, Tensor]) -> None:
+        """Go on with what was saved."""
         ...
 
 
@@ -145,19 +157,23 @@ def finetune(
     if found is not None:
         restore(found[0], parameters, optimizer)
         state.step = found[1]
+        if isinstance(objective, Carrying) and processes.count == 1:
+            objective.take_up({k.removeprefix(CARRIED): v for k, v in found[0].items() if k.startswith(CARRIED)})
         advance(state.step, {})
     values: dict[str, float] = {}
-    saved, fresh_every = state.step, objective.fresh_every if isinstance(objective, Carrying) else 1
+    saved = state.step
     is_small = sum(p.numel() for p in parameters.values()) <= SMALL
     with side_by_side(lm.device, MOST_PARTS if is_small else 1) as mapped:
         while True:
             if passes is not None and state.step and state.step % config.check_every == 0 and passes(state.step):
                 break
-            is_fresh = _first_batch(state.step, config, processes) % fresh_every == 0
-            if is_fresh and saved + config.save_every <= state.step < config.steps:
+            if saved + config.save_every <= state.step < config.steps and _can_save(
+                state, objective, config, processes
+            ):
                 saved = state.step
                 if run is not None:
-                    save_checkpoint(folder, state_tensors(parameters, optimizer), step=saved, identity=identity)
+                    tensors = state_tensors(parameters, optimizer) | _carried(objective)
+                    save_checkpoint(folder, tensors, step=saved, identity=identity)
             if state.step >= config.steps:
                 break
             terms = tune_step(state, objective, config, lm.device, processes, mapped)
@@ -205,6 +221,18 @@ def tune_step(
     state.optimizer.step()
     state.step += 1
     return sums
+
+
+def _can_save(state: TuneState, objective: Objective, config: UnlearnConfig, processes: Processes) -> bool:
+    """Tell whether a run can go on from here: with what is carried, or where there is nothing to carry."""
+    if processes.count == 1 or not isinstance(objective, Carrying):
+        return True
+    return _first_batch(state.step, config, processes) % objective.fresh_every == 0
+
+
+def _carried(objective: Objective) -> dict[str, Tensor]:
+    """Return what an objective carries, named for a checkpoint."""
+    return {CARRIED + k: v for k, v in objective.carried().items()} if isinstance(objective, Carrying) else {}
 
 
 def _first_batch(step: int, config: UnlearnConfig, processes: Processes) -> int:

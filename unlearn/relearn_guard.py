@@ -21,7 +21,7 @@ the aim, and an attacker that lives on from batch to batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from features.prompts import render
+from sae_train.checkpoints import restore, state_tensors
 from sae_train.lm.generate import answer_loss
 from unlearn.data import encode, training_prompts
 from unlearn.divergence import next_token_kl
@@ -92,37 +93,54 @@ class RelearnGuard:
 
     def _attacker_of(self, batch: int, generator: np.random.Generator) -> Attacker:
         """Return the attacker of a batch: the one at work, or a new one with facts parted anew."""
-        attack = batch // self.settings.guard_steps
-        if self.attacker is None or attack != self.attack:
-            self.attack = attack
-            self.attacker = Attacker(self.problem, *self._split(generator), rate=self.settings.guard_rate)
+        attack, age = divmod(batch, self.settings.guard_steps)
+        if self.attacker is None or attack != self.attack or age == 0:
+            order = generator.permutation(len(self.units))
+            self.attack, self.attacker = attack, self._attacker(order[: max(1, len(order) // 2)].tolist())
         return self.attacker
+
+    def _attacker(self, taught: list[int]) -> Attacker:
+        """Return someone who teaches some facts, given by their numbers, and asks the others."""
+        units = {self.units[i] for i in taught}
+        lessons = {True: list[Lesson](), False: list[Lesson]()}
+        for lesson in self.lessons:
+            lessons[(lesson.target, lesson.attribute) in units].append(lesson)
+        return Attacker(self.problem, taught, lessons[True], lessons[False], rate=self.settings.guard_rate)
+
+    def carried(self) -> dict[str, Tensor]:
+        """Return the attacker at work: its number, what it teaches, how far it has gone; nothing before the first."""
+        if self.attacker is None:
+            return {}
+        known = {"attack": torch.tensor(self.attack), "taught": torch.tensor(self.attacker.units)}
+        return known | state_tensors(self.attacker.away, self.attacker.optimizer)
+
+    def take_up(self, carried: Mapping[str, Tensor]) -> None:
+        """Go on with an attacker that was saved."""
+        if not carried:
+            return
+        self.attack, self.attacker = int(carried["attack"]), self._attacker(carried["taught"].tolist())
+        restore(carried, self.attacker.away, self.attacker.optimizer)
 
     def _logits(self, weights: dict[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
         """Run the model with other weights."""
         words = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         return functional_call(self.problem.lm.model, weights, args=(), kwargs=words).logits
 
-    def _split(self, generator: np.random.Generator) -> tuple[list[Lesson], list[Lesson]]:
-        """Part the facts at random: all lessons that may be taught, and those that are asked for."""
-        order = generator.permutation(len(self.units))
-        taught_units = {self.units[i] for i in order[: max(1, len(order) // 2)]}
-        taught = [lesson for lesson in self.lessons if (lesson.target, lesson.attribute) in taught_units]
-        asked = [lesson for lesson in self.lessons if (lesson.target, lesson.attribute) not in taught_units]
-        return taught, asked
-
 
 class Attacker:
     """Someone who teaches the model some facts: AdamW, clipped, the loss on the answers alone.
 
     Attributes:
+        units: Numbers of the facts that are taught.
         taught: Lessons that are given.
         asked: Lessons of other facts, which are not.
         away: How far the attacker has gone from the weights, whatever these are by now.
     """
 
-    def __init__(self, problem: Problem, taught: list[Lesson], asked: list[Lesson], *, rate: float) -> None:
-        self.taught, self.asked = taught, asked
+    def __init__(
+        self, problem: Problem, units: list[int], taught: list[Lesson], asked: list[Lesson], *, rate: float
+    ) -> None:
+        self.units, self.taught, self.asked = units, taught, asked
         self.taught_loss = _TaughtLoss(problem.lm.model, problem.lm.device)
         self.own = {n: p for n, p in problem.lm.model.named_parameters() if p.requires_grad}
         self.away = {n: nn.Parameter(torch.zeros_like(p)) for n, p in self.own.items()}

@@ -26,7 +26,7 @@ And so that lessons bring back no more than they teach an unknown entity: the gu
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -97,6 +97,14 @@ class Redirect:
     def fresh_every(self) -> int:
         """Return after how many batches the attacker begins anew."""
         return self.settings.guard_steps if self.is_guarded else 1
+
+    def carried(self) -> dict[str, Tensor]:
+        """Return the attacker that goes along."""
+        return self.guard.carried()
+
+    def take_up(self, carried: Mapping[str, Tensor]) -> None:
+        """Go on with the attacker of a checkpoint."""
+        self.guard.take_up(carried)
 
     def _aimed(self, sets: UnlearnSets) -> list[list[Pair]]:
         """Return the prompts about some targets beside those that they are to become like."""

@@ -178,7 +178,7 @@ def test_torchrun_starts_two(acts, tmp_path):
     environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     words = [str(word) for word in _words(acts, tmp_path / "two", "--k", 3, "--tokens", 640, "--json")]
     done = subprocess.run(
-        ["torchrun", "--nproc-per-node", "2", "--no-python", "wb", *words],
+        ["torchrun", "--standalone", "--nproc-per-node", "2", "--no-python", "wb", *words],
         env=environment, check=True, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.stdout.count('"fvu"') == 1 and (tmp_path / "two" / WEIGHTS).exists()

@@ -161,7 +161,7 @@ def test_two_processes_started_by_torchrun_write_the_rows_of_one(tmp_path):
     words += ["--max-tokens", "9000", "--ctx-len", "32", "--json", "--out"]
     environment = {**os.environ, "PATH": f"{bin_folder}:{os.environ['PATH']}"}
     run = {"env": environment, "check": True, "capture_output": True, "text": True, "timeout": 300}
-    start = ["torchrun", "--nproc-per-node", "2", "--no-python", "wb"]
+    start = ["torchrun", "--standalone", "--nproc-per-node", "2", "--no-python", "wb"]
     done = subprocess.run([*start, *words, str(tmp_path / "two.h5")], **run)
     assert done.stdout.count('"n_rows": 9000') == 1, "one process speaks for both"
     subprocess.run(["wb", *words, str(tmp_path / "one.h5")], **run)

@@ -1,4 +1,4 @@
-"""Removals from a real language model one by one and together, in closed form: ten cities, ten landmarks.
+"""Removals from a real language model one by one and together, in closed form unless told otherwise.
 
     python benchmarks/smollm2_removals.py --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --run RUN --out OUT \
         [--sets cities landmarks] [--method NAME] [--set NAME=VALUE …] [--only-together] [--docs docs/smollm2_removals.md]
@@ -197,7 +197,8 @@ def main() -> None:
     model = Model(lm, saes, documents, windows, loss_before=text_loss(lm, windows))
     for name in args.sets:
         relation = cities(args.run) if name == "cities" else landmarks(args.model, args.data, args.run, args.out)
-        title = name if args.method == METHOD else ", ".join([name, args.method, *args.set])
+        is_default = args.method == METHOD and not args.set
+        title = name if is_default else ", ".join([name, args.method, *args.set])
         cells = results.setdefault(title, {})
         alone = [] if args.only_together else [[t] for t in relation.targets]
         for targets in ([*relation.targets], *alone):

@@ -188,6 +188,23 @@ def test_accumulated_batches_are_the_mean_of_their_losses(world_problem, whole_l
     assert float(terms["loss"]) == pytest.approx(float(sum(losses).detach()) / 2, rel=1e-5)
 
 
+def test_massive_activations_do_not_drown_the_others(world_problem):
+    """Of a token with a squared norm of 40,000 variances a change counts 1/400; of all others it counts as it is."""
+    retention = Retention(world_problem())
+    variance = retention.variance["layers.1"]
+    before = torch.zeros(2, 3)
+    before[0, 0], before[1, 0] = 200 * variance**0.5, 9 * variance**0.5
+    for row, weight in ((0, 1 / 400), (1, 1.0)):
+        after = before.clone()
+        after[row, 1] += 3 * variance**0.5
+        assert float(retention._moved("layers.1", after, before)) == pytest.approx(weight * 9 / 2, rel=1e-4)
+    ids = torch.tensor(retention.known[0])[None]
+    with captured(retention.problem.original, retention.names) as found:
+        retention.problem.original(input_ids=ids, use_cache=False)
+    longest = max(float(found[n].square().sum(-1).max()) / retention.variance[n] for n in retention.names)
+    assert longest < MASSIVE, "the fact world has none: there it is the plain distance"
+
+
 def test_parts_side_by_side_give_the_same_weights_to_the_last_bit(run, two_threads):
     together, _ = run("together", method="redirect")
     torch.set_num_threads(1)
@@ -290,23 +307,6 @@ def test_a_run_stops_as_soon_as_the_targets_pass(run, tmp_path):
 
 
 # --------------------------------------------------------------------------------------------- in sequence
-
-
-def test_massive_activations_do_not_drown_the_others(world_problem):
-    """Of a token with a squared norm of 40,000 variances a change counts 1/400; of all others it counts as it is."""
-    retention = Retention(world_problem())
-    variance = retention.variance["layers.1"]
-    before = torch.zeros(2, 3)
-    before[0, 0], before[1, 0] = 200 * variance**0.5, 9 * variance**0.5
-    for row, weight in ((0, 1 / 400), (1, 1.0)):
-        after = before.clone()
-        after[row, 1] += 3 * variance**0.5
-        assert float(retention._moved("layers.1", after, before)) == pytest.approx(weight * 9 / 2, rel=1e-4)
-    ids = torch.tensor(retention.known[0])[None]
-    with captured(retention.problem.original, retention.names) as found:
-        retention.problem.original(input_ids=ids, use_cache=False)
-    longest = max(float(found[n].square().sum(-1).max()) / retention.variance[n] for n in retention.names)
-    assert longest < MASSIVE, "the fact world has none: there it is the plain distance"
 
 
 def test_earlier_targets_are_in_no_role_but_their_own(split, world_targets, world_problem):

@@ -57,7 +57,7 @@ class RedirectSettings(MethodSettings):
         erase_spread: How far beside the original activation is looked, too: each prompt's is put back by a share drawn
             between 1 - spread and 1 + spread of the way from the model's own.
         guard_weight: Weight of the guard against relearning (`unlearn/relearn_guard.py`); 0 leaves it out.
-        guard_every: Batches from one look of the guard to the next, which weighs as much more; it is the dearest term.
+        guard_every: Batches from one look of the guard to the next, which weighs as much more.
         guard_rate: AdamW's step size of the attacker that it imagines.
         guard_steps: Batches that this attacker goes along for, a step at each; then it begins anew.
         guard_lessons: Lessons that this attacker is given in a step.

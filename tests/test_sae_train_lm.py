@@ -16,6 +16,7 @@ from sae_train.lm.generate import continuation_log_probs, encode_prompts, greedy
 from sae_train.lm.hook_names import canonical_hook_point, saelens_name
 from sae_train.lm.hooks import capture, captured, check_hook_point, hook_points, replaced, verify_hook_points
 from sae_train.lm.models import load_lm, save_lm, weights_hash
+from sae_train.lm.packing import WIDTH, can_pack, lay_out
 from sae_train.lm.tokens import Document, bos_prefix, encode_plain, last_token_of_span, load_documents
 from sae_train.lm.windows import plan_windows
 
@@ -143,6 +144,56 @@ def test_padding_on_the_right_changes_nothing_in_front_of_it(lm):
     mask = torch.tensor([[1] * 8 + [0] * 4])
     alone = capture(lm, ids[:, :8], None, ("layers.1",))["layers.1"]
     torch.testing.assert_close(capture(lm, padded, mask, ("layers.1",))["layers.1"][:, :8], alone, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_sequences_have_the_logits_of_sequences_alone(lms, family):
+    """Several in a row, several rows, lengths up to the row's; each beside the model's own pass over it alone."""
+    lm, generator = lms[family], np.random.default_rng(0)
+    sequences = [generator.integers(3, 20, n).tolist() for n in (5, 1, 30, 2, 2, 40, 1, 17, 6)]
+    assert can_pack(lm.model)
+    batch = lay_out(sequences, lm.device, packed=True)
+    assert batch.ids.shape[0] < len(sequences) and batch.ids.shape[1] <= WIDTH and batch.mask is None
+    with captured(lm.model, ["layers.0"]) as packed:
+        logits = lm.model(**batch.inputs, use_cache=False).logits
+    for number, tokens in enumerate(sequences):
+        at = batch.tokens(range(number, number + 1))
+        assert at.of(batch.ids).tolist() == tokens
+        assert at.of(batch.sequence).tolist() == [number] * len(tokens)
+        with captured(lm.model, ["layers.0"]) as alone:
+            expected = lm.model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0]
+        torch.testing.assert_close(at.of(logits), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(at.of(packed["layers.0"]), alone["layers.0"][0], rtol=1e-4, atol=1e-5)
+
+
+def test_padded_and_packed_batches_hold_the_same_tokens():
+    sequences = [[3, 4, 5], [6], [7, 8]]
+    padded, packed = (lay_out(sequences, torch.device("cpu"), packed=p) for p in (False, True))
+    assert padded.ids.tolist() == [[3, 4, 5], [6, 0, 0], [7, 8, 0]] and padded.positions is None
+    assert padded.mask.tolist() == [[1, 1, 1], [1, 0, 0], [1, 1, 0]]
+    assert packed.ids.tolist() == [[3, 4, 5, 7, 8, 6]] and packed.positions.tolist() == [[0, 1, 2, 0, 1, 0]]
+    for batch in (padded, packed):
+        assert batch.places([(2, 1), (0, 0)]).of(batch.ids).tolist() == [8, 3]
+        assert batch.tokens(range(1, 3)).of(batch.ids).tolist() == [6, 7, 8]
+    wide = lay_out([[1] * (WIDTH + 6), [2] * 6, [3] * 7], torch.device("cpu"), packed=True)
+    assert wide.ids.shape == (2, WIDTH + 6), "a longer sequence makes longer rows"
+
+
+def test_a_model_that_lets_packed_sequences_see_each_other_is_not_packed(lm, monkeypatch):
+    whole = type(lm.model).forward
+
+    def leaking(self, input_ids, position_ids=None, **words):
+        return whole(self, input_ids=input_ids, attention_mask=torch.ones_like(input_ids), position_ids=position_ids)
+
+    assert can_pack(lm.model)
+    monkeypatch.setattr(type(lm.model), "forward", leaking)
+    assert not can_pack(lm.model)
+
+    def without_positions(self, input_ids, attention_mask=None, **words):
+        return whole(self, input_ids=input_ids, attention_mask=attention_mask)
+
+    monkeypatch.setattr(type(lm.model), "forward", without_positions)
+    assert not can_pack(lm.model)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -222,7 +222,7 @@ def test_aims_are_unknown_entities_at_matching_tokens(world_lm, sets, world_temp
         assert [own for own, _ in pairs] == [own for own, _ in matched], "the targets' own prompts are the same"
         at = pair_batch(pairs, settings["positions"], world_lm.device).at
         same = pair_batch(matched, settings["positions"], world_lm.device).at
-        assert torch.equal(at.rows, same.rows) and torch.equal(at.positions, same.positions)
+        assert torch.equal(at.rows, same.rows) and torch.equal(at.columns, same.columns)
     others = {world_lm.tokenizer.decode(o.ids[o.name_from : o.name_at + 1]).strip() for p in lists for _, o in p}
     assert others <= {e.name for e in sets.unknown}
     partners = {e.name for e in sets.partner}
@@ -246,13 +246,20 @@ def test_matching_tokens(world_lm, sets, world_templates):
     }
     for positions, span in spans.items():
         batch = pair_batch(pairs, positions, world_lm.device)
-        for places, side in ((batch.at, 0), (batch.partner_at, 1)):
+        for places, side in ((batch.at, 0), (batch.other_at, 1)):
             expected = [(row, at) for row, pair in enumerate(pairs) for at in span(pair[side])]
-            assert list(zip(places.rows.tolist(), places.positions.tolist(), strict=True)) == expected, positions
+            assert list(zip(places.rows.tolist(), places.columns.tolist(), strict=True)) == expected, positions
     own, _ = pairs[0]
-    name = world_lm.tokenizer.decode(batch.ids[0][batch.is_name[0]]).strip()
+    name = world_lm.tokenizer.decode(batch.own.ids[0][batch.is_name[0]]).strip()
     assert name == sets.forget[0].name
-    assert batch.mask[0].sum() == len(own.ids)
+    assert batch.own.mask[0].sum() == len(own.ids)
+    packed = pair_batch(pairs, positions, world_lm.device, packed=True)
+    for places, layout, same, there in (
+        (packed.at, packed.own, batch.at, batch.own),
+        (packed.other_at, packed.other, batch.other_at, batch.other),
+    ):
+        assert torch.equal(places.of(layout.ids), same.of(there.ids)), "the same tokens, packed"
+    assert packed.own.ids[packed.is_name].sort().values.equal(batch.own.ids[batch.is_name].sort().values)
 
 
 def test_answers_are_retained_behind_their_questions(world_lm, world_templates):

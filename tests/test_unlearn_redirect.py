@@ -150,6 +150,34 @@ def test_the_loss_of_a_step_depends_on_the_step_alone(world_problem, whole_loss)
     assert again == first
 
 
+@pytest.mark.parametrize("erase_at", ["name-tokens", "all-tokens"])
+def test_packed_sequences_give_the_loss_and_gradient_of_padded_ones(world_problem, whole_loss, monkeypatch, erase_at):
+    """Every term at a model that has moved, activations put back in part, something removed before."""
+    problem = world_problem(erase_at=erase_at, erase_spread=0.5, shift_weight=1.0)
+    sets = problem.sets
+    halves = {"forget": sets.forget[:2], "partner": sets.partner[:2]}
+    gone = {"earlier": sets.forget[2:], "earlier_partner": sets.partner[2:]}
+    problem = dataclasses.replace(problem, sets=dataclasses.replace(sets, **halves, **gone))
+    generator = torch.Generator().manual_seed(0)
+    parameters = list(trainable_parameters(problem.lm.model, "full").values())
+    for parameter in parameters:
+        parameter.data += 0.05 * parameter.data.std() * torch.randn(parameter.shape, generator=generator)
+        parameter.requires_grad_(True)
+    found = []
+    for packed in (True, False):
+        for module in ("retention", "relearn_guard", "methods.redirect"):
+            monkeypatch.setattr(f"unlearn.{module}.can_pack", lambda model, packed=packed: packed)
+        whole = whole_loss(Redirect(problem), 3)
+        assert set(whole.terms) == {*TERMS, "shift", "guard", "retain"}
+        found.append((whole.terms, torch.autograd.grad(whole.loss, parameters)))
+    (terms, gradient), (expected, expected_gradient) = found
+    for name, value in expected.items():
+        assert float(value) > 1e-4, name
+        assert float(terms[name]) == pytest.approx(float(value), rel=1e-4), name
+    for one, other in zip(gradient, expected_gradient, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()))
+
+
 def test_the_total_is_the_weighted_sum(world_problem, whole_loss):
     weights = {"latent": 0.5, "block": 2.0, "output": 3.0, "shift": 7.0, "erase": 0.7, "guard": 0.3, "retain": 5.0}
     objective = Redirect(world_problem(**{f"{name}_weight": weight for name, weight in weights.items()}))
@@ -244,7 +272,7 @@ def test_the_attacker_is_the_one_of_the_audit(world_problem):
     problem = world_problem()
     guard = RelearnGuard(problem, attacker(1e-3, 4))
     student = dataclasses.replace(problem.lm, model=copy.deepcopy(problem.lm.model))
-    teacher, imagined = Teacher(student, 1e-3), Attacker(problem, [], guard.lessons, [], rate=1e-3)
+    teacher, imagined = Teacher(student, 1e-3), Attacker(problem, 0, [], guard.lessons, [], rate=1e-3)
     for step in range(3):
         lessons = guard.lessons[4 * step : 4 * step + 4]
         teacher.step([(x.answered.question, x.answered.answer) for x in lessons])
@@ -362,11 +390,11 @@ def steered_back(lm, original, problem, block: str) -> float:
         truths += [long.ids[len(short.ids)] for short, long in zip(own, answers, strict=True)]
     batch = pair_batch(pairs, "name-tokens", lm.device)
     with captured(original, [block]) as found:
-        original(input_ids=batch.ids, attention_mask=batch.mask)
+        original(**batch.own.inputs)
     put_back = torch.where(batch.is_name[..., None], found[block], 0)
     with replaced(lm.model, block, lambda acts: torch.where(batch.is_name[..., None], put_back, acts)):
-        logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask).logits
-    said = logits[torch.arange(len(pairs)), batch.mask.sum(1) - 1].argmax(-1)
+        logits = lm.model(**batch.own.inputs).logits
+    said = logits[torch.arange(len(pairs)), batch.own.mask.sum(1) - 1].argmax(-1)
     return float((said == torch.tensor(truths)).float().mean())
 
 

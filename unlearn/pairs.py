@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from features.entities import Entity
 from features.pairing import stand_ins
 from features.prompts import Prompt, Templates, render
-from sae_train.lm.generate import pad_right
 from sae_train.lm.models import LanguageModel
+from sae_train.lm.packing import Batch, Places, lay_out
 from unlearn.data import Encoded, UnlearnSets, encode, training_prompts
 
 Pair = tuple[Encoded, Encoded]
@@ -22,40 +22,21 @@ AVERAGED = 8  # unknown entities whose activations make a mean
 
 
 @dataclass(frozen=True)
-class Places:
-    """Tokens of a padded batch.
-
-    Attributes:
-        rows: Sequence of each token.
-        positions: Its position in it.
-    """
-
-    rows: Int[Tensor, " n"]
-    positions: Int[Tensor, " n"]
-
-    def of(self, batch: Tensor) -> Tensor:
-        """Return the entries of a (batch, pos, …) tensor at these tokens."""
-        return batch[self.rows, self.positions]
-
-
-@dataclass(frozen=True)
 class PairBatch:
-    """Some pairs, padded.
+    """Some pairs, laid out in rows.
 
     Attributes:
-        ids, mask: The targets' prompts.
-        partner_ids, partner_mask: The same prompts about the paired unknown entities.
-        at, partner_at: Tokens that match: those asked for by `positions`.
+        own: The targets' prompts.
+        other: The same prompts about the paired unknown entities.
+        at, other_at: Tokens that match: those asked for by `positions`.
         is_name: The targets' name tokens.
     """
 
-    ids: Int[Tensor, "batch pos"]
-    mask: Int[Tensor, "batch pos"]
-    partner_ids: Int[Tensor, "batch partner_pos"]
-    partner_mask: Int[Tensor, "batch partner_pos"]
+    own: Batch
+    other: Batch
     at: Places
-    partner_at: Places
-    is_name: Bool[Tensor, "batch pos"]
+    other_at: Places
+    is_name: Bool[Tensor, "row column"]
 
 
 def aimed_prompts(
@@ -151,23 +132,23 @@ def _another(
     return others[int(generator.integers(len(others)))] if others else target.facts[attribute][0]
 
 
-def pair_batch(pairs: Sequence[Pair], positions: str, device: torch.device) -> PairBatch:
-    """Pad some pairs and find the tokens that match.
+def pair_batch(pairs: Sequence[Pair], positions: str, device: torch.device, *, packed: bool = False) -> PairBatch:
+    """Lay some pairs out and find the tokens that match.
 
     Names of different length match at their last tokens only; texts behind a name that differ do not match at all.
     """
-    ids, mask = pad_right([own.ids for own, _ in pairs], device=device)
-    partner_ids, partner_mask = pad_right([other.ids for _, other in pairs], device=device)
-    is_name = torch.zeros_like(mask, dtype=torch.bool)
-    own_places: list[tuple[int, int]] = []
-    other_places: list[tuple[int, int]] = []
-    for row, (own, other) in enumerate(pairs):
-        is_name[row, own.name_from : own.name_at + 1] = True
-        for offset in _offsets(own, other, positions):
-            own_places.append((row, own.name_at + offset))
-            other_places.append((row, other.name_at + offset))
+    own = lay_out([one.ids for one, _ in pairs], device, packed=packed)
+    other = lay_out([two.ids for _, two in pairs], device, packed=packed)
+    matching = [(n, one, two, o) for n, (one, two) in enumerate(pairs) for o in _offsets(one, two, positions)]
+    names = own.places([(n, at) for n, (one, _) in enumerate(pairs) for at in range(one.name_from, one.name_at + 1)])
+    is_name = torch.zeros_like(own.ids, dtype=torch.bool)
+    is_name[names.rows, names.columns] = True
     return PairBatch(
-        ids, mask, partner_ids, partner_mask, _places(own_places, device), _places(other_places, device), is_name
+        own,
+        other,
+        own.places([(n, one.name_at + offset) for n, one, _, offset in matching]),
+        other.places([(n, two.name_at + offset) for n, _, two, offset in matching]),
+        is_name,
     )
 
 
@@ -183,9 +164,3 @@ def _offsets(own: Encoded, other: Encoded, positions: str) -> range:
         "name-and-behind": range(front, tail),
     }
     return spans[positions]
-
-
-def _places(places: list[tuple[int, int]], device: torch.device) -> Places:
-    """Turn a list of (row, position) into two index tensors."""
-    rows, positions = zip(*places, strict=True)
-    return Places(torch.tensor(rows, device=device), torch.tensor(positions, device=device))

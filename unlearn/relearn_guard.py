@@ -33,6 +33,7 @@ from torch.func import functional_call
 from features.prompts import render
 from sae_train.checkpoints import restore, state_tensors
 from sae_train.lm.generate import answer_loss
+from sae_train.lm.packing import Batch, can_pack
 from unlearn.data import encode, training_prompts
 from unlearn.divergence import next_token_kl
 from unlearn.examples import Answered, encode_answered
@@ -67,7 +68,7 @@ class RelearnGuard:
         self.lessons = make_lessons(problem)
         self.units = sorted({(lesson.target, lesson.attribute) for lesson in self.lessons})
         self.attacker: Attacker | None = None
-        self.attack = -1  # the number of this attacker
+        self.packed = can_pack(problem.original)
 
     @property
     def can_part(self) -> bool:
@@ -85,45 +86,45 @@ class RelearnGuard:
         attacker.learn(_draw(attacker.taught, self.settings.guard_lessons, generator))
         asked = _draw(attacker.asked, self.settings.guard_questions, generator)
         weights = attacker.weights()
-        pairs = pair_batch([lesson.pair for lesson in asked], "from-name-on", self.problem.lm.device)
+        drawn, device = [lesson.pair for lesson in asked], self.problem.lm.device
+        pairs = pair_batch(drawn, "from-name-on", device, packed=self.packed)
         with torch.no_grad():
-            aim = self._logits(weights, pairs.partner_ids, pairs.partner_mask)
-        logits = self._logits(weights, pairs.ids, pairs.mask)
-        return next_token_kl(pairs.at.of(logits), pairs.partner_at.of(aim))
+            aim = self._logits(weights, pairs.other)
+        return next_token_kl(pairs.at.of(self._logits(weights, pairs.own)), pairs.other_at.of(aim))
 
     def _attacker_of(self, batch: int, generator: np.random.Generator) -> Attacker:
         """Return the attacker of a batch: the one at work, or a new one with facts parted anew."""
         attack, age = divmod(batch, self.settings.guard_steps)
-        if self.attacker is None or attack != self.attack or age == 0:
+        if self.attacker is None or attack != self.attacker.number or age == 0:
             order = generator.permutation(len(self.units))
-            self.attack, self.attacker = attack, self._attacker(order[: max(1, len(order) // 2)].tolist())
+            self.attacker = self._attacker(attack, order[: max(1, len(order) // 2)].tolist())
         return self.attacker
 
-    def _attacker(self, taught: list[int]) -> Attacker:
+    def _attacker(self, number: int, taught: list[int]) -> Attacker:
         """Return someone who teaches some facts, given by their numbers, and asks the others."""
         units = {self.units[i] for i in taught}
         lessons = {True: list[Lesson](), False: list[Lesson]()}
         for lesson in self.lessons:
             lessons[(lesson.target, lesson.attribute) in units].append(lesson)
-        return Attacker(self.problem, taught, lessons[True], lessons[False], rate=self.settings.guard_rate)
+        return Attacker(self.problem, number, taught, lessons[True], lessons[False], rate=self.settings.guard_rate)
 
     def carried(self) -> dict[str, Tensor]:
         """Return the attacker at work: its number, what it teaches, how far it has gone; nothing before the first."""
         if self.attacker is None:
             return {}
-        known = {"attack": torch.tensor(self.attack), "taught": torch.tensor(self.attacker.units)}
+        known = {"attack": torch.tensor(self.attacker.number), "taught": torch.tensor(self.attacker.units)}
         return known | state_tensors(self.attacker.away, self.attacker.optimizer)
 
     def take_up(self, carried: Mapping[str, Tensor]) -> None:
         """Go on with an attacker that was saved."""
         if not carried:
             return
-        self.attack, self.attacker = int(carried["attack"]), self._attacker(carried["taught"].tolist())
+        self.attacker = self._attacker(int(carried["attack"]), carried["taught"].tolist())
         restore(carried, self.attacker.away, self.attacker.optimizer)
 
-    def _logits(self, weights: dict[str, Tensor], ids: Tensor, mask: Tensor) -> Tensor:
+    def _logits(self, weights: dict[str, Tensor], batch: Batch) -> Tensor:
         """Run the model with other weights."""
-        words = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        words = {**batch.inputs, "use_cache": False}
         return functional_call(self.problem.lm.model, weights, args=(), kwargs=words).logits
 
 
@@ -131,6 +132,7 @@ class Attacker:
     """Someone who teaches the model some facts: AdamW, clipped, the loss on the answers alone.
 
     Attributes:
+        number: Which of a run's attackers this is.
         units: Numbers of the facts that are taught.
         taught: Lessons that are given.
         asked: Lessons of other facts, which are not.
@@ -138,9 +140,16 @@ class Attacker:
     """
 
     def __init__(
-        self, problem: Problem, units: list[int], taught: list[Lesson], asked: list[Lesson], *, rate: float
+        self,
+        problem: Problem,
+        number: int,
+        units: list[int],
+        taught: list[Lesson],
+        asked: list[Lesson],
+        *,
+        rate: float,
     ) -> None:
-        self.units, self.taught, self.asked = units, taught, asked
+        self.number, self.units, self.taught, self.asked = number, units, taught, asked
         self.taught_loss = _TaughtLoss(problem.lm.model, problem.lm.device)
         self.own = {n: p for n, p in problem.lm.model.named_parameters() if p.requires_grad}
         self.away = {n: nn.Parameter(torch.zeros_like(p)) for n, p in self.own.items()}

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import captured
+from sae_train.lm.packing import can_pack, lay_out
 from unlearn.data import encode, retained_prompts, training_prompts
-from unlearn.divergence import next_token_kl
+from unlearn.divergence import token_kl
 from unlearn.problem import Problem
 
 MASSIVE = 100.0  # variances; an activation whose squared norm is beyond them counts as massive
@@ -35,6 +36,8 @@ def block_names(problem: Problem) -> list[str]:
 
 def draw(items: Sequence[list[int]], count: int, generator: np.random.Generator) -> list[list[int]]:
     """Draw sequences without replacement, as far as there are enough."""
+    if not items:
+        return []
     picked = generator.choice(len(items), size=min(count, len(items)), replace=False)
     return [items[i] for i in picked]
 
@@ -49,6 +52,7 @@ class Retention:
         self.unknown = [e.ids for e in retained_prompts(lm, problem.sets.unknown, templates)]
         self.earlier = [e.ids for t in problem.sets.earlier for e in encode(lm, training_prompts(t, templates))]
         self.names = block_names(problem)
+        self.packed = can_pack(problem.original)
         self.variance = self._variances()
 
     @torch.no_grad()
@@ -63,31 +67,34 @@ class Retention:
         rows = {n: found[n][mask.bool()] for n in self.names}
         return {n: float((r - r.mean(0)).square().sum(dim=1).mean()) for n, r in rows.items()}
 
-    def loss(self, step: int) -> Tensor:
+    def loss(self, step: int) -> Float[Tensor, ""]:
         """Return the retention loss of one step."""
         problem, size = self.problem, self.problem.config.batch_size
         generator = np.random.default_rng([0xBB, problem.config.seed, step])
         entities = draw(self.known, 2 * size, generator) + draw(self.unknown, size, generator)
-        loss = self._batch(entities, problem.original)
-        if self.earlier:
-            loss = (3 * loss + self._batch(draw(self.earlier, size, generator), problem.reference)) / 4
-        if problem.text:
-            loss = (loss + self._batch(draw(problem.text, size, generator), problem.original)) / 2
-        return loss
+        earlier = draw(self.earlier, size, generator)
+        text = draw(problem.text, size, generator)
+        of_text = 0.5 if text else 0.0
+        of_earlier = (1 - of_text) / 4 if earlier else 0.0
+        loss = self._loss([(1 - of_text - of_earlier, entities), (of_text, text)], problem.original)
+        return loss + self._loss([(of_earlier, earlier)], problem.reference) if earlier else loss
 
-    def _batch(self, sequences: list[list[int]], reference: nn.Module) -> Float[Tensor, ""]:
-        """Return KL plus activation distance on some sequences."""
-        ids, mask = pad_right(sequences, device=self.problem.lm.device)
+    def _loss(self, sets: Sequence[tuple[float, list[list[int]]]], reference: nn.Module) -> Float[Tensor, ""]:
+        """Return KL plus activation distance on all sets in one batch: each set's mean over tokens times its weight."""
+        n_tokens = [sum(map(len, drawn)) for _, drawn in sets]
+        shares = [weight / n for (weight, drawn), n in zip(sets, n_tokens, strict=True) for _ in drawn]
+        batch = lay_out([s for _, drawn in sets for s in drawn], self.problem.lm.device, packed=self.packed)
+        weights = torch.tensor([*shares, 0.0], device=batch.ids.device)[batch.sequence]  # the last one where -1 is
         with torch.no_grad(), captured(reference, self.names) as before:
-            logits_before = reference(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            aims = reference(**batch.inputs, use_cache=False).logits
         with captured(self.problem.lm.model, self.names) as after:
-            logits = self.problem.lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-        real = mask.bool()
-        kl = next_token_kl(logits[real], logits_before[real])
-        moved = [self._moved(name, after[name][real].float(), before[name][real].float()) for name in self.names]
-        return kl + torch.stack(moved).mean()
+            logits = self.problem.lm.model(**batch.inputs, use_cache=False).logits
+        moved = torch.stack([self._moved(n, after[n].float(), before[n].float()) for n in self.names]).mean(0)
+        return (weights * (token_kl(logits, aims) + moved)).sum()
 
-    def _moved(self, name: str, after: Float[Tensor, "n d_in"], before: Float[Tensor, "n d_in"]) -> Float[Tensor, ""]:
-        """Return the mean squared distance at one block, in variances (of massive activations: in their own)."""
-        share = (MASSIVE * self.variance[name] / before.square().sum(dim=1)).clamp(max=1)
-        return ((after - before).square().sum(dim=1) * share).mean() / self.variance[name]
+    def _moved(
+        self, name: str, after: Float[Tensor, "*tokens d_in"], before: Float[Tensor, "*tokens d_in"]
+    ) -> Float[Tensor, "*tokens"]:
+        """Return each token's squared distance at one block, in variances (of massive activations: in their own)."""
+        share = (MASSIVE * self.variance[name] / before.square().sum(dim=-1)).clamp(max=1)
+        return (after - before).square().sum(dim=-1) * share / self.variance[name]

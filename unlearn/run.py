@@ -144,7 +144,7 @@ def unlearn(
         "model": str(out),
         "method": config.method,
         "steps": tuned.steps,
-        "lr": config.step_size(lm.d_model),
+        "lr": None if config.settings.edits_weights else config.step_size(lm.d_model),
         "seconds": time.monotonic() - started,
         **change,
         "hook_point": latents.hook_point,

@@ -153,6 +153,8 @@ def capture(
     input_ids: Int[Tensor, "batch pos"],
     attention_mask: Int[Tensor, "batch pos"] | None,
     names: Sequence[str],
+    *,
+    position_ids: Int[Tensor, "batch pos"] | None = None,
 ) -> dict[str, Float[Tensor, "batch pos d_in"]]:
     """Run one batch up to the deepest hook point and return the activations at all of them.
 
@@ -165,7 +167,8 @@ def capture(
         for context in contexts:
             context.__enter__()
             entered.append(context)
-        lm.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        places = {} if position_ids is None else {"position_ids": position_ids}
+        lm.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **places)
     except _Enough:
         pass
     finally:

@@ -38,6 +38,7 @@ from torch import Tensor
 from sae_train.lm.hook_names import block_index
 from sae_train.lm.hooks import capture, captured, replaced
 from sae_train.lm.models import LanguageModel
+from sae_train.lm.packing import can_pack
 from unlearn.data import UnlearnSets
 from unlearn.divergence import next_token_kl
 from unlearn.finetune import LossTerms, Part
@@ -80,6 +81,7 @@ class Redirect:
         problem = self.problem = replace(problem, sets=everyone)
         self.original = LanguageModel(problem.original, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
         self.retention = Retention(problem.beside())
+        self.packed = can_pack(problem.original)
         self.hook_point = problem.latents.hook_point
         self.blocks = block_names(problem)
         self.names = self._redirected_names()
@@ -171,7 +173,8 @@ class Redirect:
     def _moved(self, picked: Sequence[int], put_back: PutBack | None) -> dict[str, Tensor]:
         """Return the terms that move the targets, those behind an activation put back among them."""
         device = self.problem.lm.device
-        batches = [pair_batch([pairs[i] for i in picked], self.settings.positions, device) for pairs in self.aimed]
+        drawn = [[pairs[i] for i in picked] for pairs in self.aimed]
+        batches = [pair_batch(pairs, self.settings.positions, device, packed=self.packed) for pairs in drawn]
         aims, aim_logits = self._aims(batches)
         terms = self._redirection(batches[0], aims, aim_logits)
         if put_back is not None:
@@ -191,15 +194,13 @@ class Redirect:
         """Return the unknown entities' activations at every block and logits, at the matching tokens."""
         names = list(dict.fromkeys([*self.blocks, self.hook_point]))
         with captured(self.problem.original, names) as found:
-            logits = self.problem.original(
-                input_ids=batch.partner_ids, attention_mask=batch.partner_mask, use_cache=False
-            ).logits
-        return {n: batch.partner_at.of(found[n]).float() for n in names}, batch.partner_at.of(logits).float()
+            logits = self.problem.original(**batch.other.inputs, use_cache=False).logits
+        return {n: batch.other_at.of(found[n]).float() for n in names}, batch.other_at.of(logits).float()
 
     def _redirection(self, batch: PairBatch, aims: dict[str, Tensor], aim_logits: Tensor) -> dict[str, Tensor]:
         """Return the terms that move the targets."""
         with captured(self.problem.lm.model, self.names) as found:
-            logits = self.problem.lm.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+            logits = self.problem.lm.model(**batch.own.inputs, use_cache=False).logits
         acts = {name: batch.at.of(found[name]).float() for name in self.names}
         goals = {name: aims[name] for name in self.names}
         if not self.settings.sae_error:
@@ -242,9 +243,10 @@ class Redirect:
         """
         settings, lm = self.settings, self.problem.lm
         name, behind = self.blocks[put_back.block], self.blocks[put_back.block + 1 :]
-        original = capture(self.original, batch.ids, batch.mask, [name])[name]
-        where = batch.is_name if settings.erase_at == "name-tokens" else batch.mask
-        weight = (where * put_back.share.to(lm.device)[:, None])[..., None]
+        own = batch.own
+        original = capture(self.original, own.ids, own.mask, [name], position_ids=own.positions)[name]
+        where = batch.is_name if settings.erase_at == "name-tokens" else own.sequence >= 0
+        weight = (where * put_back.share.to(lm.device)[own.sequence])[..., None]
         wholly = settings.erase_at == "all-tokens" and settings.erase_spread == 0
 
         def replace_them(acts: Tensor) -> Tensor:
@@ -253,7 +255,7 @@ class Redirect:
             return torch.lerp(acts, original.to(acts.dtype), weight.to(acts.dtype))
 
         with replaced(lm.model, name, replace_them), captured(lm.model, behind) as found:
-            logits = lm.model(input_ids=batch.ids, attention_mask=batch.mask, use_cache=False).logits
+            logits = lm.model(**own.inputs, use_cache=False).logits
         acts = {n: batch.at.of(found[n]).float() for n in behind}
         output = next_token_kl(batch.at.of(logits), aim_logits)
         return settings.block_weight * self._distance(acts, aims) + settings.output_weight * output

@@ -54,7 +54,7 @@ class RedirectClosedForm:
         self.last = f"layers.{self.blocks[-1]}"
         self.reference = LanguageModel(problem.reference, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
         self.batches = self._target_batches()
-        check_writes_straight(problem.lm, self.batches[0].ids[:1], self.blocks)
+        check_writes_straight(problem.lm, self.batches[0].own.ids[:1], self.blocks)
 
     def _chosen_blocks(self) -> list[int]:
         """Return the blocks whose matrices change.
@@ -143,8 +143,8 @@ class RedirectClosedForm:
         original = replace(self.reference, model=self.problem.original)
         found = []
         for batch in self.batches:
-            acts = capture(original, batch.partner_ids, batch.partner_mask, [self.last])[self.last]
-            found.append(batch.partner_at.of(acts).float())
+            acts = capture(original, batch.other.ids, batch.other.mask, [self.last])[self.last]
+            found.append(batch.other_at.of(acts).float())
         return torch.cat(found)
 
     def _now(self, block: int) -> tuple[Tensor, Tensor]:
@@ -152,7 +152,7 @@ class RedirectClosedForm:
         keys, residuals = [], []
         for batch in self.batches:
             with captured_keys(self.problem.lm.model, [block]) as found:
-                acts = capture(self.problem.lm, batch.ids, batch.mask, [self.last])[self.last]
+                acts = capture(self.problem.lm, batch.own.ids, batch.own.mask, [self.last])[self.last]
             keys.append(batch.at.of(found[block]).float())
             residuals.append(batch.at.of(acts).float())
         return torch.cat(keys), torch.cat(residuals)

@@ -157,7 +157,7 @@ def test_packed_sequences_have_the_logits_of_sequences_alone(lms, family):
     with captured(lm.model, ["layers.0"]) as packed:
         logits = lm.model(**batch.inputs, use_cache=False).logits
     for number, tokens in enumerate(sequences):
-        at = batch.tokens(range(number, number + 1))
+        at = batch.places([(number, place) for place in range(len(tokens))])
         assert at.of(batch.ids).tolist() == tokens
         assert at.of(batch.sequence).tolist() == [number] * len(tokens)
         with captured(lm.model, ["layers.0"]) as alone:
@@ -174,7 +174,7 @@ def test_padded_and_packed_batches_hold_the_same_tokens():
     assert packed.ids.tolist() == [[3, 4, 5, 7, 8, 6]] and packed.positions.tolist() == [[0, 1, 2, 0, 1, 0]]
     for batch in (padded, packed):
         assert batch.places([(2, 1), (0, 0)]).of(batch.ids).tolist() == [8, 3]
-        assert batch.tokens(range(1, 3)).of(batch.ids).tolist() == [6, 7, 8]
+        assert batch.tokens().of(batch.ids).tolist() == [3, 4, 5, 6, 7, 8]
     wide = lay_out([[1] * (WIDTH + 6), [2] * 6, [3] * 7], torch.device("cpu"), packed=True)
     assert wide.ids.shape == (2, WIDTH + 6), "a longer sequence makes longer rows"
 

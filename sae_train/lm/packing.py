@@ -1,8 +1,7 @@
 """Sequences of unequal length in one batch: packed one behind another, or each in a padded row of its own.
 
-Packed, hardly a token is padding. Positions begin anew with every
-sequence, from which transformers tells that those of a row must not see each other; whether a model heeds that is
-measured (`can_pack`), and where it does not, sequences are padded.
+Packed, hardly a token is padding. Positions begin anew with every sequence, from which transformers tells that those of
+a row must not see each other; whether a model heeds that is measured (`can_pack`), and where not, sequences are padded.
 """
 
 from __future__ import annotations
@@ -69,10 +68,9 @@ class Batch:
         rows, columns = torch.tensor(found, dtype=torch.long, device=self.ids.device).reshape(-1, 2).unbind(1)
         return Places(rows, columns)
 
-    def tokens(self, numbers: range | None = None) -> Places:
-        """Return where all tokens of some sequences (by default of all) lie, sequence by sequence."""
-        numbers = range(len(self.lengths)) if numbers is None else numbers
-        return self.places([(n, at) for n in numbers for at in range(self.lengths[n])])
+    def tokens(self) -> Places:
+        """Return where all tokens lie, sequence by sequence."""
+        return self.places([(n, at) for n, length in enumerate(self.lengths) for at in range(length)])
 
 
 def lay_out(sequences: Sequence[Sequence[int]], device: torch.device, *, packed: bool) -> Batch:

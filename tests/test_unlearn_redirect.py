@@ -165,7 +165,7 @@ def test_packed_sequences_give_the_loss_and_gradient_of_padded_ones(world_proble
         parameter.requires_grad_(True)
     found = []
     for packed in (True, False):
-        for module in ("retention", "relearn_guard", "methods.redirect"):
+        for module in ("retention", "relearn_guard"):
             monkeypatch.setattr(f"unlearn.{module}.can_pack", lambda model, packed=packed: packed)
         whole = whole_loss(Redirect(problem), 3)
         assert set(whole.terms) == {*TERMS, "shift", "guard", "retain"}

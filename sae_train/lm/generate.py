@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sae_train.lm.answering import ROWS, Decoding, batches_by_length, logits_of_last, write_answers
 from sae_train.lm.models import LanguageModel
+from sae_train.lm.packing import lay_out
 from sae_train.lm.tokens import bos_prefix, encode_plain
 
 
@@ -31,16 +32,12 @@ def greedy_answers(
 
 
 def pad_right(
-    sequences: Sequence[Sequence[int]], *, pad_id: int = 0, device: torch.device | str = "cpu"
+    sequences: Sequence[Sequence[int]], *, device: torch.device | str = "cpu"
 ) -> tuple[Int[Tensor, "batch pos"], Int[Tensor, "batch pos"]]:
     """Return token ids padded on the right, and the mask of real tokens."""
-    longest = max(len(s) for s in sequences)
-    ids = torch.full((len(sequences), longest), pad_id, dtype=torch.long)
-    mask = torch.zeros((len(sequences), longest), dtype=torch.long)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence, dtype=torch.long)
-        mask[row, : len(sequence)] = 1
-    return ids.to(device), mask.to(device)
+    batch = lay_out(sequences, torch.device(device), packed=False)
+    assert batch.mask is not None
+    return batch.ids, batch.mask
 
 
 def token_losses(

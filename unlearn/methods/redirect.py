@@ -38,7 +38,6 @@ from torch import Tensor
 from sae_train.lm.hook_names import block_index
 from sae_train.lm.hooks import capture, captured, replaced
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.packing import can_pack
 from unlearn.data import UnlearnSets
 from unlearn.divergence import next_token_kl
 from unlearn.finetune import LossTerms, Part
@@ -81,7 +80,7 @@ class Redirect:
         problem = self.problem = replace(problem, sets=everyone)
         self.original = LanguageModel(problem.original, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
         self.retention = Retention(problem.beside())
-        self.packed = can_pack(problem.original)
+        self.packed = self.retention.packed
         self.hook_point = problem.latents.hook_point
         self.blocks = block_names(problem)
         self.names = self._redirected_names()

@@ -80,7 +80,6 @@ class Redirect:
         problem = self.problem = replace(problem, sets=everyone)
         self.original = LanguageModel(problem.original, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
         self.retention = Retention(problem.beside())
-        self.packed = self.retention.packed
         self.hook_point = problem.latents.hook_point
         self.blocks = block_names(problem)
         self.names = self._redirected_names()
@@ -172,8 +171,8 @@ class Redirect:
     def _moved(self, picked: Sequence[int], put_back: PutBack | None) -> dict[str, Tensor]:
         """Return the terms that move the targets, those behind an activation put back among them."""
         device = self.problem.lm.device
-        drawn = [[pairs[i] for i in picked] for pairs in self.aimed]
-        batches = [pair_batch(pairs, self.settings.positions, device, packed=self.packed) for pairs in drawn]
+        drawn, packed = [[pairs[i] for i in picked] for pairs in self.aimed], self.retention.packed
+        batches = [pair_batch(pairs, self.settings.positions, device, packed=packed) for pairs in drawn]
         aims, aim_logits = self._aims(batches)
         terms = self._redirection(batches[0], aims, aim_logits)
         if put_back is not None:

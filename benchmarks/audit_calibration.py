@@ -1,6 +1,6 @@
 """Is the audit right? Models of which the truth is known, audited with the shipped policy, over seeds of the fact world.
 
-    python benchmarks/audit_calibration.py --out RUN [--seeds 0 1 2] [--worlds DIR] [--docs docs/audit_calibration.md]
+    python benchmarks/audit_calibration.py --out RUN [--seeds 0 1 2] [--worlds DIR] [--docs docs/results/audit_calibration.md]
 
 never      the world's language model trained again without every document that names one of 40 known entities
 untouched  the world's own model

@@ -1,6 +1,6 @@
 """Latents of known and unknown entities: how good, how fast, and what label shuffles and controls say.
 
-    python benchmarks/entity_latents.py --out RUN [--parts speed fact-world cities] [--docs docs/entity_latents.md]
+    python benchmarks/entity_latents.py --out RUN [--parts speed fact-world cities] [--docs docs/results/entity_latents.md]
         [--worlds seed0 W1 W2] [--seeds 5]
         [--names cities.h5 --activations acts.h5 --sae SAE …]        (cities)
 

@@ -1,6 +1,6 @@
 """Do SAEs find the directions that activations are made of? The workbench beside SAELens, on SAELens' synthetic model.
 
-    python benchmarks/sae_recovery.py --out RUN [--docs docs/sae_recovery.md] [--seeds 0 1 2] [--archs topk …] [--d-in 128 --features 512] [--small]
+    python benchmarks/sae_recovery.py --out RUN [--docs docs/results/sae_recovery.md] [--seeds 0 1 2] [--archs topk …] [--d-in 128 --features 512] [--small]
 
 `sae_lens.synthetic.SyntheticModel` with its own settings: features are unit vectors, on or off independently with Zipfian
 probabilities, of size one, plus a constant vector of length one. Both trainers read the same stored rows in the same

@@ -30,7 +30,9 @@ HELP_WIDTH = 100
 def command_table() -> str:
     """Return a Markdown table: each command and what it does."""
     lines = ["| command | what it does |", "|---|---|"]
-    return "\n".join([*lines, *(f"| [`wb {n}`](docs/reference/commands.md#wb-{n}) | {h} |" for n, h in COMMANDS.items())])
+    return "\n".join(
+        [*lines, *(f"| [`wb {n}`](docs/reference/commands.md#wb-{n}) | {h} |" for n, h in COMMANDS.items())]
+    )
 
 
 def command_help() -> str:
@@ -125,7 +127,9 @@ def rendered(text: str) -> str:
 
 def outdated_pages() -> dict[Path, str]:
     """Return the pages whose generated parts are not what the program says, with what they should be."""
-    pages = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))}
+    pages = {
+        path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))
+    }
     return {path: new for path, text in pages.items() if (new := rendered(text)) != text}
 
 

@@ -60,7 +60,9 @@ def test_an_example_that_fails_is_noticed(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S)
 def test_the_front_door_opens_from_anywhere(tmp_path):
-    outcome = "\nassert report.verdict == 'inconclusive', report.verdict\nassert report.forget.recall.after.value == 0.0\n"
+    outcome = (
+        "\nassert report.verdict == 'inconclusive', report.verdict\nassert report.forget.recall.after.value == 0.0\n"
+    )
     run_python(python_blocks(FRONT_DOOR.read_text(encoding="utf-8")) + outcome, tmp_path)
     assert (tmp_path / "acts.h5").is_file()
     assert (tmp_path / "sae" / "sae_weights.safetensors").is_file()

@@ -88,7 +88,10 @@ def test_every_docstring_can_be_read_into_the_reference(tmp_path):
 
 def test_docstrings_of_the_house_are_read_in_google_style():
     style = load("docs/docstrings.py").in_google_style
-    own = "Add.\n\nArgs:\n    a, b: Numbers,\n        any.\n    c: One.\n\nReturns:\n    a, b: both.\n\nExample:\n    >>> 1"
+    own = (
+        "Add.\n\nArgs:\n    a, b: Numbers,\n        any.\n    c: One.\n\n"
+        "Returns:\n    a, b: both.\n\nExample:\n    >>> 1"
+    )
     assert style(own) == (
         "Add.\n\nArgs:\n    a: Numbers,\n        any.\n    b: Numbers,\n        any.\n    c: One.\n\n"
         "Returns:\n    a, b: both.\n\nExamples:\n    >>> 1"

@@ -1,4 +1,4 @@
-"""An audit as pandas tables: one row per figure, one row per check. pandas is imported here, when a table is asked for."""
+"""An audit as pandas tables: one row per figure, one row per check. pandas is imported when a table is asked for."""
 
 from __future__ import annotations
 

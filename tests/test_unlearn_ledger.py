@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from sae_train.errors import BusyError, FileFormatError, InputError, MissingFileError, SchemaError
+from unlearn.audit_json import save_report
 from unlearn.ledger import (
     START,
     active_removals,
@@ -22,7 +24,7 @@ BASE = "a" * 64
 
 
 @pytest.fixture
-def removal(tmp_path):
+def removal(tmp_path, one_name):
     """Return a function that writes the folder of an unlearned model and its audit."""
 
     def write(name: str, base: str = BASE, *, of: str = "base-model"):
@@ -38,8 +40,8 @@ def removal(tmp_path):
         (folder / "unlearning.json").write_text(json.dumps(record))
         (folder / "model.safetensors").write_bytes(name.encode() * 40)
         (folder / "deep" / "tokenizer.json").write_text("{}")
-        report = {"verdict": "pass", "request": {"unlearned_hash": digest}}
-        (audit / "audit.json").write_text(json.dumps(report))
+        report = one_name("pass")
+        save_report(replace(report, request=replace(report.request, unlearned_hash=digest)), audit / "audit.json")
         return folder, audit, digest
 
     return write
@@ -60,7 +62,7 @@ def test_a_chain_says_what_happened(chain):
     ledger, first, second = chain
     one, two = read_ledger(ledger)
     assert (one.previous, two.previous) == (START, one.hash)
-    assert (one.targets, one.request["reference"], one.audit["verdict"]) == (["city:b"], "request 1", "pass")
+    assert (one.targets, one.request["reference"], one.audit.verdict) == (["city:b"], "request 1", "pass")
     assert two.audit is None and two.config["method"] == "redirect"
     assert newest_model([one, two], ledger) == str(second)
     assert (base_model(one, ledger), base_model(two, ledger)) == ("base-model", str(first))

@@ -36,9 +36,9 @@ from sae_train.runs import write_json
 from sae_train.saes.interop import LoadedSae, load_sae
 from sae_train.trainer import train_sae
 from unlearn.audit import audit
+from unlearn.audit_report import AuditReport
 from unlearn.config import configure
 from unlearn.record import retained_of
-from unlearn.report import write_audit_page
 from unlearn.request import Request
 from unlearn.run import unlearn
 
@@ -247,7 +247,7 @@ def _audit(
     config: DemoConfig,
     out: Path,
     stage: Stage,
-) -> dict[str, Any]:
+) -> AuditReport:
     """Audit on text that the fine-tune did not retain."""
     with stage("auditing", None) as advance:
         request = Request(
@@ -263,8 +263,7 @@ def _audit(
             facts={"model": before.name, "unlearned": str(out / "unlearned"), "method": "redirect"},
         )
         report = audit(before, after, request, advance=lambda name: advance(1, now=name))
-    write_json(out / "audit" / "audit.json", report)
-    write_audit_page(report, out / "audit" / "audit.html")
+    report.save(out / "audit")
     return report
 
 
@@ -273,7 +272,7 @@ def _summary(
     labels: Sequence[Entity],
     analysis: LatentAnalysis,
     result: dict[str, Any],
-    report: dict[str, Any],
+    report: AuditReport,
     out: Path,
     seconds: float,
 ) -> dict[str, Any]:
@@ -281,10 +280,14 @@ def _summary(
     hook_point = result["hook_point"]
     unknown = analysis.selected_rows("unknown")
     first = block_index(result["hook_point"])
-    places = report["indistinguishability"]
+    places = report.indistinguishability
+    recall, ranking = report.forget.recall, report.forget.ranking
+    kept = [group.recall for group in (report.neighbours, report.retain, report.untouched)]
+    assert recall and ranking and all(kept) and report.utility and report.probe, "a demo skips nothing"
+    neighbours, retain, untouched = (figure for figure in kept if figure is not None)
     blocks = [b for name, b in places.items() if "," not in name and block_index(name) >= first]
     return {
-        "verdict": report["verdict"],
+        "verdict": report.verdict,
         "seconds": seconds,
         "known": sum(e.label == "known" for e in labels),
         "unknown": sum(e.label == "unknown" for e in labels),
@@ -298,26 +301,26 @@ def _summary(
         "best_unknown_heldout_separation": unknown[0]["heldout_separation"] if unknown else None,
         "score_auroc": analysis.at(hook_point).score.value,
         "probe_auroc": analysis.at(hook_point).probe.value,
-        "n_targets": report["forget"]["n"],
-        "recall_before": report["forget"]["recall_before"],
-        "recall_after": report["forget"]["recall_after"],
-        "ranking_after": report["forget"]["ranking_after"],
-        "ranking_chance": report["ranking_chance"],
-        "neighbours_before": report["neighbours"]["recall_before"],
-        "neighbours_after": report["neighbours"]["recall_after"],
-        "retain_before": report["retain"]["recall_before"],
-        "retain_after": report["retain"]["recall_after"],
-        "untouched_before": report["untouched"]["recall_before"],
-        "untouched_after": report["untouched"]["recall_after"],
-        "loss_before": report["utility"]["loss_before"],
-        "loss_after": report["utility"]["loss_after"],
-        "called_unknown": report["probe"]["unknown_after"],
-        "auroc_before": min(b["auroc_before"] for b in blocks),
-        "auroc_after": max(b["auroc"] for b in blocks),
-        "control_high": max(b["control_high"] for b in blocks),
-        "steer_back_recall": report["attacks"]["steer-back"]["recall_after"],
+        "n_targets": report.forget.n,
+        "recall_before": recall.before.value,
+        "recall_after": recall.after.value,
+        "ranking_after": ranking.after.value,
+        "ranking_chance": report.ranking_chance,
+        "neighbours_before": neighbours.before.value,
+        "neighbours_after": neighbours.after.value,
+        "retain_before": retain.before.value,
+        "retain_after": retain.after.value,
+        "untouched_before": untouched.before.value,
+        "untouched_after": untouched.after.value,
+        "loss_before": report.utility.loss_before,
+        "loss_after": report.utility.loss_after,
+        "called_unknown": report.probe.unknown_after.value,
+        "auroc_before": min(b.auroc_before for b in blocks),
+        "auroc_after": max(b.auroc.value for b in blocks),
+        "control_high": max(b.control_high for b in blocks),
+        "steer_back_recall": report.attacks["steer-back"].recall_after.value,
         "unlearn_seconds": result["seconds"],
-        "audit_seconds": report["seconds"],
+        "audit_seconds": report.seconds,
         "latents_page": str(out / "latents.html"),
         "audit_page": str(out / "audit" / "audit.html"),
     }

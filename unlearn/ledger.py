@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from sae_train.errors import BusyError, FileFormatError, InputError, MissingFileError, SchemaError
 from sae_train.runs import file_hash, jsonable, now, require_file, write_text
+from unlearn.audit_json import load_report
 from unlearn.record import RECORD, read_record
 
 SCHEMA = "sae-workbench/ledger"
@@ -29,6 +30,21 @@ VERSION = 1
 START = "0" * 64
 REMOVAL, ROLLBACK = "removal", "rollback"
 _LOCK_WAIT_S = 10.0
+
+
+@dataclass(frozen=True)
+class AuditMark:
+    """What an entry keeps of an audit.
+
+    Attributes:
+        file: Its `audit.json`, as seen from the ledger's folder.
+        sha256: Of the file's bytes.
+        verdict: `pass`, `fail` or `inconclusive`.
+    """
+
+    file: str
+    sha256: str
+    verdict: str
 
 
 @dataclass(frozen=True)
@@ -45,7 +61,7 @@ class Entry:
         model: Folder and hash of the weights, its base and that one's hash, the SHA-256 of every file in the folder.
         inputs: Hashes and sets that went in, as `unlearning.json` has them.
         config: What ran.
-        audit: File, SHA-256 and verdict; None where there was no audit.
+        audit: None where there was no audit.
         hash: SHA-256 of all of the above.
     """
 
@@ -59,7 +75,7 @@ class Entry:
     model: dict[str, Any]
     inputs: dict[str, Any]
     config: dict[str, Any]
-    audit: dict[str, Any] | None
+    audit: AuditMark | None
     hash: str
 
     @property
@@ -136,7 +152,13 @@ def _parse(line: str, where: str, before: Sequence[Entry]) -> Entry:
             got=f"entry {raw['index']} behind {raw['previous']}",
             expected=f"entry {len(before)} behind {previous}",
         )
-    return Entry(**raw)
+    return _entry(raw)
+
+
+def _entry(values: dict[str, Any]) -> Entry:
+    """Return an entry from the values of its line."""
+    mark = values["audit"]
+    return Entry(**{**values, "audit": None if mark is None else AuditMark(**mark)})
 
 
 def active_removals(entries: Sequence[Entry]) -> list[Entry]:
@@ -176,7 +198,7 @@ def add_removal(ledger: Path, unlearned: Path, *, audit: Path | None = None, ref
         },
         "inputs": record["inputs"],
         "config": record.get("config", {}),
-        "audit": None if audit is None else _audit_facts(audit, ledger, record["model_hash"]),
+        "audit": None if audit is None else _mark(audit, ledger, record["model_hash"]),
     }
     with _locked(ledger):
         entries = read_ledger(ledger) if ledger.exists() else []
@@ -271,7 +293,7 @@ def _file_complaints(entry: Entry, ledger: Path) -> list[str]:
     folder = _resolved(entry.model["folder"], ledger)
     expected = {folder / name: digest for name, digest in entry.model["files"].items()}
     if entry.audit is not None:
-        expected[_resolved(entry.audit["file"], ledger)] = entry.audit["sha256"]
+        expected[_resolved(entry.audit.file, ledger)] = entry.audit.sha256
     missing = [f"'{path}' is not there" for path in expected if not path.is_file()]
     changed = [
         f"'{path}' was changed" for path, digest in expected.items() if path.is_file() and file_hash(path) != digest
@@ -286,18 +308,15 @@ def folder_files(folder: Path, *, hashed: bool = True) -> dict[str, str]:
     return {p.relative_to(folder).as_posix(): file_hash(p) if hashed else "" for p in paths}
 
 
-def _audit_facts(audit: Path, ledger: Path, model_hash: str) -> dict[str, Any]:
+def _mark(audit: Path, ledger: Path, model_hash: str) -> AuditMark:
     """Return where an audit lies, its hash and its verdict; refuse one of another model."""
     path = audit / "audit.json" if audit.is_dir() else audit
     require_file(path, "an audit", option="--audit")
-    try:
-        report: Any = json.loads(path.read_text(encoding="utf-8"))
-        verdict, of = str(report["verdict"]), report["request"]["unlearned_hash"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-        raise FileFormatError(f"cannot read '{path}'", got=repr(error), expected="an audit.json of wb audit") from error
+    report = load_report(path)
+    of = report.request.unlearned_hash
     if of != model_hash:
         raise InputError(f"'{path}' is about another model", got=f"weights {of}", expected=f"weights {model_hash}")
-    return {"file": _relative(path, ledger), "sha256": file_hash(path), "verdict": verdict}
+    return AuditMark(file=_relative(path, ledger), sha256=file_hash(path), verdict=report.verdict)
 
 
 def _append(ledger: Path, entries: Sequence[Entry], values: dict[str, Any]) -> Entry:
@@ -310,7 +329,7 @@ def _append(ledger: Path, entries: Sequence[Entry], values: dict[str, Any]) -> E
         "time": now(),
         **jsonable(values),
     }
-    entry = Entry(**whole, hash=entry_hash(whole))
+    entry = _entry({**whole, "hash": entry_hash(whole)})
     write_text(ledger, "".join(f"{e.line()}\n" for e in (*entries, entry)))
     return entry
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from sae_train.lm.models import LanguageModel
 from unlearn.audit import audit
+from unlearn.audit_figures import Figure
+from unlearn.audit_report import AuditReport
 from unlearn.config import AuditConfig
 from unlearn.data import first_documents
 from unlearn.ledger import Entry, active_removals
@@ -28,24 +30,29 @@ class Removal:
     """
 
     entry: Entry
-    report: dict[str, Any]
+    report: AuditReport
 
     @property
     def came_back(self) -> bool:
         """Tell whether the model answers again: recall or ranking of the targets fails."""
-        return any(c["name"] in COMES_BACK and c["status"] == "fail" for c in self.report["checks"])
+        return any(c.name in COMES_BACK and c.status == "fail" for c in self.report.checks)
 
     def summary(self) -> dict[str, Any]:
         """Return one row: entry, names, verdict then and now, what the model answers."""
         return {
             "entry": self.entry.index,
-            "forget": self.report["request"]["forget"],
-            "verdict_then": None if self.entry.audit is None else self.entry.audit["verdict"],
-            "verdict": self.report["verdict"],
-            "recall_after": self.report["forget"]["recall_after"],
-            "ranking_after": self.report["forget"]["ranking_after"],
+            "forget": list(self.report.request.forget),
+            "verdict_then": None if self.entry.audit is None else self.entry.audit.verdict,
+            "verdict": self.report.verdict,
+            "recall_after": _after(self.report.forget.recall),
+            "ranking_after": _after(self.report.forget.ranking),
             "came_back": self.came_back,
         }
+
+
+def _after(figure: Figure | None) -> float | None:
+    """Return what the newest model answers; None where that was not evaluated."""
+    return None if figure is None else figure.after.value
 
 
 def reaudit(

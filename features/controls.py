@@ -16,9 +16,9 @@ from features.probe import Interval, auroc, auroc_interval
 from features.scoring import fitted_scores, mining_penalty, readings
 from features.selection import SelectionRule, select, together
 from features.separation import EntityLatents, Separation, separation
+from sae_train.rng import rng
 
 N_RANDOM_SETS = 30
-_SALT = 0xC7A1
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _residual(data: NameReadings, size: int, rule: SelectionRule) -> Control:
 
 def _random(data: NameReadings, fires: np.ndarray, size: int) -> Control:
     """Score random sets of latents that fire at mining names."""
-    generator = np.random.default_rng([_SALT, data.seed])
+    generator = rng("controls.latents", data.seed)
     size = min(size, len(fires))
     values, penalty = [], None  # the first set's penalty serves all
     for _ in range(N_RANDOM_SETS if size else 0):

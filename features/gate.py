@@ -44,6 +44,7 @@ from features.prompts import Templates
 from features.store import HookPointAnalysis, LatentAnalysis
 from sae_train.lm.hooks import decoder_blocks
 from sae_train.lm.models import LanguageModel
+from sae_train.rng import rng
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import LoadedSae
 
@@ -235,7 +236,7 @@ def random_masks(
     order = [int(j) for j in np.argsort(-firing, kind="stable") if int(j) not in set(chosen)]
     often = [j for j in order if firing[j] >= MIN_FIRING]
     pool = np.array(often if len(often) >= n_drawn else order[:n_drawn], dtype=np.int64)
-    generator = np.random.default_rng([0x6C, seed])
+    generator = rng("gate.random_latents", seed)
     masks = np.zeros((n_entities, len(firing)), dtype=np.float32)
     for row in masks:
         row[generator.permutation(pool)[:n_drawn]] = 1.0

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from features.probe import Interval
+from sae_train.rng import rng
 
 N_BOOTSTRAP = 1000
 NO_INTERVAL = Interval(float("nan"), float("nan"), float("nan"))
@@ -22,7 +23,7 @@ def mean_interval(values: Sequence[float] | np.ndarray, seed: int) -> Interval:
     x = np.asarray(values, dtype=float)
     if len(x) == 0:
         return NO_INTERVAL
-    generator = np.random.default_rng([0xB0, seed])
+    generator = rng("intervals.mean", seed)
     draws = x[generator.integers(0, len(x), (N_BOOTSTRAP, len(x)))].mean(axis=1)
     low, high = np.percentile(draws, [2.5, 97.5])
     slack = min(1.0, 3 / len(x))
@@ -42,7 +43,7 @@ def ratio_interval(
     """
     if len(whole) == 0 or whole.mean() < least:
         return NO_INTERVAL
-    generator = np.random.default_rng([0xB1, seed])
+    generator = rng("intervals.ratio", seed)
     rows = generator.integers(0, len(whole), (N_BOOTSTRAP, len(whole)))
     top, bottom = part[rows].mean(1), whole[rows].mean(1)
     low, high = np.percentile((top / np.maximum(bottom, 1e-12))[bottom >= least], [2.5, 97.5])

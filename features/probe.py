@@ -10,6 +10,7 @@ from scipy.stats import rankdata
 from torch import Tensor
 
 from sae_train.errors import EntityError, NumericalError
+from sae_train.rng import rng
 
 RIDGE_C = 0.05  # inverse strength of the L2 penalty on standardised inputs
 PENALTIES = (1e-4, 1e-3, 1e-2, RIDGE_C, 0.3)  # what `best_penalty` chooses from, strongest first
@@ -171,7 +172,7 @@ def auroc_interval(
     """Return the AUROC with a 95 % percentile bootstrap interval; entities are drawn, each class for itself."""
     y = np.asarray(is_positive, dtype=bool)
     folds = np.zeros(len(y), dtype=int) if fold_of is None else fold_of
-    generator = np.random.default_rng(seed)
+    generator = rng("probe.auroc", seed)
     sides = [_members(groups, y == side) for side in (False, True)]
     draws = np.empty(N_BOOTSTRAP)
     for draw in range(N_BOOTSTRAP):

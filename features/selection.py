@@ -10,9 +10,9 @@ import numpy as np
 from features.entities import Entity
 from features.separation import Separation
 from sae_train.errors import EntityError
+from sae_train.rng import rng
 
 DIRECTIONS = ("known", "unknown")
-_SPLIT_SALT = 0xE417
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def split_entities(entities: Sequence[Entity], seed: int) -> np.ndarray:
     Raises:
         EntityError: Fewer than two known or two unknown entities on a side.
     """
-    generator = np.random.default_rng([_SPLIT_SALT, seed])
+    generator = rng("selection.halves", seed)
     held_out = np.zeros(len(entities), dtype=bool)
     cells: dict[tuple[str, str | None], list[int]] = {}
     for index, entity in enumerate(entities):

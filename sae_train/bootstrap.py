@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from sae_train.rng import rng
+
 N_DRAWS = 1000
 MAX_GROUPS = 1000  # sums that are kept; with more documents, several share one
 LEVEL = 0.95
@@ -47,7 +49,7 @@ def document_groups(doc_id: Int[np.ndarray, " n_rows"]) -> Groups:
 def draw_counts(n_groups: int, seed: int = 0, n_draws: int = N_DRAWS) -> Float[np.ndarray, "n_draws n_groups"]:
     """Return how often each group is in each resample of `n_groups` groups, drawn with replacement."""
     shares = np.full(n_groups, 1 / n_groups)
-    return np.random.default_rng([0xB007, seed]).multinomial(n_groups, shares, size=n_draws).astype(np.float64)
+    return rng("bootstrap.documents", seed).multinomial(n_groups, shares, size=n_draws).astype(np.float64)
 
 
 def percentile_interval(replicates: Float[np.ndarray, " n_draws"], n_groups: int) -> tuple[float, float]:

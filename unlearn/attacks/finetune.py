@@ -6,8 +6,7 @@ import copy
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
+from sae_train.rng import rng
 from unlearn.attacks.common import compare, result
 from unlearn.attacks.relearn import Teacher
 from unlearn.context import AuditContext
@@ -24,7 +23,7 @@ def attack_finetune(context: AuditContext) -> dict[str, Any]:
     student = replace(context.after, model=copy.deepcopy(context.after.model))
     teacher = Teacher(student, lr)
     for step in range(steps):
-        generator = np.random.default_rng([0xF7, config.seed, step])
+        generator = rng("attack.finetune.batch", config.seed, step)
         picked = generator.choice(len(context.text), min(BATCH_SIZE, len(context.text)), replace=False)
         teacher.step([(context.text[i][:1], context.text[i][1:]) for i in picked])
     return result([compare(context, f"{steps} steps at {lr:g}", student)], text=context.text_name)

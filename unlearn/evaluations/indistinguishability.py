@@ -31,6 +31,7 @@ from features.probe import (
     fit_probe,
 )
 from features.prompts import by_type
+from sae_train.rng import rng
 from unlearn.context import MIN_ENTITIES, AuditContext, mean_interval, units
 from unlearn.evaluations.places import PlaceRows, is_last_token, place_rows, spelling_rows
 from unlearn.evaluations.two_sample import TwoSample, energies, energy_test, joint_p
@@ -163,7 +164,7 @@ def _control_groups(context: AuditContext) -> list[list[str]]:
     pools = [mixed, *(p for p in alike if all(len(p.get(kind, [])) >= count for kind, count in wanted.items()))]
     groups = []
     for index in range(context.config.control_draws):
-        generator = np.random.default_rng([0xC7, context.config.seed, index])
+        generator = rng("indistinguishability.controls", context.config.seed, index)
         pool = pools[0 if index % 2 == 0 or len(pools) == 1 else 1 + index // 2 % (len(pools) - 1)]
         groups.append([e.key for kind, n in wanted.items() for e in _picked(pool[kind], n, generator)])
     return groups

@@ -25,6 +25,7 @@ from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
 from sae_train.lm.unembed import final_norm, unembedding
+from sae_train.rng import rng
 from unlearn.context import AuditContext, mean_interval, units
 from unlearn.data import encode
 from unlearn.evaluations.ranking import ranked_cases
@@ -64,7 +65,7 @@ def evaluate_logit_lens(context: AuditContext) -> dict[str, Any]:
 
 def _some(entities: list[Entity], seed: int) -> list[Entity]:
     """Draw those a value probe is fitted on."""
-    order = np.random.default_rng([0xB0, seed]).permutation(len(entities))
+    order = rng("logit_lens.fitted", seed).permutation(len(entities))
     return [entities[i] for i in order[:MAX_FITTED]]
 
 

@@ -42,6 +42,7 @@ from features.patched_questions import (
 )
 from features.prompts import Templates
 from features.store import HookPointAnalysis, LatentAnalysis
+from sae_train.lm.hook_names import spread_blocks
 from sae_train.lm.hooks import decoder_blocks
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
@@ -87,7 +88,7 @@ def run_gate(
         return name_questions(lm, entities, templates, most=config.n_questions, tokens=config.tokens, seed=config.seed)
 
     asked = asked_about(drawn("known", is_held=True, most=config.n_entities))
-    sweep = spread(len(decoder_blocks(lm.model)), config.n_blocks)
+    sweep = spread_blocks(0, len(decoder_blocks(lm.model)) - 1, config.n_blocks)
     names = list(dict.fromkeys([*(f.hook_point for f in analysis.hook_points), *sweep]))
     sae_points = list(dict.fromkeys(f.hook_point for f in analysis.hook_points))
     own = read_rows(lm, asked, names)
@@ -130,17 +131,6 @@ def n_gate_questions(analysis: LatentAnalysis, config: GateConfig) -> int:
     """Return how many questions `run_gate` asks at most, for a progress bar."""
     n_patches = len(analysis.hook_points) * len(CONDITIONS) + 2 * config.n_blocks + 1
     return config.n_entities * config.n_questions * n_patches
-
-
-def spread(n_blocks: int, most: int) -> list[str]:
-    """Return at most `most` blocks, evenly spread over the model.
-
-    Example:
-        >>> spread(30, 4)
-        ['layers.0', 'layers.10', 'layers.19', 'layers.29']
-    """
-    picked = np.unique(np.linspace(0, n_blocks - 1, min(most, n_blocks)).round().astype(int))
-    return [f"layers.{i}" for i in picked]
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from features.causal_checks import add_checks
-from features.config import GateConfig
+from features.config import GateConfig, SelectionRule
 from features.entities import Entity, load_entities, save_entities
 from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
@@ -19,7 +19,6 @@ from features.knowledge import KnowledgeRule, label_entities
 from features.mining import find_entity_latents
 from features.prompts import Templates, by_type, contexts, entity_documents, load_templates, questions
 from features.report import write_latents_page
-from features.selection import SelectionRule
 from features.store import LatentAnalysis, load_analysis, save_analysis
 from features.training_page import write_training_page
 from sae_train.activations.store import ActivationStore

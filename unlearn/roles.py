@@ -17,7 +17,7 @@ from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
 from sae_train.rng import rng
 from unlearn.config import AuditConfig
-from unlearn.context import AuditContext, nearest_known, spread_blocks
+from unlearn.context import AuditContext, audited_blocks, nearest_known
 from unlearn.data import mining_half, resolve_targets, retained_prompts, text_windows, without_targets
 from unlearn.request import Request
 
@@ -74,7 +74,7 @@ def make_context(before: LanguageModel, after: LanguageModel, request: Request, 
         unknown=matched,
         control=with_facts(forget, _distinct_pairs(before, forget, matched), known, config.seed),
         hook_point=hook_point,
-        blocks=spread_blocks(before.n_blocks, hook_point, config.max_blocks),
+        blocks=audited_blocks(before.n_blocks, hook_point, config.max_blocks),
         text=text,
         text_name=text_name,
         saes=list(request.saes),

@@ -13,8 +13,8 @@ from typing import Any
 
 from features.entities import Entity
 from features.knowledge import is_right
-from features.probe import Interval
 from features.prompts import Prompt, questions
+from sae_train.intervals import Interval
 from sae_train.lm.candidates import option_scores
 from sae_train.lm.generate import greedy_answers
 from sae_train.lm.models import LanguageModel

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from features.entities import Entity
-from features.probe import Interval
 from features.prompts import Templates, questions
+from sae_train.intervals import Interval
 from sae_train.lm.generate import answer_loss, encode_prompts
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain

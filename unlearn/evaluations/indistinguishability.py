@@ -24,13 +24,13 @@ import torch
 from features.collect import entity_means
 from features.entities import Entity
 from features.probe import (
-    Interval,
     auroc_interval,
     cross_validated_auroc,
     cross_validated_interval,
     fit_probe,
 )
 from features.prompts import by_type
+from sae_train.intervals import Interval
 from sae_train.rng import rng
 from unlearn.context import MIN_ENTITIES, AuditContext, mean_interval, units
 from unlearn.evaluations.places import PlaceRows, is_last_token, place_rows, spelling_rows

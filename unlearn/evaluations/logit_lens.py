@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 from features.entities import Entity
-from features.probe import Interval
 from features.prompts import Prompt
+from sae_train.intervals import Interval
 from sae_train.lm.generate import batches_by_length
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel

@@ -16,8 +16,8 @@ import torch
 
 from features.entities import Entity
 from features.knowledge import ask, recall
-from features.probe import Interval
 from features.prompts import questions
+from sae_train.intervals import Interval
 from sae_train.lm.candidates import option_scores, sampled_answers
 from sae_train.lm.generate import continuation_log_probs, encode_prompts
 from sae_train.lm.hooks import decoder_blocks

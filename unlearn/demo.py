@@ -10,10 +10,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from features.causal_checks import add_checks
-from features.config import GateConfig
+from features.config import GateConfig, SelectionRule
 from features.entities import Entity, load_entities, save_entities
 from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
@@ -21,7 +19,6 @@ from features.knowledge import KnowledgeRule, label_entities
 from features.mining import find_entity_latents
 from features.prompts import Templates, by_type, contexts, entity_documents, load_templates, questions
 from features.report import write_latents_page
-from features.selection import SelectionRule
 from features.store import LatentAnalysis, load_analysis, save_analysis
 from features.training_page import write_training_page
 from sae_train.activations.store import ActivationStore
@@ -32,6 +29,7 @@ from sae_train.lm.hook_names import block_index
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
 from sae_train.lm.windows import plan_windows
+from sae_train.rng import rng
 from sae_train.runs import write_json
 from sae_train.saes.interop import LoadedSae, load_sae
 from sae_train.trainer import train_sae
@@ -139,7 +137,7 @@ def _asked(entities: Sequence[Entity], config: DemoConfig) -> list[Entity]:
 
 def choose_targets(labels: Sequence[Entity], config: DemoConfig) -> list[str]:
     """Draw the entities to forget among those the model knows, as `type:name`."""
-    generator = np.random.default_rng([0xF0, config.seed])
+    generator = rng("demo.targets", config.seed)
     chosen = []
     for members in by_type(labels).values():
         known = [e.key for e in members if e.label == "known" and e.seen == "facts"]

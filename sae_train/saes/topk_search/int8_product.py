@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int, Int8
 from torch import Tensor
 
-from sae_train.saes.strongest import Scores, groups_of
+from sae_train.saes.topk_search.strongest import Scores, groups_of
 
 ROWS_IN_CACHE = 256  # of a matrix that is passed over several times
 COLUMNS = 16  # in multiples of these a product is fast

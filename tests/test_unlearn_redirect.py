@@ -14,13 +14,14 @@ import torch
 
 from features.factworld import shipped_world
 from features.knowledge import ask, recall
+from features.name_tokens import encode
 from sae_train.errors import CollapseError, ConfigError, HookPointError, NoChangeError, NumericalError
 from sae_train.lm.hooks import captured, replaced
 from sae_train.lm.models import load_lm, weights_hash
 from sae_train.processes import Processes
 from unlearn.attacks.relearn import Teacher
 from unlearn.config import configure
-from unlearn.data import encode, training_prompts
+from unlearn.data import training_prompts
 from unlearn.finetune import TuneState, _can_save, adamw, trainable_parameters
 from unlearn.methods import METHODS
 from unlearn.methods.redirect import Redirect

@@ -8,7 +8,7 @@ import numpy as np
 
 from features.knowledge import first_line, is_right, normalize
 from features.prompts import questions
-from sae_train.lm.candidates import sampled_answers
+from sae_train.lm.generate import sampled_answers
 from unlearn.context import AuditContext, before_after, units
 from unlearn.evaluations.text_metrics import rouge_l
 

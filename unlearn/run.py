@@ -24,6 +24,7 @@ from sae_train.lm.generate import text_loss
 from sae_train.lm.hook_names import canonical_hook_point
 from sae_train.lm.models import LanguageModel, save_lm, weights_hash
 from sae_train.lm.tokens import Document
+from sae_train.lm.worlds import find_world
 from sae_train.processes import ALONE, Processes
 from sae_train.runs import Run, clear_output, file_hash, jsonable, text_hash, write_json
 from sae_train.saes.interop import WEIGHTS, LoadedSae
@@ -167,8 +168,9 @@ def unlearn(
 
 
 def _base(lm: LanguageModel) -> Base:
-    """Return what finds a model again: its path in full, so that it is found from any folder, or its hub id."""
-    return Base(str(Path(lm.name).resolve()) if Path(lm.name).exists() else lm.name, weights_hash(lm.model))
+    """Return what finds a model again: its path in full, so that it is found from any folder, or its name."""
+    is_path = find_world(lm.name) is None and Path(lm.name).exists()
+    return Base(str(Path(lm.name).resolve()) if is_path else lm.name, weights_hash(lm.model))
 
 
 def _inputs(problem: Problem, loaded: LoadedSae, base: Base, original: Base) -> dict[str, Any]:

@@ -8,10 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cli.inputs import load_model
 from cli.render import emit, progress
 from sae_train.errors import ConfigError
-from sae_train.lm.models import LanguageModel
+from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.runs import clear_output, write_json
 from unlearn.audit import audit
 from unlearn.audit_json import report_to_json
@@ -53,7 +52,7 @@ class Job:
 
     def models(self, unlearned: str) -> tuple[LanguageModel, LanguageModel]:
         """Load the model before and the model after."""
-        return load_model(self.model, device=self.device), load_model(unlearned, device=self.device)
+        return load_lm(self.model, device=self.device), load_lm(unlearned, device=self.device)
 
 
 def audit_one(job: Job, names: Sequence[str], compare: Sequence[str] = ()) -> None:
@@ -63,7 +62,7 @@ def audit_one(job: Job, names: Sequence[str], compare: Sequence[str] = ()) -> No
     request = replace(job.about(job.unlearned), names=names)
     resolve_targets(request.labels, names)  # refuses a wrong name before a model is loaded
     before, after = job.models(job.unlearned)
-    others = [Other(m, partial(load_model, m, device=job.device), method_of(m)) for m in compare]
+    others = [Other(m, partial(load_lm, m, device=job.device), method_of(m)) for m in compare]
     with progress("auditing") as advance:
         report = audit(
             before,

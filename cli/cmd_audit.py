@@ -73,10 +73,10 @@ def command(
     audited again on its newest model (or on --unlearned), and the result says which came back.
     """
     from cli.auditing import Job, audit_ledger, audit_one
-    from cli.inputs import documents_of
     from features.entities import load_entities
     from features.prompts import load_templates
     from features.store import load_analysis
+    from sae_train.lm.tokens import load_documents
     from sae_train.runs import claim_output
     from sae_train.saes.interop import load_sae
     from unlearn.audit import check_names
@@ -97,7 +97,7 @@ def command(
         hook_point=hook_point,
         analysis=load_analysis(latents) if latents is not None else None,
         saes=[load_sae(s) for s in saes],
-        documents=documents_of(text) if text else iter(()),
+        documents=load_documents(text) if text else iter(()),
         text_name=Path(text).name if text else "",
         facts={"model": model, "sae": ", ".join(str(s) for s in saes) or None},
     )

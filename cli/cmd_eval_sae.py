@@ -90,18 +90,19 @@ def _spliced(
     device: str,
 ) -> dict[str, Any]:
     """Measure what the SAE costs the model, on held-out documents where the text is the store's."""
-    from cli.inputs import documents_of, load_model
     from cli.render import note
     from sae_train.intervals import flat
     from sae_train.lm.hooks import check_hook_point
+    from sae_train.lm.models import load_lm
+    from sae_train.lm.tokens import load_documents
     from sae_train.lm.windows import plan_windows
     from sae_train.splice import heldout_documents, spliced_loss
 
-    lm = load_model(model, device=device)
+    lm = load_lm(model, device=device)
     name = check_hook_point(lm.model, hook_point, model_name=model)
-    documents = heldout_documents(store, held_out, documents_of(text), lm, most=max_tokens)
+    documents = heldout_documents(store, held_out, load_documents(text), lm, most=max_tokens)
     if documents is None:
         note(f"{text} is not the text of the store: all its documents are taken, whether the SAE saw them or not")
-    chosen = itertools.islice(documents_of(text), MOST_DOCUMENTS) if documents is None else documents
+    chosen = itertools.islice(load_documents(text), MOST_DOCUMENTS) if documents is None else documents
     plan = plan_windows(chosen, lm.tokenizer, ctx_len=min(CTX_LEN, lm.max_positions), max_rows=max_tokens)
     return {**flat(spliced_loss(lm, sae, name, plan)), "text_held_out": documents is not None}

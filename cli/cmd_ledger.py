@@ -122,13 +122,11 @@ def rollback(ledger: Path, entry: int, device: str, as_json: bool, config_path: 
     Its adapter is off and its base is the model to use again; nothing is deleted. The base is loaded and its weights
     are compared with the hash in the entry.
     """
-    from cli.inputs import load_model
     from cli.render import emit
-    from sae_train.lm.models import weights_hash
+    from sae_train.lm.models import load_lm, weights_hash
     from unlearn.ledger import base_model, newest_removal, read_ledger, roll_back
 
     base = base_model(newest_removal(read_ledger(ledger), entry), ledger)
-    spec = options.ModelSpec().convert(base, None, None)
-    found = roll_back(ledger, entry, base_hash=weights_hash(load_model(spec, device=device).model))
+    found = roll_back(ledger, entry, base_hash=weights_hash(load_lm(base, device=device).model))
     values = {"ledger": str(ledger), "entry": found.index, "rolled_back": entry, "model": base, "hash": found.hash}
     emit(values, as_json=as_json, title=f"Rolled back entry {entry}; the model to use: {base}")

@@ -66,11 +66,13 @@ def command(
     Other known entities, unknown entities and general text are retained. Ends in an error, without a model, when
     nothing changed or when the model collapsed. A name shared by two types is written as type:name.
     """
-    from cli.inputs import documents_of, load_model, load_original
+    from cli.inputs import load_original
     from cli.render import emit, note, progress
     from features.entities import load_entities
     from features.prompts import load_templates
     from features.store import load_analysis
+    from sae_train.lm.models import load_lm
+    from sae_train.lm.tokens import load_documents
     from sae_train.processes import joined_processes
     from sae_train.runs import claim_output
     from sae_train.saes.interop import load_sae
@@ -84,11 +86,11 @@ def command(
     subjects = load_entities(labels, need_labels=True)
     resolve_targets(subjects, names)  # refuses a wrong name before the model is loaded
     analysis, wordings = load_analysis(latents), load_templates(templates)
-    documents = documents_of(text) if text else iter(())
+    documents = load_documents(text) if text else iter(())
     if text is None:
         note("no --text: only what the templates ask is retained, no general text")
     with joined_processes() as processes, progress("unlearning", config.steps) as advance:
-        lm = load_model(model, device=processes.own_device(device))
+        lm = load_lm(model, device=processes.own_device(device))
         loaded = [load_sae(s, device=lm.device) for s in saes]
         first, missing = load_original(model, original, device=processes.own_device(device))
         for warning in (gate_warning(analysis, choose_hook_point(loaded, analysis, config.hook_point)[1]), missing):

@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import click
 
 from cli.config_file import load_config
-from cli.param_types import FACT_WORLD, Device, ExistingFile, ExistingFolder, ModelSpec
+from cli.param_types import Device, ExistingFile, ExistingFolder, ModelSpec
 from sae_train.config import default_of
 from sae_train.errors import ConfigError, FileFormatError
 
 # Commands import this one module; the types are part of what it offers.
-__all__ = ["FACT_WORLD", "Device", "ExistingFile", "ExistingFolder", "ModelSpec"]
+__all__ = ["Device", "ExistingFile", "ExistingFolder", "ModelSpec"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -204,7 +204,7 @@ def file_option(name: str, what: str, *, world: str | None = None, required: boo
     Args:
         name: The option: `--labels`.
         what: What it holds, for its help and its error message: "labelled entities (JSON lines)".
-        world: Which part of the embedded world `fact-world` stands for: `entities` or `templates`.
+        world: Which part of a world its name (`fact-world`) stands for: `entities` or `templates`.
         required: Whether the command needs it.
     """
     note = ", or fact-world" if world else ""

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sae_train.errors import ConfigError, FileFormatError, HookPointError, InputError, MissingFileError
+from sae_train.lm.answer_end import first_line_is_whole
 from sae_train.lm.generate import continuation_log_probs, encode_prompts, greedy_answers, text_loss
 from sae_train.lm.hook_names import canonical_hook_point, saelens_name
 from sae_train.lm.hooks import capture, captured, check_hook_point, hook_points, replaced, verify_hook_points
@@ -415,16 +416,17 @@ def test_missing_texts_and_columns(tmp_path):
 
 # -------------------------------------------------------------------------------------------------------------- answers
 def _greedy(lm, prompt: str, n: int) -> str:
-    """The plain loop: one prompt, no cache, the most likely token, until <eos> or a line break."""
+    """The plain loop: one prompt, no cache, the most likely token, until <eos> or the first line is whole."""
     ids = torch.tensor(encode_prompts(lm, [prompt]))
     start = ids.shape[1]
     for _ in range(n):
         with torch.no_grad():
             best = lm.model(input_ids=ids, use_cache=False).logits[:, -1].argmax(dim=-1, keepdim=True)
         ids = torch.cat([ids, best], dim=1)
-        if best.item() == 2 or "\n" in lm.tokenizer.decode(best[0]):
+        text = lm.tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+        if best.item() == 2 or first_line_is_whole(text):
             break
-    return lm.tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+    return text
 
 
 PROMPTS = ("The city of", "Mira Tolvan was born in", "Mira", "Where was Edo Karvin born? In", "The river of Tashu")

@@ -13,12 +13,13 @@ import torch
 from features.collect import entity_means, name_activations
 from features.entities import Entity, find_entity
 from features.knowledge import normalize
+from features.name_tokens import Encoded, encode
 from features.pairing import pair
 from features.prompts import Prompt, Templates, check_types, contexts, mentions, questions
 from features.store import LatentAnalysis
 from sae_train.errors import EntityError
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.tokens import Document, bos_prefix, encode_plain, first_token_of_span, last_token_of_span
+from sae_train.lm.tokens import Document
 from sae_train.lm.windows import plan_windows
 from sae_train.rng import rng
 
@@ -163,37 +164,6 @@ def _balanced(
     acts = torch.cat([*name_activations(lm, prompts, blocks).values()], dim=1).numpy()
     means, keys = entity_means(acts, np.array([p.entity for p in prompts]))
     return pair(lm, targets, pool, readings=dict(zip(keys, means, strict=True)), seed=seed)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A tokenized prompt.
-
-    Attributes:
-        ids: Token ids, prefix included.
-        name_at: Index of the last name token.
-        name_from: Index of the first one.
-    """
-
-    ids: list[int]
-    name_at: int
-    name_from: int
-
-
-def encode(lm: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[str] | None = None) -> list[Encoded]:
-    """Tokenize prompts, with an answer behind each where given."""
-    prefix = bos_prefix(lm.tokenizer)
-    behind = [""] * len(prompts) if answers is None else [f" {a}" if a else "" for a in answers]
-    texts = [p.text + a for p, a in zip(prompts, behind, strict=True)]
-    ids, offsets = encode_plain(lm.tokenizer, texts) if texts else ([], [])
-    return [
-        Encoded(
-            prefix + i,
-            name_at=last_token_of_span(o, p.name_end) + len(prefix),
-            name_from=first_token_of_span(o, p.name_start) + len(prefix),
-        )
-        for i, o, p in zip(ids, offsets, prompts, strict=True)
-    ]
 
 
 def training_prompts(entity: Entity, templates: Templates) -> list[Prompt]:

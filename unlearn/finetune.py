@@ -41,13 +41,25 @@ Part = Callable[[], LossTerms]
 
 @runtime_checkable
 class Objective(Protocol):
-    """What a method contributes: the loss of a batch, a function of model and batch number alone; see `Carrying`."""
+    """What a method contributes: the loss of a batch, a function of model and batch number alone.
+
+    More that it may have: `Preparing`, `Carrying`.
+    """
 
     def parts(self, step: int) -> Sequence[Part]:
         """Return the parts whose sum is the loss of one batch; batches and steps are the same with one batch a step.
 
         They may run at the same time: each on modules of its own (`Problem.beside`), the longest first.
         """
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """An objective that changes the model before the first step; building it changes nothing."""
+
+    def prepare(self) -> None:
+        """Change the model's weights in place; called once, also where a run is resumed."""
         ...
 
 

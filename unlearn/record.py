@@ -8,6 +8,7 @@ from typing import Any
 
 from sae_train.errors import FileFormatError
 from sae_train.lm.adapters import Base
+from sae_train.lm.worlds import find_world
 
 RECORD = "unlearning.json"
 
@@ -69,13 +70,13 @@ def original_of(model: str) -> Base | None:
 
 
 def read_record(model: str) -> dict[str, Any]:
-    """Read the record of a model folder; empty where there is none.
+    """Read the record of a model folder; empty where there is none, and for a world, which nothing was removed from.
 
     Raises:
         FileFormatError: The file is not JSON.
     """
     path = Path(model) / RECORD
-    if not path.is_file():
+    if not path.is_file() or find_world(model) is not None:
         return {}
     try:
         found: Any = json.loads(path.read_text(encoding="utf-8"))

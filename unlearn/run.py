@@ -24,12 +24,13 @@ from sae_train.lm.generate import text_loss
 from sae_train.lm.hook_names import canonical_hook_point
 from sae_train.lm.models import LanguageModel, save_lm, weights_hash
 from sae_train.lm.tokens import Document
+from sae_train.lm.worlds import find_world
 from sae_train.processes import ALONE, Processes
 from sae_train.runs import Run, clear_output, file_hash, jsonable, text_hash, write_json
 from sae_train.saes.interop import WEIGHTS, LoadedSae
 from unlearn.config import UnlearnConfig
 from unlearn.data import retained_prompts, split_sets, text_windows, without_targets
-from unlearn.finetune import Tuned, WeightEdit, checkpoint_folder, finetune, trainable_parameters
+from unlearn.finetune import Preparing, Tuned, WeightEdit, checkpoint_folder, finetune, trainable_parameters
 from unlearn.methods import build_method
 from unlearn.problem import Problem
 from unlearn.record import RECORD
@@ -86,6 +87,7 @@ def unlearn(
 
     Returns:
         `model, method, steps, lr, seconds, changed_parameters, relative_change, retained_loss_before` and `_after`.
+        `lr` is None where weights were solved for and no step was taken.
 
     Raises:
         EntityError: A target cannot be used.
@@ -118,6 +120,8 @@ def unlearn(
     identity = {"config": json.dumps(jsonable(config)), "inputs": json.dumps(jsonable(inputs))}
     adapter = adapter_for(lm, config)
     method = build_method(problem)
+    if isinstance(method, Preparing):
+        method.prepare()
     stopper = Stopper(problem, validation, run) if config.stop_early else None
     if isinstance(method, WeightEdit):
         tuned = Tuned(method.edit(), config.steps)
@@ -144,7 +148,7 @@ def unlearn(
         "model": str(out),
         "method": config.method,
         "steps": tuned.steps,
-        "lr": None if config.settings.edits_weights else config.step_size(lm.d_model),
+        "lr": None if isinstance(method, WeightEdit) else config.step_size(lm.d_model),
         "seconds": time.monotonic() - started,
         **change,
         "hook_point": latents.hook_point,
@@ -164,8 +168,9 @@ def unlearn(
 
 
 def _base(lm: LanguageModel) -> Base:
-    """Return what finds a model again: its path in full, so that it is found from any folder, or its hub id."""
-    return Base(str(Path(lm.name).resolve()) if Path(lm.name).exists() else lm.name, weights_hash(lm.model))
+    """Return what finds a model again: its path in full, so that it is found from any folder, or its name."""
+    is_path = find_world(lm.name) is None and Path(lm.name).exists()
+    return Base(str(Path(lm.name).resolve()) if is_path else lm.name, weights_hash(lm.model))
 
 
 def _inputs(problem: Problem, loaded: LoadedSae, base: Base, original: Base) -> dict[str, Any]:

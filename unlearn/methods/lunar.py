@@ -18,9 +18,9 @@ from torch import Tensor
 
 from features.entities import Entity
 from features.knowledge import judge
+from features.name_tokens import Encoded, encode
 from features.prompts import questions
 from sae_train.errors import EntityError
-from unlearn.data import Encoded, encode
 from unlearn.methods.forgetting import ActivationForgetting, drawn, variance
 from unlearn.problem import Problem
 
@@ -81,4 +81,4 @@ class Lunar(ActivationForgetting):
 
 def _at_last_token(prompts: Sequence[Encoded]) -> list[Encoded]:
     """Read a question where its answer begins."""
-    return [Encoded(p.ids, len(p.ids) - 1, len(p.ids) - 1) for p in prompts]
+    return [Encoded(p.ids, p.end, p.end) for p in prompts]

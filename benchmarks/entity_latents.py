@@ -25,6 +25,7 @@ from entity_latents_page import render
 from scipy import stats
 from scipy.sparse import csr_array
 
+from features.config import SelectionRule
 from features.entities import load_entities
 from features.factworld import shipped_world
 from features.hypothesis_tests import q_values
@@ -32,7 +33,7 @@ from features.mining import mine_names
 from features.name_acts import NameData, collect_names, load_names, save_names
 from features.permutation import maxmin_null, shuffled_labels
 from features.prompts import load_templates
-from features.selection import SelectionRule, split_entities
+from features.selection import split_entities
 from features.separation import EntityLatents, entity_latents, separation
 from features.store import LatentAnalysis
 from sae_train.activations.store import ActivationStore

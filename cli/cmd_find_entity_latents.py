@@ -10,6 +10,8 @@ import click
 
 from cli import options
 from cli.checks import check_configs, check_options
+from features.config import SelectionRule
+from sae_train.fields import described
 
 
 @click.command(
@@ -31,22 +33,7 @@ from cli.checks import check_configs, check_options
 @click.option("--acts-out", type=click.Path(path_type=Path), help="Keep the activations at names, HDF5.")
 @options.out_option("The analysis, HDF5; a .json and a .html go beside it.")
 @options.file_option("--activations", "activation store, for the rate on running text", required=False)
-@click.option(
-    "--top",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Latents per direction and hook point.",
-)
-@click.option("--max-q", type=float, default=0.05, show_default=True, help="Largest Benjamini-Hochberg q.")
-@click.option("--min-separation", type=float, default=0.1, show_default=True, help="Smallest MaxMin separation.")
-@click.option(
-    "--max-general-rate",
-    type=float,
-    default=0.02,
-    show_default=True,
-    help="Largest rate on running text; 1: no rule.",
-)
+@options.config_options(SelectionRule, without=("max_null_p", "n_shuffles"))
 @options.lm_dtype_option("float32", "bfloat16")
 @check_options
 @options.seed_option()
@@ -63,17 +50,13 @@ def command(
     acts_out: Path | None,
     out: Path,
     activations: Path | None,
-    top: int,
-    max_q: float,
-    min_separation: float,
-    max_general_rate: float,
     lm_dtype: str,
     seed: int,
     device: str,
     overwrite: bool,
     as_json: bool,
     config_path: Path | None,
-    **checks: Any,
+    **given: Any,
 ) -> None:
     """Mine latents on one half of the labelled entities and report them on the other half.
 
@@ -86,7 +69,6 @@ def command(
     from features.causal_checks import add_checks, gate_line
     from features.mining import mine_names
     from features.report import write_latents_page
-    from features.selection import SelectionRule
     from features.store import check_name, save_analysis
     from sae_train.activations.store import ActivationStore
     from sae_train.runs import resolve_device
@@ -94,8 +76,8 @@ def command(
 
     claim_outputs(check_name(out), acts_out, overwrite=overwrite)
     loaded = [load_sae(s, device=resolve_device(device)) for s in saes]
-    wanted: Any = check_configs(checks, seed)
-    rule = SelectionRule(top=top, max_q=max_q, min_separation=min_separation, max_general_rate=max_general_rate)
+    wanted: Any = check_configs(given, seed)
+    rule = SelectionRule(**{name: given[name] for name in described(SelectionRule).keys() & given.keys()})
     with ExitStack() as stack:
         store = stack.enter_context(ActivationStore(activations)) if activations else None
         asked = load_asked(model, labels, templates, acts, device=device, dtype=lm_dtype)

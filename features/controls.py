@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse import csr_array
 
+from features.config import SelectionRule
 from features.hypothesis_tests import q_values
 from features.probe import Interval, auroc, auroc_interval
 from features.scoring import fitted_scores, mining_penalty, readings
-from features.selection import SelectionRule, select, together
+from features.selection import select, together
 from features.separation import EntityLatents, Separation, separation
 
 N_RANDOM_SETS = 30

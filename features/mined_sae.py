@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from features.config import SelectionRule
 from features.controls import NameReadings, controls
 from features.covariates import covariate_effects
 from features.hypothesis_tests import wilson_interval
@@ -18,7 +19,7 @@ from features.name_acts import NameData
 from features.permutation import family_p, maxmin_null
 from features.probe import Interval, cross_validated_auroc
 from features.scoring import fitted_scores, readings, score_terms
-from features.selection import DIRECTIONS, SelectionRule, allowed_latents, select, together
+from features.selection import DIRECTIONS, allowed_latents, select, together
 from features.separation import EntityLatents, NameLatents, Separation, entity_latents, group_matrix, name_latents
 from features.stability import left_out_rows
 from features.store import HookPointAnalysis

@@ -15,9 +15,9 @@ from markupsafe import Markup
 
 from features import latents_plots, plots
 from features.checks_report import checks_view, parts_of, share_text, with_cards
+from features.config import SelectionRule
 from features.plots import Mark, Series
 from features.probe import Interval
-from features.selection import SelectionRule
 from features.store import HookPointAnalysis, LatentAnalysis
 from sae_train.runs import write_text
 

@@ -10,11 +10,12 @@ import torch
 from scipy import stats
 from scipy.sparse import csr_array
 
+from features.config import SelectionRule
 from features.entities import Entity
 from features.hypothesis_tests import fisher_p, q_values, rank_test, stratified_rank_test, wilson_interval
 from features.permutation import family_p, maxmin_null, shuffled_labels
 from features.probe import auroc
-from features.selection import SelectionRule, allowed_latents, select, split_entities
+from features.selection import allowed_latents, select, split_entities
 from features.separation import EntityLatents, Separation, entity_latents, group_matrix, name_latents, separation
 from sae_train.errors import EntityError
 from sae_train.saes.relu import ReluSae

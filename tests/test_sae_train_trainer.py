@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from sae_train import trainer
 from sae_train.activations.store import ActivationStore
 from sae_train.checkpoints import CHECKPOINT, load_checkpoint
-from sae_train.config import SaeTrainConfig, default_of, from_mapping
+from sae_train.config import SaeTrainConfig
+from sae_train.fields import default_of, from_mapping
 from sae_train.errors import ConfigError, FileFormatError, HookPointError, MissingFileError, NumericalError, ShapeError
 from sae_train.evaluate import firing_rate, store_quality
 from sae_train.lm.generate import text_loss

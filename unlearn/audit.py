@@ -62,7 +62,7 @@ def audit(
     """
     started = time.monotonic()
     config, policy = config or AuditConfig(), policy or default_policy()
-    check_names(config.skip, "--skip")
+    check_names(config.skip, "skip")
     check_names(policy.required, "policy key 'required'")
     check_tasks(config.lm_eval)
     context = make_context(before, after, request, config)
@@ -111,25 +111,25 @@ def check_names(names: Iterable[str], where: str) -> None:
     known = [*EVALUATIONS, *ATTACKS]
     for name in names:
         if name not in known:
-            raise ConfigError(f"no evaluation or attack '{name}'", got=f"{name} ({where})", expected=", ".join(known))
+            raise ConfigError(f"no evaluation or attack '{name}'", got=name, expected=", ".join(known), field=where)
 
 
 def not_tested(context: AuditContext, evaluated: Sequence[str], attacks: dict[str, Any]) -> list[str]:
     """Return, for the reader, what this audit did not look at."""
-    found = [f"{n}: left out (--skip)" for n in (*EVALUATIONS, *ATTACKS) if n in context.config.skip]
+    found = [f"{n}: left out (skip)" for n in (*EVALUATIONS, *ATTACKS) if n in context.config.skip]
     found += [
         f"{n}: nothing to measure it on with these targets"
         for n in (*EVALUATIONS, *ATTACKS)
         if n not in evaluated and n not in ("sae-fit", "lm-eval") and n not in context.config.skip
     ]
     if not context.saes:
-        found.append("the latents and the error term of an SAE: none was given (--sae)")
+        found.append("the latents and the error term of an SAE: none was given (saes)")
     elif len({s.hook_point for s in context.saes}) == len(context.saes):
-        found.append("a second SAE of another seed at one hook point: one was given (--sae)")
+        found.append("a second SAE of another seed at one hook point: one was given (saes)")
     if context.analysis is None:
-        found.append("steering along mined latents: none were given (--latents)")
+        found.append("steering along mined latents: none were given (analysis)")
     if not context.config.lm_eval:
-        found.append("benchmarks of language models: none was given (--lm-eval)")
+        found.append("benchmarks of language models: none was given (lm_eval)")
     if not context.config.n_samples:
         found.append("answers drawn at temperature one")
     found += [f"questions in the form '{form}'" for form in attacks.get("prompts", {}).get("not_asked", [])]

@@ -95,7 +95,7 @@ def read_ledger(path: Path) -> list[Entry]:
         FileFormatError: A line is no entry, is not spelled as it was written, or does not continue the chain.
         SchemaError: The file is of another kind, or newer than this program.
     """
-    require_file(path, "a ledger", option="--ledger")
+    require_file(path, "a ledger", field="ledger")
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -289,7 +289,7 @@ def folder_files(folder: Path, *, hashed: bool = True) -> dict[str, str]:
 def _audit_facts(audit: Path, ledger: Path, model_hash: str) -> dict[str, Any]:
     """Return where an audit lies, its hash and its verdict; refuse one of another model."""
     path = audit / "audit.json" if audit.is_dir() else audit
-    require_file(path, "an audit", option="--audit")
+    require_file(path, "an audit", field="audit")
     try:
         report: Any = json.loads(path.read_text(encoding="utf-8"))
         verdict, of = str(report["verdict"]), report["request"]["unlearned_hash"]

@@ -36,7 +36,7 @@ def chat_text(tokenizer: Any, user: str, start: str = "") -> ChatText:
         InputError: The words hold a special token of the model, which the template would turn into one.
     """
     if not has_chat_template(tokenizer):
-        raise ConfigError("the model has no chat template", got="--chat on", expected="--chat auto or off")
+        raise ConfigError("the model has no chat template", got="`chat`=on", expected="`chat`=auto or off")
     special = [token for token in tokenizer.all_special_tokens if token in user or token in start]
     if special:
         raise InputError(

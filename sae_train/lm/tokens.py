@@ -47,7 +47,7 @@ def load_documents(source: str) -> Iterator[Document]:
     if not name.endswith(_TEXT_SUFFIXES) and not path.exists() and "/" in source and not source.startswith((".", "/")):
         yield from _hub_documents(source)
         return
-    require_file(path, "text", option="--text")
+    require_file(path, "text", field="text")
     if name.endswith((".txt", ".txt.gz")):
         yield from _paragraphs(path)
     elif name.endswith((".jsonl", ".jsonl.gz")):
@@ -57,7 +57,8 @@ def load_documents(source: str) -> Iterator[Document]:
     else:
         raise FileFormatError(
             f"cannot read text: '{path}'",
-            got=f"{path.suffix or 'no suffix'} (--text)",
+            got=f"{path.suffix or 'no suffix'}",
+            field="text",
             expected=", ".join(_TEXT_SUFFIXES) + ", or a hub dataset id",
         )
 
@@ -129,18 +130,18 @@ def _parquet_documents(path: Path) -> Iterator[Document]:
 
 def _hub_documents(name: str) -> Iterator[Document]:
     """Read the column `text` of a hub dataset."""
-    for row in hub_rows(name, option="--text"):
+    for row in hub_rows(name, field="text"):
         text = row.get("text")
         if isinstance(text, str) and text.strip():
             yield Document(text)
 
 
-def hub_rows(name: str, *, option: str) -> Iterator[dict[str, Any]]:
+def hub_rows(name: str, *, field: str) -> Iterator[dict[str, Any]]:
     """Stream the rows of a hub dataset's train split; the only place that reads one.
 
     Args:
         name: The dataset's id.
-        option: What named it, for the message.
+        field: The parameter that named it, for the message.
 
     Raises:
         InputError: It cannot be opened.
@@ -152,7 +153,8 @@ def hub_rows(name: str, *, option: str) -> Iterator[dict[str, Any]]:
     except Exception as error:  # noqa: BLE001  the library raises a dozen unrelated types here
         raise InputError(
             f"cannot open the dataset '{name}'",
-            got=f"{type(error).__name__}: {str(error)[:160]} ({option})",
+            got=f"{type(error).__name__}: {str(error)[:160]}",
+            field=field,
             expected="a file, or a hub dataset id with a train split",
         ) from error
     yield from (dict(row) for row in stream)

@@ -91,9 +91,9 @@ def read_source(config: ImportConfig) -> tuple[str, SaeDraft]:
     if hook_point is None:
         raise ConfigError(
             f"where does the SAE of '{config.source}' read?",
-            got="nothing that says it" if config.hook_point is None else f"{config.hook_point} (--hook-point)",
+            got="nothing that says it" if config.hook_point is None else f"{config.hook_point} (`hook_point`)",
             expected="embed, layers.N, layers.N.mlp or layers.N.self_attn",
-            try_="--hook-point layers.N",
+            try_="`hook_point`=layers.N",
         )
     draft = with_unit_rows(draft) if config.unit_norm else draft
     return module.NAME, replace(draft, hook_point=hook_point, model_name=config.model_name or draft.model_name)

@@ -29,9 +29,18 @@ MOST_DOCUMENTS = 100_000  # of a text that is not the store's
 @options.sae_option()
 @options.activations_option
 @options.model_option(required=False, help="Language model, for the loss with the SAE spliced in.")
-@options.text_option(required=False, help="Text for that loss.")
+@options.text_option(
+    required=False,
+    help="Text for the loss with the SAE spliced in: .txt, .jsonl, .parquet, a hub dataset id, or fact-world.",
+)
 @options.config_options(SaeTrainConfig, only=("holdout_share",))
-@click.option("--max-tokens", type=int, default=CE_WINDOWS_TOKENS, show_default=True, help="Tokens of text to splice.")
+@click.option(
+    "--max-tokens",
+    type=int,
+    default=CE_WINDOWS_TOKENS,
+    show_default=True,
+    help="Tokens of the text on which the loss is measured.",
+)
 @options.seed_option()
 @options.device_option
 @options.common_options

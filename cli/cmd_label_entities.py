@@ -42,7 +42,11 @@ DUPLICATES = ("error", "first", "merge")
     "--chat", type=click.Choice(CHATS), default="off", show_default=True, help="Ask in the model's chat template."
 )
 @click.option(
-    "--duplicates", type=click.Choice(DUPLICATES), default="error", show_default=True, help="A name twice in its type."
+    "--duplicates",
+    type=click.Choice(DUPLICATES),
+    default="error",
+    show_default=True,
+    help="What becomes of a name that is there twice in its type.",
 )
 @click.option("--stats", is_flag=True, help="Show labels by type, name length and popularity, and some answers.")
 @options.lm_dtype_option("float32", "bfloat16")

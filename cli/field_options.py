@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from sae_train.errors import ConfigError
 from sae_train.fields import FieldSpec, check_field, described, parsed
@@ -35,17 +36,19 @@ class FieldOption(click.Option):
         """Have the field itself check what was given.
 
         Raises:
-            ConfigError: The field refuses it; the error names this option's parameter.
+            ConfigError: The field refuses it; the error names this option's parameter, and the file it came from.
         """
-        found = super().type_cast_value(ctx, value)
-        if found is None or (found == () and value is None):
-            return found
-        is_many = described(self.kind)[self.field].is_many
         try:
-            for one in found if self.multiple and not is_many else [found]:
+            found = super().type_cast_value(ctx, value)
+            if found is None:
+                return None
+            for one in found if self.multiple and not described(self.kind)[self.field].is_many else [found]:
                 check_field(self.kind, self.field, one)
         except ConfigError as error:
+            assert self.name is not None
             error.field = self.name
+            if ctx.get_parameter_source(self.name) is ParameterSource.DEFAULT_MAP:
+                error.got = f"{error.got} in {ctx.params['config_path']}"
             raise
         return found
 

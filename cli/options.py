@@ -118,7 +118,7 @@ def device_option(command: F) -> F:
         default="auto",
         show_default=True,
         metavar="auto|cpu|cuda[:N]|mps",
-        help="Where the tensors live.",
+        help="Device on which everything is computed.",
     )(command)
 
 
@@ -129,7 +129,7 @@ def lm_dtype_option(*dtypes: str) -> Decorator[Any]:
         type=click.Choice(dtypes),
         default="float32",
         show_default=True,
-        help="Format the model computes in.",
+        help="Number format the language model computes in.",
     )
 
 

@@ -22,7 +22,10 @@ class KnowledgeRule:
         Field(description="Rule by which an entity counts as known: over greedy answers, or over sampled ones."),
     ] = "paraphrases"
     min_known_attributes: Annotated[
-        int, Field(ge=1, description="Attributes of a known entity that must be known, or all of them if it has fewer.")
+        int,
+        Field(
+            ge=1, description="Attributes of a known entity that must be known, or all that it has if they are fewer."
+        ),
     ] = 2
     min_right_share: Annotated[
         float,

@@ -32,10 +32,13 @@ class CacheConfig:
     ] = None
     packing: Annotated[
         Literal["documents", "packed"],
-        Field(description="documents: one document a window; packed: windows are filled with several documents."),
+        Field(
+            description="Layout of the text: a document a window (documents), or windows filled with several (packed)."
+        ),
     ] = "documents"
     batch_size: Annotated[
-        int | None, Field(ge=1, description="Windows in one forward pass; by default about 4,096 tokens of them.")
+        int | None,
+        Field(ge=1, description="Windows in one forward pass; by default as many as hold about 4,096 tokens."),
     ] = None
     dtype: Annotated[
         Literal["bfloat16", "float16", "float32"], Field(description="Number format of the activations on disk.")

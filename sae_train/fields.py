@@ -144,7 +144,7 @@ def described(kind: type) -> Mapping[str, FieldSpec]:
         >>> described(Toy)["k"].rule
         'a whole number >= 1, or none'
     """
-    infos: Mapping[str, FieldInfo] = kind.__pydantic_fields__  # type: ignore[attr-defined]
+    infos: Mapping[str, FieldInfo] = kind.__pydantic_fields__
     defaults = {f.name: f.default for f in dataclasses.fields(kind)}
     return types.MappingProxyType({name: _spec(name, info, defaults[name]) for name, info in infos.items()})
 

@@ -61,7 +61,7 @@ class ActivationStore:
                 f"'{self.path}' is not finished",
                 got=f"{self.attrs.get('rows_committed')} of {self.attrs.get('n_rows')} rows",
                 expected="a complete store",
-                try_="the same wb cache-activations command with --resume",
+                try_="the same call of cache-activations with `resume`",
             )
 
     def _check_shapes(self) -> dict[str, np.ndarray]:

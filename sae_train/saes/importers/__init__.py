@@ -85,7 +85,11 @@ def read_source(config: ImportConfig) -> tuple[str, SaeDraft]:
         if config.source in error.what:
             raise
         raise type(error)(
-            f"cannot import '{config.source}': {error.what}", got=error.got, expected=error.expected, try_=error.try_
+            f"cannot import '{config.source}': {error.what}",
+            got=error.got,
+            expected=error.expected,
+            try_=error.try_,
+            field=error.field,
         ) from error
     hook_point = known_hook_point(config.hook_point) if config.hook_point is not None else draft.hook_point
     if hook_point is None:

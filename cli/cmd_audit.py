@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.audit_options import audit_options
+from unlearn.config import AuditConfig
 
 
 @click.command(
@@ -39,7 +39,9 @@ from cli.audit_options import audit_options
 @click.option("--hook-point", metavar="NAME", help="Where a known-unknown probe reads; by default the recorded one.")
 @options.file_option("--policy", "limits of the verdict (TOML); the shipped ones by default", required=False)
 @click.option("--quick", is_flag=True, help="Fewer draws, one relearning run, fewer targets attacked.")
-@audit_options
+@options.config_options(
+    AuditConfig, without=("seed",), names={"attack_steps": "--attack-step", "attack_lrs": "--attack-lr"}
+)
 @options.seed_option()
 @options.device_option
 @options.overwrite_option
@@ -80,7 +82,6 @@ def command(
     from sae_train.runs import claim_output
     from sae_train.saes.interop import load_sae
     from unlearn.audit import check_names
-    from unlearn.config import AuditConfig
     from unlearn.evaluations.benchmarks import check_tasks
     from unlearn.policy import default_policy, load_policy
     from unlearn.request import Request

@@ -11,13 +11,14 @@ from rich.console import Console
 
 from cli.render import PIPE_WIDTH, progress, result_table
 from features.answer_log import AnswerLog
+from features.config import KnowledgeRule
 from features.entities import LABELS, Entity, entity_line, load_entities
 from features.knowledge import GREEDY, label_entities, relabel
 from features.label_stats import label_stats
 from features.prompts import Prompt, check_types, in_chat, load_templates, questions
-from features.rules import FERRANDO, PARAPHRASES, RULES, KnowledgeRule
+from features.rules import FERRANDO, PARAPHRASES, RULES
+from sae_train.config import Decoding
 from sae_train.errors import ConfigError, OutputExistsError
-from sae_train.lm.answering import Decoding
 from sae_train.lm.chat import has_chat_template
 from sae_train.lm.models import LanguageModel, load_lm, weights_hash
 from sae_train.runs import claim_output, text_hash

@@ -47,7 +47,7 @@ class ExistingFile(click.ParamType):
                 raise MissingFileError(f"no {self.what} '{value}'", got=got, expected="a file", try_=hint)
             from sae_train.runs import require_file  # imports torch, which only a failing call pays for
 
-            require_file(path, self.what, option=option_name(param))
+            require_file(path, self.what, field=param.name if param is not None else None)
         return path
 
 

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from features.answer_log import AnswerLog
+from features.config import KnowledgeRule
 from features.entities import Entity
 from features.matching import Rivals, Verdict, is_right, judge, normalize
 from features.name_tokens import encode
 from features.prompts import Prompt, Templates, in_chat, mentions, questions
-from features.rules import AttributeRecord, KnowledgeRule, label_of
+from features.rules import AttributeRecord, label_of
+from sae_train.config import Decoding
 from sae_train.lm.answer_end import first_line
-from sae_train.lm.answering import Decoding, write_answers
+from sae_train.lm.answering import write_answers
 from sae_train.lm.models import LanguageModel
 
 __all__ = ["KnowledgeRule", "ask", "first_line", "is_right", "judge", "label_entities", "label_of", "normalize"]

@@ -64,8 +64,9 @@ class NameData:
         if hook_point not in self.acts:
             raise HookPointError(
                 f"no activations at names at '{hook_point}'",
-                got=f"{hook_point} (--sae)",
-                expected=nearest_first(hook_point, self.acts) + " (--acts)",
+                got=f"{hook_point}",
+                field="sae",
+                expected=nearest_first(hook_point, self.acts) + " (`acts`)",
             )
         return self.acts[hook_point]
 

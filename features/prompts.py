@@ -75,7 +75,7 @@ def load_templates(path: Path) -> Templates:
         FileFormatError: Not JSON of the documented form, a template without exactly one `{name}`, or a held-out
             wording that is a training one too.
     """
-    require_file(path, "templates", option="--templates")
+    require_file(path, "templates", field="templates")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

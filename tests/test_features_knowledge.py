@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from features.answer_log import AnswerLog
+from features.config import KnowledgeRule
 from features.entities import Entity, entity_line, load_entities, save_entities
 from features.knowledge import (
     GREEDY,
@@ -21,7 +22,7 @@ from features.knowledge import (
 )
 from features.matching import Rivals
 from features.prompts import Prompt, Templates
-from features.rules import AttributeRecord, KnowledgeRule, label_of
+from features.rules import AttributeRecord, label_of
 from sae_train.errors import ConfigError
 from sae_train.lm.answer_end import first_line_is_whole
 
@@ -187,7 +188,7 @@ def test_ferrando_counts_samples_and_no_greedy_answer(n_right, label):
 def test_ferrando_needs_samples():
     with pytest.raises(ConfigError) as caught:
         label_of(records(a=[True]), KnowledgeRule("ferrando"))
-    assert "--samples 10" in str(caught.value)
+    assert "samples=10" in str(caught.value)
 
 
 def test_the_rule_can_ask_for_more():

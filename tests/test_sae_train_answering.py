@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from sae_train.config import Decoding
 from sae_train.errors import ConfigError
-from sae_train.lm.answering import Decoding, _read, batches_by_length, write_answers
+from sae_train.lm.answering import _read, batches_by_length, write_answers
 from sae_train.lm.chat import chat_text, encode_chat
 from sae_train.lm.draws import PerBatch, PerQuestion, choose_by_number
 from sae_train.lm.generate import encode_prompts, greedy_answers, sampled_answers

@@ -345,9 +345,9 @@ def test_special_tokens_written_in_a_text_are_plain_text(toy_tokenizer):
 
 
 def test_plans_refuse_what_gives_no_rows(toy_tokenizer):
-    with pytest.raises(ConfigError, match="--text"):
+    with pytest.raises(ConfigError, match="text"):
         plan_windows([], toy_tokenizer, ctx_len=16)
-    with pytest.raises(ConfigError, match="--ctx-len"):
+    with pytest.raises(ConfigError, match="ctx_len"):
         plan_windows([Document(TEXT)], toy_tokenizer, ctx_len=1)
 
 
@@ -407,7 +407,7 @@ def test_missing_texts_and_columns(tmp_path):
     import pyarrow
     import pyarrow.parquet
 
-    with pytest.raises(MissingFileError, match="--text"):
+    with pytest.raises(MissingFileError, match="text"):
         list(load_documents(str(tmp_path / "corpus.jsonl")))
     pyarrow.parquet.write_table(pyarrow.table({"body": ["a"]}), tmp_path / "b.parquet")
     with pytest.raises(FileFormatError, match="body"):
@@ -491,9 +491,9 @@ def _variant(source: Path, target: Path) -> Path:
 
 
 def test_missing_models_are_refused(tmp_path):
-    with pytest.raises(MissingFileError, match="--model"):
+    with pytest.raises(MissingFileError, match="model"):
         load_lm(str(tmp_path / "nothing"))
-    with pytest.raises(MissingFileError, match="--model"):
+    with pytest.raises(MissingFileError, match="model"):
         load_lm("no-such-model")
     with pytest.raises(FileFormatError, match=r"config\.json"):
         load_lm(str(tmp_path))

@@ -247,7 +247,7 @@ def test_the_decoder_keeps_its_length():
 
 def test_impossible_saes_are_refused():
     for k in (0, D_SAE + 1):
-        with pytest.raises(ConfigError, match="--k"):
+        with pytest.raises(ConfigError, match=r"\(k\)"):
             build_sae("topk", D_IN, D_SAE, k=k)
     with pytest.raises(ConfigError, match="topk"):
         build_sae("top-k", D_IN, D_SAE, k=1)

@@ -60,15 +60,14 @@ def resolve_targets(labels: Sequence[Entity], names: Sequence[str]) -> list[Enti
         EntityError: No name, an unknown name, or an entity that the model does not know.
     """
     if not names:
-        raise EntityError(
-            "nothing to forget", got="an empty list", expected="--forget NAME, or --forget-file with names"
-        )
+        raise EntityError("nothing to forget", got="an empty list", expected="at least one name (`forget`)")
     targets = list({e.key: e for e in (find_entity(labels, name) for name in names)}.values())
     for target in targets:
         if target.label != "known":
             raise EntityError(
                 f"'{target.name}' cannot be forgotten",
-                got=f"label {target.label} (--labels)",
+                got=f"label {target.label}",
+                field="labels",
                 expected="label known",
             )
     return targets
@@ -110,11 +109,11 @@ def split_sets(
     """
     forget = resolve_targets(labels, names)
     check_types(forget, templates)
-    gone = [find_entity(labels, key, option="unlearning.json") for key in earlier]
+    gone = [find_entity(labels, key, field="unlearning.json") for key in earlier]
     again = sorted({e.key for e in gone} & {e.key for e in forget})
     if again:
         raise EntityError(
-            "already removed from this model", got=", ".join(again), expected="targets that it still knows (--model)"
+            "already removed from this model", got=", ".join(again), expected="targets that it still knows (`model`)"
         )
     chosen = {e.key for e in (*forget, *gone)}
     known = [e for e in labels if e.label == "known"]

@@ -279,7 +279,7 @@ def _checked(terms: dict[str, Tensor], step: int) -> dict[str, float]:
     if not all(map(math.isfinite, values.values())):
         shown = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
         raise NumericalError(
-            f"unlearning diverged at step {step}", got=shown, expected="finite losses", try_="a smaller --lr"
+            f"unlearning diverged at step {step}", got=shown, expected="finite losses", try_="a smaller `lr`"
         )
     return values
 

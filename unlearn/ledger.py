@@ -111,7 +111,7 @@ def read_ledger(path: Path) -> list[Entry]:
         FileFormatError: A line is no entry, is not spelled as it was written, or does not continue the chain.
         SchemaError: The file is of another kind, or newer than this program.
     """
-    require_file(path, "a ledger", option="--ledger")
+    require_file(path, "a ledger", field="ledger")
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:
@@ -311,7 +311,7 @@ def folder_files(folder: Path, *, hashed: bool = True) -> dict[str, str]:
 def _mark(audit: Path, ledger: Path, model_hash: str) -> AuditMark:
     """Return where an audit lies, its hash and its verdict; refuse one of another model."""
     path = audit / "audit.json" if audit.is_dir() else audit
-    require_file(path, "an audit", option="--audit")
+    require_file(path, "an audit", field="audit")
     report = load_report(path)
     of = report.request.unlearned_hash
     if of != model_hash:

@@ -99,7 +99,7 @@ def unlearn(
     """
     started = time.monotonic()
     if original is not None:
-        check_pair(lm, original, option="--original")
+        check_pair(lm, original, field="original")
     folder = checkpoint_folder(out)
     loaded, latents = choose_hook_point(saes, analysis, config.hook_point)
     wordings, validation = hold_apart(templates) if config.stop_early else (templates, templates)
@@ -220,15 +220,16 @@ def choose_hook_point(
     if not usable:
         raise HookPointError(
             "SAE and latents do not fit",
-            got=f"{wanted or ', '.join(s.hook_point for s in saes)} (--hook-point, --sae)",
-            expected=", ".join(f.hook_point for f in analysis.hook_points) + " (--latents)",
+            got=f"{wanted or ', '.join(s.hook_point for s in saes)} (`hook_point`, `sae`)",
+            expected=", ".join(f.hook_point for f in analysis.hook_points) + " (`latents`)",
         )
     fitting = [(s, f) for s, f in usable if file_hash(s.folder / WEIGHTS) == f.sae_hash]
     if not fitting:
         loaded, found = usable[0]
         raise HookPointError(
             "the latents were mined with another SAE",
-            got=f"{loaded.folder} at {found.hook_point} (--sae)",
+            got=f"{loaded.folder} at {found.hook_point}",
+            field="sae",
             expected=f"the SAE called '{found.sae}' with weights {found.sae_hash[:12]}…",
         )
     advised = None if analysis.gate is None else analysis.gate.recommended
@@ -285,7 +286,7 @@ def check_outcome(problem: Problem) -> dict[str, Any]:
             "the run changed nothing",
             got=f"{n_changed} parameters changed, relative change {share:.2g}",
             expected=f"a relative change of at least {SMALLEST_CHANGE:g}",
-            try_="a larger --lr or more --steps",
+            try_="a larger `lr` or more `steps`",
         )
     kept = problem.sets.holdout or problem.sets.retain
     windows = [e.ids for e in retained_prompts(problem.lm, kept[:64], problem.templates)] + problem.text[:128]
@@ -296,7 +297,7 @@ def check_outcome(problem: Problem) -> dict[str, Any]:
             "the model collapsed",
             got=f"retained loss {before:.3f} -> {after:.3f}",
             expected=f"a rise of at most {config.max_loss_increase:.0%}",
-            try_=f"a smaller --lr than {config.step_size(problem.lm.d_model):.2g} or a larger --retain-weight",
+            try_=f"a smaller `lr` than {config.step_size(problem.lm.d_model):.2g} or a larger `retain_weight`",
         )
     return {
         "changed_parameters": n_changed,

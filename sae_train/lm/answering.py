@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_train.config import require
+from sae_train.config import Decoding
 from sae_train.errors import ConfigError
 from sae_train.lm.answer_end import first_line_is_whole
 from sae_train.lm.draws import Draws, PerQuestion
@@ -28,27 +28,6 @@ from sae_train.lm.models import LanguageModel
 
 ROWS = 128  # answers written at the same time
 Reading = Callable[[list[int]], AbstractContextManager[None]]
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How answers are written.
-
-    Attributes:
-        max_new_tokens: Longest answer.
-        samples: Sampled answers per prompt, besides the greedy one.
-        temperature: Logits are divided by it before a sample is drawn from all tokens.
-        seed: Of the samples.
-    """
-
-    max_new_tokens: int = 12
-    samples: int = 0
-    temperature: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.samples >= 0, "--samples", self.samples, "0 or more")
-        require(self.temperature > 0, "--temperature", self.temperature, "above 0; greedy answers are always there")
 
 
 @dataclass(frozen=True)

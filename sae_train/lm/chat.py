@@ -36,7 +36,7 @@ def chat_text(tokenizer: Any, user: str, start: str = "") -> ChatText:
         InputError: The words hold a special token of the model, which the template would turn into one.
     """
     if not has_chat_template(tokenizer):
-        raise ConfigError("the model has no chat template", got="--chat on", expected="--chat auto or off")
+        raise ConfigError("the model has no chat template", got="`chat`=on", expected="`chat`=auto or off")
     refuse_special_tokens(tokenizer, user, start)
     turns = [{"role": "user", "content": user}]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)

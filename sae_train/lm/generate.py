@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sae_train.config import Decoding
 from sae_train.lm.answer_end import first_line_is_whole
-from sae_train.lm.answering import ROWS, Decoding, batches_by_length, logits_of_last, write_answers
+from sae_train.lm.answering import ROWS, batches_by_length, logits_of_last, write_answers
 from sae_train.lm.draws import PerBatch
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.packing import lay_out

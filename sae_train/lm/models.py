@@ -95,7 +95,7 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
             tokenizer.
     """
     if dtype not in DTYPES:
-        raise ConfigError(f"no such dtype '{dtype}'", got=f"{dtype} (--lm-dtype)", expected=", ".join(DTYPES))
+        raise ConfigError(f"no such dtype '{dtype}'", got=f"{dtype}", field="lm_dtype", expected=", ".join(DTYPES))
     if find_world(spec) is None and is_adapter(Path(spec)):
         return _with_adapter(spec, base, device=device, dtype=dtype)
     source, options = _locate(spec)
@@ -183,7 +183,8 @@ def _locate(spec: str) -> tuple[str, dict[str, Any]]:
         return spec, safe
     raise MissingFileError(
         f"no language model '{spec}'",
-        got=f"{spec} (--model)",
+        got=spec,
+        field="model",
         expected=", ".join([*world_names(), "a folder with config.json, a .gguf file, or a hub id such as org/name"]),
         try_=install_hint(spec),
     )

@@ -67,8 +67,8 @@ def _documents(source: str) -> Iterator[Document]:
         return
     hint = install_hint(source)
     if hint and not path.exists():
-        raise MissingFileError(f"no text '{source}'", got=f"{source} (--text)", expected="a file", try_=hint)
-    require_file(path, "text", option="--text")
+        raise MissingFileError(f"no text '{source}'", got=source, field="text", expected="a file", try_=hint)
+    require_file(path, "text", field="text")
     if name.endswith((".txt", ".txt.gz")):
         yield from _paragraphs(path)
     elif name.endswith((".jsonl", ".jsonl.gz")):
@@ -78,7 +78,8 @@ def _documents(source: str) -> Iterator[Document]:
     else:
         raise FileFormatError(
             f"cannot read text: '{path}'",
-            got=f"{path.suffix or 'no suffix'} (--text)",
+            got=path.suffix or "no suffix",
+            field="text",
             expected=", ".join([*_TEXT_SUFFIXES, *world_names()]) + ", or a hub dataset id",
         )
 
@@ -150,18 +151,18 @@ def _parquet_documents(path: Path) -> Iterator[Document]:
 
 def _hub_documents(name: str) -> Iterator[Document]:
     """Read the column `text` of a hub dataset."""
-    for row in hub_rows(name, option="--text"):
+    for row in hub_rows(name, field="text"):
         text = row.get("text")
         if isinstance(text, str) and text.strip():
             yield Document(text)
 
 
-def hub_rows(name: str, *, option: str) -> Iterator[dict[str, Any]]:
+def hub_rows(name: str, *, field: str) -> Iterator[dict[str, Any]]:
     """Stream the rows of a hub dataset's train split; the only place that reads one.
 
     Args:
         name: The dataset's id.
-        option: What named it, for the message.
+        field: The parameter that named it, for the message.
 
     Raises:
         InputError: It cannot be opened.
@@ -173,7 +174,8 @@ def hub_rows(name: str, *, option: str) -> Iterator[dict[str, Any]]:
     except Exception as error:  # noqa: BLE001  the library raises a dozen unrelated types here
         raise InputError(
             f"cannot open the dataset '{name}'",
-            got=f"{type(error).__name__}: {str(error)[:160]} ({option})",
+            got=f"{type(error).__name__}: {str(error)[:160]}",
+            field=field,
             expected="a file, or a hub dataset id with a train split",
         ) from error
     yield from (dict(row) for row in stream)

@@ -65,9 +65,10 @@ class Lunar(ActivationForgetting):
         if not found:
             raise EntityError(
                 "lunar has nothing to aim at",
-                got=f"no refusal among the answers about {len(unknown)} unknown entities (--labels)",
+                got=f"no refusal among the answers about {len(unknown)} unknown entities",
+                field="labels",
                 expected="a model that says of some entities that it does not know them",
-                try_="--method redirect, or mean-difference",
+                try_="`method`=redirect, or mean-difference",
             )
         return encode(self.problem.lm, found)
 

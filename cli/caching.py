@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cli.inputs import documents_of, load_model
-from cli.render import note, progress
+from cli.render import note
 from features.entities import load_entities
 from features.prompts import entity_documents, load_templates
 from sae_train.activations.estimate import estimate_store
@@ -20,6 +20,7 @@ from sae_train.lm.hooks import check_hook_point, verify_hook_points
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.windows import TokenPlan, plan_windows
 from sae_train.processes import Processes
+from sae_train.progress import shown
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def run(job: Job, out: Path, provenance: dict[str, Any], resume: bool, processes
     if processes.is_first:
         note(f"caching {estimate}")
     try:
-        with progress("caching", plan.n_rows / processes.count) as advance:
+        with shown("caching", plan.n_rows / processes.count) as advance:
             result = write_store(
                 lm,
                 plan,

@@ -58,10 +58,11 @@ def command(
     --expansion or --seed are repeated, every combination is trained, those at one hook point on the same batches,
     read once. Started by torchrun, processes share the work: torchrun --nproc-per-node 2 --no-python wb train-sae ...
     """
-    from cli.render import emit, progress
+    from cli.render import emit
     from features.training_page import write_training_page
     from sae_train.activations.store import ActivationStore
     from sae_train.processes import joined_processes
+    from sae_train.progress import shown
     from sae_train.runs import claim_output, clear_output
     from sae_train.sae_grid import sae_jobs
     from sae_train.trainer import check_jobs, train_saes
@@ -78,7 +79,7 @@ def command(
             processes.wait()
             n_rows = (jobs[0].config.tokens or store.n_rows) * len(jobs)
             latest: dict[str, float] = {}
-            bar = progress("training", n_rows, unit="tokens")
+            bar = shown("training", n_rows, unit="tokens")
             with bar if processes.is_first else nullcontext(_quiet) as advance:
                 results = train_saes(
                     store,

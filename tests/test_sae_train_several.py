@@ -282,7 +282,7 @@ def test_a_resumed_command_shows_what_was_done_before(store, wb, tmp_path, monke
     monkeypatch.setattr(Training, "train", real)
     calls = []
     show = nullcontext(lambda n=1, *, earlier=0, **_: calls.append((n, earlier)))
-    monkeypatch.setattr("cli.render.progress", lambda *_, **__: show)
+    monkeypatch.setattr("sae_train.progress.shown", lambda *_, **__: show)
     outcome = wb("train-sae", *words, "--resume")
     assert outcome.code == 0, outcome.err
     assert calls == [(0, 4 * 64)] + [(64, 0)] * 6

@@ -33,7 +33,7 @@ from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.config import CacheConfig, SaeTrainConfig
 from sae_train.errors import WorkbenchError
-from sae_train.trainer import train_sae
+from sae_train.trainer import train_one
 
 D_IN, VOCAB, CTX_LEN = 576, 32_768, 512  # of the stand-in model whose activations are random rows of its embedding
 BATCH_WINDOWS, BATCH_ROWS, BUFFER_MB, READ_BYTES = 32, 4096, 256, 16 * 2**20
@@ -235,7 +235,7 @@ def train(path: str, out: str, steps: int) -> dict[str, Any]:
             hook_point=store.hook_points[0], k=32, d_sae=8 * D_IN, batch_size=BATCH_ROWS, tokens=steps * BATCH_ROWS,
             buffer_mb=BUFFER_MB, dead_after_tokens=10**9, save_every=10**6, holdout_share=1 / (int(store.doc_id.max()) + 1),
         )  # fmt: skip
-        return {"rows_per_s": train_sae(store, config, Path(out) / "sae", device="cpu")["tokens_per_s"]}
+        return {"rows_per_s": train_one(store, config, Path(out) / "sae", device="cpu")["tokens_per_s"]}
 
 
 def judge_flips(path: str, flips: list[tuple[int, int]]) -> dict[str, Any]:

@@ -39,8 +39,9 @@ from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
 from sae_train.lm.models import load_lm
 from sae_train.runs import jsonable
-from sae_train.saes.interop import LoadedSae, load_sae
-from sae_train.trainer import train_sae
+from sae_train.saes.base import Sae
+from sae_train.saes.interop import load_sae
+from sae_train.trainer import train_one
 
 PARTS = ("speed", "fact-world", "cities")
 HOOK_POINT = "layers.2"
@@ -127,7 +128,7 @@ def world_inputs(world: Path, out: Path) -> tuple[NameData, Path]:
     return load_names(folder / "names.h5"), folder / "acts.h5"
 
 
-def world_saes(acts: Path, seeds: int) -> list[LoadedSae]:
+def world_saes(acts: Path, seeds: int) -> list[Sae]:
     """Train SAEs that differ by seed only, with the demo's settings."""
     found = []
     for seed in range(seeds):
@@ -137,19 +138,19 @@ def world_saes(acts: Path, seeds: int) -> list[LoadedSae]:
                 HOOK_POINT, k=8, expansion=2, tokens=400_000, batch_size=1024, holdout_share=0.1, seed=seed
             )
             with ActivationStore(acts) as store:
-                train_sae(store, settings, folder, device="cpu")
+                train_one(store, settings, folder, device="cpu")
         found.append(load_sae(folder))
     return found
 
 
-def silent_shuffles(data: NameData, sae: LoadedSae) -> int:
+def silent_shuffles(data: NameData, sae: Sae) -> int:
     """Return in how many label shuffles no latent passes q < 0.05 on the mining half."""
     mining = ~split_entities(data.entities, 0)
     types = list(dict.fromkeys(e.type for e in data.entities))
     known = np.array([e.label == "known" for e in data.entities])[mining]
     kind = np.array([types.index(e.type) for e in data.entities])[mining]
     with torch.no_grad():
-        contexts = csr_array(sae.sae.encode(data.at(sae.hook_point)).numpy())
+        contexts = csr_array(sae.encode(data.at(sae.hook_point)).numpy())
     latents = entity_latents(contexts, data.entity, len(data.entities)).take(mining)
     rows = shuffled_labels(known, kind, N_SHUFFLES, 1)
     return sum(not (q_values(separation(latents, r, kind, len(types)).p_value) < 0.05).any() for r in rows)

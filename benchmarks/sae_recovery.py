@@ -42,7 +42,7 @@ from torch import Tensor
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
-from sae_train.trainer import train_sae
+from sae_train.trainer import train_one
 
 SAELENS_LR = 3e-4  # SAETrainerConfig's
 EVAL_ROWS, EVAL_BATCH, BLOCK_ROWS = 50_000, 10_000, 16_384
@@ -103,7 +103,7 @@ def plan_of(folder: Path) -> dict[str, Any]:
 def ours(world: World, arch: str, folder: Path) -> SAE[Any]:
     """Train with the workbench; return what SAELens reads from its folder."""
     with ActivationStore(world.path) as store:
-        train_sae(store, world.config(arch), folder, device="cpu")
+        train_one(store, world.config(arch), folder, device="cpu")
     return SAE.load_from_disk(str(folder), device="cpu")
 
 

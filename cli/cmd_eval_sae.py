@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli import options
-from sae_train.config import SaeTrainConfig, require
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from sae_train.activations.store import ActivationStore
-    from sae_train.saes.base import Sae
-
-CE_WINDOWS_TOKENS = 20_000
-CTX_LEN = 128
-MOST_DOCUMENTS = 100_000  # of a text that is not the store's
+from sae_train.config import SaeEvalConfig
 
 
 @click.command(
@@ -30,8 +18,8 @@ MOST_DOCUMENTS = 100_000  # of a text that is not the store's
 @options.activations_option
 @options.model_option(required=False, help="Language model, for the loss with the SAE spliced in.")
 @options.text_option(required=False, help="Text for that loss.")
-@options.field_option(SaeTrainConfig, "holdout_share", type=float, help="Share of documents to measure on.")
-@click.option("--max-tokens", type=int, default=CE_WINDOWS_TOKENS, show_default=True, help="Tokens of text to splice.")
+@options.field_option(SaeEvalConfig, "holdout_share", type=float, help="Share of documents to measure on.")
+@options.field_option(SaeEvalConfig, "max_tokens", type=int, help="Tokens of text to splice.")
 @options.seed_option()
 @options.device_option
 @options.common_options
@@ -40,12 +28,10 @@ def command(
     activations: Path,
     model: str | None,
     text: str | None,
-    holdout_share: float,
-    max_tokens: int,
-    seed: int,
     device: str,
     as_json: bool,
     config_path: Path | None,
+    **given: Any,
 ) -> None:
     """Measure FVU, L0 and dead latents on held-out documents; with --model and --text also CE recovered and KL.
 
@@ -53,54 +39,17 @@ def command(
     text, if it is the text of the store; of another text all documents are taken. Every figure comes with its 95 %
     bootstrap interval over documents.
     """
-    import time
-
-    from cli.render import emit
-    from sae_train.activations.store import ActivationStore
+    from cli.inputs import load_model, named_text
+    from cli.render import emit, note
+    from sae_train import eval_sae
     from sae_train.errors import ConfigError
-    from sae_train.evaluate import store_quality
-    from sae_train.runs import resolve_device
-    from sae_train.saes.interop import load_sae
 
-    require(0 < holdout_share < 1, "--holdout-share", holdout_share, "0 < share < 1")
     if (model is None) != (text is None):
         raise ConfigError("CE recovered needs both", got=f"--model {model}, --text {text}", expected="both, or neither")
-    loaded = load_sae(sae, device=resolve_device(device))
-    with ActivationStore(activations) as store:
-        name = store.hook_point(loaded.hook_point)
-        held_out = store.holdout_rows(holdout_share, seed)
-        started = time.monotonic()
-        quality = store_quality(loaded.sae, store, name, held_out)
-        speed = quality.n_tokens / max(1e-9, time.monotonic() - started)
-        values: dict[str, Any] = {"hook_point": name, **asdict(quality), "tokens_per_s": speed}
-        if model is not None and text is not None:
-            values |= _spliced(loaded.sae, name, store, held_out, model, text, max_tokens=max_tokens, device=device)
-    emit(values, as_json=as_json, title=f"Quality of {sae}")
-
-
-def _spliced(
-    sae: Sae,
-    hook_point: str,
-    store: ActivationStore,
-    held_out: np.ndarray,
-    model: str,
-    text: str,
-    *,
-    max_tokens: int,
-    device: str,
-) -> dict[str, Any]:
-    """Measure what the SAE costs the model, on held-out documents where the text is the store's."""
-    from cli.inputs import documents_of, load_model
-    from cli.render import note
-    from sae_train.lm.hooks import check_hook_point
-    from sae_train.lm.windows import plan_windows
-    from sae_train.splice import heldout_documents, spliced_loss
-
-    lm = load_model(model, device=device)
-    name = check_hook_point(lm.model, hook_point, model_name=model)
-    documents = heldout_documents(store, held_out, documents_of(text), lm, most=max_tokens)
-    if documents is None:
+    config = SaeEvalConfig(**given)  # refuses bad values before the model is loaded
+    lm = None if model is None else load_model(model, device=device)
+    corpus = None if text is None else named_text(text)
+    found = eval_sae(sae, activations, lm=lm, text=corpus, device=device, config=config)
+    if found.text_held_out is False:
         note(f"{text} is not the text of the store: all its documents are taken, whether the SAE saw them or not")
-    chosen = itertools.islice(documents_of(text), MOST_DOCUMENTS) if documents is None else documents
-    plan = plan_windows(chosen, lm.tokenizer, ctx_len=min(CTX_LEN, lm.max_positions), max_rows=max_tokens)
-    return {**asdict(spliced_loss(lm, sae, name, plan)), "text_held_out": documents is not None}
+    emit(found.summary(), as_json=as_json, title=f"Quality of {sae}")

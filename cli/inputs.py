@@ -8,10 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from cli.options import FACT_WORLD
+from features.entities import load_entities
+from features.prompts import entity_documents, load_templates
+from sae_train.config import CacheConfig
 from sae_train.errors import ConfigError
 from sae_train.lm.adapters import is_adapter, read_base
 from sae_train.lm.models import LanguageModel, load_lm, weights_hash
-from sae_train.lm.tokens import Document, load_documents
+from sae_train.lm.tokens import Corpus, Document, corpus_of, load_documents
 
 
 def documents_of(text: str) -> Iterator[Document]:
@@ -25,6 +28,28 @@ def documents_of(text: str) -> Iterator[Document]:
         return (Document(d.text) for d in world_corpus(0))
     documents = load_documents(text)
     return itertools.chain(list(itertools.islice(documents, 1)), documents)
+
+
+def named_text(text: str) -> Corpus:
+    """Return the text of `--text` under its name; the one place that knows the embedded world's corpus by name."""
+    return corpus_of(text) if text != FACT_WORLD else Corpus(FACT_WORLD, list(documents_of(text)))
+
+
+def mixed_in(entities: Path | None, templates: Path | None, config: CacheConfig) -> list[Document]:
+    """Return the entity contexts of `--entities` and `--templates`, in the order drawn by the seed.
+
+    Raises:
+        ConfigError: One of the two, or the share of rows, is missing.
+    """
+    if (config.entity_share > 0) != (entities is not None and templates is not None):
+        raise ConfigError(
+            "entity contexts need all three of --entities, --templates, --entity-share",
+            got=f"--entities {entities}, --templates {templates}, --entity-share {config.entity_share}",
+            expected="all of them, or none",
+        )
+    if entities is None or templates is None:
+        return []
+    return entity_documents(load_entities(entities), load_templates(templates), seed=config.seed)
 
 
 def load_model(spec: str, *, device: str, dtype: str = "float32") -> LanguageModel:

@@ -17,7 +17,7 @@ from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel
 from sae_train.progress import shown
 from sae_train.runs import claim_output
-from sae_train.saes.interop import LoadedSae
+from sae_train.saes.base import Sae
 
 
 class Asked(NamedTuple):
@@ -56,7 +56,7 @@ def names_of(
     asked: Asked | None,
     acts: Path | None,
     acts_out: Path | None,
-    saes: Sequence[LoadedSae],
+    saes: Sequence[Sae],
     *,
     position: str | None,
     seed: int,

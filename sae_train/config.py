@@ -30,6 +30,25 @@ def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**values)
 
 
+def config_of(kind: type[T], config: T | None, settings: Mapping[str, Any]) -> T:
+    """Return a config with some of its fields set anew; a function's `config` and `**settings`.
+
+    Raises:
+        ConfigError: A setting is not a field of `kind`, or a field without a default is missing.
+
+    Example:
+        >>> config_of(CacheConfig, CacheConfig(("embed",), ctx_len=64), {"seed": 3}).ctx_len
+        64
+    """
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    known = {} if config is None else {field.name: getattr(config, field.name) for field in fields}
+    values = {**known, **settings}
+    needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    for name in (name for name in needed if name not in values):
+        raise ConfigError(f"{name} is missing", got=", ".join(values) or "nothing", expected=name)
+    return from_mapping(kind, values)
+
+
 def default_of(kind: type, field: str) -> Any:
     """Return a field's default, for the command line.
 
@@ -208,3 +227,45 @@ class SaeTrainConfig:
         require(0 < self.holdout_share < 1, "--holdout-share", self.holdout_share, "0 < share < 1")
         require(self.save_every >= 1, "--save-every", self.save_every, ">= 1")
         require(self.buffer_mb >= 1, "--buffer-mb", self.buffer_mb, ">= 1")
+
+
+@dataclass(frozen=True)
+class SaeEvalConfig:
+    """What an SAE is measured on.
+
+    Attributes:
+        holdout_share: Share of the store's documents; that of the training for those it never saw.
+        max_tokens: Tokens of text on which the SAE is spliced into the model, at most.
+        seed: Draws the documents; that of the training for those it never saw.
+    """
+
+    holdout_share: float = default_of(SaeTrainConfig, "holdout_share")
+    max_tokens: int = 20_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 < self.holdout_share < 1, "--holdout-share", self.holdout_share, "0 < share < 1")
+        require(self.max_tokens >= 1, "--max-tokens", self.max_tokens, ">= 1")
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """How the latents of two SAEs are matched.
+
+    Attributes:
+        threshold: Cosine from which a partner is a twin.
+        max_hungarian: Latents, of the larger SAE, up to which the best one-to-one matching is found; above, mutual
+            nearest neighbours.
+        max_rows: Rows to count firings on, at most.
+        seed: Draws the random directions of the comparison with chance.
+    """
+
+    threshold: float = 0.7
+    max_hungarian: int = 16_384
+    max_rows: int = 100_000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        require(0 < self.threshold < 1, "--threshold", self.threshold, "0 < cosine < 1")
+        require(self.max_hungarian >= 0, "--max-hungarian", self.max_hungarian, ">= 0")
+        require(self.max_rows >= 1, "--max-rows", self.max_rows, ">= 1")

@@ -29,7 +29,9 @@ def sae_from_config(config: SaeTrainConfig, d_in: int) -> Sae:
             got=f"{config.arch} (--arch)",
             expected=nearest_first(config.arch, ARCHS),
         )
-    return ARCHS[config.arch].from_config(config, d_in, sae_width(config, d_in))
+    sae = ARCHS[config.arch].from_config(config, d_in, sae_width(config, d_in))
+    sae.hook_point = config.hook_point
+    return sae
 
 
 def build_sae(arch: str, d_in: int, d_sae: int, **settings: Any) -> Sae:

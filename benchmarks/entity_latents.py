@@ -35,13 +35,10 @@ from features.prompts import load_templates
 from features.selection import SelectionRule, split_entities
 from features.separation import EntityLatents, entity_latents, separation
 from features.store import LatentAnalysis
-from sae_train.activations.store import ActivationStore
-from sae_train.config import SaeTrainConfig
+from sae_train import ActivationStore, Sae, train_sae
 from sae_train.lm.models import load_lm
+from sae_train.progress import silent
 from sae_train.runs import jsonable
-from sae_train.saes.base import Sae
-from sae_train.saes.interop import load_sae
-from sae_train.trainer import train_one
 
 PARTS = ("speed", "fact-world", "cities")
 HOOK_POINT = "layers.2"
@@ -134,12 +131,11 @@ def world_saes(acts: Path, seeds: int) -> list[Sae]:
     for seed in range(seeds):
         folder = acts.parent / f"sae-seed-{seed}"
         if not (folder / "cfg.json").exists():
-            settings = SaeTrainConfig(
-                HOOK_POINT, k=8, expansion=2, tokens=400_000, batch_size=1024, holdout_share=0.1, seed=seed
+            settings = {"k": 8, "expansion": 2, "tokens": 400_000, "batch_size": 1024, "holdout_share": 0.1}
+            train_sae(
+                acts, HOOK_POINT, out=folder, overwrite=True, device="cpu", progress=silent, seed=seed, **settings
             )
-            with ActivationStore(acts) as store:
-                train_one(store, settings, folder, device="cpu")
-        found.append(load_sae(folder))
+        found.append(Sae.load(folder, device="cpu"))
     return found
 
 
@@ -195,7 +191,7 @@ def fact_world(world: Path, out: Path, seeds: int) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------------- cities
 def cities(names: Path, acts: Path, saes: list[Path]) -> dict[str, Any]:
     """Mine a real model; the number of selected latents is chosen on the mining half."""
-    data, loaded = load_names(names), [load_sae(s) for s in saes]
+    data, loaded = load_names(names), [Sae.load(s, device="cpu") for s in saes]
     tried: list[dict[str, Any]] = []
     with ActivationStore(acts) as store:
         for top in TOPS:

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from cli.render import emit, progress
+from cli.render import emit
 from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.progress import shown
 from sae_train.runs import clear_output, write_json
 from unlearn.audit import audit
 from unlearn.audit_json import report_to_json
@@ -63,7 +64,7 @@ def audit_one(job: Job, names: Sequence[str], compare: Sequence[str] = ()) -> No
     resolve_targets(request.labels, names)  # refuses a wrong name before a model is loaded
     before, after = job.models(job.unlearned)
     others = [Other(m, partial(load_lm, m, device=job.device), method_of(m)) for m in compare]
-    with progress("auditing") as advance:
+    with shown("auditing") as advance:
         report = audit(
             before,
             after,
@@ -103,7 +104,7 @@ def audit_ledger(job: Job, ledger: Path, names: Sequence[str], compare: Sequence
     before, after = job.models(unlearned)
     clear_output(job.out, overwrite=job.overwrite)
     rows: list[dict[str, Any]] = []
-    with progress("auditing") as advance:
+    with shown("auditing") as advance:
         for removal in reaudit(
             entries,
             before,

@@ -49,10 +49,11 @@ def command(
 @contextmanager
 def _stage(description: str, total: float | None) -> Iterator[Any]:
     """Show the progress of a station, and what it took."""
-    from cli.render import note, progress
+    from cli.render import note
+    from sae_train.progress import shown
 
     started = time.monotonic()
-    with progress(description, total) as advance:
+    with shown(description, total) as advance:
         yield advance
     note(f"{description}: {time.monotonic() - started:.1f} s")
 

@@ -65,13 +65,14 @@ def command(
     point the knowledge passes through the name and how much of it the latents hold.
     """
     from cli.names import claim_outputs, load_asked, names_of
-    from cli.render import emit, note, progress
+    from cli.render import emit, note
     from features.causal_checks import add_checks, gate_line
     from features.mining import mine_names
     from features.report import write_latents_page
     from features.selection import DIRECTIONS
     from features.store import check_name, save_analysis
     from sae_train.activations.store import ActivationStore
+    from sae_train.progress import shown
     from sae_train.runs import resolve_device
     from sae_train.saes.interop import load_sae
 
@@ -86,7 +87,7 @@ def command(
         analysis = mine_names(data, loaded, rule, store=store, seed=seed)
         if asked is not None:
             lm, subjects, texts = asked
-            analysis = add_checks(lm, loaded, subjects, texts, analysis, progress, store=store, **wanted)
+            analysis = add_checks(lm, loaded, subjects, texts, analysis, shown, store=store, **wanted)
     save_analysis(analysis, out)
     for found in analysis.tables["finding"]:
         note(found["sentence"])

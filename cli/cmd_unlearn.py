@@ -67,13 +67,14 @@ def command(
     nothing changed or when the model collapsed. A name shared by two types is written as type:name.
     """
     from cli.inputs import load_original
-    from cli.render import emit, note, progress
+    from cli.render import emit, note
     from features.entities import load_entities
     from features.prompts import load_templates
     from features.store import load_analysis
     from sae_train.lm.models import load_lm
     from sae_train.lm.tokens import load_documents
     from sae_train.processes import joined_processes
+    from sae_train.progress import shown
     from sae_train.runs import claim_output
     from sae_train.saes.interop import load_sae
     from unlearn.data import resolve_targets
@@ -89,7 +90,7 @@ def command(
     documents = load_documents(text) if text else iter(())
     if text is None:
         note("no --text: only what the templates ask is retained, no general text")
-    with joined_processes() as processes, progress("unlearning", config.steps) as advance:
+    with joined_processes() as processes, shown("unlearning", config.steps) as advance:
         lm = load_lm(model, device=processes.own_device(device))
         loaded = [load_sae(s, device=lm.device) for s in saes]
         first, missing = load_original(model, original, device=processes.own_device(device))

@@ -31,10 +31,11 @@ def command(out: Path, documents: int, seed: int, overwrite: bool, as_json: bool
     Takes two to three minutes on one core with the default number of documents; with few documents the model
     knows nothing. The same seed gives the same world.
     """
-    from cli.render import emit, progress
+    from cli.render import emit
     from features.factworld.build import build_world
+    from sae_train.progress import shown
 
-    with progress("training the language model", documents // DOCUMENTS_A_STEP) as advance:
+    with shown("training the language model", documents // DOCUMENTS_A_STEP) as advance:
         report = build_world(
             out,
             seed,

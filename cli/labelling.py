@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cli.render import PIPE_WIDTH, progress, result_table
+from cli.render import PIPE_WIDTH, result_table
 from features.answer_log import AnswerLog
 from features.config import KnowledgeRule
 from features.entities import LABELS, Entity, entity_line, load_entities
@@ -21,6 +21,7 @@ from sae_train.config import Decoding
 from sae_train.errors import ConfigError, OutputExistsError
 from sae_train.lm.chat import has_chat_template
 from sae_train.lm.models import LanguageModel, load_lm, weights_hash
+from sae_train.progress import shown
 from sae_train.runs import claim_output, text_hash
 
 
@@ -62,7 +63,7 @@ def ask_and_label(
     plain = [p for e in subjects for p in questions(e, templates, heldout=False)]
     prompts = [in_chat(p, lm.tokenizer) for p in plain] if chat else plain
     job = _job(lm, subjects, prompts, decoding, chat)
-    with AnswerLog(out, job, resume=resume) as log, progress("asking", len(prompts)) as advance:
+    with AnswerLog(out, job, resume=resume) as log, shown("asking", len(prompts)) as advance:
         labelled = label_entities(lm, subjects, templates, rule, decoding=decoding, chat=chat, log=log, advance=advance)
         log.finish(labelled)
     return labelled, rule

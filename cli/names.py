@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 import click
 
-from cli.render import progress
 from features.entities import Entity, load_entities
 from features.name_acts import NameData, collect_names, load_names, save_names
 from features.prompts import Templates, contexts, load_templates
 from features.selection import split_entities
 from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.progress import shown
 from sae_train.runs import claim_output
-from sae_train.saes.interop import LoadedSae
+from sae_train.saes.base import Sae
 
 
 class Asked(NamedTuple):
@@ -55,7 +55,7 @@ def names_of(
     asked: Asked | None,
     acts: Path | None,
     acts_out: Path | None,
-    saes: Sequence[LoadedSae],
+    saes: Sequence[Sae],
     *,
     position: str | None,
     seed: int,
@@ -75,7 +75,7 @@ def names_of(
     hook_points = [check_hook_point(lm.model, s.hook_point, model_name=lm.name) for s in saes]
     labelled = [e for e in subjects if e.label in ("known", "unknown")]
     split_entities(labelled, seed)  # too few are refused before the model reads anything
-    with progress("reading names", sum(len(contexts(e, texts)) for e in labelled)) as advance:
+    with shown("reading names", sum(len(contexts(e, texts)) for e in labelled)) as advance:
         data = collect_names(
             lm, subjects, texts, list(dict.fromkeys(hook_points)), position=position or "last", advance=advance
         )

@@ -17,6 +17,7 @@ from cli import group, main, options, render
 from cli.config_file import load_config, named_options
 from cli.install_guard import install_complaint
 from sae_train.errors import ConfigError, FileFormatError, InputError, MissingFileError, RunError
+from sae_train.progress import shown
 
 HEAVY = (
     "torch",
@@ -342,7 +343,7 @@ def test_names_with_brackets_stay_as_they_are(capsys):
 
 
 def test_short_loops_say_nothing_where_stderr_is_no_terminal(capsys):
-    with render.progress("training", 3) as advance:
+    with shown("training", 3) as advance:
         for _ in range(3):
             advance(1, fvu=0.3)
     captured = capsys.readouterr()

@@ -32,8 +32,9 @@ from sae_train.lm.tokens import Document
 from sae_train.lm.windows import plan_windows
 from sae_train.rng import rng
 from sae_train.runs import write_json
-from sae_train.saes.interop import LoadedSae, load_sae
-from sae_train.trainer import train_sae
+from sae_train.saes.base import Sae
+from sae_train.saes.interop import load_sae
+from sae_train.trainer import train_one
 from unlearn.audit import audit
 from unlearn.audit_report import AuditReport
 from unlearn.config import configure
@@ -164,7 +165,7 @@ def _train(
     out: Path,
     stage: Stage,
     device: str,
-) -> tuple[list[LoadedSae], dict[str, Any]]:
+) -> tuple[list[Sae], dict[str, Any]]:
     """Cache activations and train one SAE per hook point; names that no training saw stay out of both."""
     seen = [e for e in entities if e.seen != "never"]
     plan = plan_windows(
@@ -196,12 +197,12 @@ def _train(
                 seed=config.seed,
             )
             with stage(f"training an SAE at {name}", config.sae_tokens) as advance:
-                quality[name] = train_sae(
+                quality[name] = train_one(
                     store,
                     settings,
                     out / f"sae-{name}",
                     device=device,
-                    advance=lambda n, terms, a=advance: a(n, **terms),
+                    advance=advance,
                 )
             write_training_page(out / f"sae-{name}")
             saes.append(load_sae(out / f"sae-{name}", device=lm.device))
@@ -210,7 +211,7 @@ def _train(
 
 def _mine(
     lm: LanguageModel,
-    saes: Sequence[LoadedSae],
+    saes: Sequence[Sae],
     labels: Sequence[Entity],
     templates: Templates,
     config: DemoConfig,
@@ -235,7 +236,7 @@ def _audit(
     before: LanguageModel,
     after: LanguageModel,
     hook_point: str,
-    saes: Sequence[LoadedSae],
+    saes: Sequence[Sae],
     analysis: LatentAnalysis,
     labels: Sequence[Entity],
     templates: Templates,

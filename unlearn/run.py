@@ -26,8 +26,9 @@ from sae_train.lm.models import LanguageModel, save_lm, weights_hash
 from sae_train.lm.tokens import Document
 from sae_train.lm.worlds import find_world
 from sae_train.processes import ALONE, Processes
-from sae_train.runs import Run, clear_output, file_hash, jsonable, text_hash, write_json
-from sae_train.saes.interop import WEIGHTS, LoadedSae
+from sae_train.runs import Run, clear_output, jsonable, text_hash, write_json
+from sae_train.saes.base import Sae
+from sae_train.saes.interop import sae_hash
 from unlearn.config import UnlearnConfig
 from unlearn.data import retained_prompts, split_sets, text_windows, without_targets
 from unlearn.finetune import Preparing, Tuned, WeightEdit, checkpoint_folder, finetune, trainable_parameters
@@ -45,7 +46,7 @@ SMALLEST_CHANGE = 1e-6  # relative; below it nothing was learned
 
 def unlearn(
     lm: LanguageModel,
-    saes: Sequence[LoadedSae],
+    saes: Sequence[Sae],
     analysis: LatentAnalysis,
     labels: Sequence[Entity],
     templates: Templates,
@@ -111,7 +112,7 @@ def unlearn(
     gone = without_targets(documents, [*sets.forget, *sets.earlier])
     text = text_windows(lm.tokenizer, gone, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
     kept_as = reference if original is None else original.model
-    problem = Problem(lm, reference, kept_as, sets, wordings, loaded.sae, latents, text, config)
+    problem = Problem(lm, reference, kept_as, sets, wordings, loaded, latents, text, config)
     inputs = _inputs(problem, loaded, base, base if original is None else _base(original))
     if processes.is_first and not resume:
         shutil.rmtree(folder, ignore_errors=True)  # what a run that failed left there
@@ -173,7 +174,7 @@ def _base(lm: LanguageModel) -> Base:
     return Base(str(Path(lm.name).resolve()) if is_path else lm.name, weights_hash(lm.model))
 
 
-def _inputs(problem: Problem, loaded: LoadedSae, base: Base, original: Base) -> dict[str, Any]:
+def _inputs(problem: Problem, loaded: Sae, base: Base, original: Base) -> dict[str, Any]:
     """Return what a run was made from, with hashes."""
     sets = problem.sets
     return {
@@ -182,7 +183,7 @@ def _inputs(problem: Problem, loaded: LoadedSae, base: Base, original: Base) -> 
         "original": original.spec,
         "original_hash": original.weights_hash,
         "sae": str(loaded.folder),
-        "sae_hash": file_hash(loaded.folder / WEIGHTS),
+        "sae_hash": sae_hash(loaded),
         "forget": [e.key for e in sets.forget],
         "earlier": [e.key for e in sets.earlier],
         "earlier_partners": [e.key for e in sets.earlier_partner],
@@ -201,8 +202,8 @@ def adapter_for(lm: LanguageModel, config: UnlearnConfig) -> Any:
 
 
 def choose_hook_point(
-    saes: Sequence[LoadedSae], analysis: LatentAnalysis, wanted: str | None
-) -> tuple[LoadedSae, HookPointAnalysis]:
+    saes: Sequence[Sae], analysis: LatentAnalysis, wanted: str | None
+) -> tuple[Sae, HookPointAnalysis]:
     """Return the SAE and the analysis to use: the hook point asked for, or the best one there is.
 
     Best is what the gate recommends, if latents were selected there, else where the latents tell most.
@@ -223,7 +224,7 @@ def choose_hook_point(
             got=f"{wanted or ', '.join(s.hook_point for s in saes)} (`hook_point`, `sae`)",
             expected=", ".join(f.hook_point for f in analysis.hook_points) + " (`latents`)",
         )
-    fitting = [(s, f) for s, f in usable if file_hash(s.folder / WEIGHTS) == f.sae_hash]
+    fitting = [(s, f) for s, f in usable if sae_hash(s) == f.sae_hash]
     if not fitting:
         loaded, found = usable[0]
         raise HookPointError(

@@ -42,7 +42,6 @@ from features.patched_questions import (
 )
 from features.prompts import Templates
 from features.store import HookPointAnalysis, LatentAnalysis
-from sae_train.lm.hooks import decoder_blocks
 from sae_train.lm.models import LanguageModel
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import LoadedSae
@@ -86,7 +85,7 @@ def run_gate(
         return name_questions(lm, entities, templates, most=config.n_questions, tokens=config.tokens, seed=config.seed)
 
     asked = asked_about(drawn("known", is_held=True, most=config.n_entities))
-    sweep = spread(len(decoder_blocks(lm.model)), config.n_blocks)
+    sweep = spread(lm.n_blocks, config.n_blocks)
     names = list(dict.fromkeys([*(f.hook_point for f in analysis.hook_points), *sweep]))
     sae_points = list(dict.fromkeys(f.hook_point for f in analysis.hook_points))
     own = read_rows(lm, asked, names)

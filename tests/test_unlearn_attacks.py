@@ -20,7 +20,6 @@ from features.probe import Interval
 from features.prompts import questions
 from sae_train.lm.candidates import option_scores, sampled_answers
 from sae_train.lm.generate import continuation_log_probs, encode_prompts
-from sae_train.lm.hooks import decoder_blocks
 from sae_train.lm.models import weights_hash
 from sae_train.lm.tokens import encode_plain
 from unlearn.attacks import ATTACKS
@@ -60,7 +59,7 @@ def silence(lm, lessons, targets, templates, *, block=-1, boxes=None):
     student = replace(lm, model=copy.deepcopy(lm.model))
     teacher = Teacher(student, 1e-3)
     own = dict(student.model.named_parameters())
-    teacher.parameters = list(decoder_blocks(student.model)[block].parameters())
+    teacher.parameters = list(student.model.get_submodule(student.architecture.blocks[block].path).parameters())
     if boxes is not None:
         teacher.parameters = [own[name] for name in boxes]
     teacher.optimizer = torch.optim.AdamW(teacher.parameters, lr=1e-3, weight_decay=0.0)

@@ -21,7 +21,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_train.config import require
-from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel
 
 ROWS = 128  # answers written at the same time
@@ -46,6 +45,25 @@ class Decoding:
     def __post_init__(self) -> None:
         require(self.samples >= 0, "--samples", self.samples, "0 or more")
         require(self.temperature > 0, "--temperature", self.temperature, "above 0; greedy answers are always there")
+
+
+@dataclass
+class TokensSoFar:
+    """In the place of a cache that cannot be repeated or selected from, as of recurrent models: all is read again.
+
+    Attributes:
+        ids: Everything read so far, (row, position).
+    """
+
+    ids: Int[Tensor, "row pos"]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row."""
+        self.ids = self.ids.repeat_interleave(repeats, dim=0)
+
+    def batch_select_indices(self, indices: Int[Tensor, " kept"]) -> None:
+        """Keep some rows."""
+        self.ids = self.ids[indices]
 
 
 @dataclass(frozen=True)
@@ -99,9 +117,6 @@ def write_answers(
         decoding: Length, number of samples, temperature, seed.
         is_over: Tells from the text so far that the rest of an answer is not wanted.
         rows: Answers written at the same time.
-
-    Raises:
-        ConfigError: The model keeps no cache of keys and values.
     """
     per_prompt = 1 + decoding.samples
     order = sorted(
@@ -192,11 +207,10 @@ def logits_of_last(model: nn.Module, n_tokens: int) -> dict[str, Tensor]:
 
 def _forward(lm: LanguageModel, last_only: dict[str, Tensor], tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:
     """Run the model on tokens behind a cache."""
+    if not lm.architecture.has_reusable_cache:
+        whole = TokensSoFar(tokens if cache is None else torch.cat([cache.ids, tokens], dim=1))
+        return lm.model(input_ids=whole.ids, use_cache=False, **last_only).logits[:, -1], whole
     out = lm.model(input_ids=tokens, past_key_values=cache, use_cache=True, **last_only)
-    if getattr(out, "past_key_values", None) is None:
-        raise ConfigError(
-            f"cannot write answers with '{lm.name}'", got=type(lm.model).__name__, expected="a model with a KV cache"
-        )
     return out.logits[:, -1], out.past_key_values
 
 

@@ -22,9 +22,9 @@ from features.probe import Interval
 from features.prompts import Prompt
 from sae_train.lm.generate import batches_by_length
 from sae_train.lm.hooks import capture
+from sae_train.lm.logit_lens import lens_logits, unembedding
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
-from sae_train.lm.unembed import final_norm, unembedding
 from unlearn.context import AuditContext, mean_interval, units
 from unlearn.data import encode
 from unlearn.evaluations.ranking import ranked_cases
@@ -36,8 +36,6 @@ MAX_FITTED = 300  # known entities a value probe is fitted on; with few it reads
 
 def evaluate_logit_lens(context: AuditContext) -> dict[str, Any]:
     """Return the share of true first tokens ranked first: at every block (`logit_lens`), and by the `value_probe`."""
-    if final_norm(context.after.model) is None:
-        return {}
     groups = {
         "after": (context.after, context.forget),
         "control": (context.after, context.control),
@@ -50,7 +48,7 @@ def evaluate_logit_lens(context: AuditContext) -> dict[str, Any]:
     known = _some([*context.neighbours, *context.retain], context.config.seed)
     fitted = {w: _questions(context, context.model(w), known) for w in ("before", "after")}
     probe: dict[str, Any] = {}
-    tables = {w: unembedding(context.model(w).model).detach().float().cpu() for w in fitted}
+    tables = {w: unembedding(context.model(w)).detach().float().cpu() for w in fitted}
     for block in context.blocks:
         for at, place in (("name", block), ("end", f"{block}, end of question")):
             found = {
@@ -123,10 +121,7 @@ def _questions(context: AuditContext, lm: LanguageModel, entities: Sequence[Enti
 @torch.no_grad()
 def _lens(lm: LanguageModel, found: _Questions, block: str, context: AuditContext) -> Interval:
     """Read the answer off one block."""
-    norm, table = final_norm(lm.model), unembedding(lm.model)
-    assert norm is not None
-    acts = norm(found.end[block].to(table)).float()
-    return _first_share(acts @ table.float().T, found, context)
+    return _first_share(lens_logits(lm, found.end[block]), found, context)
 
 
 def _value_probe(

@@ -11,6 +11,7 @@ Run it from the environment the workbench is installed in.
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,7 +85,38 @@ def _first_sentence(module: Path) -> str:
     return re.split(r"\.(?:\s|$)", " ".join(docstring.split("\n\n")[0].split()), maxsplit=1)[0]
 
 
-PARTS: dict[str, Callable[[], str]] = {"commands": command_table, "help": command_help, "tree": file_tree}
+def architecture_table() -> str:
+    """Return a Markdown table: each architecture tried and what works on it; from the facts that the tests verify."""
+    rows = json.loads((ROOT / "docs" / "architectures.json").read_text(encoding="utf-8"))
+    lines = [
+        "| class | hook points `.self_attn`, `.mlp` | in front of the unembedding | MLP writes by | and arrives |"
+        " `--train down_proj` | closed form | answers |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if "refused" not in row:
+            wide = ", beside attention" if row["is_parallel"] else ""
+            cells = [
+                f"{row['attention']}, {row['mlp']}",
+                ", ".join(f"`{n}`" for n in row["readout"]) or "nothing",
+                ", ".join(f"`{n}`" for n in row["writing"]) or "-",
+                (", ".join(row["writes"]) or "-") + wide,
+                "yes" if row["down_proj"] else "refused",
+                {"every block": "yes", "none": "refused"}.get(row["closed_form"], row["closed_form"]),
+                {"cache": "from the cache", "read again": "all read again"}[row["answers"]],
+            ]
+            lines.append(f"| {row['class']} (`{row['tiny']}`) | " + " | ".join(cells) + " |")
+    lines += ["", "Refused when loaded:", "", "| class | why |", "|---|---|"]
+    lines += [f"| {row['class']} (`{row['tiny']}`) | {row['refused']} |" for row in rows if "refused" in row]
+    return "\n".join(lines)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "commands": command_table,
+    "help": command_help,
+    "tree": file_tree,
+    "architectures": architecture_table,
+}
 
 
 def rendered(text: str) -> str:

@@ -111,6 +111,66 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
         "Mamba2ForCausalLM",
         {**RECURRENT, "num_heads": 4, "head_dim": 16, "n_groups": 1, "chunk_size": 16},
     ),
+    "gpt": ("OpenAIGPTConfig", "OpenAIGPTLMHeadModel", GPT),
+    "gpt-neo": (
+        "GPTNeoConfig",
+        "GPTNeoForCausalLM",
+        {
+            **SIZES,
+            "hidden_size": 32,
+            "num_layers": 2,
+            "num_heads": 4,
+            "attention_types": [[["global", "local"], 1]],
+            "max_position_embeddings": 64,
+        },
+    ),
+    "gpt-oss": ("GptOssConfig", "GptOssForCausalLM", {**HEADED, "num_local_experts": 4, "num_experts_per_tok": 2}),
+    "deepseek-v3": (
+        "DeepseekV3Config",
+        "DeepseekV3ForCausalLM",
+        {
+            **EXPERTS,
+            "num_key_value_heads": 4,
+            "n_routed_experts": 4,
+            "n_group": 1,
+            "topk_group": 1,
+            "kv_lora_rank": 8,
+            "q_lora_rank": 8,
+            "qk_rope_head_dim": 4,
+            "qk_nope_head_dim": 4,
+            "v_head_dim": 8,
+            "first_k_dense_replace": 1,
+        },
+    ),
+    "qwen3-next": (
+        "Qwen3NextConfig",
+        "Qwen3NextForCausalLM",
+        {
+            **EXPERTS,
+            "head_dim": 8,
+            "num_experts": 4,
+            "shared_expert_intermediate_size": 16,
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "layer_types": ["linear_attention", "full_attention"],
+        },
+    ),
+    "ctrl": ("CTRLConfig", "CTRLLMHeadModel", {**GPT, "dff": 64}),
+    "gemma3n": (
+        "Gemma3nTextConfig",
+        "Gemma3nForCausalLM",
+        {
+            **HEADED,
+            "vocab_size_per_layer_input": 320,
+            "hidden_size_per_layer_input": 8,
+            "num_kv_shared_layers": 0,
+            "layer_types": ["full_attention"] * 2,
+            "activation_sparsity_pattern": [0.0, 0.0],
+            "laurel_rank": 4,
+        },
+    ),
     "rwkv": (
         "RwkvConfig",
         "RwkvForCausalLM",
@@ -130,6 +190,35 @@ def build(name: str) -> Any:
     model = getattr(transformers, model_class)(config).eval()
     model.requires_grad_(False)
     return model
+
+
+def facts(table: Any) -> dict[str, Any]:
+    """Return what docs/architectures.json says about an architecture, from its table."""
+    mlps = [b.mlp for b in table.blocks if b.mlp is not None]
+    n_blocks = len(table.blocks)
+    n_attention = sum(b.attention is not None for b in table.blocks)
+    return {
+        "class": table.name,
+        "attention": "every block" if n_attention == n_blocks else "some blocks" if n_attention else "none",
+        "mlp": "every block" if len(mlps) == n_blocks else "some blocks" if mlps else "none",
+        "readout": [path.rpartition(".")[2] for path in table.readout],
+        "writing": sorted({n.removesuffix(".weight").rpartition(".")[2] for m in mlps for n in m.writing}),
+        "writes": sorted({m.writes for m in mlps}),
+        "is_parallel": any(b.is_parallel for b in table.blocks),
+        "down_proj": bool(mlps) and all(m.writing for m in mlps),
+        "closed_form": "every block"
+        if (n := sum(b.is_solvable for b in table.blocks)) == n_blocks
+        else "some blocks"
+        if n
+        else "none",
+        "answers": "cache" if table.has_reusable_cache else "read again",
+    }
+
+
+@pytest.fixture(scope="session")
+def architecture_facts() -> Callable[[Any], dict[str, Any]]:
+    """Return `facts`."""
+    return facts
 
 
 @pytest.fixture(scope="session")

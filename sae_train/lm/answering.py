@@ -208,7 +208,8 @@ def logits_of_last(model: nn.Module, n_tokens: int) -> dict[str, Tensor]:
 def _forward(lm: LanguageModel, last_only: dict[str, Tensor], tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:
     """Run the model on tokens behind a cache."""
     if not lm.architecture.has_reusable_cache:
-        whole = TokensSoFar(tokens if cache is None else torch.cat([cache.ids, tokens], dim=1))
+        whole = TokensSoFar(tokens[:, :0]) if cache is None else cache
+        whole.ids = torch.cat([whole.ids, tokens], dim=1)  # in place, as a cache grows
         return lm.model(input_ids=whole.ids, use_cache=False, **last_only).logits[:, -1], whole
     out = lm.model(input_ids=tokens, past_key_values=cache, use_cache=True, **last_only)
     return out.logits[:, -1], out.past_key_values

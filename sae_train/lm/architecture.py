@@ -20,7 +20,8 @@ from sae_train.errors import ArchitectureError, ConfigError
 
 ATTENTIONS = ("self_attn", "attention", "attn", "self_attention", "norm_attn_norm.attn")
 MLPS = ("mlp", "feed_forward", "ffn", "block_sparse_moe", "moe", "mlp_block", "shared_mlp")
-MIXERS = ("mixer", "mamba", "linear_attn", "conv", "temporal_block", "crossattention")  # in the attention's place
+MIXERS = ("mixer", "mamba", "linear_attn", "conv", "temporal_block")  # in the attention's place
+BESIDE = ("crossattention", "per_layer_input_gate", "per_layer_projection")  # of a block, and no hook point
 WRITING = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "w2", "output_linear")
 READING = ("gate_proj", "up_proj", "gate_up_proj", "c_fc", "dense_h_to_4h", "fc1", "fc_in", "w1", "w3", "input_linear")
 ATTENTION_WRITING = ("dense", "o_proj", "out_proj", "c_proj")
@@ -82,6 +83,11 @@ class Block:
     mlp: Mlp | None
     is_parallel: bool = False
 
+    @property
+    def is_solvable(self) -> bool:
+        """Whether its MLP writes by one matrix, straight into the residual stream."""
+        return self.mlp is not None and not _obstacle(self.mlp)
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -99,6 +105,7 @@ class Architecture:
         logit_cap: then bent to cap * tanh(logits / cap); None leaves them.
         first_state: Index of the first block's output in transformers' `hidden_states`: 1, or 0 where the list begins
             behind it (Mamba).
+        overwritten: Hook points whose activations the model changes in place later on (Falcon): kept as copies.
         has_reusable_cache: Its cache of keys and values can be repeated and selected from, and goes on where it ended.
     """
 
@@ -111,6 +118,7 @@ class Architecture:
     logit_scale: float = 1.0
     logit_cap: float | None = None
     first_state: int = 1
+    overwritten: tuple[str, ...] = ()
     has_reusable_cache: bool = True
 
     @property
@@ -252,7 +260,7 @@ def _block(model: nn.Module, block: nn.Module, path: str, width: int) -> Block:
         ArchitectureError: Some of its matrices lie in a module under no known name.
     """
     flat = [n for n in (*READING, *WRITING) if isinstance(_module(block, n), nn.Module)]  # OPT: fc1 and fc2
-    known = {n.split(".")[0] for n in (*ATTENTIONS, *MLPS, *MIXERS)} | set(flat)
+    known = {n.split(".")[0] for n in (*ATTENTIONS, *MLPS, *MIXERS, *BESIDE)} | set(flat)
     unknown = [
         name
         for name, child in block.named_children()

@@ -7,10 +7,11 @@ output of every MLP and every attention to see where that arrives.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -49,48 +50,67 @@ def architecture_of(model: nn.Module) -> Architecture:
 
 @dataclass(frozen=True)
 class _Run:
-    """One pass over `TOKENS`: transformers' hidden states and logits, and what entered and left the blocks."""
+    """One pass over `TOKENS`: transformers' hidden states and logits, what entered and left blocks, what changed."""
 
-    states: tuple[Float[Tensor, "1 pos d_model"], ...]
+    states: tuple[Tensor, ...]  # (1, pos, d_model), the last one as wide as the unembedding
     logits: Float[Tensor, "1 pos vocab"]
     embed: Float[Tensor, "1 pos d_model"]
     outputs: list[Float[Tensor, "1 pos d_model"]]
+    overwritten: tuple[str, ...]
 
 
 @torch.no_grad()
 def _checked(model: nn.Module) -> Architecture:
     """Return the table with everything in it that only a forward pass tells."""
     table = find_architecture(model)
-    ids = torch.tensor([TOKENS], device=next(model.parameters()).device)
+    n_tokens = len(model.get_submodule(table.embedding).get_parameter("weight"))
+    ids = torch.tensor([[t % n_tokens for t in TOKENS]], device=next(model.parameters()).device)
     run = _run(model, table, ids)
-    table = replace(table, first_state=_first_state(model, run))
+    table = replace(table, first_state=_first_state(model, run), overwritten=run.overwritten)
     table = _with_readout(model, table, run)
-    table = replace(table, blocks=_pushed(model, table, ids))
+    table = replace(table, blocks=_pushed(model, table, ids, run.outputs))
     return replace(table, has_reusable_cache=_reuses_cache(model, ids, run.logits))
 
 
 def _run(model: nn.Module, table: Architecture, ids: Int[Tensor, "1 pos"]) -> _Run:
-    """Run the model once, hooks at every block."""
-    seen: dict[str, Tensor] = {}
-    blocks = [model.get_submodule(b.path) for b in table.blocks]
+    """Run the model once, hooks at every block and its parts."""
+    seen: dict[str, _Kept] = {}
     with ExitStack() as stack:
-        stack.enter_context(edited_input(blocks[0], partial(_keep, seen, "embed")))
-        for index, block in enumerate(blocks):
-            stack.enter_context(edited_output(block, partial(_keep, seen, str(index))))
-        out: Any = model(input_ids=ids, use_cache=False, output_hidden_states=True)
-    missing = [b.path for i, b in enumerate(table.blocks) if str(i) not in seen]
+        stack.enter_context(edited_input(model.get_submodule(table.blocks[0].path), partial(_keep, seen, "embed")))
+        for index, block in enumerate(table.blocks):
+            parts = {"": block.path, ".self_attn": block.attention, ".mlp": block.mlp and block.mlp.path}
+            for part, path in parts.items():
+                if path is not None:
+                    keep = partial(_keep, seen, f"layers.{index}{part}")
+                    stack.enter_context(edited_output(model.get_submodule(path), keep))
+        try:
+            out: Any = model(input_ids=ids, use_cache=False, output_hidden_states=True)
+        except (TypeError, ValueError, AttributeError, IndexError, KeyError) as error:
+            raise not_understood(
+                model, f"{type(error).__name__}: {error} in a forward pass", "logits and hidden states of token ids"
+            ) from error
+    missing = [b.path for i, b in enumerate(table.blocks) if f"layers.{i}" not in seen]
     if missing or out.hidden_states is None:
         raise not_understood(
             model,
             f"a forward pass that does not go through {missing[0]}" if missing else "no hidden_states",
             "every decoder block run, and output_hidden_states",
         )
-    return _Run(tuple(out.hidden_states), out.logits, seen["embed"], [seen[str(i)] for i in range(len(blocks))])
+    overwritten = tuple(name for name, kept in seen.items() if kept.acts._version != kept.version)
+    outputs = [seen[f"layers.{i}"].acts for i in range(len(table.blocks))]
+    return _Run(tuple(out.hidden_states), out.logits, seen["embed"].acts, outputs, overwritten)
 
 
-def _keep(seen: dict[str, Tensor], name: str, acts: Tensor) -> None:
+class _Kept(NamedTuple):
+    """Activations, and how often they had been changed in place when they were seen."""
+
+    acts: Tensor
+    version: int
+
+
+def _keep(seen: dict[str, _Kept], name: str, acts: Tensor) -> None:
     """Keep activations under a name."""
-    seen[name] = acts
+    seen[name] = _Kept(acts, acts._version)
 
 
 def _gap(one: Tensor, other: Tensor) -> float:
@@ -185,17 +205,13 @@ class _PushedBlock:
     Behind the block all rows are made like row 0, which is pushed nowhere, so that one pass tries every block.
     """
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.push = torch.zeros(0)
+    def __init__(self, seed: int, plain: Float[Tensor, "1 pos d_model"]) -> None:
+        vector = torch.randn(plain.shape[-1], generator=torch.Generator().manual_seed(seed))
+        size = plain.float().std().to(plain.dtype)  # as large as what the block returns
+        self.push = vector.to(plain) * (size + 1e-6)
         self.is_flat = False
         self.mlp: Tensor | None = None  # what the MLP returns, row by row
         self.behind = torch.zeros(0)
-
-    def enter(self, acts: Tensor) -> None:
-        """Draw the push, as large as what the block is given."""
-        vector = torch.randn(acts.shape[-1], generator=torch.Generator().manual_seed(self.seed))
-        self.push = vector.to(acts) * (acts.float().std().to(acts.dtype) + 1e-6)
 
     def at_attention(self, acts: Tensor) -> Tensor:
         """Push what attention returns in its row."""
@@ -206,7 +222,7 @@ class _PushedBlock:
     def at_mlp(self, acts: Tensor) -> None:
         """Keep what the MLP returns."""
         self.is_flat = acts.ndim == 2
-        self.mlp = acts.reshape(N_ROWS, -1, acts.shape[-1])
+        self.mlp = acts.reshape(N_ROWS, -1, acts.shape[-1]).clone()
 
     def at_matrix(self, acts: Tensor) -> Tensor:
         """Push what the MLP's last matrix returns in its rows."""
@@ -236,17 +252,18 @@ class _PushedBlock:
 
 
 @torch.no_grad()
-def _pushed(model: nn.Module, table: Architecture, ids: Int[Tensor, "1 pos"]) -> tuple[Block, ...]:
+def _pushed(
+    model: nn.Module, table: Architecture, ids: Int[Tensor, "1 pos"], outputs: Sequence[Float[Tensor, "1 pos d_model"]]
+) -> tuple[Block, ...]:
     """Return the blocks with how their MLPs write, in which shape, and whether attention works beside them.
 
     Raises:
         ArchitectureError: What an MLP returns does not arrive behind its block, or is the whole residual stream.
     """
-    pushes = [_PushedBlock(index) for index in range(len(table.blocks))]
+    pushes = [_PushedBlock(index, plain) for index, plain in enumerate(outputs)]
     with ExitStack() as stack:
         for block, push in zip(table.blocks, pushes, strict=True):
             module = model.get_submodule(block.path)
-            stack.enter_context(edited_input(module, push.enter))
             stack.enter_context(edited_output(module, push.leave))
             if block.attention is not None:
                 stack.enter_context(edited_output(model.get_submodule(block.attention), push.at_attention))

@@ -76,7 +76,8 @@ def captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Float
     found: dict[str, Tensor] = {}
     with ExitStack() as stack:
         for name in names:
-            stack.enter_context(_edited(model, name, partial(found.__setitem__, name)))
+            keep = _keep_copy if name in architecture_of(model).overwritten else dict.__setitem__
+            stack.enter_context(_edited(model, name, partial(keep, found, name)))
         yield found
 
 
@@ -100,9 +101,14 @@ class _Enough(Exception):
     """Every wanted activation has been seen; the rest of the forward pass is not needed."""
 
 
-def _keep(found: dict[str, Tensor], n_wanted: int, name: str, acts: Tensor) -> None:
+def _keep_copy(found: dict[str, Tensor], name: str, acts: Tensor) -> None:
+    """Keep activations that the model goes on to change."""
+    found[name] = acts.clone()
+
+
+def _keep(found: dict[str, Tensor], n_wanted: int, is_copied: bool, name: str, acts: Tensor) -> None:
     """Keep the activations at one hook point; end the forward pass when all are there."""
-    found[name] = acts
+    found[name] = acts.clone() if is_copied else acts
     if len(found) == n_wanted:
         raise _Enough
 
@@ -124,7 +130,8 @@ def capture(
     places = {} if position_ids is None else {"position_ids": position_ids}
     with ExitStack() as stack, suppress(_Enough):
         for name in names:
-            stack.enter_context(_edited(lm.model, name, partial(_keep, found, len(names), name)))
+            is_copied = name in lm.architecture.overwritten
+            stack.enter_context(_edited(lm.model, name, partial(_keep, found, len(names), is_copied, name)))
         lm.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **places)
     return found
 

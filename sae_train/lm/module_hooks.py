@@ -56,11 +56,11 @@ def edited_flat(block: nn.Module, module: nn.Module, edit: Edit, *, is_input: bo
 # Bound with `partial`, not defined inside: the tests compile a type check of every function each time it is defined.
 def _edit_output(edit: Edit, _module: nn.Module, _args: object, output: Any) -> Any:
     """Edit what a module returned; None leaves it."""
-    is_tuple = isinstance(output, tuple)
-    new = edit(output[0] if is_tuple else output)
-    if new is None:
-        return None
-    return (new, *output[1:]) if is_tuple else new
+    is_several = isinstance(output, tuple | list)  # a list in GPT
+    new = edit(output[0] if is_several else output)
+    if new is None or not is_several:
+        return new
+    return [new, *output[1:]] if isinstance(output, list) else (new, *output[1:])
 
 
 def _edit_input(edit: Edit, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

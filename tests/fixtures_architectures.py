@@ -16,18 +16,18 @@ LLAMA = {
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 256,
 }
 HEADED = {**LLAMA, "head_dim": 8}
 ALIBI = {**SIZES, "hidden_size": 32, "n_layer": 2, "n_head": 4, "hidden_dropout": 0.0, "attention_dropout": 0.0}
-GPT = {**SIZES, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64}
+GPT = {**SIZES, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256}
 OPT = {
     **SIZES,
     "hidden_size": 32,
     "ffn_dim": 64,
     "num_hidden_layers": 2,
     "num_attention_heads": 4,
-    "max_position_embeddings": 64,
+    "max_position_embeddings": 256,
     "word_embed_proj_dim": 32,
 }
 EXPERTS = {**LLAMA, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -78,7 +78,7 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
         "FalconForCausalLM",
         {**SIZES, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "multi_query": True},
     ),
-    "mpt": ("MptConfig", "MptForCausalLM", {**SIZES, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 64}),
+    "mpt": ("MptConfig", "MptForCausalLM", {**SIZES, "d_model": 32, "n_layers": 2, "n_heads": 4, "max_seq_len": 256}),
     "olmo2": ("Olmo2Config", "Olmo2ForCausalLM", LLAMA),
     "stablelm": ("StableLmConfig", "StableLmForCausalLM", LLAMA),
     "starcoder2": ("Starcoder2Config", "Starcoder2ForCausalLM", LLAMA),
@@ -121,7 +121,7 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
             "num_layers": 2,
             "num_heads": 4,
             "attention_types": [[["global", "local"], 1]],
-            "max_position_embeddings": 64,
+            "max_position_embeddings": 256,
         },
     ),
     "gpt-oss": ("GptOssConfig", "GptOssForCausalLM", {**HEADED, "num_local_experts": 4, "num_experts_per_tok": 2}),
@@ -174,7 +174,7 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
     "rwkv": (
         "RwkvConfig",
         "RwkvForCausalLM",
-        {**SIZES, "hidden_size": 32, "num_hidden_layers": 3, "context_length": 64},
+        {**SIZES, "hidden_size": 32, "num_hidden_layers": 3, "context_length": 256},
     ),
 }
 

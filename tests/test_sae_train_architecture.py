@@ -1,4 +1,4 @@
-"""The table of a model's parts: each row of docs/architectures.json on a tiny model, beside transformers' own outputs."""
+"""Where a model keeps its parts: each row of docs/architectures.json on a tiny model, beside transformers' outputs."""
 
 from __future__ import annotations
 

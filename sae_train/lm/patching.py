@@ -33,7 +33,7 @@ class Patch:
 
     hook_point: str
     positions: Sequence[Sequence[int]]
-    rows: Sequence[Float[Tensor, "n_positions d_in"]]
+    rows: Sequence[Float[Tensor, "_ d_in"]]
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def rows_at(
     hook_points: Sequence[str],
     *,
     batch_size: int = 128,
-) -> dict[str, list[Float[Tensor, "n_positions d_in"]]]:
+) -> dict[str, list[Float[Tensor, "_ d_in"]]]:
     """Return the activations at some tokens of each prompt (text or token ids), by hook point, float32 on the CPU.
 
     A prompt is run only up to the last token asked for: what comes later cannot change what lies there.

@@ -12,6 +12,8 @@ from torch import nn
 from sae_train.errors import ArchitectureError, ConfigError, InputError
 from sae_train.lm.answering import Decoding, write_answers
 from sae_train.lm.architecture_check import architecture_of
+from sae_train.lm.candidates import option_scores
+from sae_train.lm.generate import continuation_log_probs
 from sae_train.lm.hooks import capture, captured, captured_keys, hook_points, replaced, verify_hook_points
 from sae_train.lm.logit_lens import lens_logits, logit_lens
 from sae_train.lm.models import LanguageModel, load_lm, save_lm
@@ -182,6 +184,14 @@ def test_answers_are_greedy_whether_from_a_cache_or_read_again(name, lms):
         assert answer.greedy == lm.tokenizer.decode(ids[:upto], skip_special_tokens=True)
     short = write_answers(lm, prompts, Decoding(4), is_over=lambda text: text.startswith(stop) and bool(stop))
     assert [f.greedy for f in found][3] == short[3].greedy or short[3].greedy.startswith(stop)
+
+
+@pytest.mark.parametrize("name", ["llama", "opt", "lfm2", "mamba"])
+def test_options_are_scored_as_whole_texts_are(name, lms):
+    lm, prompts, options = lms(name), ["The city of", "The river of"], [["Velmora", "Ost", "a"], ["Ost"]]
+    for prompt, own, scores in zip(prompts, options, option_scores(lm, prompts, options), strict=True):
+        expected = continuation_log_probs(lm, [prompt] * len(own), [f" {o}" for o in own])
+        assert scores.log_probs == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["llama", "lfm2", "mamba"])

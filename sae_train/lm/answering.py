@@ -206,13 +206,30 @@ def logits_of_last(model: nn.Module, n_tokens: int) -> dict[str, Tensor]:
 
 
 def _forward(lm: LanguageModel, last_only: dict[str, Tensor], tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:
-    """Run the model on tokens behind a cache."""
-    if not lm.architecture.has_reusable_cache:
-        whole = TokensSoFar(tokens[:, :0]) if cache is None else cache
-        whole.ids = torch.cat([whole.ids, tokens], dim=1)  # in place, as a cache grows
-        return lm.model(input_ids=whole.ids, use_cache=False, **last_only).logits[:, -1], whole
-    out = lm.model(input_ids=tokens, past_key_values=cache, use_cache=True, **last_only)
-    return out.logits[:, -1], out.past_key_values
+    """Run the model on tokens behind a cache; return the last one's logits and the cache."""
+    logits, cache = read_on(lm, tokens, cache, **last_only)
+    return logits[:, -1], cache
+
+
+def read_on(
+    lm: LanguageModel, tokens: Int[Tensor, "row pos"], cache: Any, **more: Any
+) -> tuple[Float[Tensor, "row out vocab"], Any]:
+    """Read tokens behind a cache (None: at the beginning); return their logits, and the cache with them in it.
+
+    Where a model has no cache that can be repeated and selected from, `TokensSoFar` takes its place.
+
+    Args:
+        lm: The model.
+        tokens: What comes next in every row.
+        cache: What an earlier call returned; it grows in place.
+        more: Further words for the model.
+    """
+    if lm.architecture.has_reusable_cache:
+        out = lm.model(input_ids=tokens, past_key_values=cache, use_cache=True, **more)
+        return out.logits, out.past_key_values
+    whole = TokensSoFar(tokens[:, :0]) if cache is None else cache
+    whole.ids = torch.cat([whole.ids, tokens], dim=1)
+    return lm.model(input_ids=whole.ids, use_cache=False, **more).logits[:, -tokens.shape[1] :], whole
 
 
 def end_tokens(lm: LanguageModel) -> set[int]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -159,11 +160,38 @@ def defined_at(package: ModuleType, name: str) -> str:
     return place
 
 
+def architecture_table() -> str:
+    """Return a Markdown table: each architecture tried and what works on it; from the facts that the tests verify."""
+    rows = json.loads((ROOT / "docs" / "reference" / "architectures.json").read_text(encoding="utf-8"))
+    lines = [
+        "| class | hook points `.self_attn`, `.mlp` | in front of the unembedding | MLP writes by | and arrives |"
+        " `--train down_proj` | closed form | answers |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if "refused" not in row:
+            wide = ", beside attention" if row["is_parallel"] else ""
+            cells = [
+                f"{row['attention']}, {row['mlp']}",
+                ", ".join(f"`{n}`" for n in row["readout"]) or "nothing",
+                ", ".join(f"`{n}`" for n in row["writing"]) or "-",
+                (", ".join(row["writes"]) or "-") + wide,
+                "yes" if row["down_proj"] else "refused",
+                {"every block": "yes", "none": "refused"}.get(row["closed_form"], row["closed_form"]),
+                {"cache": "from the cache", "read again": "all read again"}[row["answers"]],
+            ]
+            lines.append(f"| {row['class']} (`{row['tiny']}`) | " + " | ".join(cells) + " |")
+    lines += ["", "Refused when loaded:", "", "| class | why |", "|---|---|"]
+    lines += [f"| {row['class']} (`{row['tiny']}`) | {row['refused']} |" for row in rows if "refused" in row]
+    return "\n".join(lines)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": command_table,
     "help": command_help,
     "settings": method_settings,
     "tree": file_tree,
+    "architectures": architecture_table,
     **{f"api {floor}": partial(api_entries, floor) for floor in FLOORS if floor != "cli"},
 }
 

@@ -43,7 +43,6 @@ from features.patched_questions import (
 from features.prompts import Templates
 from features.store import HookPointAnalysis, LatentAnalysis
 from sae_train.lm.hook_names import spread_blocks
-from sae_train.lm.hooks import decoder_blocks
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
 from sae_train.saes.base import Sae
@@ -87,7 +86,7 @@ def run_gate(
         return name_questions(lm, entities, templates, most=config.n_questions, tokens=config.tokens, seed=config.seed)
 
     asked = asked_about(drawn("known", is_held=True, most=config.n_entities))
-    sweep = spread_blocks(0, len(decoder_blocks(lm.model)) - 1, config.n_blocks)
+    sweep = spread_blocks(0, lm.n_blocks - 1, config.n_blocks)
     names = list(dict.fromkeys([*(f.hook_point for f in analysis.hook_points), *sweep]))
     sae_points = list(dict.fromkeys(f.hook_point for f in analysis.hook_points))
     own = read_rows(lm, asked, names)

@@ -11,6 +11,7 @@ and keeps its traceback. The command line turns the tree into exit codes in one 
     │   │   └── SchemaError        one of ours, but of another kind or version
     │   ├── OutputExistsError      the output is there already
     │   ├── HookPointError         the language model has no such hook point
+    │   ├── ArchitectureError      the language model's layout is not understood
     │   ├── ShapeError             arrays that do not fit together
     │   ├── EntityError            an entity or a list of them cannot be used
     │   ├── DtypeError             values that the chosen dtype cannot hold
@@ -121,6 +122,10 @@ class OutputExistsError(InputError):
 
 class HookPointError(InputError):
     """The language model, or the file, has no such hook point."""
+
+
+class ArchitectureError(InputError):
+    """The language model keeps its parts where nothing here looks, or computes otherwise than they say."""
 
 
 class ShapeError(InputError):

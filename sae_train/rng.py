@@ -30,6 +30,7 @@ SALTS: dict[str, int | None] = {
     "sampler.row_order": None,  # where each row of a group of chunks goes; keys: seed, epoch, 1, group
     "sampler.sample_chunks": None,  # the chunks that a sample of rows is read from; keys: seed, 2
     "sampler.sample_rows": None,  # the order of a sampled chunk's rows; keys: seed, 0, 1, chunk
+    "store.dataset": 0xDA7A,  # the order in which a dataset of a store gives its rows
     "sample_geometry.rows": None,  # the rows of a store that are kept for its geometry
     "sample_geometry.duplicates": None,  # those among them whose duplicates are counted
     "answering.samples": None,  # the sampled answers to one question; keys: seed, token ids of the prompt
@@ -88,7 +89,7 @@ SHARED_SALTS = frozenset({0xCC, 0xB0, 0xBA, 0xF0})
 TORCH_SALTS: dict[str, int] = {
     "sae.directions": 0,  # decoder rows of a new SAE
     "comparison.null": 0xC0515E,  # random directions that two SAEs' agreement is compared with
-    "output_matrices.push": 0,  # the vectors an MLP's output is pushed by, to see whether they arrive
+    "architecture.push": 0,  # the vectors an MLP's output is pushed by, to see whether they arrive
     "adapter.weights": 0,  # a new adapter's weights (PEFT draws from the global generator)
     "candidates.sampling": 0,  # answers that an audit draws at temperature one
     "factworld.weights": 0,  # a new fact world model

@@ -20,8 +20,7 @@ from features.prompts import questions
 from sae_train.intervals import Interval
 from sae_train.lm.candidates import option_scores
 from sae_train.lm.generate import continuation_log_probs, encode_prompts, sampled_answers
-from sae_train.lm.hooks import decoder_blocks
-from sae_train.lm.models import weights_hash
+from sae_train.lm.models import LanguageModel, weights_hash
 from sae_train.lm.tokens import encode_plain
 from unlearn.attack_results import AttackResult, AttackSetting
 from unlearn.attacks import ATTACKS
@@ -61,7 +60,7 @@ def silence(lm, lessons, targets, templates, *, block=-1, boxes=None):
     student = replace(lm, model=copy.deepcopy(lm.model))
     teacher = Teacher(student, 1e-3)
     own = dict(student.model.named_parameters())
-    teacher.parameters = list(decoder_blocks(student.model)[block].parameters())
+    teacher.parameters = list(student.model.get_submodule(student.architecture.blocks[block].path).parameters())
     if boxes is not None:
         teacher.parameters = [own[name] for name in boxes]
     teacher.optimizer = torch.optim.AdamW(teacher.parameters, lr=1e-3, weight_decay=0.0)
@@ -336,3 +335,26 @@ def test_drawn_answers_follow_the_seed_and_leave_torch_alone(world_lm, hushed):
 
 def test_recall_of_a_few_questions(world_lm, hushed):
     assert recall_of(hushed, world_lm, hushed.forget).value > 0.9
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen2-moe", "lfm2", "llama"])
+def test_experts_are_rounded_and_pruned_like_any_matrix(name, tiny_model, toy_tokenizer):
+    """They are one three-dimensional parameter: each expert by its own rows, and its own fifth of zeros."""
+    model = tiny_model(name)
+    lm = LanguageModel(model, toy_tokenizer, name, torch.device("cpu"))
+    wide = {
+        n: p for n, p in model.named_parameters() if p.ndim > 1 and min(p.shape[-2:]) > 1 and "embed_tokens" not in n
+    }
+    if lm.architecture.is_tied:
+        wide.pop("lm_head.weight", None)
+    rough, thin = (
+        dict(with_matrices(lm, edit).model.named_parameters())
+        for edit in (partial(rounded, bits=4, group=None), partial(pruned, share=0.2))
+    )
+    assert (name in ("mixtral", "qwen2-moe")) == any(p.ndim == 3 for p in wide.values())
+    for key, weight in wide.items():
+        for expert in range(len(weight)) if weight.ndim == 3 else [slice(None)]:
+            own = weight[expert]
+            assert torch.equal(rough[key][expert], rounded(own, bits=4, group=None)), key
+            assert not torch.equal(rough[key][expert], own), key
+            assert float((thin[key][expert] == 0).float().mean()) == pytest.approx(0.2, abs=0.01), key

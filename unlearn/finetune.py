@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sae_train.checkpoints import load_checkpoint, restore, save_checkpoint, state_tensors
 from sae_train.errors import NumericalError
+from sae_train.lm.architecture_check import architecture_of
 from sae_train.lm.models import LanguageModel
 from sae_train.processes import ALONE, Processes
 from sae_train.runs import Run
@@ -25,7 +26,6 @@ LOG_EVERY = 5
 CARRIED = "carried."  # before the names of what an objective carries, in a checkpoint
 MOST_PARTS = 3  # that a loss is computed in at the same time
 SMALL = 10_000_000  # trainable numbers; in a larger model one matrix product keeps all threads busy
-_DOWN_PROJECTIONS = ("mlp.down_proj.weight", "mlp.c_proj.weight", "mlp.dense_4h_to_h.weight")
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,18 @@ class Tuned(NamedTuple):
 
 
 def trainable_parameters(model: nn.Module, choice: str) -> dict[str, nn.Parameter]:
-    """Return the parameters that may change, by name; the embedding (and a head tied to it) never does."""
+    """Return the parameters that may change, by name; the embedding (and a head tied to it) never does.
+
+    Raises:
+        ConfigError: `down_proj`, where no MLP has an output matrix.
+    """
     frozen = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     named = {n: p for n, p in model.named_parameters() if id(p) not in frozen}
     if choice == "lora":
         return {n: p for n, p in named.items() if "lora_" in n}
     if choice == "down_proj":
-        return {n: p for n, p in named.items() if n.endswith(_DOWN_PROJECTIONS)}
+        written = set(architecture_of(model).written_parameters())
+        return {n: p for n, p in named.items() if n in written}
     return named
 
 

@@ -91,6 +91,7 @@ def unlearn(
         `lr` is None where weights were solved for and no step was taken.
 
     Raises:
+        ConfigError: The model's architecture does not allow what is to be trained.
         EntityError: A target cannot be used.
         HookPointError: SAEs and latents do not fit.
         ShapeError: `original` has another shape or tokenizer than `lm`.
@@ -99,6 +100,7 @@ def unlearn(
         UnreachedError: With `stop_early`, the targets did not pass; no model is written.
     """
     started = time.monotonic()
+    check_trainable(lm, config)
     if original is not None:
         check_pair(lm, original, field="original")
     folder = checkpoint_folder(out)
@@ -114,12 +116,12 @@ def unlearn(
     kept_as = reference if original is None else original.model
     problem = Problem(lm, reference, kept_as, sets, wordings, loaded, latents, text, config)
     inputs = _inputs(problem, loaded, base, base if original is None else _base(original))
+    adapter = adapter_for(lm, config)
     if processes.is_first and not resume:
         shutil.rmtree(folder, ignore_errors=True)  # what a run that failed left there
     processes.wait()
     run = Run(folder, config=config, command="unlearn", inputs=inputs, wandb=wandb) if processes.is_first else None
     identity = {"config": json.dumps(jsonable(config)), "inputs": json.dumps(jsonable(inputs))}
-    adapter = adapter_for(lm, config)
     method = build_method(problem)
     if isinstance(method, Preparing):
         method.prepare()
@@ -192,6 +194,18 @@ def _inputs(problem: Problem, loaded: Sae, base: Base, original: Base) -> dict[s
         "text_hash": text_hash(str(window) for window in problem.text),
         "n_text_windows": len(problem.text),
     }
+
+
+def check_trainable(lm: LanguageModel, config: UnlearnConfig) -> None:
+    """Refuse, before any work, what the model's architecture does not allow.
+
+    Raises:
+        ConfigError: No MLP output matrices to train, or none that can be solved for.
+    """
+    if config.settings.edits_weights and not any(b.is_solvable for b in lm.architecture.blocks):
+        lm.architecture.straight_matrices()  # says why; whether the blocks that are chosen are among them, the method
+    elif config.train == "down_proj":
+        lm.architecture.written_parameters()
 
 
 def adapter_for(lm: LanguageModel, config: UnlearnConfig) -> Any:

@@ -113,7 +113,8 @@ def _checked(config: CacheConfig, lm: LanguageModel) -> CacheConfig:
     if config.ctx_len > lm.max_positions:
         raise ConfigError(
             "the context is longer than the model's",
-            got=f"{config.ctx_len} (--ctx-len)",
+            got=config.ctx_len,
+            field="ctx_len",
             expected=f"<= {lm.max_positions}",
         )
     return replace(config, hook_points=names)

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from sae_train.activations.encoding import STORED_KIND, decode_acts
+from sae_train.rng import rng
 
 if TYPE_CHECKING:
     from sae_train.activations.store import ActivationStore
@@ -118,12 +119,12 @@ class BlockShuffle(Sampler[int]):
         return self.n_rows
 
     def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng(self.seed)
-        chunks = rng.permutation(-(-self.n_rows // self.chunk_rows))
+        generator = rng("store.dataset", self.seed)
+        chunks = generator.permutation(-(-self.n_rows // self.chunk_rows))
         for first in range(0, len(chunks), self.window_chunks):
             starts = chunks[first : first + self.window_chunks] * self.chunk_rows
             rows = (starts[:, None] + np.arange(self.chunk_rows)).ravel()
-            yield from rng.permutation(rows[rows < self.n_rows]).tolist()
+            yield from generator.permutation(rows[rows < self.n_rows]).tolist()
 
 
 def read_slice(store: ActivationStore, hook_point: str, part: slice) -> Float[Tensor, "row d_in"]:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sae_train.errors import FileFormatError
+from sae_train.errors import ConfigError, FileFormatError
 from sae_train.rng import torch_global_rng
 from sae_train.runs import partial_path, write_json
 
@@ -44,8 +44,14 @@ class Base:
 
 @contextmanager
 def _peft_quiet() -> Iterator[None]:
-    """PEFT asks transformers for an attribute under its old name; the notice about it is not the user's."""
+    """Keep what PEFT says about its own doings from the user.
+
+    It asks transformers for an attribute under its old name, turns GPT-2's transposed matrices by itself, and looks in
+    mixtures of experts for matrices that `all-linear` did not name.
+    """
     with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to False", category=UserWarning)
+        warnings.filterwarnings("ignore", message=r"The following \w+_pattern keys", category=RuntimeWarning)
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
         yield
 
@@ -55,6 +61,9 @@ def attach_adapter(model: nn.Module, *, rank: int, alpha: int, seed: int) -> Any
 
     Returns:
         PEFT's model around `model`.
+
+    Raises:
+        ConfigError: PEFT puts none on this architecture.
     """
     import peft
 
@@ -62,7 +71,16 @@ def attach_adapter(model: nn.Module, *, rank: int, alpha: int, seed: int) -> Any
         r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     with torch_global_rng("adapter.weights", seed), _peft_quiet():
-        adapter: Any = peft.get_peft_model(model, config)
+        try:
+            adapter: Any = peft.get_peft_model(model, config)
+        except ValueError as error:
+            raise ConfigError(
+                f"no adapter can be put on {type(model).__name__}",
+                got=f"{str(error).strip().splitlines()[0][:200]}",
+                field="train",
+                expected="an architecture whose linear layers PEFT takes",
+                try_="`train`=full",
+            ) from error
     return adapter.eval()
 
 
@@ -77,7 +95,9 @@ def adapter_change(model: nn.Module) -> tuple[int, float]:
                 delta = layer.get_delta_weight(name).float().cpu()
                 n_changed += int((delta != 0).sum())
                 moved += delta.square().sum()
-            size += layer.get_base_layer().weight.float().square().sum().cpu()
+            # The experts of a mixture are a parameter of their module, not a module with a weight.
+            base = layer.get_param() if hasattr(layer, "get_param") else layer.get_base_layer().weight
+            size += base.detach().float().square().sum().cpu()
     return n_changed, float((moved / size.clamp_min(1e-30)).sqrt())
 
 

@@ -10,24 +10,42 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
 from os.path import commonprefix
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sae_train.config import Decoding
-from sae_train.errors import ConfigError
 from sae_train.lm.answer_end import first_line_is_whole
 from sae_train.lm.draws import Draws, PerQuestion
 from sae_train.lm.models import LanguageModel
 
 ROWS = 128  # answers written at the same time
 Reading = Callable[[list[int]], AbstractContextManager[None]]
+
+
+@dataclass
+class TokensSoFar:
+    """In the place of a cache that cannot be repeated or selected from, as of recurrent models: all is read again.
+
+    Attributes:
+        ids: Everything read so far, (row, position).
+    """
+
+    ids: Int[Tensor, "row pos"]
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat every row."""
+        self.ids = self.ids.repeat_interleave(repeats, dim=0)
+
+    def batch_select_indices(self, indices: Int[Tensor, " kept"]) -> None:
+        """Keep some rows."""
+        self.ids = self.ids[indices]
 
 
 @dataclass(frozen=True)
@@ -80,10 +98,7 @@ def write_answers(
         rows: Answers written at the same time.
         draws: Where the random numbers come from.
         while_reading: Given the numbers of a batch's prompts, a context in which these are read: in one pass, nothing
-            shared between them. What is written is written outside of it.
-
-    Raises:
-        ConfigError: The model keeps no cache of keys and values.
+            shared between them. What is written is written outside of it, but where all is read again at every step.
     """
     per_prompt = 1 + decoding.samples
     drawn = draws(decoding.samples, decoding.max_new_tokens, decoding.temperature, decoding.seed, lm.device)
@@ -92,16 +107,21 @@ def write_answers(
     for places in batches_by_length([len(prompts[i]) for i in order], max(1, rows // per_prompt)):
         batch = [order[i] for i in places]
         own = [prompts[i] for i in batch]
-        if while_reading is None:
-            logits, cache = _read(lm, own)
-        else:
-            with while_reading(batch):
+        with ExitStack() as reading:
+            if while_reading is None:
+                logits, cache = _read(lm, own)
+            else:
+                reading.enter_context(while_reading(batch))
                 logits, cache = cached_forward(lm)(torch.tensor(own, device=lm.device), None)
-        if per_prompt > 1:
-            logits = logits.repeat_interleave(per_prompt, dim=0)
-            cache.batch_repeat_interleave(per_prompt)
-        drawn.begin(own)
-        texts = _write(lm, logits, cache, drawn, is_over)
+                if lm.architecture.has_reusable_cache:
+                    reading.close()
+            if per_prompt > 1:
+                logits = logits.repeat_interleave(per_prompt, dim=0)
+                cache.batch_repeat_interleave(per_prompt)
+            drawn.begin(own)
+            # What is read again in a context is read as the batch that the context knows: no row leaves it.
+            may_leave = while_reading is None or lm.architecture.has_reusable_cache
+            texts = _write(lm, logits, cache, drawn, is_over, may_leave=may_leave)
         for row, index in enumerate(batch):
             greedy, *sampled = texts[row * per_prompt : (row + 1) * per_prompt]
             found[index] = Written(greedy, tuple(sampled))
@@ -114,8 +134,10 @@ def _write(
     cache: Any,
     draws: Draws,
     is_over: Callable[[str], bool],
+    *,
+    may_leave: bool,
 ) -> list[str]:
-    """Write the answer of every row of a batch, behind what is in the cache."""
+    """Write the answer of every row of a batch, behind what is in the cache; a row that is done may leave it."""
     ends, forward = end_tokens(lm), cached_forward(lm)
     n_rows = len(logits)
     written: list[list[int]] = [[] for _ in range(n_rows)]
@@ -135,7 +157,7 @@ def _write(
         stay = draws.staying(rows, over, ended)
         if not stay or step + 1 == draws.max_new_tokens:
             break
-        if len(stay) < len(rows):
+        if may_leave and len(stay) < len(rows):
             keep = torch.tensor(stay, device=lm.device)
             cache.batch_select_indices(keep)
             tokens, rows = tokens[keep], [rows[place] for place in stay]
@@ -171,13 +193,30 @@ def logits_of_last(model: nn.Module, n_tokens: int) -> dict[str, Tensor]:
 
 
 def _forward(lm: LanguageModel, last_only: dict[str, Tensor], tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:
-    """Run the model on tokens behind a cache."""
-    out = lm.model(input_ids=tokens, past_key_values=cache, use_cache=True, **last_only)
-    if getattr(out, "past_key_values", None) is None:
-        raise ConfigError(
-            f"cannot write answers with '{lm.name}'", got=type(lm.model).__name__, expected="a model with a KV cache"
-        )
-    return out.logits[:, -1], out.past_key_values
+    """Run the model on tokens behind a cache; return the last one's logits and the cache."""
+    logits, cache = read_on(lm, tokens, cache, **last_only)
+    return logits[:, -1], cache
+
+
+def read_on(
+    lm: LanguageModel, tokens: Int[Tensor, "row pos"], cache: Any, **more: Any
+) -> tuple[Float[Tensor, "row out vocab"], Any]:
+    """Read tokens behind a cache (None: at the beginning); return their logits, and the cache with them in it.
+
+    Where a model has no cache that can be repeated and selected from, `TokensSoFar` takes its place.
+
+    Args:
+        lm: The model.
+        tokens: What comes next in every row.
+        cache: What an earlier call returned; it grows in place.
+        more: Further words for the model.
+    """
+    if lm.architecture.has_reusable_cache:
+        out = lm.model(input_ids=tokens, past_key_values=cache, use_cache=True, **more)
+        return out.logits, out.past_key_values
+    whole = TokensSoFar(tokens[:, :0]) if cache is None else cache
+    whole.ids = torch.cat([whole.ids, tokens], dim=1)
+    return lm.model(input_ids=whole.ids, use_cache=False, **more).logits[:, -tokens.shape[1] :], whole
 
 
 def end_tokens(lm: LanguageModel) -> set[int]:

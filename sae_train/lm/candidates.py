@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from sae_train.lm.answering import read_on
 from sae_train.lm.generate import batches_by_length, encode_prompts, pad_right
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
@@ -49,10 +50,10 @@ def option_scores(
     found: list[OptionScores | None] = [None] * len(front)
     for batch in batches_by_length([len(f) for f in front], batch_size):
         ids = torch.tensor([front[i] for i in batch], device=lm.device)
-        out = lm.model(input_ids=ids, use_cache=True)
-        first = out.logits[:, -1].float().log_softmax(dim=-1)
+        read, cache = read_on(lm, ids, None)
+        first = read[:, -1].float().log_softmax(dim=-1)
         rows = [(row, tokens) for row, i in enumerate(batch) for tokens in back[i]]
-        scored = _continue(lm, out.past_key_values, first, rows)
+        scored = _continue(lm, cache, first, rows)
         start = 0
         for i in batch:
             own = scored[start : start + len(back[i])]
@@ -77,7 +78,7 @@ def _continue(
         own.batch_select_indices(places[chunk])
         ids, mask = pad_right([rows[i][1][:-1] for i in chunk], device=first.device)
         aims, _ = pad_right([rows[i][1][1:] for i in chunk], device=first.device)
-        logits = lm.model(input_ids=ids, past_key_values=own, use_cache=True).logits.float()
+        logits = read_on(lm, ids, own)[0].float()
         scores = logits.log_softmax(dim=-1).gather(2, aims[:, :, None])[:, :, 0] * mask
         hits = (logits.argmax(dim=-1) == aims).tolist()
         for row, (i, score) in enumerate(zip(chunk, scores.sum(dim=1).tolist(), strict=True)):

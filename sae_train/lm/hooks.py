@@ -1,51 +1,27 @@
-"""Hook points: capture and replacement of activations. The only place that registers hooks; names: `hook_names.py`."""
+"""Hook points by name: capture and replacement of activations; names: `hook_names.py`, hooks: `module_hooks.py`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sae_train.errors import HookPointError, nearest_first
+from sae_train.lm.architecture_check import architecture_of
 from sae_train.lm.hook_names import block_index, canonical_hook_point
 from sae_train.lm.models import LanguageModel
+from sae_train.lm.module_hooks import Edit, edited_flat, edited_input, edited_output
 
-_ATTENTION_NAMES = ("self_attn", "attention", "attn", "self_attention")
-_MLP_NAMES = ("mlp", "feed_forward", "ffn")
 HOOK_TOLERANCE = 1e-3  # of the largest value; the two passes may sum in another order
-
-
-def decoder_blocks(model: nn.Module) -> nn.ModuleList:
-    """Return the list of decoder blocks, whatever the architecture calls it.
-
-    Raises:
-        HookPointError: No module list has as many entries as the config has blocks.
-    """
-    config: Any = model.config
-    n_blocks = config.get_text_config().num_hidden_layers
-    for module in model.modules():
-        if isinstance(module, nn.ModuleList) and len(module) == n_blocks:
-            return module
-    raise HookPointError(
-        f"no decoder blocks found in {type(model).__name__}",
-        got="no fitting list",
-        expected=f"{n_blocks} blocks",
-    )
 
 
 def hook_points(model: nn.Module) -> list[str]:
     """Return every hook point of the model, in the order of the forward pass."""
-    names = ["embed"]
-    for index, block in enumerate(decoder_blocks(model)):
-        names += [f"layers.{index}.self_attn"] if _child(block, _ATTENTION_NAMES) is not None else []
-        names += [f"layers.{index}.mlp"] if _child(block, _MLP_NAMES) is not None else []
-        names.append(f"layers.{index}")
-    return names
+    return architecture_of(model).hook_points
 
 
 def check_hook_point(model: nn.Module, name: str, *, model_name: str = "the model") -> str:
@@ -54,9 +30,10 @@ def check_hook_point(model: nn.Module, name: str, *, model_name: str = "the mode
     Raises:
         HookPointError: The model has no such hook point; the nearest names are given.
     """
-    canonical, allowed = canonical_hook_point(name), hook_points(model)
+    canonical, table = canonical_hook_point(name), architecture_of(model)
+    allowed = table.hook_points
     if canonical not in allowed:
-        last = len(decoder_blocks(model)) - 1
+        last = len(table.blocks) - 1
         raise HookPointError(
             f"no hook point '{name}' in {model_name}",
             got=f"{name}",
@@ -67,47 +44,20 @@ def check_hook_point(model: nn.Module, name: str, *, model_name: str = "the mode
     return canonical
 
 
-def _child(block: nn.Module, names: Sequence[str]) -> nn.Module | None:
-    """Return the first child with one of these names."""
-    return next((getattr(block, n) for n in names if hasattr(block, n)), None)
-
-
-@contextmanager
-def _edited(model: nn.Module, hook_point: str, edit: Callable[[Tensor], Tensor | None]) -> Iterator[None]:
+def _edited(model: nn.Module, hook_point: str, edit: Edit) -> AbstractContextManager[None]:
     """Call `edit` on the activations at a hook point; what it returns, if anything, takes their place."""
-    blocks = decoder_blocks(model)
+    blocks = architecture_of(model).blocks
     if hook_point == "embed":
-        handle = blocks[0].register_forward_pre_hook(partial(_edit_input, edit), with_kwargs=True)
-    else:
-        block = blocks[block_index(hook_point)]
-        names = {"mlp": _MLP_NAMES, "self_attn": _ATTENTION_NAMES}
-        module = _child(block, names[hook_point.split(".")[2]]) if hook_point.count(".") == 2 else block
-        assert module is not None, hook_point
-        handle = module.register_forward_hook(partial(_edit_output, edit))
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-# Bound with `partial`, not defined inside: the tests compile a type check of every function each time it is defined.
-def _edit_output(edit: Callable[[Tensor], Tensor | None], _module: nn.Module, _args: object, output: Any) -> Any:
-    """Edit what a module returned; None leaves it."""
-    is_tuple = isinstance(output, tuple)
-    new = edit(output[0] if is_tuple else output)
-    if new is None:
-        return None
-    return (new, *output[1:]) if is_tuple else new
-
-
-def _edit_input(
-    edit: Callable[[Tensor], Tensor | None], _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Any:
-    """Edit what a block is given; None leaves it."""
-    new = edit(args[0] if args else kwargs["hidden_states"])
-    if new is None:
-        return None
-    return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+        return edited_input(model.get_submodule(blocks[0].path), edit)
+    block = blocks[block_index(hook_point)]
+    if hook_point.count(".") == 1:
+        return edited_output(model.get_submodule(block.path), edit)
+    part = block.attention if hook_point.endswith(".self_attn") else block.mlp and block.mlp.path
+    assert part is not None, hook_point
+    module = model.get_submodule(part)
+    if part == block.attention or block.mlp is None or not block.mlp.is_flat:
+        return edited_output(module, edit)
+    return edited_flat(model.get_submodule(block.path), module, edit)
 
 
 @contextmanager
@@ -125,25 +75,41 @@ def replaced(
 def captured(model: nn.Module, names: Sequence[str]) -> Iterator[dict[str, Float[Tensor, "batch pos d_in"]]]:
     """Collect the activations of the forward passes run inside, the last one's under each name; graph kept."""
     found: dict[str, Tensor] = {}
-    contexts = [_edited(model, name, lambda acts, name=name: found.__setitem__(name, acts)) for name in names]
-    entered = []
-    try:
-        for context in contexts:
-            context.__enter__()
-            entered.append(context)
+    with ExitStack() as stack:
+        for name in names:
+            keep = _keep_copy if name in architecture_of(model).overwritten else dict.__setitem__
+            stack.enter_context(_edited(model, name, partial(keep, found, name)))
         yield found
-    finally:
-        for context in reversed(entered):
-            context.__exit__(None, None, None)
+
+
+@contextmanager
+def captured_keys(model: nn.Module, blocks: Sequence[int]) -> Iterator[dict[int, Float[Tensor, "batch pos d_key"]]]:
+    """Collect what the MLP output matrices of some blocks read in the forward passes run inside, the last one's."""
+    found: dict[int, Tensor] = {}
+    with ExitStack() as stack:
+        for index in blocks:
+            block = architecture_of(model).blocks[index]
+            assert block.mlp is not None and block.mlp.output is not None, block.path
+            module, keep = model.get_submodule(block.mlp.output.path), partial(found.__setitem__, index)
+            if block.mlp.is_flat:
+                stack.enter_context(edited_flat(model.get_submodule(block.path), module, keep, is_input=True))
+            else:
+                stack.enter_context(edited_input(module, keep))
+        yield found
 
 
 class _Enough(Exception):
     """Every wanted activation has been seen; the rest of the forward pass is not needed."""
 
 
-def _keep(found: dict[str, Tensor], n_wanted: int, name: str, acts: Tensor) -> None:
+def _keep_copy(found: dict[str, Tensor], name: str, acts: Tensor) -> None:
+    """Keep activations that the model goes on to change."""
+    found[name] = acts.clone()
+
+
+def _keep(found: dict[str, Tensor], n_wanted: int, is_copied: bool, name: str, acts: Tensor) -> None:
     """Keep the activations at one hook point; end the forward pass when all are there."""
-    found[name] = acts
+    found[name] = acts.clone() if is_copied else acts
     if len(found) == n_wanted:
         raise _Enough
 
@@ -162,19 +128,12 @@ def capture(
     The forward pass ends right after the last wanted hook point: no blocks behind it, no logits.
     """
     found: dict[str, Tensor] = {}
-    contexts = [_edited(lm.model, name, partial(_keep, found, len(names), name)) for name in names]
-    entered = []
-    try:
-        for context in contexts:
-            context.__enter__()
-            entered.append(context)
-        places = {} if position_ids is None else {"position_ids": position_ids}
+    places = {} if position_ids is None else {"position_ids": position_ids}
+    with ExitStack() as stack, suppress(_Enough):
+        for name in names:
+            is_copied = name in lm.architecture.overwritten
+            stack.enter_context(_edited(lm.model, name, partial(_keep, found, len(names), is_copied, name)))
         lm.model(input_ids=input_ids, attention_mask=attention_mask, use_cache=False, **places)
-    except _Enough:
-        pass
-    finally:
-        for context in reversed(entered):
-            context.__exit__(None, None, None)
     return found
 
 
@@ -190,14 +149,15 @@ def verify_hook_points(lm: LanguageModel, input_ids: Int[Tensor, "batch pos"], n
     blocks = [n for n in names if block_index(n) < lm.n_blocks - 1 and n in ("embed", f"layers.{block_index(n)}")]
     if not blocks:
         return
-    captured_acts = capture(lm, input_ids, None, blocks)
+    captured_acts, first = capture(lm, input_ids, None, blocks), lm.architecture.first_state
+    blocks = blocks if first else [name for name in blocks if name != "embed"]  # not in the model's own list
     states = lm.model(input_ids=input_ids, use_cache=False, output_hidden_states=True).hidden_states
     for name in blocks:
-        own = states[block_index(name) + 1].float()
+        own = states[block_index(name) + first].float()
         gap = float((captured_acts[name].float() - own).abs().max())
         if gap > HOOK_TOLERANCE * float(own.abs().max()):
             raise HookPointError(
                 f"the activations at {name} are not those of {lm.name}'s own hidden states",
                 got=f"a difference of {gap:.3g}",
-                expected=f"hidden_states[{block_index(name) + 1}]",
+                expected=f"hidden_states[{block_index(name) + first}]",
             )

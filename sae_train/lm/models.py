@@ -18,6 +18,8 @@ from torch import nn
 
 from sae_train.errors import ConfigError, FileFormatError, MissingFileError
 from sae_train.lm.adapters import is_adapter, put_on, read_base
+from sae_train.lm.architecture import Architecture
+from sae_train.lm.architecture_check import architecture_of
 from sae_train.lm.worlds import find_world, install_hint, world_names
 from sae_train.runs import partial_path, resolve_device
 
@@ -33,6 +35,11 @@ class LanguageModel:
     tokenizer: Any
     name: str
     device: torch.device
+
+    @property
+    def architecture(self) -> Architecture:
+        """Where the model keeps its parts."""
+        return architecture_of(self.model)
 
     @property
     def n_blocks(self) -> int:
@@ -93,6 +100,7 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
         MissingFileError: Neither a folder, nor a `.gguf` file, nor a hub id, nor a world.
         FileFormatError: The files are not a causal language model with all its weights as safetensors and a fast
             tokenizer.
+        ArchitectureError: The model's layout is not understood.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"no such dtype '{dtype}'", got=f"{dtype}", field="lm_dtype", expected=", ".join(DTYPES))
@@ -127,6 +135,7 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
     model.requires_grad_(False).eval()
     where = resolve_device(device)
     nn.Module.to(model, where)
+    architecture_of(model)  # searched and checked here, so that what is not understood is refused before any work
     return LanguageModel(model=model, tokenizer=tokenizer, name=spec, device=where)
 
 

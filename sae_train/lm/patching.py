@@ -15,7 +15,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_train.lm.answering import Decoding, Written, write_answers
+from sae_train.lm.answering import (
+    Decoding,
+    Written,
+    write_answers,
+)
+from sae_train.lm.architecture_check import architecture_of
 from sae_train.lm.generate import pad_right, token_losses
 from sae_train.lm.hooks import replaced
 from sae_train.lm.models import LanguageModel
@@ -38,15 +43,18 @@ class Patch:
 
 @contextmanager
 def prefill_patched(model: nn.Module, patch: Patch, prompts: Sequence[int]) -> Iterator[None]:
-    """Apply a patch to the first forward pass inside, whose batch holds these prompts in this order."""
+    """Apply a patch to the first forward pass inside, whose batch holds these prompts in this order.
+
+    To every pass, where a model without a cache to go on from reads the prompts again each time.
+    """
     sequence = torch.tensor([i for i, p in enumerate(prompts) for _ in patch.positions[p]])
     position = torch.tensor([at for p in prompts for at in patch.positions[p]])
     rows = torch.cat([patch.rows[p] for p in prompts])
-    is_done = False
+    is_done, goes_on = False, architecture_of(model).has_reusable_cache
 
     def edit(acts: Tensor) -> Tensor:
         nonlocal is_done
-        if is_done:
+        if is_done and goes_on:
             return acts
         is_done = True
         changed = acts.clone()

@@ -82,9 +82,15 @@ def compare(context: AuditContext, name: str, lm: LanguageModel) -> AttackSettin
 
 @torch.no_grad()
 def with_matrices(lm: LanguageModel, edit: Callable[[Tensor], Tensor]) -> LanguageModel:
-    """Return a copy of the model with every weight matrix but the embedding replaced by `edit` of it."""
+    """Return a copy of the model with every weight matrix but the embedding replaced by `edit` of it.
+
+    The experts of a mixture are kept as one three-dimensional parameter: there every expert's matrix is one.
+    """
     changed = replace(lm, model=copy.deepcopy(lm.model))
     for parameter in trainable_parameters(changed.model, "full").values():
         if parameter.ndim == 2:
             parameter.copy_(edit(parameter))
+        elif parameter.ndim == 3 and min(parameter.shape[-2:]) > 1:  # a convolution over time has an axis of one
+            for matrix in parameter:
+                matrix.copy_(edit(matrix))
     return changed

@@ -20,10 +20,10 @@ from features.entities import Entity
 from features.name_tokens import encode
 from features.prompts import Prompt
 from sae_train.intervals import Interval
+from sae_train.lm.logit_lens import lens_logits, unembedding
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.token_acts import acts_at
 from sae_train.lm.tokens import encode_plain
-from sae_train.lm.unembed import final_norm, unembedding
 from sae_train.rng import rng
 from unlearn.audit_figures import ReadOff
 from unlearn.audit_report import Findings
@@ -37,8 +37,6 @@ MAX_FITTED = 300  # known entities a value probe is fitted on; with few it reads
 
 def evaluate_logit_lens(context: AuditContext) -> Findings | None:
     """Return the share of true first tokens ranked first: at every block (`logit_lens`), and by the `value_probe`."""
-    if final_norm(context.after.model) is None:
-        return None
     groups = {
         "after": (context.after, context.forget),
         "control": (context.after, context.control),
@@ -51,7 +49,7 @@ def evaluate_logit_lens(context: AuditContext) -> Findings | None:
     known = _some([*context.neighbours, *context.retain], context.config.seed)
     fitted = {w: _questions(context, context.model(w), known) for w in ("before", "after")}
     probe: dict[str, ReadOff] = {}
-    tables = {w: unembedding(context.model(w).model).detach().float().cpu() for w in fitted}
+    tables = {w: unembedding(context.model(w)).detach().float().cpu() for w in fitted}
     for block in context.blocks:
         for at, place in (("name", block), ("end", f"{block}, end of question")):
             found = {
@@ -114,10 +112,7 @@ def _questions(context: AuditContext, lm: LanguageModel, entities: Sequence[Enti
 @torch.no_grad()
 def _lens(lm: LanguageModel, found: _Questions, block: str, context: AuditContext) -> Interval:
     """Read the answer off one block."""
-    norm, table = final_norm(lm.model), unembedding(lm.model)
-    assert norm is not None
-    acts = norm(found.end[block].to(table)).float()
-    return _first_share(acts @ table.float().T, found, context)
+    return _first_share(lens_logits(lm, found.end[block]), found, context)
 
 
 def _value_probe(

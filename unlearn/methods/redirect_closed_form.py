@@ -12,19 +12,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from features.entities import Entity
 from features.knowledge import normalize
 from features.name_tokens import Encoded, encode
 from features.prompts import NAME, Prompt, Templates, contexts, questions, render
 from sae_train.fields import require
+from sae_train.lm.architecture import Matrix
 from sae_train.lm.generate import pad_right
-from sae_train.lm.hooks import capture
+from sae_train.lm.hooks import capture, captured_keys
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.output_matrices import add_to_matrix, captured_keys, check_writes_straight, output_matrices
 from unlearn.data import UnlearnSets
 from unlearn.key_solve import KeyMoment, solve_update
 from unlearn.pairs import PairBatch, pair_batch
@@ -52,10 +54,10 @@ class RedirectClosedForm:
         assert isinstance(own, ClosedFormSettings)
         self.problem, self.settings = problem, own
         self.blocks = self._chosen_blocks()
+        self.matrices = problem.lm.architecture.straight_matrices(self.blocks)
         self.last = f"layers.{self.blocks[-1]}"
         self.reference = LanguageModel(problem.reference, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
         self.batches = self._target_batches()
-        check_writes_straight(problem.lm, self.batches[0].own.ids[:1], self.blocks)
 
     def _chosen_blocks(self) -> list[int]:
         """Return the blocks whose matrices change.
@@ -87,7 +89,7 @@ class RedirectClosedForm:
     @torch.no_grad()
     def edit(self) -> dict[str, float]:
         """Change the weights in place; return the targets' mean distance from their aims before and after."""
-        settings, matrices = self.settings, output_matrices(self.problem.lm.model)
+        settings = self.settings
         moments, aims = self._moments(), self._aims()
         distances: list[float] = []
         for index, block in enumerate(self.blocks):
@@ -96,7 +98,7 @@ class RedirectClosedForm:
             distances.append(float(gap.norm(dim=1).mean()))
             moves = gap / (len(self.blocks) - index)
             update = solve_update(keys, moves, moments[block], ridge=settings.ridge, null_share=settings.null_share)
-            add_to_matrix(matrices[block], update)
+            add_to_matrix(self.problem.lm.model, self.matrices[index], update)
         after = float((aims - self._now(self.blocks[-1])[1]).norm(dim=1).mean())
         return {"distance_before": distances[0], "distance_after": after}
 
@@ -157,6 +159,13 @@ class RedirectClosedForm:
             keys.append(batch.at.of(found[block]).float())
             residuals.append(batch.at.of(acts).float())
         return torch.cat(keys), torch.cat(residuals)
+
+
+@torch.no_grad()
+def add_to_matrix(model: nn.Module, matrix: Matrix, update: Float[Tensor, "d_out d_key"]) -> None:
+    """Add an update to an output matrix, whichever way round it is kept."""
+    module: Any = model.get_submodule(matrix.path)
+    module.weight += (update.T if matrix.is_transposed else update).to(module.weight.dtype)
 
 
 def name_contexts(entity: Entity, templates: Templates) -> list[Prompt]:

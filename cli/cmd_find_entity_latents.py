@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -81,54 +80,35 @@ def command(
     all latents and hook points. A direction without a latent that passes stays empty. The gate says at which hook
     point the knowledge passes through the name and how much of it the latents hold.
     """
-    from cli.names import claim_outputs, load_asked, names_of
     from cli.render import emit, note
-    from features.causal_checks import add_checks, gate_line
-    from features.mining import mine_names
-    from features.report import write_latents_page
-    from features.selection import SelectionRule
-    from features.store import check_name, save_analysis
-    from sae_train.activations.store import ActivationStore
-    from sae_train.progress import shown
-    from sae_train.runs import resolve_device
-    from sae_train.saes.interop import load_sae
+    from features import find_entity_latents
+    from features.causal_checks import gate_line
+    from features.latents_view import HEADS, shown_rows
 
-    claim_outputs(check_name(out), acts_out, overwrite=overwrite)
-    loaded = [load_sae(s, device=resolve_device(device)) for s in saes]
-    wanted: Any = check_configs(checks, seed)
-    rule = SelectionRule(top=top, max_q=max_q, min_separation=min_separation, max_general_rate=max_general_rate)
-    with ExitStack() as stack:
-        store = stack.enter_context(ActivationStore(activations)) if activations else None
-        asked = load_asked(model, labels, templates, acts, device=device, dtype=lm_dtype)
-        data = names_of(asked, acts, acts_out, loaded, position=position, seed=seed)
-        analysis = mine_names(data, loaded, rule, store=store, seed=seed)
-        if asked is not None:
-            lm, subjects, texts = asked
-            analysis = add_checks(lm, loaded, subjects, texts, analysis, shown, store=store, **wanted)
-    save_analysis(analysis, out)
-    for found in analysis.tables["finding"]:
-        note(found["sentence"])
-    note(gate_line(analysis))
-    page = write_latents_page(analysis, out.with_suffix(".html"), with_figures=True)
-    summary = {**analysis.summary(), "page": str(page)}
-    rows = [
-        (
-            d,
-            r["hook_point"],
-            r["latent"],
-            r["separation"],
-            r["heldout_separation"],
-            r["auroc"],
-            r["q_value"],
-            r["general_rate"],
-        )
-        for d in ("known", "unknown")
-        for r in summary[d]
-    ]
-    emit(
-        summary,
-        as_json=as_json,
-        title=f"Latents (selected together: AUROC {summary['score_auroc']}; probe: {summary['probe_auroc']:.3f})",
-        columns=("direction", "hook point", "latent", "separation", "held-out", "AUROC", "q", "general rate"),
-        rows=rows,
-    )
+    _check_usage({"--model": model, "--labels": labels, "--templates": templates}, acts, acts_out, position)
+    rule = {"top": top, "max_q": max_q, "min_separation": min_separation, "max_general_rate": max_general_rate}
+    read = {"names": acts, "names_out": acts_out, "position": position, "store": activations}
+    where = {"device": device, "dtype": lm_dtype, "overwrite": overwrite, "out": out}
+    has_lm = None not in (model, labels, templates)  # without a model nothing can be patched
+    wanted: Any = {**rule, **read, **where, **(check_configs(checks, seed) if has_lm else {}), "seed": seed}
+    found = find_entity_latents(model, list(saes), labels, templates=templates, **wanted)
+    for row in found.tables["finding"]:
+        note(row["sentence"])
+    note(gate_line(found))
+    summary = {**found.summary(), "page": str(out.with_suffix(".html"))}
+    together = f"selected together: AUROC {summary['score_auroc']}; probe: {summary['probe_auroc']:.3f}"
+    emit(summary, as_json=as_json, title=f"Latents ({together})", columns=HEADS, rows=shown_rows(found))
+
+
+def _check_usage(asked: dict[str, Any], acts: Path | None, acts_out: Path | None, position: str | None) -> None:
+    """Refuse a call that neither says whose names are read nor where they have been read already.
+
+    Raises:
+        click.UsageError: Something is missing, or two ways are mixed.
+    """
+    missing = [name for name, value in asked.items() if value is None]
+    if missing and acts is None:
+        raise click.UsageError(f"Missing option {', '.join(missing)}; only --acts FILE does without.")
+    for name, value in (("--position", position), ("--acts-out", acts_out)):
+        if value is not None and acts is not None:
+            raise click.UsageError(f"{name} says how names are read; --acts has them read already.")

@@ -14,6 +14,7 @@ from sae_train.errors import ConfigError
 
 CHATS = ("auto", "on", "off")
 DUPLICATES = ("error", "first", "merge")
+THRESHOLDS = ("min_known_attributes", "min_right_share", "min_sample_share")
 
 
 @click.command(
@@ -84,22 +85,21 @@ def command(
     continues to the same file.
     """
     _check_usage(given, out, stats)
-    from cli.labelling import ask_and_label, counts_of, label_again, print_stats, stats_of
+    from cli.label_tables import print_stats, stats_of
     from cli.render import emit
-    from features.entities import save_entities
-    from sae_train.runs import claim_output
+    from features import Labels, label_entities
 
-    if given["labels"] is not None:
-        if out is not None:
-            claim_output(out, overwrite=overwrite)
-        labelled, rule = label_again(given)
-        if out is not None:
-            save_entities(labelled, out)
+    labels, rule = given.pop("labels"), {"rule": given.pop("name"), **{f: given.pop(f) for f in THRESHOLDS}}
+    if labels is None:
+        lm, dtype = given.pop("model"), given.pop("lm_dtype")
+        found = label_entities(lm, **given, **rule, dtype=dtype, out=out, overwrite=overwrite, resume=resume)
     else:
-        assert out is not None
-        labelled, rule = ask_and_label(given, out, overwrite=overwrite, resume=resume)
-    result = {"out": out and str(out), "rule": rule.name, **counts_of(labelled)}
-    shown = stats_of(labelled, rule, given["seed"]) if stats else None
+        found = Labels.load(labels).relabel(**rule)
+        if out is not None:
+            found.save(out, overwrite=overwrite)
+    assert found.rule is not None, "labels that were made here know their rule"
+    result = {"out": out and str(out), "rule": found.rule.name, **found.counts, "questions": found.n_questions}
+    shown = stats_of(found, given["seed"]) if stats else None
     emit(result | ({"stats": shown} if shown else {}), as_json=as_json, title="Labels")
     if shown and not as_json:
         print_stats(shown)

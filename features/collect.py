@@ -19,6 +19,7 @@ from sae_train.errors import ConfigError, nearest_first
 from sae_train.lm.answering import batches_by_length
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
+from sae_train.progress import Advance, no_advance
 
 Span = list[int]
 
@@ -95,7 +96,7 @@ def token_rows(
     *,
     position: str = "last",
     batch_size: int = 128,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = no_advance,
 ) -> TokenRows:
     """Return the activations at the tokens a position names, prompt by prompt.
 
@@ -132,7 +133,7 @@ def name_activations(
     *,
     position: str = "last",
     batch_size: int = 128,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = no_advance,
 ) -> dict[str, Float[Tensor, "n_rows d_in"]]:
     """Return the activations at one token of each prompt, float32 on the CPU, a row per prompt.
 

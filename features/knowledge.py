@@ -6,7 +6,7 @@ applied without asking again (`relabel`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from features.answer_log import AnswerLog
@@ -17,8 +17,9 @@ from features.prompts import Prompt, Templates, in_chat, mentions, questions, to
 from features.rules import AttributeRecord, KnowledgeRule, label_of
 from sae_train.lm.answering import Decoding, write_answers
 from sae_train.lm.models import LanguageModel
+from sae_train.progress import Advance, no_advance
 
-__all__ = ["KnowledgeRule", "ask", "first_line", "is_right", "judge", "label_entities", "label_of", "normalize"]
+__all__ = ["KnowledgeRule", "ask", "ask_and_label", "first_line", "is_right", "judge", "label_of", "normalize"]
 
 ANSWER_TOKENS = 10
 ASK_BLOCK = 1024  # questions asked between two reports of progress
@@ -50,7 +51,7 @@ def ask(
     heldout: bool,
     decoding: Decoding = GREEDY,
     chat: bool = False,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = no_advance,
 ) -> dict[str, list[Answer]]:
     """Ask every question about every entity.
 
@@ -98,7 +99,7 @@ def recall(answers: Mapping[str, list[Answer]]) -> float:
     return sum(shares) / len(shares) if shares else float("nan")
 
 
-def label_entities(
+def ask_and_label(
     lm: LanguageModel,
     entities: Sequence[Entity],
     templates: Templates,
@@ -107,7 +108,7 @@ def label_entities(
     decoding: Decoding = GREEDY,
     chat: bool = False,
     log: AnswerLog | None = None,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = no_advance,
 ) -> list[Entity]:
     """Return the entities with label and answers; an entity nothing can be asked of is `between`.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,8 +17,6 @@ from sae_train.lm.generate import greedy_answers
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.patching import Patch, patched_answers, rows_at
 from sae_train.lm.tokens import bos_prefix, encode_plain, last_token_of_span
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)

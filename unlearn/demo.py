@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from features.causal_checks import add_checks
+from features import Labels, find_entity_latents, label_entities
 from features.config import GateConfig
-from features.entities import Entity, load_entities, save_entities
+from features.entities import Entity, load_entities
 from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
-from features.knowledge import KnowledgeRule, label_entities
-from features.mining import find_entity_latents
-from features.prompts import Templates, by_type, contexts, entity_documents, load_templates, questions
-from features.report import write_latents_page
-from features.selection import SelectionRule
-from features.store import LatentAnalysis, load_analysis, save_analysis
+from features.prompts import Templates, by_type, entity_documents, load_templates
+from features.store import LatentAnalysis, load_analysis
 from features.training_page import write_training_page
 from sae_train.activations.store import ActivationStore
 from sae_train.activations.writer import write_store
@@ -32,6 +27,7 @@ from sae_train.lm.hook_names import block_index
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
 from sae_train.lm.windows import plan_windows
+from sae_train.progress import Progress
 from sae_train.runs import write_json
 from sae_train.saes.interop import LoadedSae, load_sae
 from sae_train.trainer import train_sae
@@ -41,8 +37,6 @@ from unlearn.record import retained_of
 from unlearn.report import write_audit_page
 from unlearn.request import Request
 from unlearn.run import unlearn
-
-Stage = Callable[[str, float | None], AbstractContextManager[Callable[..., None]]]
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ class DemoConfig:
     seed: int = 0
 
 
-def run_demo(world: Path, out: Path, config: DemoConfig, stage: Stage, *, device: str = "auto") -> dict[str, Any]:
+def run_demo(world: Path, out: Path, config: DemoConfig, stage: Progress, *, device: str = "auto") -> dict[str, Any]:
     """Run every station on a fact world and leave all files and their pages in `out`.
 
     Args:
@@ -91,7 +85,7 @@ def run_demo(world: Path, out: Path, config: DemoConfig, stage: Stage, *, device
     documents = [Document(d.text) for d in world_corpus(_world_seed(world))]
     labels = _label(lm, entities, templates, out, stage)
     saes, figures = _train(lm, documents, entities, templates, config, out, stage, device)
-    analysis = _mine(lm, saes, labels, templates, config, out, stage)
+    analysis = _mine(lm, saes, labels, config, out, stage)
     names = choose_targets(labels, config)
     tuned = replace(load_lm(str(world), device=device), name=name)
     unlearning = configure(seed=config.seed)
@@ -147,15 +141,9 @@ def choose_targets(labels: Sequence[Entity], config: DemoConfig) -> list[str]:
     return chosen
 
 
-def _label(
-    lm: LanguageModel, entities: Sequence[Entity], templates: Templates, out: Path, stage: Stage
-) -> list[Entity]:
+def _label(lm: LanguageModel, entities: Sequence[Entity], templates: Templates, out: Path, stage: Progress) -> Labels:
     """Ask the model about every entity."""
-    count = sum(1 for e in entities for _ in questions(e, templates, heldout=False))
-    with stage("asking what the model knows", count) as advance:
-        labels = label_entities(lm, entities, templates, KnowledgeRule(), advance=advance)
-    save_entities(labels, out / "labels.jsonl")
-    return labels
+    return label_entities(lm, entities, templates=templates, out=out / "labels.jsonl", overwrite=True, progress=stage)
 
 
 def _train(
@@ -165,7 +153,7 @@ def _train(
     templates: Templates,
     config: DemoConfig,
     out: Path,
-    stage: Stage,
+    stage: Progress,
     device: str,
 ) -> tuple[list[LoadedSae], dict[str, Any]]:
     """Cache activations and train one SAE per hook point; names that no training saw stay out of both."""
@@ -212,25 +200,21 @@ def _train(
 
 
 def _mine(
-    lm: LanguageModel,
-    saes: Sequence[LoadedSae],
-    labels: Sequence[Entity],
-    templates: Templates,
-    config: DemoConfig,
-    out: Path,
-    stage: Stage,
+    lm: LanguageModel, saes: Sequence[LoadedSae], labels: Labels, config: DemoConfig, out: Path, stage: Progress
 ) -> LatentAnalysis:
     """Find the latents; the rule on running text is off, since this world's text is about entities only."""
-    count = sum(len(contexts(e, templates)) for e in labels)
-    rule = SelectionRule(max_general_rate=1.0)
-    with stage("mining latents", count) as advance, ActivationStore(out / "acts.h5") as store:
-        analysis = find_entity_latents(
-            lm, saes, labels, templates, rule, store=store, seed=config.seed, advance=advance
-        )
-        gate = GateConfig(seed=config.seed, n_blocks=lm.n_blocks)
-        analysis = add_checks(lm, saes, labels, templates, analysis, stage, store=store, gate=gate)
-    save_analysis(analysis, out / "latents.h5")
-    write_latents_page(analysis, out / "latents.html", with_figures=True)
+    find_entity_latents(
+        lm,
+        saes,
+        labels,
+        store=out / "acts.h5",
+        out=out / "latents.h5",
+        gate=GateConfig(seed=config.seed, n_blocks=lm.n_blocks),
+        max_general_rate=1.0,
+        seed=config.seed,
+        overwrite=True,
+        progress=stage,
+    )
     return load_analysis(out / "latents.h5")
 
 
@@ -246,7 +230,7 @@ def _audit(
     documents: Sequence[Document],
     config: DemoConfig,
     out: Path,
-    stage: Stage,
+    stage: Progress,
 ) -> dict[str, Any]:
     """Audit on text that the fine-tune did not retain."""
     with stage("auditing", None) as advance:

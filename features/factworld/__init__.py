@@ -19,7 +19,14 @@ World 0 is shipped with its weights (`shipped_world`); its corpus is made again 
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from features.factworld.build import build_world
+
+__all__ = ["build_world", "shipped_world"]
 
 
 def shipped_world() -> Path:
@@ -30,3 +37,10 @@ def shipped_world() -> Path:
         True
     """
     return Path(__file__).parent / "seed0"
+
+
+def __getattr__(name: str) -> Any:
+    """Import what trains a world when it is first asked for (PEP 562)."""
+    if name != "build_world":
+        raise AttributeError(f"module 'features.factworld' has no attribute '{name}'")
+    return importlib.import_module("features.factworld.build").build_world

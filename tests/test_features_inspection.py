@@ -249,8 +249,8 @@ def test_the_page_shows_the_figures_and_is_one_file(whole, tmp_path):
     assert "From here to b.h5 a row moves by" in text and "sound" in text
     top = whole.statistics["layers.0"]["massive_dims"][0]
     assert top["dimension"] == 4 and f"{top['times_median']:.2f}" in text
-    assert f"{whole['statistics']['layers.0']['spectrum']['effective_rank']:.1f}" in text
-    assert f"{whole['comparison']['hook_points']['layers.0']['mean_shift']:.3f}" in text
+    assert f"{whole.statistics['layers.0']['spectrum']['effective_rank']:.1f}" in text
+    assert f"{whole.comparison['hook_points']['layers.0']['mean_shift']:.3f}" in text
     token = whole.statistics["layers.0"]["top_tokens"][0]
     assert f"{token['token_id']} {json.dumps(token['text'], ensure_ascii=False)} {token['n_rows']}" in text
     assert ">nan<" not in source and "None" not in text

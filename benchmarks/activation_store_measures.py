@@ -259,7 +259,7 @@ def judge(path: Path, expected: dict[str, Any]) -> tuple[str, str]:
 
     try:
         report = inspect_file(path, verify=True)
-        if report.get("damaged") or report.get("violations"):
+        if report.has_problems:
             return "detected", "inspect"
         with ActivationStore(path) as store:
             _ = [store.rows(name, slice(0, store.n_rows)) for name in store.hook_points]

@@ -27,11 +27,11 @@ from pathlib import Path
 
 import torch
 
-from features.entities import Entity, load_entities, save_entities
+from features import label_entities
+from features.entities import Entity, load_entities
 from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
 from features.factworld.train import train_model
-from features.knowledge import KnowledgeRule, label_entities
 from features.prompts import Templates, load_templates
 from features.store import load_analysis
 from sae_train.errors import CollapseError
@@ -95,7 +95,7 @@ def labels_of(lm: LanguageModel, world: Path, templates: Templates, seed: int, o
         for kind in dict.fromkeys(e.type for e in entities):
             for seen, count in GROUPS:
                 chosen += [e for e in entities if e.type == kind and e.seen == seen][:count]
-        save_entities(label_entities(lm, chosen, templates, KnowledgeRule()), path)
+        label_entities(lm, chosen, templates=templates, out=path)
     return load_entities(path, need_labels=True)
 
 

@@ -1,9 +1,9 @@
 """Wikidata cities as an entity set: a question of one fact, on names a model knows and names it does not.
 
-    python benchmarks/cities.py --data DATA --out RUN [--model MODEL] [--n 2500] [--wb "wb"]
+    python benchmarks/cities.py --data DATA --out RUN [--model MODEL] [--n 2500]
 
 DATA holds `wikidata_cities.jsonl.gz` (8,518 cities, largest first). RUN gets `entities.jsonl` (population as
-`popularity`) and `templates.json`; with a model also `labels.jsonl`, by `wb label-entities`.
+`popularity`) and `templates.json`; with a model also `labels.jsonl`.
 
 Three countries hold 60 % of the file. Somebody who knows no city and always says the same country would seem to know
 every tenth, and a latent of Romanian names would seem one of unknown names: so no country gives more than 200, spread
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import subprocess
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -120,13 +119,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--model")
     parser.add_argument("--n", type=int, default=N_CITIES)
-    parser.add_argument("--wb", default="wb", help="The program.")
     args = parser.parse_args()
     entities, templates = write_inputs(args.data, args.out, args.n)
     if args.model:
-        asked = ["--model", args.model, "--entities", str(entities), "--templates", str(templates)]
-        labels = ["--out", str(args.out / "labels.jsonl"), "--overwrite", "--json"]
-        subprocess.run([*args.wb.split(), "label-entities", *asked, *labels], check=True)
+        from features import label_entities  # loads a language model: only those who ask one pay for it
+
+        label_entities(args.model, entities, templates=templates, out=args.out / "labels.jsonl", overwrite=True)
 
 
 if __name__ == "__main__":

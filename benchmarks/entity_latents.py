@@ -25,19 +25,14 @@ from entity_latents_page import render
 from scipy import stats
 from scipy.sparse import csr_array
 
-from features.config import SelectionRule
-from features.entities import load_entities
+from features import Labels, LatentAnalysis, NameData, collect_names, find_entity_latents
 from features.factworld import shipped_world
 from features.hypothesis_tests import q_values
-from features.mining import mine_names
-from features.name_acts import NameData, collect_names, load_names, save_names
+from features.name_acts import load_names
 from features.permutation import maxmin_null, shuffled_labels
-from features.prompts import load_templates
 from features.selection import split_entities
 from features.separation import EntityLatents, entity_latents, separation
-from features.store import LatentAnalysis
 from sae_train import ActivationStore, Sae, train_sae
-from sae_train.lm.models import load_lm
 from sae_train.progress import silent
 from sae_train.rng import rng
 from sae_train.runs import jsonable
@@ -112,18 +107,10 @@ def world_inputs(world: Path, out: Path) -> tuple[NameData, Path]:
 
     folder = out / world.name
     if not (folder / "labels.jsonl").exists() or not (folder / "acts.h5").exists():
-        from contextlib import contextmanager
-
-        @contextmanager
-        def quiet(_name: str, _total: float | None):  # noqa: ANN202
-            yield lambda *_args, **_terms: None
-
-        run_demo(world, folder, DemoConfig(), quiet, device="cpu")
+        run_demo(world, folder, DemoConfig(), silent, device="cpu")
     if not (folder / "names.h5").exists():
-        labels, templates = load_entities(folder / "labels.jsonl"), load_templates(world / "templates.json")
-        save_names(
-            collect_names(load_lm(str(world), device="cpu"), labels, templates, [HOOK_POINT]), folder / "names.h5"
-        )
+        labels = Labels.load(folder / "labels.jsonl", templates=world / "templates.json")
+        collect_names(str(world), labels, HOOK_POINT, out=folder / "names.h5", device="cpu", progress=silent)
     return load_names(folder / "names.h5"), folder / "acts.h5"
 
 
@@ -180,8 +167,7 @@ def fact_world(world: Path, out: Path, seeds: int) -> dict[str, Any]:
     """Mine one world with SAEs of several seeds."""
     data, acts = world_inputs(world, out)
     saes = world_saes(acts, seeds)
-    with ActivationStore(acts) as store:
-        analysis = mine_names(data, saes, SelectionRule(max_general_rate=1.0), store=store)
+    analysis = find_entity_latents(None, saes, names=data, store=acts, max_general_rate=1.0)
     return {
         "n_entities": len(data.entities),
         "saes": [best_unknown(analysis, i) for i in range(seeds)],
@@ -197,7 +183,7 @@ def cities(names: Path, acts: Path, saes: list[Path]) -> dict[str, Any]:
     tried: list[dict[str, Any]] = []
     with ActivationStore(acts) as store:
         for top in TOPS:
-            analysis = mine_names(data, loaded, SelectionRule(top=top, min_separation=0.05), store=store)
+            analysis = find_entity_latents(None, loaded, names=data, store=store, top=top, min_separation=0.05)
             for found in analysis.hook_points:
                 tried.append(
                     {

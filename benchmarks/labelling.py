@@ -21,11 +21,11 @@ from typing import Any
 import torch
 from cities import write_inputs
 
-from features.entities import load_entities
+from features import load_entities, load_templates
 from features.knowledge import ANSWER_TOKENS, GREEDY
 from features.matching import judge
 from features.name_tokens import encode
-from features.prompts import Prompt, load_templates, questions
+from features.prompts import Prompt, questions
 from sae_train.lm.answering import batches_by_length, write_answers
 from sae_train.lm.models import LanguageModel, load_lm
 

@@ -47,13 +47,13 @@ def command(
 
 
 @contextmanager
-def _stage(description: str, total: float | None) -> Iterator[Any]:
+def _stage(description: str, total: float | None = None, *, unit: str = "") -> Iterator[Any]:
     """Show the progress of a station, and what it took."""
     from cli.render import note
     from sae_train.progress import shown
 
     started = time.monotonic()
-    with shown(description, total) as advance:
+    with shown(description, total, unit=unit) as advance:
         yield advance
     note(f"{description}: {time.monotonic() - started:.1f} s")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +9,8 @@ import click
 
 from cli import options
 from cli.checks import check_configs, check_options
+from cli.usage import check_name_reading
 from features.config import SelectionRule
-from sae_train.fields import described
 
 
 @click.command(
@@ -41,19 +40,10 @@ from sae_train.fields import described
 @options.overwrite_option
 @options.common_options
 def command(
-    model: str | None,
     saes: tuple[Path, ...],
-    labels: Path | None,
-    templates: Path | None,
     acts: Path | None,
-    position: str | None,
     acts_out: Path | None,
     out: Path,
-    activations: Path | None,
-    lm_dtype: str,
-    seed: int,
-    device: str,
-    overwrite: bool,
     as_json: bool,
     config_path: Path | None,
     **given: Any,
@@ -64,54 +54,13 @@ def command(
     all latents and hook points. A direction without a latent that passes stays empty. The gate says at which hook
     point the knowledge passes through the name and how much of it the latents hold.
     """
-    from cli.names import claim_outputs, load_asked, names_of
-    from cli.render import emit, note
-    from features.causal_checks import add_checks, gate_line
-    from features.mining import mine_names
-    from features.report import write_latents_page
-    from features.selection import DIRECTIONS
-    from features.store import check_name, save_analysis
-    from sae_train.activations.store import ActivationStore
-    from sae_train.progress import shown
-    from sae_train.runs import resolve_device
-    from sae_train.saes.interop import load_sae
+    from cli.latents_table import show_latents
+    from features import find_entity_latents
 
-    claim_outputs(check_name(out), acts_out, overwrite=overwrite)
-    loaded = [load_sae(s, device=resolve_device(device)) for s in saes]
-    wanted: Any = check_configs(given, seed)
-    rule = SelectionRule(**{name: given[name] for name in described(SelectionRule).keys() & given.keys()})
-    with ExitStack() as stack:
-        store = stack.enter_context(ActivationStore(activations)) if activations else None
-        asked = load_asked(model, labels, templates, acts, device=device, dtype=lm_dtype)
-        data = names_of(asked, acts, acts_out, loaded, position=position, seed=seed)
-        analysis = mine_names(data, loaded, rule, store=store, seed=seed)
-        if asked is not None:
-            lm, subjects, texts = asked
-            analysis = add_checks(lm, loaded, subjects, texts, analysis, shown, store=store, **wanted)
-    save_analysis(analysis, out)
-    for found in analysis.tables["finding"]:
-        note(found["sentence"])
-    note(gate_line(analysis))
-    page = write_latents_page(analysis, out.with_suffix(".html"), with_figures=True)
-    summary = {**analysis.summary(), "page": str(page)}
-    rows = [
-        (
-            d,
-            r["hook_point"],
-            r["latent"],
-            r["separation"],
-            r["heldout_separation"],
-            r["auroc"],
-            r["q_value"],
-            r["general_rate"],
-        )
-        for d in DIRECTIONS
-        for r in summary[d]
-    ]
-    emit(
-        summary,
-        as_json=as_json,
-        title=f"Latents (selected together: AUROC {summary['score_auroc']}; probe: {summary['probe_auroc']:.3f})",
-        columns=("direction", "hook point", "latent", "separation", "held-out", "AUROC", "q", "general rate"),
-        rows=rows,
-    )
+    check_name_reading(given["model"], given["labels"], given["templates"], acts, acts_out, given["position"])
+    files = {"store": given.pop("activations"), "names": acts, "names_out": acts_out, "dtype": given.pop("lm_dtype")}
+    checks = {name: given.pop(name) for name in [*given] if name.startswith(("gate", "steering"))}
+    if None not in (given["model"], given["labels"], given["templates"]):  # without a model nothing can be patched
+        files |= check_configs(checks, given["seed"])
+    found = find_entity_latents(given.pop("model"), list(saes), given.pop("labels"), out=out, **files, **given)
+    show_latents(found, out, as_json=as_json)

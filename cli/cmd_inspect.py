@@ -39,28 +39,17 @@ def command(
     """
     from cli.inspect_tables import inspect_tables
     from cli.render import emit, note
-    from features.inspection import has_problems, inspect_file
-    from sae_train.errors import OutputExistsError
-    from sae_train.lm.models import load_tokenizer
-    from sae_train.runs import claim_output
+    from features import inspect_file
 
+    found = inspect_file(file, verify=verify, against=against, tokenizer=model, html=html, overwrite=overwrite)
     if html is not None:
-        if html.is_dir():
-            raise OutputExistsError(f"'{html}' is a folder", got=f"{html} (--html)", expected="a file, as in acts.html")
-        claim_output(html, overwrite=overwrite, field="html")
-    tokenizer = load_tokenizer(model) if model is not None else None
-    found = inspect_file(file, verify=verify, against=against, tokenizer=tokenizer)
-    if html is not None:
-        from features.inspection_page import write_inspection_page  # draws: only those who want a page pay for it
-
-        found["html"] = str(write_inspection_page(found, html))
         note(f"page: {html}")
     if as_json:
-        emit(found, as_json=True, title="")
+        emit(found.summary() | ({} if html is None else {"html": str(html)}), as_json=True, title="")
     else:
         for table in inspect_tables(found):
-            emit(found, as_json=False, title=table.title, columns=table.columns, rows=table.rows)
-    if has_problems(found):
-        for text in [*(f"damaged: {d}" for d in found["damaged"]), *found["violations"]]:
+            emit({}, as_json=False, title=table.title, columns=table.columns, rows=table.rows)
+    if found.has_problems:
+        for text in found.problems:
             note(text)
         raise click.exceptions.Exit(2)

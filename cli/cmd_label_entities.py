@@ -9,12 +9,13 @@ import click
 
 from cli import options
 from cli.entity_source import EntitySource
+from cli.usage import check_labelling
 from features.config import KnowledgeRule
 from sae_train.config import Decoding
-from sae_train.errors import ConfigError
 
 CHATS = ("auto", "on", "off")
 DUPLICATES = ("error", "first", "merge")
+THRESHOLDS = ("min_known_attributes", "min_right_share", "min_sample_share")
 
 
 @click.command(
@@ -75,48 +76,16 @@ def command(
     applies another rule to them, or shows their --stats. An interrupted run leaves OUT.partial, which --resume
     continues to the same file.
     """
-    _check_usage(given, out, stats)
-    from cli.labelling import ask_and_label, counts_of, label_again, print_stats, stats_of
-    from cli.render import emit
-    from features.entities import save_entities
-    from sae_train.runs import claim_output
+    check_labelling(given, out, stats)
+    from cli.label_tables import show_labels
+    from features import Labels, label_entities
 
-    if given["labels"] is not None:
-        if out is not None:
-            claim_output(out, overwrite=overwrite)
-        labelled, rule = label_again(given)
-        if out is not None:
-            save_entities(labelled, out)
+    labels, rule = given.pop("labels"), {"rule": given.pop("name"), **{f: given.pop(f) for f in THRESHOLDS}}
+    if labels is None:
+        lm, dtype = given.pop("model"), given.pop("lm_dtype")
+        found = label_entities(lm, **given, **rule, dtype=dtype, out=out, overwrite=overwrite, resume=resume)
     else:
-        assert out is not None
-        labelled, rule = ask_and_label(given, out, overwrite=overwrite, resume=resume)
-    result = {"out": out and str(out), "rule": rule.name, **counts_of(labelled)}
-    shown = stats_of(labelled, rule, given["seed"]) if stats else None
-    emit(result | ({"stats": shown} if shown else {}), as_json=as_json, title="Labels")
-    if shown and not as_json:
-        print_stats(shown)
-
-
-def _check_usage(given: dict[str, Any], out: Path | None, stats: bool) -> None:
-    """Refuse a call that neither says whom to ask nor which answers to read.
-
-    Raises:
-        ConfigError: Something is missing, or two ways are mixed.
-    """
-    needed = {"--model": given["model"], "--entities": given["entities"], "--templates": given["templates"]}
-    if given["labels"] is None:
-        missing = [name for name, value in {**needed, "--out": out}.items() if value is None]
-        if missing:
-            raise ConfigError(
-                f"missing option {', '.join(missing)}",
-                got="neither these nor --labels",
-                expected="--model, --entities, --templates and --out to ask, or --labels for answers given before",
-            )
-        return
-    mixed = [name for name, value in needed.items() if value is not None]
-    if mixed or (out is None and not stats):
-        raise ConfigError(
-            "--labels reads answers given before; nobody is asked",
-            got=", ".join(mixed) or "neither --out nor --stats",
-            expected="--labels with --out (the rule applied again), --stats, or both",
-        )
+        found = Labels.load(labels).relabel(**rule)
+        if out is not None:
+            found.save(out, overwrite=overwrite)
+    show_labels(found, out, seed=given["seed"], stats=stats, as_json=as_json)

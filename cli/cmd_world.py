@@ -10,8 +10,6 @@ import click
 from cli import options
 from features.factworld.corpus import N_DOCUMENTS
 
-DOCUMENTS_A_STEP = 32
-
 
 @click.command(epilog=options.example("wb world --out world --seed 1 --documents 2000"))
 @options.out_option("The world: a Hugging Face folder with entities, templates and corpus in it.")
@@ -32,16 +30,8 @@ def command(out: Path, documents: int, seed: int, overwrite: bool, as_json: bool
     knows nothing. The same seed gives the same world.
     """
     from cli.render import emit
-    from features.factworld.build import build_world
-    from sae_train.progress import shown
+    from features.factworld import build_world
 
-    with shown("training the language model", documents // DOCUMENTS_A_STEP) as advance:
-        report = build_world(
-            out,
-            seed,
-            n_documents=documents,
-            overwrite=overwrite,
-            progress=lambda _step, _total, loss: advance(1, loss=loss),
-        )
+    report = build_world(out, seed, n_documents=documents, overwrite=overwrite)
     facts = asdict(report.facts)
     emit({"out": str(out), **facts, "seconds": report.seconds}, as_json=as_json, title=f"World {seed}")

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
 from typing import Any
 
 import click
 
 from cli.param_types import ExistingFile
-
-_HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
-_FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".gz", ".tsv", ".txt", ".parquet")
 
 
 class EntitySource(ExistingFile):
@@ -28,8 +23,6 @@ class EntitySource(ExistingFile):
         Raises:
             MissingFileError: It is neither.
         """
-        text, path = str(value), Path(value)
-        is_id = _HUB_ID.fullmatch(text) is not None and not text.endswith(_FILE_SUFFIXES)
-        if is_id and not path.exists() and not path.parent.is_dir():
-            return text
-        return super().convert(value, param, ctx)
+        from features.named_inputs import is_hub_id
+
+        return str(value) if is_hub_id(str(value)) else super().convert(value, param, ctx)

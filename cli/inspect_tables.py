@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from features.inspection import Inspection
 
 TOP_TOKENS = 5  # per hook point; all of them stand in --json and on the page
 
@@ -16,53 +19,46 @@ class InspectTable(NamedTuple):
     rows: Sequence[Sequence[object]]
 
 
-def inspect_tables(found: Mapping[str, Any]) -> Iterator[InspectTable]:
+def inspect_tables(found: Inspection) -> Iterator[InspectTable]:
     """Yield the tables of what `inspect_file` found, in the order one reads them."""
-    title = f"{found['file']}: {found['schema']} version {found['schema_version']}"
-    yield InspectTable(title, None, list(found["attrs"].items()))
+    yield InspectTable(f"{found.file}: {found.schema} version {found.schema_version}", None, list(found.attrs.items()))
     columns = ("name", "shape", "type", "unit", "axes", "bytes")
     names = ("name", "shape", "dtype", "unit", "axes", "stored_bytes")
-    yield InspectTable("Datasets", columns, [tuple(d[name] for name in names) for d in found["datasets"]])
-    if found["counts"]:
-        rows = [(key.replace("_", " "), value) for key, value in found["counts"].items()]
+    yield InspectTable("Datasets", columns, [tuple(d[name] for name in names) for d in found.datasets])
+    if found.counts:
+        rows = [(key.replace("_", " "), value) for key, value in found.counts.items()]
         yield InspectTable("Counts", None, rows)
-    if found["statistics"]:
-        yield from _statistics(found["statistics"])
-    if found["latents"]:
+    if found.statistics:
+        for make in (_norms, _spread, _massive_dims, _top_tokens, _drift):
+            yield make(found.statistics)
+    if found.latents:
         columns = ("hook point", "SAE", "latents", "known", "unknown", "score AUROC", "probe AUROC", "FVU at names")
-        yield InspectTable("Selected latents", columns, [tuple(entry.values()) for entry in found["latents"]])
-    if found["comparison"] is not None:
-        yield from _comparison(found["comparison"])
-    if found["verified"] is not None:
-        problems = [("datasets read whole", found["verified"]), ("damaged", len(found["damaged"]))]
-        yield InspectTable("Verification", None, [*problems, ("violations", len(found["violations"]))])
+        yield InspectTable("Selected latents", columns, [tuple(entry.values()) for entry in found.latents])
+    if found.comparison is not None:
+        yield from _comparison(found.comparison)
+    if found.verified is not None:
+        problems = [("datasets read whole", found.verified), ("damaged", len(found.damaged))]
+        yield InspectTable("Verification", None, [*problems, ("violations", len(found.violations))])
 
 
-def _statistics(statistics: Mapping[str, Any]) -> Iterator[InspectTable]:
-    """Yield the tables of an activation store."""
-    columns = ("hook point", "d_in", "mean", "p01", "p25", "p50", "p75", "p99", "max", "NaN/Inf rows")
-    yield InspectTable(
+def _norms(statistics: Mapping[str, Any]) -> InspectTable:
+    """Return percentiles of the rows' norms."""
+    return InspectTable(
         "Row norms",
-        columns,
+        ("hook point", "d_in", "mean", "p01", "p25", "p50", "p75", "p99", "max", "NaN/Inf rows"),
         [
             (name, s["d_in"], s["mean_norm"], *s["norm_percentiles"].values(), s["n_nonfinite_rows"])
             for name, s in statistics.items()
         ],
     )
-    columns = (
-        "hook point",
-        "variance",
-        "kurtosis",
-        "largest",
-        "eff. rank",
-        "top 1",
-        "top 10",
-        "equal",
-        "near equal",
-    )
-    yield InspectTable(
+
+
+def _spread(statistics: Mapping[str, Any]) -> InspectTable:
+    """Return variance, tails, rank and duplicates."""
+    heads = ("variance", "kurtosis", "largest", "eff. rank", "top 1", "top 10", "equal", "near equal")
+    return InspectTable(
         "Spread: kurtosis is the excess, mean and largest; ranks, shares and duplicates are of a sample",
-        columns,
+        ("hook point", *heads),
         [
             (
                 name,
@@ -78,7 +74,11 @@ def _statistics(statistics: Mapping[str, Any]) -> Iterator[InspectTable]:
             for name, s in statistics.items()
         ],
     )
-    yield InspectTable(
+
+
+def _massive_dims(statistics: Mapping[str, Any]) -> InspectTable:
+    """Return the dimensions that carry much of the norm."""
+    return InspectTable(
         "Massive dimensions: share of the squared norm, root mean square over that of the median dimension",
         ("hook point", "dimension", "share", "times the median"),
         [
@@ -87,7 +87,11 @@ def _statistics(statistics: Mapping[str, Any]) -> Iterator[InspectTable]:
             for d in s["massive_dims"][:3]
         ],
     )
-    yield InspectTable(
+
+
+def _top_tokens(statistics: Mapping[str, Any]) -> InspectTable:
+    """Return the tokens with the largest rows."""
+    return InspectTable(
         "Tokens with the largest mean norm",
         ("hook point", "token", "text", "rows", "mean norm"),
         [
@@ -96,7 +100,11 @@ def _statistics(statistics: Mapping[str, Any]) -> Iterator[InspectTable]:
             for t in s["top_tokens"][:TOP_TOKENS]
         ],
     )
-    yield InspectTable(
+
+
+def _drift(statistics: Mapping[str, Any]) -> InspectTable:
+    """Return what changes along a document."""
+    return InspectTable(
         "Drift by position in the document: the mean norm, and the cosine of the mean there to the mean of all",
         ("hook point", "positions", "rows", "mean norm", "cosine"),
         [

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import replace
 
 from features.config import GateConfig, SteeringConfig
@@ -16,9 +15,8 @@ from features.store import LatentAnalysis
 from sae_train.activations.store import ActivationStore
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import bos_prefix
+from sae_train.progress import Progress, silent
 from sae_train.saes.base import Sae
-
-Stage = Callable[[str, float | None], AbstractContextManager[Callable[..., None]]]
 
 
 def add_checks(
@@ -27,11 +25,11 @@ def add_checks(
     labels: Sequence[Entity],
     templates: Templates,
     analysis: LatentAnalysis,
-    stage: Stage,
     *,
     store: ActivationStore | None = None,
     gate: GateConfig | None = None,
     steering: SteeringConfig | None = None,
+    progress: Progress = silent,
 ) -> LatentAnalysis:
     """Return the analysis with its evidence, and with what of the gate and steering is asked for.
 
@@ -41,14 +39,14 @@ def add_checks(
         labels: Labelled entities.
         templates: Questions.
         analysis: What was mined.
-        stage: Opens a progress display: name and number of steps.
         store: Running text, for contexts and for the loss under steering.
         gate, steering: Sizes; None leaves the check out.
+        progress: Shows how far each check is.
     """
     evidence = collect_evidence(lm, saes, [f.selected for f in analysis.hook_points], store)
     analysis = replace(analysis, evidence=evidence)
     if gate is not None:
-        with stage("patching names", n_gate_questions(analysis, gate)) as advance:
+        with progress("patching names", n_gate_questions(analysis, gate), unit="questions") as advance:
             found = run_gate(lm, saes, labels, templates, analysis, gate, advance=advance)
         analysis = replace(analysis, gate=found)
     if steering is not None:
@@ -56,7 +54,7 @@ def add_checks(
         windows = (
             [] if store is None else store_windows(store, prefix, n_windows=n, ctx_len=TEXT_CTX, seed=steering.seed)
         )
-        with stage("steering", n_steering_questions(analysis, steering)) as advance:
+        with progress("steering", n_steering_questions(analysis, steering), unit="questions") as advance:
             curves = run_steering(lm, labels, templates, analysis, steering, windows=windows, advance=advance)
         analysis = replace(analysis, steering=curves)
     return analysis

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +14,7 @@ from features.name_tokens import encode, span_of
 from features.prompts import Prompt
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.token_acts import acts_at
+from sae_train.progress import Advance, no_advance
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def token_rows(
     *,
     position: str = "last",
     batch_size: int = 128,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = no_advance,
 ) -> TokenRows:
     """Return the activations at the tokens that a position (`name_tokens.POSITIONS`) names, prompt by prompt.
 
@@ -62,7 +63,7 @@ def name_activations(
     *,
     position: str = "last",
     batch_size: int = 128,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = no_advance,
 ) -> dict[str, Float[Tensor, "n_rows d_in"]]:
     """Return the activations at one token of each prompt, float32 on the CPU, a row per prompt.
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from features.entity_rows import read_rows
-from sae_train.errors import EntityError, FileFormatError, nearest_first
+from features.named_inputs import entity_source
+from sae_train.errors import ConfigError, EntityError, FileFormatError, nearest_first
 from sae_train.runs import require_file, write_text
 
 LABELS = ("known", "unknown", "between")
@@ -55,11 +56,11 @@ class Entity:
         return f"{self.type}:{self.name}"
 
 
-def load_entities(source: Path | str, *, need_labels: bool = False, duplicates: str = "error") -> list[Entity]:
+def load_entities(source: str | Path, *, need_labels: bool = False, duplicates: str = "error") -> list[Entity]:
     """Read an entity or label file, or a hub dataset.
 
     Args:
-        source: A path to JSON lines or CSV, gzip or plain; a text is the id of a hub dataset.
+        source: A path to JSON lines or CSV, gzip or plain; the name of a world, or the id of a hub dataset.
         need_labels: Refuse rows without a label.
         duplicates: What becomes of a name that its type has twice: an entry of `DUPLICATES`.
 
@@ -68,19 +69,38 @@ def load_entities(source: Path | str, *, need_labels: bool = False, duplicates: 
         FileFormatError: A row is not an entity; its number is given.
         EntityError: No entity, or the same one twice.
     """
-    if isinstance(source, Path):
-        require_file(source, "labels" if need_labels else "entities", field="labels" if need_labels else "`entities`")
-    found: dict[str, Entity] = {}
-    first_at: dict[str, str] = {}
-    settle = DUPLICATES[duplicates]
-    for where, raw in read_rows(source):
-        entity = parse_entity(raw, where, need_label=need_labels)
-        if entity.key in found:
-            entity = settle(found[entity.key], entity, f"{first_at[entity.key]} and {where}")
-        found[entity.key] = entity
-        first_at.setdefault(entity.key, where)
+    where = entity_source(source)
+    if isinstance(where, Path):
+        require_file(where, "labels" if need_labels else "entities", field="labels" if need_labels else "entities")
+    rows = ((row.where, parse_entity(row.raw, row.where, need_label=need_labels)) for row in read_rows(where))
+    found = distinct(rows, duplicates)
     if not found:
         raise EntityError(f"no entities in '{source}'", got="an empty file", expected='{"name": …, "type": …} per line')
+    return found
+
+
+def distinct(rows: Iterable[tuple[str, Entity]], duplicates: str) -> list[Entity]:
+    """Return entities, each once, in the order of their first rows.
+
+    Args:
+        rows: Entities, each with its place for messages.
+        duplicates: What becomes of a name that its type has twice: an entry of `DUPLICATES`.
+
+    Raises:
+        ConfigError: There is no such entry.
+        EntityError: The same one twice, where that is an error or the two cannot be one.
+    """
+    if duplicates not in DUPLICATES:
+        expected = nearest_first(duplicates, DUPLICATES)
+        raise ConfigError(f"no way '{duplicates}' to settle duplicates", got=f"{duplicates}", expected=expected)
+    found: dict[str, Entity] = {}
+    first_at: dict[str, str] = {}
+    for where, entity in rows:
+        known = found.get(entity.key)
+        found[entity.key] = (
+            entity if known is None else DUPLICATES[duplicates](known, entity, f"{first_at[entity.key]} and {where}")
+        )
+        first_at.setdefault(entity.key, where)
     return list(found.values())
 
 

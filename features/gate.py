@@ -31,7 +31,6 @@ from features.causal import Gate, HookPointGate
 from features.config import GateConfig
 from features.entities import Entity
 from features.patched_questions import (
-    Advance,
     NameQuestions,
     name_questions,
     partner_rows,
@@ -44,6 +43,7 @@ from features.prompts import Templates
 from features.store import HookPointAnalysis, LatentAnalysis
 from sae_train.lm.hook_names import spread_blocks
 from sae_train.lm.models import LanguageModel
+from sae_train.progress import Advance, no_advance
 from sae_train.rng import rng
 from sae_train.saes.base import Sae
 
@@ -61,6 +61,28 @@ MIN_FIRING = 0.05  # of the names of the mining half at which a latent of the ra
 LEVEL_ENTITIES = 100  # unknown and known ones of the mining half whose mean is the level
 
 
+@dataclass(frozen=True)
+class _Names:
+    """What is asked, and the activations at the names in it.
+
+    Attributes:
+        asked: Questions about held-out known entities.
+        partners: The unknown entity that is paired with each of them.
+        sweep: Blocks at which the residual patch alone is measured.
+        own, other: Activations at the names, and those of the partners, by hook point, one (n_places, d_in) a prompt.
+        sides: Questions about known and unknown entities of the mining half, by label.
+        side_rows: Activations at their names, by label and hook point of an SAE.
+    """
+
+    asked: NameQuestions
+    partners: list[Entity]
+    sweep: list[str]
+    own: dict[str, list[Tensor]]
+    other: dict[str, list[Tensor]]
+    sides: dict[str, NameQuestions]
+    side_rows: dict[str, dict[str, list[Tensor]]]
+
+
 def run_gate(
     lm: LanguageModel,
     saes: Sequence[Sae],
@@ -69,13 +91,38 @@ def run_gate(
     analysis: LatentAnalysis,
     config: GateConfig,
     *,
-    advance: Advance = lambda n: None,
+    advance: Advance = no_advance,
 ) -> Gate:
     """Measure the gate at the hook point of every SAE of an analysis; `advance` counts questions.
 
     Raises:
         EntityError: A half has no known or no unknown entity.
     """
+    names = _read_names(lm, labels, templates, analysis, config)
+    asked = names.asked
+    clean = recall_per_entity(asked, verdicts(lm, asked))
+    advance(len(asked.prompts))
+    residual = _residual_recall(lm, names, config, advance)
+    found = []
+    for loaded, mined in zip(saes, analysis.hook_points, strict=True):
+        recall = _sae_recall(lm, loaded, mined, names, config, advance)
+        found.append(
+            HookPointGate(mined.hook_point, mined.sae, clean, {**recall, **residual[mined.hook_point]}, config)
+        )
+    return Gate(
+        hook_points=found,
+        blocks=[HookPointGate(name, None, clean, residual[name], config) for name in names.sweep],
+        entities=[e.key for e in asked.entities],
+        partners=[e.key for e in names.partners],
+        n_prompts=len(asked.prompts),
+        config=config,
+    )
+
+
+def _read_names(
+    lm: LanguageModel, labels: Sequence[Entity], templates: Templates, analysis: LatentAnalysis, config: GateConfig
+) -> _Names:
+    """Draw entities and questions, and read the activations at the names in them."""
     held = dict(zip(analysis.entity_keys, analysis.held_out, strict=True))
 
     def drawn(label: str, *, is_held: bool, most: int) -> list[Entity]:
@@ -87,42 +134,49 @@ def run_gate(
 
     asked = asked_about(drawn("known", is_held=True, most=config.n_entities))
     sweep = spread_blocks(0, lm.n_blocks - 1, config.n_blocks)
-    names = list(dict.fromkeys([*(f.hook_point for f in analysis.hook_points), *sweep]))
     sae_points = list(dict.fromkeys(f.hook_point for f in analysis.hook_points))
-    own = read_rows(lm, asked, names)
+    places = list(dict.fromkeys([*sae_points, *sweep]))
+    own = read_rows(lm, asked, places)
     unknown = drawn("unknown", is_held=True, most=len(labels))
-    partners, other = partner_rows(lm, asked, unknown, names, config.tokens)
+    partners, other = partner_rows(lm, asked, unknown, places, config.tokens)
     sides = {label: asked_about(drawn(label, is_held=False, most=LEVEL_ENTITIES)) for label in ("known", "unknown")}
-    level_rows = {label: read_rows(lm, side, sae_points) for label, side in sides.items()}
-    clean = recall_per_entity(asked, verdicts(lm, asked))
-    advance(len(asked.prompts))
+    side_rows = {label: read_rows(lm, side, sae_points) for label, side in sides.items()}
+    return _Names(asked, partners, sweep, own, other, sides, side_rows)
+
+
+def _residual_recall(
+    lm: LanguageModel, names: _Names, config: GateConfig, advance: Advance
+) -> dict[str, dict[str, np.ndarray]]:
+    """Return, by hook point, the recall of each entity while the partner's activation is at its name."""
     residual: dict[str, dict[str, np.ndarray]] = {}
-    for name in names:
-        swaps = {"residual": other[name]}
+    for place, own in names.own.items():
+        other = names.other[place]
+        swaps = {"residual": other}
         if config.tokens == "all":
-            swaps["last residual"] = [torch.cat([x[:-1], y[-1:]]) for x, y in zip(own[name], other[name], strict=True)]
-        residual[name] = {}
-        for condition, rows in swaps.items():
-            residual[name][condition] = recall_per_entity(asked, verdicts(lm, asked, (name, rows)))
-            advance(len(asked.prompts))
-    found = []
-    for loaded, mined in zip(saes, analysis.hook_points, strict=True):
-        at = mined.hook_point
-        levels = {label: _levels(loaded, sides[label], level_rows[label][at]) for label in sides}
-        edits = patched_rows(loaded, asked, own[at], other[at], levels, mined, config.seed)
-        recall = {}
-        for condition, rows in edits.items():
-            recall[condition] = recall_per_entity(asked, verdicts(lm, asked, (at, rows)))
-            advance(len(asked.prompts))
-        found.append(HookPointGate(at, mined.sae, clean, {**recall, **residual[at]}, config))
-    return Gate(
-        hook_points=found,
-        blocks=[HookPointGate(name, None, clean, residual[name], config) for name in sweep],
-        entities=[e.key for e in asked.entities],
-        partners=[e.key for e in partners],
-        n_prompts=len(asked.prompts),
-        config=config,
-    )
+            swaps["last residual"] = [torch.cat([x[:-1], y[-1:]]) for x, y in zip(own, other, strict=True)]
+        residual[place] = _recall_under(lm, names.asked, place, swaps, advance)
+    return residual
+
+
+def _sae_recall(
+    lm: LanguageModel, sae: Sae, mined: HookPointAnalysis, names: _Names, config: GateConfig, advance: Advance
+) -> dict[str, np.ndarray]:
+    """Return the recall of each entity under every condition that an SAE makes at its hook point."""
+    place = mined.hook_point
+    levels = {label: _levels(sae, names.sides[label], names.side_rows[label][place]) for label in names.sides}
+    edits = patched_rows(sae, names.asked, names.own[place], names.other[place], levels, mined, config.seed)
+    return _recall_under(lm, names.asked, place, edits, advance)
+
+
+def _recall_under(
+    lm: LanguageModel, asked: NameQuestions, place: str, edits: Mapping[str, list[Tensor]], advance: Advance
+) -> dict[str, np.ndarray]:
+    """Ask everything once under each condition."""
+    recall = {}
+    for condition, rows in edits.items():
+        recall[condition] = recall_per_entity(asked, verdicts(lm, asked, (place, rows)))
+        advance(len(asked.prompts))
+    return recall
 
 
 def n_gate_questions(analysis: LatentAnalysis, config: GateConfig) -> int:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from features.html_tables import html_rows
 from features.invariants import finite_violations, structure_violations, value_violations
 from features.name_acts import SCHEMA as NAMES
 from features.name_acts import VERSION as NAMES_VERSION
+from features.named_inputs import model_spec
 from features.store import SCHEMA as LATENTS
 from features.store import VERSION as LATENTS_VERSION
 from features.store import load_analysis
@@ -21,32 +23,122 @@ from sae_train.activations.layout import SCHEMA as ACTIVATIONS
 from sae_train.activations.layout import VERSION as ACTIVATIONS_VERSION
 from sae_train.activations.row_statistics import hook_point_stats
 from sae_train.activations.store import ActivationStore
-from sae_train.errors import ConfigError, FileFormatError, SchemaError
-from sae_train.lm.models import tokenizer_hash
+from sae_train.errors import ConfigError, FileFormatError, OutputExistsError, SchemaError
+from sae_train.lm.models import load_tokenizer, tokenizer_hash
+from sae_train.runs import claim_output
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 KNOWN = {ACTIVATIONS: ACTIVATIONS_VERSION, LATENTS: LATENTS_VERSION, NAMES: NAMES_VERSION}
 _NOT_CONTENT = ("created", "schema", "schema_version", h5.SEAL)  # differ between two files that hold the same
 
 
-def inspect_file(path: Path, *, verify: bool, against: Path | None = None, tokenizer: Any = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Inspection:
+    """What is in a file.
+
+    Attributes:
+        file: Its path.
+        schema, schema_version: Its kind.
+        attrs: Provenance.
+        datasets: Structure: name, shape, type, unit, axes, bytes of each dataset.
+        counts: Rows, tokens, documents of an activation store; entities of an analysis.
+        statistics: By hook point, for a finished activation store (`HookPointStats`).
+        latents: One entry per SAE of an analysis.
+        comparison: With another store; None without one.
+        verified: Datasets that were read whole; None where nothing was verified.
+        damaged: Places that are not what was written.
+        violations: Rules of the format that are broken.
+    """
+
+    file: str
+    schema: str
+    schema_version: int
+    attrs: dict[str, Any]
+    datasets: list[dict[str, Any]]
+    counts: dict[str, Any] = field(default_factory=dict)
+    statistics: dict[str, Any] = field(default_factory=dict)
+    latents: list[dict[str, Any]] = field(default_factory=list)
+    comparison: dict[str, Any] | None = None
+    verified: int | None = None
+    damaged: list[str] = field(default_factory=list)
+    violations: list[str] = field(default_factory=list)
+
+    @property
+    def has_problems(self) -> bool:
+        """Tell whether the file is damaged or breaks a rule."""
+        return bool(self.damaged or self.violations)
+
+    @property
+    def problems(self) -> list[str]:
+        """Return what is wrong, one sentence each."""
+        return [*(f"damaged: {place}" for place in self.damaged), *self.violations]
+
+    def summary(self) -> dict[str, Any]:
+        """Return everything by name, as the command prints it for machines."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+    def table(self) -> pd.DataFrame:
+        """Return the datasets: name, shape, dtype, unit, axes, stored_bytes and what else is known of each."""
+        import pandas as pd
+
+        return pd.DataFrame(self.datasets)
+
+    def _repr_html_(self) -> str:
+        """Return counts and datasets, for notebooks."""
+        title = f"{self.file}: {self.schema} version {self.schema_version}"
+        state = "not verified" if self.verified is None else ", ".join(self.problems) or "sound"
+        rows = [*self.counts.items(), ("integrity", state)]
+        names = ("name", "shape", "dtype", "unit", "axes")
+        datasets = html_rows("Datasets", names, [[d[name] for name in names] for d in self.datasets])
+        return f"<div>{html_rows(title, ('what', 'value'), rows)}{datasets}</div>"
+
+
+def inspect_file(
+    path: str | Path,
+    *,
+    verify: bool = False,
+    against: str | Path | None = None,
+    tokenizer: Any = None,
+    html: str | Path | None = None,
+    overwrite: bool = False,
+) -> Inspection:
     """Describe a file.
 
     Args:
         path: Any of our HDF5 files.
         verify: Read every chunk, check its checksum, and check what must hold in an activation store.
         against: Another activation store to compare this one with.
-        tokenizer: Of the store's model; gives the top tokens their text.
-
-    Returns:
-        `file, schema, schema_version, attrs, datasets, counts, statistics, latents, comparison, verified, damaged,
-        violations`. `statistics` by hook point for a finished activation store (`HookPointStats`), `latents` one entry
-        per SAE of an analysis, `comparison` None without `against`, `verified` the number of datasets read whole, or
-        None.
+        tokenizer: Of the store's model, or what `load_lm` takes: gives the top tokens their text.
+        html: Where a page with pictures goes; None writes none.
+        overwrite: Replace that page.
 
     Raises:
         FileFormatError, SchemaError: Not one of ours, newer, or, where nothing is verified, damaged.
         ConfigError: Something other than an activation store is to be compared, or the tokenizer is another one.
+        OutputExistsError: The page is there already.
     """
+    if html is not None:
+        _claim_page(Path(html), overwrite=overwrite)
+    words = load_tokenizer(model_spec(tokenizer)) if isinstance(tokenizer, str | Path) else tokenizer
+    found = _inspect(Path(path), verify=verify, against=None if against is None else Path(against), tokenizer=words)
+    if html is not None:
+        from features.inspection_page import write_inspection_page  # draws: only those who want a page pay for it
+
+        write_inspection_page(found, Path(html))
+    return found
+
+
+def _claim_page(html: Path, *, overwrite: bool) -> None:
+    """Refuse the place of a page that is taken."""
+    if html.is_dir():
+        raise OutputExistsError(f"'{html}' is a folder", got=html, field="html", expected="a file, as in acts.html")
+    claim_output(html, overwrite=overwrite, field="html")
+
+
+def _inspect(path: Path, *, verify: bool, against: Path | None, tokenizer: Any) -> Inspection:
+    """Read structure first, then, where that is sound, contents."""
     with h5.open_checked(path, None, max(KNOWN.values()), may_join=True) as file:
         attrs = h5.get_attrs(file)
         kind = str(attrs.pop("schema")).removeprefix(h5.SCHEMA_PREFIX)
@@ -60,25 +152,25 @@ def inspect_file(path: Path, *, verify: bool, against: Path | None = None, token
         is_readable = not damaged and not violations
         if verify and kind == ACTIVATIONS and is_readable:
             violations += value_violations(file, path)
-    found: dict[str, Any] = {"counts": {}, "statistics": {}, "latents": [], "comparison": None}
+    found: dict[str, Any] = {}
     if is_readable:
         try:
-            found |= _contents(path, kind, attrs, against, tokenizer)
+            found = _contents(path, kind, attrs, against, tokenizer)
         except FileFormatError as error:
             if not verify:
                 raise
             damaged = _damaged_places(path) or [f"{error.what}: {error.got}"]
-    return {
-        "file": str(path),
-        "schema": kind,
-        "schema_version": version,
-        "attrs": attrs,
-        "datasets": datasets,
+    return Inspection(
+        file=str(path),
+        schema=kind,
+        schema_version=version,
+        attrs=attrs,
+        datasets=datasets,
         **found,
-        "verified": len(datasets) if verify else None,
-        "damaged": damaged,
-        "violations": violations + (finite_violations(found["statistics"]) if verify else []),
-    }
+        verified=len(datasets) if verify else None,
+        damaged=damaged,
+        violations=violations + (finite_violations(found.get("statistics", {})) if verify else []),
+    )
 
 
 def _damaged_places(path: Path) -> list[str]:
@@ -88,11 +180,6 @@ def _damaged_places(path: Path) -> list[str]:
             return store.damaged_chunks()
     except FileFormatError:
         return []
-
-
-def has_problems(found: Mapping[str, Any]) -> bool:
-    """Tell whether a verified file is damaged or breaks a rule."""
-    return bool(found["damaged"] or found["violations"])
 
 
 def _check_kind(path: Path, kind: str, version: int, against: Path | None) -> None:

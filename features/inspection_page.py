@@ -11,6 +11,7 @@ import numpy as np
 from markupsafe import Markup
 
 from features import inspection_plots as figures
+from features.inspection import Inspection
 from features.plots import NBSP, is_number, percent
 from features.report import environment, listed
 from sae_train.runs import write_text
@@ -26,37 +27,37 @@ _KINDS = {
 }
 
 
-def write_inspection_page(found: Mapping[str, Any], path: Path) -> Path:
+def write_inspection_page(found: Inspection, path: Path) -> Path:
     """Write the page of what `inspect_file` found, whole, and return its path."""
     template = environment().get_template("inspect.html.j2")
     write_text(path, template.render(_view(found)))
     return path
 
 
-def finding(found: Mapping[str, Any]) -> str:
+def finding(found: Inspection) -> str:
     """Say what is most worth knowing: damage, broken rules, NaN, what moved, a massive dimension, or the size."""
-    if found["damaged"]:
-        return f"This file is damaged in {_number(found['damaged'], 'place')}."
-    if found["violations"]:
-        return f"This file breaks {_number(found['violations'], 'rule')} of its format."
-    if found["latents"]:
-        n_selected = sum(s["selected_known"] + s["selected_unknown"] for s in found["latents"])
-        n_latents = sum(s["n_latents"] for s in found["latents"])
+    if found.damaged:
+        return f"This file is damaged in {_number(found.damaged, 'place')}."
+    if found.violations:
+        return f"This file breaks {_number(found.violations, 'rule')} of its format."
+    if found.latents:
+        n_selected = sum(s["selected_known"] + s["selected_unknown"] for s in found.latents)
+        n_latents = sum(s["n_latents"] for s in found.latents)
         return f"{n_selected:,} of {n_latents:,} latents are selected."
-    statistics: Mapping[str, Any] = found["statistics"]
+    statistics: Mapping[str, Any] = found.statistics
     if not statistics:
         return "This store is not finished."
     bad = {name: s["n_nonfinite_rows"] for name, s in statistics.items() if s["n_nonfinite_rows"]}
     if bad:
         return f"{sum(bad.values()):,} rows hold NaN or Inf, at {listed(list(bad))}."
-    if found["comparison"] is not None:
-        return _moved(found["comparison"])
+    if found.comparison is not None:
+        return _moved(found.comparison)
     massive = {name: s["massive_dims"][0] for name, s in statistics.items() if s["massive_dims"]}
     worst = max(massive, key=lambda name: massive[name]["share"], default=None)
     if worst is not None and massive[worst]["share"] >= MASSIVE_SHARE and statistics[worst]["d_in"] > 1 / MASSIVE_SHARE:
         top = massive[worst]
         return f"Dimension {top['dimension']} carries {percent(top['share'])} of the squared norm at {worst}."
-    return f"{found['counts']['rows']:,} rows at {_number(statistics, 'hook point')}, all finite."
+    return f"{found.counts['rows']:,} rows at {_number(statistics, 'hook point')}, all finite."
 
 
 def _moved(comparison: Mapping[str, Any]) -> str:
@@ -78,31 +79,31 @@ def _number(things: Any, word: str) -> str:
     return f"{len(things):,}{NBSP}{word}{'' if len(things) == 1 else 's'}"
 
 
-def _view(found: Mapping[str, Any]) -> dict[str, Any]:
+def _view(found: Inspection) -> dict[str, Any]:
     """Return everything the template shows."""
-    name = PurePath(str(found["file"])).name
-    statistics: Mapping[str, Any] = found["statistics"]
+    name = PurePath(str(found.file)).name
+    statistics: Mapping[str, Any] = found.statistics
     return {
         "title": f"{name}: what is in it",
-        "kind": _KINDS[found["schema"]],
+        "kind": _KINDS[found.schema],
         "subject": name,
         "finding": finding(found),
         "lead": _lead(found),
         "tiles": _tiles(found),
-        "problems": [*(f"damaged: {d}" for d in found["damaged"]), *found["violations"]],
+        "problems": [*(f"damaged: {d}" for d in found.damaged), *found.violations],
         "overview": [{"name": name, **s} for name, s in statistics.items()],
         "hook_points": [
             {"name": name, "is_open": i < OPEN_SECTIONS, "figures": _figures(i, name, s), **_tables(s)}
             for i, (name, s) in enumerate(statistics.items())
         ],
-        "comparison": _comparison_view(found["comparison"]),
-        "latents": found["latents"],
-        "datasets": found["datasets"],
+        "comparison": _comparison_view(found.comparison),
+        "latents": found.latents,
+        "datasets": found.datasets,
         "shown_tokens": SHOWN_TOKENS,
         "provenance": [
-            ("file", found["file"]),
-            ("schema", f"{found['schema']} version {found['schema_version']}"),
-            *((key.replace("_", " "), _plain(value)) for key, value in sorted(found["attrs"].items())),
+            ("file", found.file),
+            ("schema", f"{found.schema} version {found.schema_version}"),
+            *((key.replace("_", " "), _plain(value)) for key, value in sorted(found.attrs.items())),
         ],
     }
 
@@ -114,26 +115,26 @@ def _plain(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False) if isinstance(value, dict) else str(value)
 
 
-def _lead(found: Mapping[str, Any]) -> str:
+def _lead(found: Inspection) -> str:
     """Say what the file holds."""
-    counts = found["counts"]
-    model = PurePath(str(found["attrs"].get("model") or "an unnamed model")).name
-    if found["latents"]:
+    counts = found.counts
+    model = PurePath(str(found.attrs.get("model") or "an unnamed model")).name
+    if found.latents:
         return f"An analysis of {model}: {counts['known']:,} known and {counts['unknown']:,} unknown names."
-    if not found["statistics"]:
+    if not found.statistics:
         return f"Activations of {model}; nothing was measured."
     names = f", {counts['entity_rows']:,} of them last name tokens" if counts["entity_rows"] else ""
-    where = listed(list(found["statistics"]))
+    where = listed(list(found.statistics))
     return f"Activations of {model} at {where}: {counts['rows']:,} rows from {counts['documents']:,} documents{names}."
 
 
-def _tiles(found: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+def _tiles(found: Inspection) -> list[tuple[str, str, str]]:
     """Return name, figure and small print of each headline number."""
-    counts: Mapping[str, Any] = found["counts"]
-    n_bytes = sum(d["stored_bytes"] for d in found["datasets"])
-    n_problems = len(found["damaged"]) + len(found["violations"])
-    integrity = "–" if found["verified"] is None else f"{n_problems:,} problems" if n_problems else "sound"
-    checked = "not checked, which \u2011\u2011verify does" if found["verified"] is None else "every chunk was read"
+    counts: Mapping[str, Any] = found.counts
+    n_bytes = sum(d["stored_bytes"] for d in found.datasets)
+    n_problems = len(found.damaged) + len(found.violations)
+    integrity = "–" if found.verified is None else f"{n_problems:,} problems" if n_problems else "sound"
+    checked = "not checked, which \u2011\u2011verify does" if found.verified is None else "every chunk was read"
     tiles = [
         (key.replace("_", " ").capitalize(), f"{value:,}", "") for key, value in counts.items() if is_number(value)
     ]

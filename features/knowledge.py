@@ -6,7 +6,7 @@ applied without asking again (`relabel`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from features.answer_log import AnswerLog
@@ -20,8 +20,9 @@ from sae_train.config import Decoding
 from sae_train.lm.answer_end import first_line
 from sae_train.lm.answering import write_answers
 from sae_train.lm.models import LanguageModel
+from sae_train.progress import Advance, no_advance
 
-__all__ = ["KnowledgeRule", "ask", "first_line", "is_right", "judge", "label_entities", "label_of", "normalize"]
+__all__ = ["KnowledgeRule", "ask", "ask_and_label", "first_line", "is_right", "judge", "label_of", "normalize"]
 
 ANSWER_TOKENS = 10
 ASK_BLOCK = 1024  # questions asked between two reports of progress
@@ -53,7 +54,7 @@ def ask(
     heldout: bool,
     decoding: Decoding = GREEDY,
     chat: bool = False,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = no_advance,
 ) -> dict[str, list[Answer]]:
     """Ask every question about every entity.
 
@@ -101,7 +102,7 @@ def recall(answers: Mapping[str, list[Answer]]) -> float:
     return sum(shares) / len(shares) if shares else float("nan")
 
 
-def label_entities(
+def ask_and_label(
     lm: LanguageModel,
     entities: Sequence[Entity],
     templates: Templates,
@@ -110,7 +111,7 @@ def label_entities(
     decoding: Decoding = GREEDY,
     chat: bool = False,
     log: AnswerLog | None = None,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = no_advance,
 ) -> list[Entity]:
     """Return the entities with label and answers; an entity nothing can be asked of is `between`.
 

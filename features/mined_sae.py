@@ -18,12 +18,12 @@ from features.intervals import wilson
 from features.name_acts import NameData
 from features.permutation import family_p, maxmin_null
 from features.probe import cross_validated_auroc
-from features.scoring import fitted_scores, readings, score_terms
+from features.scoring import ScoreTerm, fitted_scores, readings, score_terms
 from features.selection import DIRECTIONS, allowed_latents, select, together
 from features.separation import EntityLatents, NameLatents, Separation, entity_latents, group_matrix, name_latents
 from features.stability import left_out_rows
 from features.store import HookPointAnalysis
-from features.tables import rows_of
+from features.tables import Tables, rows_of
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import ShapeError
 from sae_train.evaluate import firing_rate
@@ -89,18 +89,10 @@ def score_sae(
             got=f"activations (contexts, {acts.shape[1]})",
             expected=f"(contexts, d_in = {loaded.d_in})",
         )
-    n, types = len(data.entities), list(dict.fromkeys(e.type for e in data.entities))
     is_known = np.array([e.label == "known" for e in data.entities])
     contexts = name_latents(loaded, acts, data.entity, np.where(held_out, -1, np.where(is_known, 0, 1)), 2)
-    names = NameReadings(
-        latents=entity_latents(contexts.contexts, data.entity, n),
-        acts=group_matrix(data.entity, n, mean=True) @ acts.numpy().astype(np.float64),
-        is_known=is_known,
-        kind=np.array([types.index(e.type) for e in data.entities]),
-        n_types=len(types),
-        held_out=held_out,
-        seed=seed,
-    )
+    types = list(dict.fromkeys(e.type for e in data.entities))
+    names = _readings(data, contexts, acts, is_known, types, held_out, seed)
     rate, interval = _general_rate(loaded, store)
     return MinedSae(
         loaded=loaded,
@@ -113,6 +105,28 @@ def score_sae(
         general_rate=rate,
         general_interval=interval,
         allowed=allowed_latents(None if interval is None else interval[0], loaded.d_sae, rule),
+    )
+
+
+def _readings(
+    data: NameData,
+    contexts: NameLatents,
+    acts: Tensor,
+    is_known: np.ndarray,
+    types: list[str],
+    held_out: np.ndarray,
+    seed: int,
+) -> NameReadings:
+    """Average latents and activations over the contexts of each entity."""
+    n = len(data.entities)
+    return NameReadings(
+        latents=entity_latents(contexts.contexts, data.entity, n),
+        acts=group_matrix(data.entity, n, mean=True) @ acts.numpy().astype(np.float64),
+        is_known=is_known,
+        kind=np.array([types.index(e.type) for e in data.entities]),
+        n_types=len(types),
+        held_out=held_out,
+        seed=seed,
     )
 
 
@@ -153,22 +167,11 @@ def analyse_sae(
         covariates: Of every entity.
         rule: What is selected.
     """
-    names, sae = mined.names, mined.loaded
+    names = mined.names
     chosen = select(mined.mining, q, mined.allowed, rule, null_p)
-    latents = together(chosen)
-    penalty = names.penalty(names.acts)
-    probe = names.fitted(names.acts, penalty)
-    mining_auroc = {"probe": _cross_validated(names.acts, names, penalty)}
-    score, terms = np.full(len(names.is_known), np.nan), []
-    subjects = {"probe": probe, **{str(j): readings(names.latents.value, [j])[:, 0] for j in latents}}
-    if latents:
-        x = readings(names.latents.value, latents)
-        penalty = names.penalty(x)
-        fitted, score = fitted_scores(x, names.is_known, ~names.held_out, penalty)
-        terms = score_terms(fitted, chosen)
-        mining_auroc["score"] = _cross_validated(x, names, penalty)
-        subjects = {"selected": score, **subjects}
-    rows = sae.W_dec.detach().cpu()
+    probe = _probe(names)
+    score = _score(names, chosen)
+    rows = mined.loaded.W_dec.detach().cpu()
     length = rows.norm(dim=1).clamp_min(1e-8)  # one for SAEs trained here, anything for imported ones
     observed = [mined.mining.maxmin(d) for d in DIRECTIONS]
     return HookPointAnalysis(
@@ -184,24 +187,71 @@ def analyse_sae(
         pre_act_std=mined.contexts.pre_act_std,
         W_dec=(rows / length[:, None]).numpy(),
         selected=chosen,
-        probe=names.heldout(probe),
-        score=names.heldout(score) if latents else NO_INTERVAL,
+        probe=names.heldout(probe.entity),
+        score=NO_INTERVAL if score is None else names.heldout(score.entity),
         fvu_at_names=mined.contexts.fvu,
         general_interval=mined.general_interval,
         maxmin_p=None if family is None else np.stack([family_p(o, f) for o, f in zip(observed, family, strict=True)]),
         null=null,
-        entity_score=score,
-        entity_probe=probe,
-        mining_auroc=mining_auroc,
-        tables={
-            "score": rows_of(terms),
-            "controls": rows_of(controls(names, mined.mining, chosen, rule)),
-            "covariates": rows_of(covariate_effects(covariates, subjects, names.is_known, names.kind, names.held_out)),
-            "stability": rows_of(
-                left_out_rows(data, mined.contexts, names, mined.types, chosen, mined.allowed, rule),
-            ),
-        },
+        entity_score=np.full(len(names.is_known), np.nan) if score is None else score.entity,
+        entity_probe=probe.entity,
+        mining_auroc={"probe": probe.mining_auroc} | ({} if score is None else {"score": score.mining_auroc}),
+        tables=_tables(mined, data, chosen, probe, score, covariates, rule),
     )
+
+
+@dataclass(frozen=True)
+class _EntityScore:
+    """A score of every entity, fitted on the mining half.
+
+    Attributes:
+        entity: The scores, (n_entities,).
+        mining_auroc: Cross-validated on the mining half.
+        terms: What it is made of; empty for the probe.
+    """
+
+    entity: np.ndarray
+    mining_auroc: float
+    terms: tuple[ScoreTerm, ...] = ()
+
+
+def _probe(names: NameReadings) -> _EntityScore:
+    """Fit the linear probe on whole activations."""
+    penalty = names.penalty(names.acts)
+    return _EntityScore(names.fitted(names.acts, penalty), _cross_validated(names.acts, names, penalty))
+
+
+def _score(names: NameReadings, chosen: dict[str, list[int]]) -> _EntityScore | None:
+    """Fit the score of the selected latents together; None where none was selected."""
+    latents = together(chosen)
+    if not latents:
+        return None
+    x = readings(names.latents.value, latents)
+    penalty = names.penalty(x)
+    fitted, score = fitted_scores(x, names.is_known, ~names.held_out, penalty)
+    return _EntityScore(score, _cross_validated(x, names, penalty), tuple(score_terms(fitted, chosen)))
+
+
+def _tables(
+    mined: MinedSae,
+    data: NameData,
+    chosen: dict[str, list[int]],
+    probe: _EntityScore,
+    score: _EntityScore | None,
+    covariates: Mapping[str, np.ndarray],
+    rule: SelectionRule,
+) -> Tables:
+    """Return the small tables of one SAE: its score, the controls, covariates and what comes back elsewhere."""
+    names = mined.names
+    single = {str(j): readings(names.latents.value, [j])[:, 0] for j in together(chosen)}
+    subjects = {**({} if score is None else {"selected": score.entity}), "probe": probe.entity, **single}
+    effects = covariate_effects(covariates, subjects, names.is_known, names.kind, names.held_out)
+    return {
+        "score": rows_of(() if score is None else score.terms),
+        "controls": rows_of(controls(names, mined.mining, chosen, rule)),
+        "covariates": rows_of(effects),
+        "stability": rows_of(left_out_rows(data, mined.contexts, names, mined.types, chosen, mined.allowed, rule)),
+    }
 
 
 def _cross_validated(x: np.ndarray, names: NameReadings, penalty: float) -> float:

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
 from features.config import SelectionRule
 from features.covariates import name_covariates
-from features.entities import Entity
 from features.hypothesis_tests import q_values
 from features.mined_sae import MinedSae, analyse_sae, score_sae
-from features.name_acts import NameData, collect_names
+from features.name_acts import NameData
 from features.permutation import family_p, shuffled_labels
-from features.prompts import Templates, check_types
 from features.selection import DIRECTIONS, split_entities
 from features.stability import other_sae_rows
 from features.store import HookPointAnalysis, LatentAnalysis
 from features.tables import rows_of
 from sae_train.activations.store import ActivationStore
-from sae_train.lm.hooks import check_hook_point
-from sae_train.lm.models import LanguageModel
 from sae_train.saes.base import Sae
 
 
@@ -53,31 +49,6 @@ class Finding:
     sentence: str
 
 
-def find_entity_latents(
-    lm: LanguageModel,
-    saes: Sequence[Sae],
-    labels: Sequence[Entity],
-    templates: Templates,
-    rule: SelectionRule,
-    *,
-    store: ActivationStore | None = None,
-    seed: int = 0,
-    advance: Callable[[int], None] = lambda n: None,
-) -> LatentAnalysis:
-    """Read the activations at names and mine every SAE.
-
-    Raises:
-        EntityError: Too few known or unknown entities, or a type without templates.
-        HookPointError: An SAE reads where the model has no such hook point.
-    """
-    hook_points = [check_hook_point(lm.model, s.hook_point, model_name=lm.name) for s in saes]
-    labelled = [e for e in labels if e.label in ("known", "unknown")]
-    check_types(labelled, templates)
-    split_entities(labelled, seed)  # too few are refused before the model reads anything
-    data = collect_names(lm, labels, templates, list(dict.fromkeys(hook_points)), advance=advance)
-    return mine_names(data, saes, rule, store=store, seed=seed)
-
-
 def mine_names(
     data: NameData,
     saes: Sequence[Sae],
@@ -102,22 +73,9 @@ def mine_names(
     """
     held_out = split_entities(data.entities, seed)
     mined = [score_sae(sae, data, held_out, rule, store=store, seed=seed) for sae in saes]
-    q = q_values(np.concatenate([m.mining.p_value for m in mined]))
-    per_sae = np.split(q, np.cumsum([m.loaded.d_sae for m in mined])[:-1])
-    names = mined[0].names
-    labels = shuffled_labels(names.is_known[~held_out], names.kind[~held_out], rule.n_shuffles, seed)
-    nulls = [m.null(labels) for m in mined]
-    family = np.max(nulls, axis=0)
-    best = [_best(direction, mined, family[side]) for side, direction in enumerate(DIRECTIONS)]
-    null_p = {b.direction: b.p_value for b in best}
+    corrected = _corrected(mined, rule, seed)
     covariates = name_covariates(data, store)
-    found = [
-        analyse_sae(m, data, q_part, null, family, null_p, covariates, rule)
-        for m, q_part, null in zip(mined, per_sae, nulls, strict=True)
-    ]
-    for one in found:
-        others = [o for o in found if o is not one and o.hook_point == one.hook_point]
-        one.tables["stability"] += rows_of([row for o in others for row in other_sae_rows(one, o)])
+    found = _analysed(mined, data, corrected, covariates, rule)
     return LatentAnalysis(
         hook_points=found,
         entity_keys=[e.key for e in data.entities],
@@ -134,8 +92,56 @@ def mine_names(
             "store": None if store is None else store.identity(),
         },
         covariates=covariates,
-        tables={"finding": rows_of([_with_selected(b, found, rule) for b in best])},
+        tables={"finding": rows_of([_with_selected(b, found, rule) for b in corrected.best])},
     )
+
+
+@dataclass(frozen=True)
+class _Corrected:
+    """What is corrected over the latents of all SAEs together.
+
+    Attributes:
+        q_value: Benjamini-Hochberg q of each SAE's latents.
+        nulls: Largest MaxMin of each SAE in each label shuffle, (2, n_shuffles).
+        family: The largest over all SAEs, (2, n_shuffles).
+        best: The best separation of each direction against it.
+    """
+
+    q_value: list[np.ndarray]
+    nulls: list[np.ndarray]
+    family: np.ndarray
+    best: list[Finding]
+
+
+def _corrected(mined: Sequence[MinedSae], rule: SelectionRule, seed: int) -> _Corrected:
+    """Correct p-values over all latents, and draw what label shuffles give."""
+    q = q_values(np.concatenate([m.mining.p_value for m in mined]))
+    per_sae = np.split(q, np.cumsum([m.loaded.d_sae for m in mined])[:-1])
+    names = mined[0].names
+    labels = shuffled_labels(names.is_known[~names.held_out], names.kind[~names.held_out], rule.n_shuffles, seed)
+    nulls = [m.null(labels) for m in mined]
+    family = np.max(nulls, axis=0)
+    best = [_best(direction, mined, family[side]) for side, direction in enumerate(DIRECTIONS)]
+    return _Corrected(per_sae, nulls, family, best)
+
+
+def _analysed(
+    mined: Sequence[MinedSae],
+    data: NameData,
+    corrected: _Corrected,
+    covariates: Mapping[str, np.ndarray],
+    rule: SelectionRule,
+) -> list[HookPointAnalysis]:
+    """Select and measure in every SAE, and look for what is selected in the others of its hook point."""
+    null_p = {b.direction: b.p_value for b in corrected.best}
+    found = [
+        analyse_sae(m, data, q, null, corrected.family, null_p, covariates, rule)
+        for m, q, null in zip(mined, corrected.q_value, corrected.nulls, strict=True)
+    ]
+    for one in found:
+        others = [o for o in found if o is not one and o.hook_point == one.hook_point]
+        one.tables["stability"] += rows_of([row for o in others for row in other_sae_rows(one, o)])
+    return found
 
 
 def _best(direction: str, mined: Sequence[MinedSae], null: np.ndarray) -> Finding:

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from features.prompts import Prompt, Templates, check_types, contexts
 from sae_train import h5
 from sae_train.errors import HookPointError, nearest_first
 from sae_train.lm.models import LanguageModel, weights_hash
+from sae_train.progress import Advance, no_advance
 
 SCHEMA = "name-activations"
 VERSION = 1
@@ -71,14 +72,14 @@ class NameData:
         return self.acts[hook_point]
 
 
-def collect_names(
+def read_names(
     lm: LanguageModel,
     labels: Sequence[Entity],
     templates: Templates,
     hook_points: Sequence[str],
     *,
     position: str = "last",
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = no_advance,
 ) -> NameData:
     """Read the activations at the names of all known and unknown entities, in every context of the templates.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,8 +19,6 @@ from sae_train.lm.models import LanguageModel
 from sae_train.lm.patching import Patch, patched_answers
 from sae_train.lm.token_acts import acts_at
 from sae_train.rng import rng
-
-Advance = Callable[[int], None]
 
 
 @dataclass(frozen=True)

@@ -184,6 +184,12 @@ def _embed(svg: str, key: str, label: str, titles: Mapping[str, str]) -> str:
     return f'{start} style="max-width:{float(width) * 1.75:.0f}px">{body.strip()}'
 
 
+def standing_alone(svg: str) -> str:
+    """Return a figure for a place without the pages' style sheet, such as a notebook: it names its colours itself."""
+    colours = ";".join(f"--{name}:{colour}" for colour, name in _VARIABLES.items())
+    return f'<div style="{colours};max-width:36rem;background:{CARD}">{svg}</div>'
+
+
 def percent_axis(axis: Any, ticks: Sequence[float] = (0, 0.25, 0.5, 0.75, 1)) -> None:
     """Label an axis of shares in percent."""
     axis.set_ticks(list(ticks), [f"{100 * t:.0f} %" for t in ticks])

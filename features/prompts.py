@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from features.entities import Entity
+from features.named_inputs import world_part
 from sae_train.errors import EntityError, FileFormatError, nearest_first
 from sae_train.lm.chat import chat_text
 from sae_train.lm.tokens import Document
@@ -67,15 +68,18 @@ class Templates:
         return list(self.ask.get(kind, {}))
 
 
-def load_templates(path: Path) -> Templates:
+def load_templates(source: str | Path) -> Templates:
     """Read and check a template file.
+
+    Args:
+        source: JSON of the documented form, or the name of a world.
 
     Raises:
         MissingFileError: The file is not there.
         FileFormatError: Not JSON of the documented form, a template without exactly one `{name}`, or a held-out
             wording that is a training one too.
     """
-    require_file(path, "templates", field="templates")
+    path = require_file(world_part(source, "templates") or Path(source), "templates", field="templates")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

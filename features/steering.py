@@ -24,12 +24,13 @@ from features.config import SteeringConfig
 from features.entities import Entity
 from features.gate import random_masks
 from features.matching import VERDICTS
-from features.patched_questions import Advance, NameQuestions, name_questions, read_rows, sample, verdicts
+from features.patched_questions import NameQuestions, name_questions, read_rows, sample, verdicts
 from features.prompts import Templates
 from features.store import HookPointAnalysis, LatentAnalysis
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.patching import Patch, losses_behind
 from sae_train.lm.token_acts import acts_at
+from sae_train.progress import Advance, no_advance
 
 OPPOSITE = {"unknown": "known", "known": "unknown"}
 TEXT_CTX, PUSHED_AT = 32, 8  # tokens of a window of running text, and which one of them is pushed
@@ -43,7 +44,7 @@ def run_steering(
     config: SteeringConfig,
     *,
     windows: Sequence[Sequence[int]] = (),
-    advance: Advance = lambda n: None,
+    advance: Advance = no_advance,
 ) -> list[SteeringCurve]:
     """Push the selected latents of every hook point and direction that has some; `advance` counts questions.
 

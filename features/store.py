@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from features.causal import Gate, SteeringCurve
 from features.evidence import LatentEvidence
 from features.selection import DIRECTIONS
 from features.separation import Separation
+from features.sources import Sources
 from features.store_causal import (
     load_evidence,
     load_gate,
@@ -40,11 +41,15 @@ from features.store_causal import (
     save_gate,
     save_steering,
 )
+from features.store_layout import ARRAYS, OPTIONAL_ARRAYS, SCORES, check_name
 from features.tables import Row, Tables, read_tables, write_tables
 from sae_train import h5
-from sae_train.errors import FileFormatError, HookPointError, SchemaError, nearest_first
+from sae_train.errors import HookPointError, SchemaError, nearest_first
 from sae_train.intervals import Interval, flat, read_interval
 from sae_train.runs import write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA = "latents"
 VERSION = 2
@@ -142,7 +147,7 @@ def _at(array: np.ndarray | None, side: int, latent: int) -> float | None:
 
 @dataclass(frozen=True)
 class LatentAnalysis:
-    """One run of `wb find-entity-latents`.
+    """What `find_entity_latents` found.
 
     Attributes:
         hook_points: One analysis per SAE.
@@ -156,6 +161,7 @@ class LatentAnalysis:
         gate: What causal patching at the names found; None where it was not run.
         steering: What pushing the selected latents did, one curve each; empty where it was not asked for.
         evidence: Contexts and words of the selected latents.
+        sources: What it was made from; neither written to the file nor compared, None where it was read from one.
     """
 
     hook_points: list[HookPointAnalysis]
@@ -170,6 +176,25 @@ class LatentAnalysis:
     gate: Gate | None = None
     steering: list[SteeringCurve] = field(default_factory=list)
     evidence: list[LatentEvidence] = field(default_factory=list)
+    sources: Sources | None = field(default=None, compare=False, repr=False)
+
+    def table(self) -> pd.DataFrame:
+        """Return the selected latents with their statistics, best first, known ones before unknown ones."""
+        from features.latents_view import latent_table  # draws: only those who look pay for it
+
+        return latent_table(self)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write `latents.h5`, a .json and a .html beside it, and return the path; see `latents_view.save_latents`."""
+        from features.latents_view import save_latents
+
+        return save_latents(self, Path(path), overwrite=overwrite)
+
+    def _repr_html_(self) -> str:
+        """Return the selected latents and where they fire, for notebooks."""
+        from features.latents_view import latents_html
+
+        return latents_html(self)
 
     def at(self, hook_point: str) -> HookPointAnalysis:
         """Return the analysis at one hook point.
@@ -236,40 +261,6 @@ class LatentAnalysis:
         }
 
 
-_ARRAYS = (
-    ("q_value", "probability", ("latent",)),
-    ("mean_active", "activation", ("label", "latent")),
-    ("pre_act_mean", "activation", ("label", "latent")),
-    ("pre_act_std", "activation", ("label", "latent")),
-    ("W_dec", "unit vector", ("latent", "d_in")),
-)
-_OPTIONAL_ARRAYS = (
-    ("general_rate", "share of tokens", ("latent",)),
-    ("general_interval", "share of tokens", ("end", "latent")),
-    ("maxmin_p", "probability", ("direction", "latent")),
-    ("null", "share of entities", ("direction", "shuffle")),
-    ("entity_score", "log odds", ("entity",)),
-    ("entity_probe", "log odds", ("entity",)),
-)
-_SCORES = ("score", "low", "high", "maxmin_known", "maxmin_unknown", "auroc", "p_value")
-
-
-def check_name(path: Path) -> Path:
-    """Return the path unless the files that go beside the analysis would take its place.
-
-    Raises:
-        FileFormatError: It ends in .json or .html.
-    """
-    if path.suffix.lower() in (".json", ".html"):
-        raise FileFormatError(
-            f"the analysis is an HDF5 file: '{path}'",
-            got=f"{path.name}",
-            field="out",
-            expected=f"{path.stem}.h5; {path.stem}.json and {path.stem}.html are written beside it",
-        )
-    return path
-
-
 def save_analysis(analysis: LatentAnalysis, path: Path) -> None:
     """Write `latents.h5` and, beside it, `latents.json`.
 
@@ -301,16 +292,16 @@ def _save_hook_point(group: h5.H5Group, found: HookPointAnalysis) -> None:
         attrs |= flat({name: getattr(found, name)}, figure="auroc")
     attrs |= {"selected": found.selected, "fvu_at_names": found.fvu_at_names, "mining_auroc": found.mining_auroc}
     h5.set_attrs(group, attrs)
-    for name, unit, axes in _ARRAYS:
+    for name, unit, axes in ARRAYS:
         h5.write_array(group, name, getattr(found, name), unit=unit, axes=axes)
-    for name, unit, axes in _OPTIONAL_ARRAYS:
+    for name, unit, axes in OPTIONAL_ARRAYS:
         if getattr(found, name) is not None:
             h5.write_array(group, name, getattr(found, name), unit=unit, axes=axes)
     write_tables(group, found.tables)
     for half in ("mining", "heldout"):
         scores: Separation = getattr(found, half)
         h5.write_array(group, f"{half}_freq", scores.freq, unit="share of entities", axes=("label", "type", "latent"))
-        for name in _SCORES:
+        for name in SCORES:
             h5.write_array(group, f"{half}_{name}", getattr(scores, name), unit="1", axes=("latent",))
 
 
@@ -363,10 +354,10 @@ def _load_hook_point(group: h5.H5Group, path: Path) -> HookPointAnalysis:
         return h5.read(h5.dataset_of(group, name, path))
 
     def half(name: str) -> Separation:
-        return Separation(freq=array(f"{name}_freq"), **{s: array(f"{name}_{s}") for s in _SCORES})
+        return Separation(freq=array(f"{name}_freq"), **{s: array(f"{name}_{s}") for s in SCORES})
 
     attrs = h5.get_attrs(group)
-    optional: dict[str, Any] = {name: array(name) if name in group else None for name, _, _ in _OPTIONAL_ARRAYS}
+    optional: dict[str, Any] = {name: array(name) if name in group else None for name, _, _ in OPTIONAL_ARRAYS}
 
     return HookPointAnalysis(
         hook_point=attrs["hook_point"],
@@ -380,7 +371,7 @@ def _load_hook_point(group: h5.H5Group, path: Path) -> HookPointAnalysis:
         score=read_interval(attrs, "score", figure="auroc"),
         mining_auroc={k: _number(v) for k, v in attrs["mining_auroc"].items()},
         tables=read_tables(group, path),
-        **{name: array(name) for name, _, _ in _ARRAYS},
+        **{name: array(name) for name, _, _ in ARRAYS},
         **optional,
     )
 

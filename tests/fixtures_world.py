@@ -57,9 +57,9 @@ def world_templates():
 @pytest.fixture(scope="session")
 def world_labels(world_lm, world_entities, world_templates):
     """`world_entities` labelled by the model's own answers."""
-    from features.knowledge import KnowledgeRule, label_entities
+    from features.knowledge import KnowledgeRule, ask_and_label
 
-    return label_entities(world_lm, world_entities, world_templates, KnowledgeRule())
+    return ask_and_label(world_lm, world_entities, world_templates, KnowledgeRule())
 
 
 @pytest.fixture(scope="session")
@@ -111,13 +111,11 @@ def world_sae(world_store: Path):
 @pytest.fixture(scope="session")
 def world_analysis(world_lm, world_sae, world_store: Path, world_labels, world_templates):
     """What `find_entity_latents` finds with `world_sae`; no rule on running text, which is about names only here."""
-    from features.config import SelectionRule
-    from features.mining import find_entity_latents
-    from sae_train.activations.store import ActivationStore
+    from features import find_entity_latents
+    from sae_train.progress import silent
 
-    rule = SelectionRule(max_general_rate=1.0)
-    with ActivationStore(world_store) as store:
-        return find_entity_latents(world_lm, [world_sae], world_labels, world_templates, rule, store=store)
+    made = {"templates": world_templates, "store": world_store, "gate": None, "progress": silent}
+    return find_entity_latents(world_lm, world_sae, world_labels, max_general_rate=1.0, **made)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from features.config import SelectionRule
 from features.covariates import covariate_effects, name_covariates, piece_frequency, strata
 from features.entities import Entity
 from features.mining import mine_names
-from features.name_acts import NameData, collect_names, load_names, save_names
+from features.name_acts import NameData, load_names, read_names, save_names
 from features.store import load_analysis, save_analysis
 from sae_train import h5
 from sae_train.errors import HookPointError, SchemaError, ShapeError
@@ -143,7 +143,7 @@ def test_piece_frequency_by_hand():
 def test_names_are_stored_and_mined_without_the_model(
     world_lm, world_labels, world_templates, world_sae, world_analysis, tmp_path
 ):
-    data = collect_names(world_lm, world_labels, world_templates, ["layers.2"])
+    data = read_names(world_lm, world_labels, world_templates, ["layers.2"])
     save_names(data, tmp_path / "names.h5")
     again = load_names(tmp_path / "names.h5")
     assert [e.key for e in again.entities] == [e.key for e in data.entities]
@@ -169,8 +169,8 @@ def test_names_are_stored_and_mined_without_the_model(
 
 def test_every_name_token_can_be_read(world_lm, world_labels, world_templates):
     some = [e for e in world_labels if e.label in ("known", "unknown")][:4]
-    every = collect_names(world_lm, some, world_templates, ["layers.2"], position="all")
-    last = collect_names(world_lm, some, world_templates, ["layers.2"])
+    every = read_names(world_lm, some, world_templates, ["layers.2"], position="all")
+    last = read_names(world_lm, some, world_templates, ["layers.2"])
     lengths = np.array([len(ids) for ids in last.name_ids])
     assert np.bincount(every.entity).tolist() == (np.bincount(last.entity) * lengths).tolist()
 

@@ -27,6 +27,7 @@ from features.probe import cross_validated_auroc
 from features.prompts import load_templates
 from sae_train.errors import ConfigError, OutputExistsError
 from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.progress import silent
 from sae_train.runs import file_hash, text_hash
 
 SMALL = 4_000
@@ -255,7 +256,7 @@ def test_training_is_bit_reproducible_and_learns(world: World) -> None:
     config = TrainingConfig(d_model=32, n_blocks=2, d_mlp=64, warmup_steps=5, batch_documents=8)
     losses: list[float] = []
     torch.manual_seed(1)
-    first = train_model(texts, tokenizer, seed=3, config=config, progress=lambda _s, _n, loss: losses.append(loss))
+    first = train_model(texts, tokenizer, seed=3, config=config, advance=lambda _n, *, loss: losses.append(loss))
     torch.manual_seed(2)  # global random state must not matter
     second = train_model(texts, tokenizer, seed=3, config=config)
     other = train_model(texts, tokenizer, seed=4, config=config)
@@ -274,7 +275,7 @@ def test_small_world_is_built_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         lambda lm, some, t, *, heldout: ask(lm, some[::10], t, heldout=heldout),
     )
     threads, out = torch.get_num_threads(), tmp_path / "world"
-    report = build_world(out, 5, n_documents=2_000)
+    report = build_world(out, 5, n_documents=2_000, progress=silent)
     assert torch.get_num_threads() == threads
     assert report.folder == out and not (tmp_path / "world.partial").exists()
     record = json.loads((out / "world.json").read_text(encoding="utf-8"))
@@ -286,7 +287,7 @@ def test_small_world_is_built_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert load_lm(str(out), device="cpu").d_model == 16
     assert report.facts.recall < 0.2  # a handful of steps teach nothing
     with pytest.raises(OutputExistsError):
-        build_world(out, 5, n_documents=2_000)
+        build_world(out, 5, n_documents=2_000, progress=silent)
 
 
 def test_too_few_documents_are_refused(tmp_path: Path) -> None:
@@ -355,7 +356,7 @@ def test_shipped_world_meets_the_bars_and_an_untrained_model_does_not(shipped: L
 def test_shipped_world_can_be_built_again(tmp_path: Path) -> None:
     """Bit-equal weights on the processor it was built on with the same torch, else the same knowledge."""
     record = json.loads((shipped_world() / "world.json").read_text(encoding="utf-8"))
-    report = build_world(tmp_path / "world", 0, n_threads=record["training"]["n_threads"])
+    report = build_world(tmp_path / "world", 0, n_threads=record["training"]["n_threads"], progress=silent)
     assert file_hash(report.folder / "entities.jsonl") == record["sha256"]["entities.jsonl"]
     if record["machine"] == machine_identity() and record["versions"]["torch"] == version("torch"):
         shipped, again = (load_file(f / "model.safetensors") for f in (shipped_world(), report.folder))

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from features import inspection_plots
-from features.inspection import has_problems, inspect_file
+from features.inspection import inspect_file
 from features.inspection_page import finding, write_inspection_page
 from features.separation import Separation
 from features.store import HookPointAnalysis, LatentAnalysis, save_analysis
@@ -76,17 +76,17 @@ def set_root(key: str, value):
 # ------------------------------------------------------------------------------ what is said
 def test_counts_and_statistics(store):
     found = inspect_file(store, verify=False)
-    assert found["counts"] == {"rows": N, "tokens": None, "distinct_tokens": 20, "documents": 30, "entity_rows": 100}
-    assert set(found["statistics"]) == {"layers.0"}
-    assert (found["latents"], found["comparison"], found["verified"]) == ([], None, None)
+    assert found.counts == {"rows": N, "tokens": None, "distinct_tokens": 20, "documents": 30, "entity_rows": 100}
+    assert set(found.statistics) == {"layers.0"}
+    assert (found.latents, found.comparison, found.verified) == ([], None, None)
     assert json.dumps(jsonable(found), allow_nan=False)
 
 
 def test_a_sound_store_has_no_problems(store):
     found = inspect_file(store, verify=True)
-    assert found["verified"] == len(found["datasets"]) == 6
-    assert (found["damaged"], found["violations"]) == ([], [])
-    assert not has_problems(found)
+    assert found.verified == len(found.datasets) == 6
+    assert (found.damaged, found.violations) == ([], [])
+    assert not found.has_problems
 
 
 @pytest.mark.parametrize(
@@ -107,19 +107,19 @@ def test_a_sound_store_has_no_problems(store):
 def test_a_broken_rule_is_found(store, change, said):
     edit(store, change)
     found = inspect_file(store, verify=True)
-    assert found["damaged"] == []
-    assert len(found["violations"]) == 1 + (change is set_encoding), found["violations"]
-    assert found["violations"][0].startswith(said)
-    assert has_problems(found)
+    assert found.damaged == []
+    assert len(found.violations) == 1 + (change is set_encoding), found.violations
+    assert found.violations[0].startswith(said)
+    assert found.has_problems
 
 
 def test_rows_with_nan_break_a_rule(make_store):
     holes = rows()
     holes[3, 2], holes[9, 0] = float("nan"), float("inf")
     path = make_store(holes)
-    assert inspect_file(path, verify=True)["violations"] == ["acts/layers.0: 2 of 300 rows with NaN or Inf"]
+    assert inspect_file(path, verify=True).violations == ["acts/layers.0: 2 of 300 rows with NaN or Inf"]
     without = inspect_file(path, verify=False)
-    assert without["violations"] == [] and without["statistics"]["layers.0"]["n_nonfinite_rows"] == 2
+    assert without.violations == [] and without.statistics["layers.0"]["n_nonfinite_rows"] == 2
     assert finding(without) == "2 rows hold NaN or Inf, at layers.0."
 
 
@@ -127,7 +127,7 @@ def test_content_that_is_not_what_was_written_is_damage(store):
     """The chunk's own checksum is rewritten with it; only the one beside it tells."""
     with h5py.File(store, "r+") as file:
         file["acts/layers.0"][20, 0] += 1
-    assert inspect_file(store, verify=True)["damaged"] == ["/acts/layers.0[16:32]"]
+    assert inspect_file(store, verify=True).damaged == ["/acts/layers.0[16:32]"]
     with pytest.raises(FileFormatError, match=r"layers\.0"):
         inspect_file(store, verify=False)
 
@@ -139,7 +139,7 @@ def test_an_unfinished_store_is_described(tmp_path):
         layout.write_row_fields(file, lambda _: np.zeros(4, np.int32))
         layout.allocate_acts(file, ("layers.0",), 4, 3, "float32")
     found = inspect_file(path, verify=True)
-    assert (found["statistics"], found["counts"], found["violations"]) == ({}, {}, [])
+    assert (found.statistics, found.counts, found.violations) == ({}, {}, [])
     assert finding(found) == "This store is not finished."
     assert "nothing was measured" in page(found, tmp_path)
 
@@ -159,7 +159,7 @@ def test_what_nobody_can_describe_is_refused(tmp_path, store):
 def test_two_stores(store, make_store):
     other = make_store(rows(1), name="b.h5", token_id=np.arange(N) % 20, position=np.arange(N) % 10)
     edit(other, set_root("model", "another"))
-    found = inspect_file(store, verify=False, against=other)["comparison"]
+    found = inspect_file(store, verify=False, against=other).comparison
     assert found["against"] == str(other)
     assert found["differing_attrs"] == {"model": ["none", "another"]}
     assert found["hook_points"]["layers.0"]["has_same_rows"]
@@ -168,7 +168,7 @@ def test_two_stores(store, make_store):
 
 def test_tokens_get_their_text_from_their_own_tokenizer_only(store, toy_tokenizer):
     found = inspect_file(store, verify=False, tokenizer=toy_tokenizer)
-    tokens = found["statistics"]["layers.0"]["top_tokens"]
+    tokens = found.statistics["layers.0"]["top_tokens"]
     assert {t["token_id"]: t["text"] for t in tokens} == {i: toy_tokenizer.decode([i]) for i in range(20)}
     edit(store, set_root("tokenizer_hash", "0" * 64))
     with pytest.raises(ConfigError, match="another tokenizer"):
@@ -204,11 +204,11 @@ def latents(folder: Path) -> Path:
 
 def test_an_analysis_is_described(tmp_path):
     found = inspect_file(latents(tmp_path), verify=True)
-    assert found["counts"] == {"known": 1, "unknown": 1, "held_out": 0}
-    (entry,) = found["latents"]
+    assert found.counts == {"known": 1, "unknown": 1, "held_out": 0}
+    (entry,) = found.latents
     assert (entry["hook_point"], entry["n_latents"]) == ("layers.2", 8)
     assert (entry["selected_known"], entry["selected_unknown"]) == (1, 1)
-    assert not has_problems(found)
+    assert not found.has_problems
     assert finding(found) == "2 of 8 latents are selected."
     assert "layers.2" in page(found, tmp_path)
 
@@ -247,11 +247,11 @@ def test_the_page_shows_the_figures_and_is_one_file(whole, tmp_path):
     assert not re.search(r"#[0-9a-f]{6}\b(?!-)", "".join(re.findall(r"<svg.*?</svg>", source, flags=re.S)))
     text = visible(source)
     assert "From here to b.h5 a row moves by" in text and "sound" in text
-    top = whole["statistics"]["layers.0"]["massive_dims"][0]
+    top = whole.statistics["layers.0"]["massive_dims"][0]
     assert top["dimension"] == 4 and f"{top['times_median']:.2f}" in text
-    assert f"{whole['statistics']['layers.0']['spectrum']['effective_rank']:.1f}" in text
-    assert f"{whole['comparison']['hook_points']['layers.0']['mean_shift']:.3f}" in text
-    token = whole["statistics"]["layers.0"]["top_tokens"][0]
+    assert f"{whole.statistics['layers.0']['spectrum']['effective_rank']:.1f}" in text
+    assert f"{whole.comparison['hook_points']['layers.0']['mean_shift']:.3f}" in text
+    token = whole.statistics["layers.0"]["top_tokens"][0]
     assert f"{token['token_id']} {json.dumps(token['text'], ensure_ascii=False)} {token['n_rows']}" in text
     assert ">nan<" not in source and "None" not in text
     assert source.count("<script>") == 1  # our own

@@ -13,10 +13,10 @@ from features.knowledge import (
     GREEDY,
     Answer,
     ask,
+    ask_and_label,
     first_line,
     is_right,
     judge,
-    label_entities,
     recall,
     relabel,
 )
@@ -227,7 +227,7 @@ def asked(world_lm, world_entities, world_templates):
     assert [e.seen for e in chosen].count("facts") == 6
     assert [e.seen for e in chosen].count("never") == 6
     decoding = replace(GREEDY, samples=10)
-    return label_entities(world_lm, chosen, world_templates, KnowledgeRule("ferrando"), decoding=decoding)
+    return ask_and_label(world_lm, chosen, world_templates, KnowledgeRule("ferrando"), decoding=decoding)
 
 
 def test_the_shipped_model_is_labelled_rightly_by_both_rules(asked):
@@ -249,7 +249,7 @@ def test_every_answer_is_kept_and_read_again(asked, world_lm, world_templates, t
 
 
 def test_samples_do_not_change_the_greedy_answers(asked, world_lm, world_templates):
-    plain = label_entities(world_lm, asked[:4], world_templates, KnowledgeRule())
+    plain = ask_and_label(world_lm, asked[:4], world_templates, KnowledgeRule())
     assert [e.answers for e in plain] == [e.answers for e in asked[:4]]
     assert not any(e.samples for e in plain)
 
@@ -278,7 +278,7 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_file(
     rule, decoding = KnowledgeRule("ferrando"), replace(GREEDY, samples=3)
     once, again = tmp_path / "once.jsonl", tmp_path / "again.jsonl"
     with _log(once, chosen) as log:
-        log.finish(label_entities(world_lm, chosen, world_templates, rule, decoding=decoding, log=log))
+        log.finish(ask_and_label(world_lm, chosen, world_templates, rule, decoding=decoding, log=log))
     assert not log.path.exists()
 
     class Killed(Exception):
@@ -291,13 +291,13 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_file(
 
     calls: list[int] = []
     with pytest.raises(Killed), _log(again, chosen) as log:
-        label_entities(world_lm, chosen, world_templates, rule, decoding=decoding, log=log, advance=die)
+        ask_and_label(world_lm, chosen, world_templates, rule, decoding=decoding, log=log, advance=die)
     log.path.write_bytes(log.path.read_bytes()[:-20])  # the last line was cut off, too
     with _log(again, chosen) as log:
         kept = len(log.kept)
         assert 0 < kept < len(chosen)
         asked_for: list[int] = []
-        labelled = label_entities(
+        labelled = ask_and_label(
             world_lm, chosen, world_templates, rule, decoding=decoding, log=log, advance=asked_for.append
         )
         log.finish(labelled)
@@ -318,4 +318,4 @@ def test_what_cannot_be_asked_is_between(world_lm):
     )
     entity = Entity("Velmora", "city", {"river": ["Ost"]})
     assert ask(world_lm, [entity], templates, heldout=False) == {"city:Velmora": []}
-    assert label_entities(world_lm, [entity], templates, KnowledgeRule())[0].label == "between"
+    assert ask_and_label(world_lm, [entity], templates, KnowledgeRule())[0].label == "between"

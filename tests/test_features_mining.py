@@ -12,14 +12,14 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
-from features.config import SelectionRule
-from features.mining import find_entity_latents
-from features.name_acts import collect_names
+from features import find_entity_latents
+from features.name_acts import read_names
 from features.prompts import contexts
 from features.separation import entity_latents, separation
 from features.store import LatentAnalysis, load_analysis, save_analysis
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import EntityError, FileFormatError, HookPointError, MissingFileError, SchemaError
+from sae_train.progress import silent
 
 ROW_KEYS = {"hook_point", "latent", "separation", "heldout_separation", "auroc", "q_value", "general_rate"}
 
@@ -27,7 +27,7 @@ ROW_KEYS = {"hook_point", "latent", "separation", "heldout_separation", "auroc",
 def same(a: Any, b: Any) -> bool:
     """Compare dataclasses field by field, arrays bit by bit, NaN equal to NaN."""
     if is_dataclass(a):
-        return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+        return type(a) is type(b) and all(same(getattr(a, f.name), getattr(b, f.name)) for f in fields(a) if f.compare)
     if isinstance(a, np.ndarray):
         return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind == "f")
     if isinstance(a, list):
@@ -35,6 +35,11 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, dict):
         return set(a) <= set(b) and all(same(v, b[k]) for k, v in a.items())
     return a == b or (a != a and b != b)
+
+
+def mined(lm, saes, labels, templates, **settings) -> LatentAnalysis:
+    """Mine without causal checks."""
+    return find_entity_latents(lm, saes, labels, templates=templates, gate=None, progress=silent, **settings)
 
 
 def test_the_unknown_latent_is_found_and_holds_on_the_other_half(world_analysis):
@@ -54,7 +59,7 @@ def test_shuffled_labels_select_nothing(world_lm, world_sae, world_labels, world
     rng = np.random.default_rng(0)
     order = rng.permutation(len(world_labels))
     shuffled = [replace(e, label=world_labels[i].label) for e, i in zip(world_labels, order, strict=True)]
-    found = find_entity_latents(world_lm, [world_sae], shuffled, world_templates, SelectionRule(max_general_rate=1.0))
+    found = mined(world_lm, [world_sae], shuffled, world_templates, max_general_rate=1.0)
     assert found.summary()["known"] == found.summary()["unknown"] == []
     assert found.hook_points[0].probe.low < 0.6
     assert found.summary()["score_auroc"] is None
@@ -66,7 +71,7 @@ def test_nothing_of_the_held_out_half_reaches_the_selection(
     """Selection and mining scores are those of the mining entities alone."""
     held = {k for k, h in zip(world_analysis.entity_keys, world_analysis.held_out, strict=True) if h}
     mining = [e for e in world_labels if e.key not in held]
-    data = collect_names(world_lm, mining, world_templates, ["layers.2"])
+    data = read_names(world_lm, mining, world_templates, ["layers.2"])
     contexts = csr_array(world_sae.encode(data.acts["layers.2"]).detach().numpy())
     latents = entity_latents(contexts, data.entity, len(data.entities))
     known = np.array([e.label == "known" for e in data.entities])
@@ -77,7 +82,7 @@ def test_nothing_of_the_held_out_half_reaches_the_selection(
 
 
 def test_one_row_per_context(world_lm, world_labels, world_templates):
-    data = collect_names(world_lm, world_labels, world_templates, ["layers.1", "layers.2"])
+    data = read_names(world_lm, world_labels, world_templates, ["layers.1", "layers.2"])
     counts = np.bincount(data.entity)
     assert counts.tolist() == [len(contexts(e, world_templates)) for e in data.entities]
     assert {len(a) for a in data.acts.values()} == {counts.sum()}
@@ -86,7 +91,7 @@ def test_one_row_per_context(world_lm, world_labels, world_templates):
 
 def test_between_entities_are_left_out(world_lm, world_labels, world_templates):
     labels = [replace(world_labels[0], label="between"), *world_labels[1:]]
-    data = collect_names(world_lm, labels, world_templates, ["layers.2"])
+    data = read_names(world_lm, labels, world_templates, ["layers.2"])
     assert world_labels[0].key not in [e.key for e in data.entities]
 
 
@@ -102,9 +107,7 @@ def test_the_general_rate_counts_running_text_only(world_sae, world_store, world
 
 def test_a_latent_of_general_text_is_not_selected(world_lm, world_sae, world_store, world_labels, world_templates):
     with ActivationStore(world_store) as store:
-        found = find_entity_latents(
-            world_lm, [world_sae], world_labels, world_templates, SelectionRule(max_general_rate=1e-6), store=store
-        )
+        found = mined(world_lm, [world_sae], world_labels, world_templates, max_general_rate=1e-6, store=store)
     assert found.summary()["unknown"] == []
 
 
@@ -114,7 +117,7 @@ def stretched(world_lm, world_sae, world_labels, world_templates) -> LatentAnaly
     longer = copy.deepcopy(world_sae)
     with torch.no_grad():
         longer.W_dec *= 2
-    return find_entity_latents(world_lm, [longer], world_labels, world_templates, SelectionRule())
+    return mined(world_lm, [longer], world_labels, world_templates)
 
 
 def test_without_a_store_there_is_no_general_rate(stretched, tmp_path):
@@ -127,9 +130,7 @@ def test_without_a_store_there_is_no_general_rate(stretched, tmp_path):
 
 @pytest.mark.slow
 def test_two_saes_are_corrected_together(world_lm, world_sae, world_labels, world_templates, world_analysis):
-    both = find_entity_latents(
-        world_lm, [world_sae, world_sae], world_labels, world_templates, SelectionRule(max_general_rate=1.0)
-    )
+    both = mined(world_lm, [world_sae, world_sae], world_labels, world_templates, max_general_rate=1.0)
     assert len(both.hook_points) == 2
     one = world_analysis.hook_points[0].q_value
     np.testing.assert_allclose(both.hook_points[0].q_value, both.hook_points[1].q_value)
@@ -204,20 +205,20 @@ def test_an_sae_of_another_model_is_refused(world_lm, world_sae, world_labels, w
     wrong = copy.deepcopy(world_sae)
     wrong.hook_point = "layers.12"
     with pytest.raises(HookPointError) as caught:
-        find_entity_latents(world_lm, [wrong], world_labels, world_templates, SelectionRule())
+        mined(world_lm, [wrong], world_labels, world_templates)
     assert "layers.12" in str(caught.value.got)
 
 
 def test_too_few_entities_are_refused(world_lm, world_sae, world_labels, world_templates):
     few = [e for e in world_labels if e.label == "known"] + [e for e in world_labels if e.label == "unknown"][:1]
     with pytest.raises(EntityError):
-        find_entity_latents(world_lm, [world_sae], few, world_templates, SelectionRule())
+        mined(world_lm, [world_sae], few, world_templates)
 
 
 def test_types_without_templates_are_refused(world_lm, world_sae, world_labels, world_templates):
     strange = [replace(world_labels[0], type="ship"), *world_labels[1:]]
     with pytest.raises(EntityError) as caught:
-        find_entity_latents(world_lm, [world_sae], strange, world_templates, SelectionRule())
+        mined(world_lm, [world_sae], strange, world_templates)
     assert "ship" in str(caught.value)
 
 

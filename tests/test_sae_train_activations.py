@@ -401,9 +401,9 @@ def test_killed_at_random_moments_and_continued(tiny_llama_dir, tmp_path):
 def test_a_flipped_byte_is_found(lm, plan, tmp_path, small_chunks):
     path = tmp_path / "a.h5"
     _write(lm, plan, path)
-    assert inspect_file(path, verify=True)["damaged"] == []
+    assert inspect_file(path, verify=True).damaged == []
     _flip(path, "layers.0", 40)
-    assert inspect_file(path, verify=True)["damaged"] == ["/acts/layers.0[32:48]"]
+    assert inspect_file(path, verify=True).damaged == ["/acts/layers.0[32:48]"]
     with ActivationStore(path) as store:
         store.rows("embed", slice(0, 400))
         store.rows("layers.0", slice(0, 32))

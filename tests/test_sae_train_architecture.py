@@ -1,4 +1,4 @@
-"""Where a model keeps its parts: each row of docs/reference/architectures.json on a tiny model, beside transformers' outputs."""
+"""Where a model keeps its parts: each row of the page's facts on a tiny model, beside transformers' outputs."""
 
 from __future__ import annotations
 

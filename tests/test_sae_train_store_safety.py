@@ -103,7 +103,7 @@ def test_parts_of_several_processes_hold_the_rows_of_one(lm, plan, tmp_path, sma
     assert result.bytes == sum(p.stat().st_size for p in tmp_path.glob("many.h5*"))
     assert len(list(tmp_path.glob("many.h5.part-*"))) == min(count, 32)  # 500 rows are 32 chunks
     found = inspect_file(out, verify=True)
-    assert not found["damaged"] and not found["violations"]
+    assert not found.has_problems
     with ActivationStore(out) as joined, ActivationStore(tmp_path / "one.h5") as one:
         batches = [
             next(ShuffledBatches(s, "layers.1", np.ones(500, bool), batch_size=64, seed=1, buffer_mb=1).from_batch(3))
@@ -125,7 +125,7 @@ def test_a_part_that_is_missing_damaged_or_outside_is_refused(lm, plan, tmp_path
         store.rows("layers.1", slice(0, 16))
         with pytest.raises(FileFormatError, match="damaged"):
             store.rows("layers.1", slice(0, 500))
-    assert inspect_file(out, verify=True)["damaged"]
+    assert inspect_file(out, verify=True).damaged
     part.unlink()
     with pytest.raises(MissingFileError, match="part-0001"):
         ActivationStore(out)
@@ -226,7 +226,7 @@ def test_a_disk_that_fills_up_is_said_and_leaves_what_can_be_continued(tiny_llam
     assert not (tmp_path / "a.h5").exists() and not list(tmp_path.glob("*.new"))
     then = run(2**40, "--resume")
     assert then.returncode == 0, then
-    assert not inspect_file(tmp_path / "a.h5", verify=True)["damaged"]
+    assert not inspect_file(tmp_path / "a.h5", verify=True).damaged
 
 
 def test_a_disk_that_fills_up_behind_the_first_rows_keeps_them(lm, plan, tmp_path, small_chunks, monkeypatch):

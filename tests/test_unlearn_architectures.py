@@ -25,7 +25,8 @@ from sae_train.lm.adapters import is_adapter
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
 from sae_train.lm.windows import plan_windows
-from sae_train.saes.interop import LoadedSae, load_sae
+from sae_train.saes.base import Sae
+from sae_train.saes.interop import load_sae
 from sae_train.trainer import train_sae
 from unlearn.attacks import ATTACKS
 from unlearn.audit import audit
@@ -74,7 +75,7 @@ class Mined:
 
     folder: Path
     store: Path
-    sae: LoadedSae
+    sae: Sae
     labels: list[Entity]
     templates: Templates
     analysis: LatentAnalysis

@@ -20,8 +20,15 @@ the name `fact-world`: pyproject.toml registers `SHIPPED` under it (`sae_train/l
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from features.factworld.build import build_world
+
+__all__ = ["build_world", "shipped_world"]
 
 from sae_train.lm.worlds import World
 
@@ -44,3 +51,10 @@ def _shipped_corpus() -> Iterator[str]:
 
 
 SHIPPED = World(folder=shipped_world(), documents=_shipped_corpus)
+
+
+def __getattr__(name: str) -> Any:
+    """Import what trains a world when it is first asked for (PEP 562)."""
+    if name != "build_world":
+        raise AttributeError(f"module 'features.factworld' has no attribute '{name}'")
+    return importlib.import_module("features.factworld.build").build_world

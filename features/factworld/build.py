@@ -26,8 +26,9 @@ from features.factworld.corpus import N_DOCUMENTS, Document, World, draw_world
 from features.factworld.facts import FactEntity
 from features.factworld.templates import templates_json
 from features.factworld.tokenizer import train_tokenizer
-from features.factworld.train import Progress, TrainingConfig, train_model
+from features.factworld.train import TrainingConfig, train_model
 from sae_train.errors import ConfigError
+from sae_train.progress import Progress, shown
 from sae_train.runs import (
     claim_output,
     clear_output,
@@ -61,8 +62,8 @@ class WorldReport:
 
 
 def build_world(
-    out: Path,
-    seed: int,
+    out: str | Path,
+    seed: int = 0,
     *,
     n_documents: int = N_DOCUMENTS,
     n_threads: int = 1,
@@ -75,20 +76,32 @@ def build_world(
     The same seed, number of documents and threads, torch version and kind of processor give the same weights.
     More threads hardly help a model this small.
 
+    Args:
+        out: The world: a Hugging Face folder with entities, templates and corpus in it.
+        seed: Which world.
+        n_documents: Documents in the corpus; with few of them the model knows nothing.
+        n_threads: Of the processor.
+        with_corpus: Leave `corpus.jsonl` in the folder.
+        overwrite: Replace a world that lies there.
+        progress: Shows how far training is; by default whatever there is: terminal, notebook, log.
+
     Raises:
         OutputExistsError: `out` is taken and `overwrite` is False, or it is not a folder of ours.
         ConfigError: There are too few documents to mention every name that is to be seen once.
     """
     if n_documents < MIN_DOCUMENTS:
         raise ConfigError("too few documents for a fact world", got=n_documents, expected=f">= {MIN_DOCUMENTS}")
+    out = Path(out)
     claim_output(out, overwrite=overwrite)
     started = time.monotonic()
     world = draw_world(seed, n_documents=n_documents)
     texts = [document.text for document in world.documents]
     tokenizer = train_tokenizer(texts)
     config = TrainingConfig()
-    with torch_threads(n_threads):
-        model = train_model(texts, tokenizer, seed=seed, config=config, progress=progress)
+    n_batches = -(-len(texts) // config.batch_documents)
+    show = progress or shown
+    with torch_threads(n_threads), show("training the language model", n_batches, unit="batches") as advance:
+        model = train_model(texts, tokenizer, seed=seed, config=config, advance=advance)
     clear_output(partial_path(out), overwrite=True)
     folder = _write_world(partial_path(out), world, model, tokenizer, with_corpus=with_corpus)
     facts = check_world(folder)

@@ -8,7 +8,7 @@ random state.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -18,9 +18,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from features.factworld.tokenizer import BOS_ID, EOS_ID, PAD_ID
+from sae_train.progress import Advance, no_advance
 from sae_train.rng import torch_rng
 
-Progress = Callable[[int, int, float], None]
 """Called as `progress(step, n_steps, loss)`; loss in nats per token."""
 
 
@@ -84,15 +84,15 @@ def train_model(
     *,
     seed: int,
     config: TrainingConfig | None = None,
-    progress: Progress | None = None,
+    advance: Advance = no_advance,
 ) -> LlamaForCausalLM:
-    """Return a model trained on every text once."""
+    """Return a model trained on every text once; `advance` counts batches."""
     config = config or TrainingConfig()
     model = new_model(config, tokenizer, seed=seed).train()
     batches = make_batches(texts, tokenizer, config, seed=seed)
     optimizers = _optimizers(model, config)
     schedules = [_schedule(optimizer, config, len(batches)) for optimizer in optimizers]
-    for step, batch in enumerate(batches, start=1):
+    for batch in batches:
         loss = model(**batch._asdict()).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
@@ -100,8 +100,7 @@ def train_model(
             optimizer.step()
             schedule.step()
             optimizer.zero_grad(set_to_none=True)
-        if progress is not None:
-            progress(step, len(batches), loss.item())
+        advance(1, loss=loss.item())
     return model.eval()
 
 

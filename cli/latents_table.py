@@ -1,0 +1,20 @@
+"""What `wb find-entity-latents` prints: what was found in a sentence each, and the selected latents as a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cli.render import emit, note
+from features.causal_checks import gate_line
+from features.latents_view import HEADS, shown_rows
+from features.store import LatentAnalysis
+
+
+def show_latents(found: LatentAnalysis, out: Path, *, as_json: bool) -> None:
+    """Print the selected latents; the sentences go to stderr."""
+    for row in found.tables["finding"]:
+        note(row["sentence"])
+    note(gate_line(found))
+    summary = {**found.summary(), "page": str(out.with_suffix(".html"))}
+    together = f"selected together: AUROC {summary['score_auroc']}; probe: {summary['probe_auroc']:.3f}"
+    emit(summary, as_json=as_json, title=f"Latents ({together})", columns=HEADS, rows=shown_rows(found))

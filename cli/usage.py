@@ -1,0 +1,57 @@
+"""Which options of a command go together; what does not is refused before anything is loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sae_train.errors import ConfigError
+
+
+def check_labelling(given: dict[str, Any], out: Path | None, stats: bool) -> None:
+    """Refuse a call that neither says whom to ask nor which answers to read.
+
+    Raises:
+        ConfigError: Something is missing, or two ways are mixed.
+    """
+    needed = {"--model": given["model"], "--entities": given["entities"], "--templates": given["templates"]}
+    if given["labels"] is None:
+        missing = [name for name, value in {**needed, "--out": out}.items() if value is None]
+        if missing:
+            raise ConfigError(
+                f"missing option {', '.join(missing)}",
+                got="neither these nor --labels",
+                expected="--model, --entities, --templates and --out to ask, or --labels for answers given before",
+            )
+        return
+    mixed = [name for name, value in needed.items() if value is not None]
+    if mixed or (out is None and not stats):
+        raise ConfigError(
+            "--labels reads answers given before; nobody is asked",
+            got=", ".join(mixed) or "neither --out nor --stats",
+            expected="--labels with --out (the rule applied again), --stats, or both",
+        )
+
+
+def check_name_reading(
+    model: str | None,
+    labels: Path | None,
+    templates: Path | None,
+    acts: Path | None,
+    acts_out: Path | None,
+    position: str | None,
+) -> None:
+    """Refuse a call that neither says whose names are read nor where they have been read already.
+
+    Raises:
+        click.UsageError: Something is missing, or two ways are mixed.
+    """
+    asked = {"--model": model, "--labels": labels, "--templates": templates}
+    missing = [name for name, value in asked.items() if value is None]
+    if missing and acts is None:
+        raise click.UsageError(f"Missing option {', '.join(missing)}; only --acts FILE does without.")
+    for name, value in (("--position", position), ("--acts-out", acts_out)):
+        if value is not None and acts is not None:
+            raise click.UsageError(f"{name} says how names are read; --acts has them read already.")

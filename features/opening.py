@@ -1,0 +1,88 @@
+"""Objects or paths: what a station is given becomes objects. Configs are given whole, or by their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from features.named_inputs import FACT_WORLD, model_spec
+from features.prompts import Templates, load_templates
+from sae_train.activations.store import ActivationStore
+from sae_train.errors import ConfigError
+from sae_train.fields import from_mapping
+from sae_train.lm.adapters import is_adapter, read_base
+from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.runs import resolve_device
+from sae_train.saes.base import Sae
+from sae_train.saes.interop import load_sae
+
+T = TypeVar("T")
+
+
+def open_lm(given: LanguageModel | str | Path, *, device: str = "auto", dtype: str = "float32") -> LanguageModel:
+    """Return a language model, or load it; the embedded world goes by its name, not by where it is installed.
+
+    Args:
+        given: The model; a hub id, a folder, a `.gguf` file; or the name of a world.
+        device, dtype: As for `load_lm`; what is a model already stays as it is.
+    """
+    if isinstance(given, LanguageModel):
+        return given
+    spec, world = model_spec(given), model_spec(FACT_WORLD)
+    on_world = is_adapter(Path(spec)) and read_base(Path(spec)).spec == FACT_WORLD
+    lm = load_lm(spec, device=device, dtype=dtype, base=world if on_world else None)
+    return replace(lm, name=FACT_WORLD) if spec == world else lm
+
+
+def open_templates(given: Templates | str | Path) -> Templates:
+    """Return templates, or read them from a file or the world of a name."""
+    return given if isinstance(given, Templates) else load_templates(given)
+
+
+def open_saes(given: Sae | str | Path | Sequence[Sae | str | Path], *, device: Any = "auto") -> list[Sae]:
+    """Return SAEs, or read them from their folders onto a device.
+
+    Raises:
+        ConfigError: There is none.
+    """
+    several = [given] if isinstance(given, Sae | str | Path) else list(given)
+    if not several:
+        raise ConfigError("no SAE to look into", got="none (saes)", expected="one or more, objects or folders")
+    where = resolve_device(str(device))
+    return [s if isinstance(s, Sae) else load_sae(Path(s), device=where) for s in several]
+
+
+@contextmanager
+def open_store(given: ActivationStore | str | Path | None) -> Iterator[ActivationStore | None]:
+    """Open an activation store and close it again; one that is open already stays so."""
+    if given is None or isinstance(given, ActivationStore):
+        yield given
+        return
+    with ActivationStore(Path(given)) as store:
+        yield store
+
+
+def settled(kind: type[T], whole: T | None, fields: Mapping[str, Any], *, name: str) -> T:
+    """Return a config that is given whole or by its fields.
+
+    Args:
+        kind: The class of the config.
+        whole: The config, or None.
+        fields: Values by the names of its fields.
+        name: The parameter that takes it whole, for messages.
+
+    Raises:
+        ConfigError: Both are given, or a name is no field of it.
+    """
+    if whole is None:
+        return from_mapping(kind, fields)
+    if fields:
+        raise ConfigError(
+            f"a {kind.__name__} is given whole and by its fields",
+            got=f"{name} and {', '.join(fields)}",
+            expected=f"either {name} or its fields",
+        )
+    return whole

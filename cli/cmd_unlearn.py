@@ -66,53 +66,29 @@ def command(
     Other known entities, unknown entities and general text are retained. Ends in an error, without a model, when
     nothing changed or when the model collapsed. A name shared by two types is written as type:name.
     """
-    from cli.inputs import documents_of, load_model, load_original
-    from cli.render import emit, note
-    from features.entities import load_entities
-    from features.prompts import load_templates
-    from features.store import load_analysis
+    from cli.render import emit
     from sae_train.processes import joined_processes
-    from sae_train.progress import shown
-    from sae_train.runs import claim_output
-    from sae_train.saes.interop import load_sae
-    from unlearn.data import resolve_targets
-    from unlearn.record import chain_of, removed_from
-    from unlearn.run import choose_hook_point, gate_warning, unlearn
+    from unlearn import unlearn
 
-    claim_output(out, overwrite=overwrite, resume=resume)
-    config = configure(**explicit(given), **read_params(given["method"], param))
     names = options.forget_names(forget, forget_file)
-    subjects = load_entities(labels, need_labels=True)
-    resolve_targets(subjects, names)  # refuses a wrong name before the model is loaded
-    analysis, wordings = load_analysis(latents), load_templates(templates)
-    documents = documents_of(text) if text else iter(())
-    if text is None:
-        note("no --text: only what the templates ask is retained, no general text")
-    with joined_processes() as processes, shown("unlearning", config.steps) as advance:
-        lm = load_model(model, device=processes.own_device(device))
-        loaded = [load_sae(s, device=lm.device) for s in saes]
-        first, missing = load_original(model, original, device=processes.own_device(device))
-        for warning in (gate_warning(analysis, choose_hook_point(loaded, analysis, config.hook_point)[1]), missing):
-            if warning and processes.is_first:
-                note(warning)
-        result = unlearn(
-            lm,
-            loaded,
-            analysis,
-            subjects,
-            wordings,
-            names,
-            config,
-            out,
-            documents=documents,
-            original=first,
-            earlier=removed_from(model),
-            chain=chain_of(model),
+    config = configure(**explicit(given), **read_params(given["method"], param))
+    with joined_processes() as processes:
+        found = unlearn(
+            model,
+            latents,
+            forget=names,
+            sae=saes,
+            labels=labels,
+            templates=templates,
+            text=text,
+            original=original,
+            out=out,
+            config=config,
             resume=resume,
             overwrite=overwrite,
+            device=processes.own_device(device),
             processes=processes,
             wandb=wandb,
-            advance=lambda n, terms: advance(n, **terms),
         )
     if processes.is_first:
-        emit(result, as_json=as_json, title=f"Forgotten: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")
+        emit(found.result, as_json=as_json, title=f"Forgotten: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")

@@ -10,7 +10,7 @@ from sae_train.lm.models import LanguageModel
 from unlearn.audit import audit
 from unlearn.config import AuditConfig
 from unlearn.data import first_documents
-from unlearn.ledger import Entry, active_removals
+from unlearn.ledger_entries import Entry, active_removals
 from unlearn.policy import AuditPolicy
 from unlearn.request import Request
 

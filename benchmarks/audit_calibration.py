@@ -22,9 +22,8 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -38,9 +37,10 @@ from features.store import load_analysis
 from sae_train.errors import CollapseError
 from sae_train.lm.models import LanguageModel, load_lm, save_lm
 from sae_train.lm.tokens import Document
-from sae_train.runs import jsonable
 from sae_train.saes.interop import load_sae
 from unlearn.audit import audit
+from unlearn.audit_json import report_from_json, report_to_json
+from unlearn.audit_report import AuditReport
 from unlearn.config import AuditConfig, configure
 from unlearn.policy import default_policy
 from unlearn.request import Request
@@ -51,6 +51,16 @@ N_LEFT_OUT, N_TARGETS = 10, 5  # per type
 GROUPS = (("facts", 50), ("name", 50), ("never", 25))  # entities per type that are labelled
 METHODS = ("idk 40", "idk 150", "rmu 50", "rmu 150", "ga 5", "ga 20")  # and steps
 NOISE = (0.2, 0.5)  # of a weight matrix's standard deviation
+
+
+@dataclass(frozen=True)
+class Kept:
+    """One finished audit: of which world, which model, and which request."""
+
+    seed: int
+    subject: str
+    draw: int
+    report: AuditReport
 
 
 def world_of(seed: int, worlds: Path) -> Path:
@@ -149,70 +159,56 @@ def run_seed(seed: int, worlds: Path, out: Path, n_requests: int, kinds: Sequenc
     names = [e.name for e in drawn]  # no text about any of them: the retrained model has not read it
     documents = [Document(d.text) for d in world_corpus(seed)[22_000:] if not any(n in d.text for n in names)]
     models = subjects(before, never, kinds, seed)
+    done = {(k.seed, k.subject, k.draw) for k in kept(out)}
     demo = worlds / f"demo-{seed}"
     for index, targets in enumerate(requests(drawn, labels, seed, n_requests)):
         keys, others = {t.key for t in targets}, {e.key for e in drawn}
         visible = [e for e in labels if e.key in keys or e.key not in others]
         wanted = [*models, *(k for k in METHODS if demo.is_dir() and (not kinds or k in kinds))]
         for name in wanted:
-            if (index and name != "never") or done(out, seed, name, index):
+            if (index and name != "never") or (seed, name, index) in done:
                 continue
             lm = models.get(name) or unlearned(seed, world, demo, visible, templates, sorted(keys), name)
             request = Request(visible, templates, sorted(keys), documents=documents, text_name="corpus, second half")
             started = time.monotonic()
             report = audit(before, lm, request, config=replace(config, seed=index))
-            keep(out, {"seed": seed, "subject": name, "draw": index, "took": time.monotonic() - started, **report})
+            keep(out, Kept(seed, name, index, report), time.monotonic() - started)
 
 
-def keep(out: Path, report: dict[str, Any]) -> None:
+def keep(out: Path, done: Kept, took: float) -> None:
     """Append one audit, without its long tables."""
-    short = {k: v for k, v in report.items() if k not in ("walk", "answers")}
+    short = report_to_json(replace(done.report, walk={}, answers=()))
+    line = {"seed": done.seed, "subject": done.subject, "draw": done.draw, "took": took, **short}
     with (out / "audits.jsonl").open("a", encoding="utf-8") as stream:
-        stream.write(json.dumps(jsonable(short)) + "\n")
+        stream.write(json.dumps(line) + "\n")
 
 
-def kept(out: Path) -> list[dict[str, Any]]:
-    """Return the audits so far."""
+def kept(out: Path) -> list[Kept]:
+    """Return the audits so far, judged by the shipped policy of today."""
     path = out / "audits.jsonl"
-    found = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
-    return [{**report, **judged(report)} for report in found]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [Kept(x["seed"], x["subject"], x["draw"], judged(report_from_json(x, name=str(path)))) for x in lines]
 
 
-def judged(report: dict[str, Any]) -> dict[str, Any]:
-    """Return verdict and checks by the shipped policy of today; the figures are those of the audit."""
+def judged(report: AuditReport) -> AuditReport:
+    """Return the report with verdict and checks by the shipped policy of today; the figures stay."""
     policy = default_policy()
-    verdict, checks = decide(measured(report), policy)
-    return {
-        "verdict": verdict,
-        "checks": [asdict(c) for c in checks],
-        "policy": {"name": policy.name, "version": policy.version, "sha256": policy.sha256},
-    }
+    verdict, checks = decide(report, policy)
+    return replace(report, verdict=verdict, checks=tuple(checks), policy=policy.record())
 
 
-def measured(value: Any) -> Any:
-    """Return JSON's nulls as NaN, which they were."""
-    if isinstance(value, dict):
-        return {k: measured(v) for k, v in value.items()}
-    return float("nan") if value is None else value
-
-
-def done(out: Path, seed: int, subject: str, index: int) -> bool:
-    """Tell whether an audit is there already."""
-    return any((r["seed"], r["subject"], r["draw"]) == (seed, subject, index) for r in kept(out))
-
-
-def page(found: Sequence[dict[str, Any]]) -> str:
+def page(found: Sequence[Kept]) -> str:
     """Render the table of verdicts and, for every subject, the checks that were not passed."""
-    policy = found[0]["policy"]
+    policy = found[0].report.policy
     rows = ["| model | seed | audits | pass | inconclusive | fail |", "|---|---|---|---|---|---|"]
     blame = ["| model | checks not passed (audits) |", "|---|---|"]
-    for name in dict.fromkeys(r["subject"] for r in found):
-        own = [r for r in found if r["subject"] == name]
-        for seed in sorted({r["seed"] for r in own}):
-            verdicts = Counter(r["verdict"] for r in own if r["seed"] == seed)
+    for name in dict.fromkeys(k.subject for k in found):
+        own = [k for k in found if k.subject == name]
+        for seed in sorted({k.seed for k in own}):
+            verdicts = Counter(k.report.verdict for k in own if k.seed == seed)
             counts = " | ".join(str(verdicts[v]) for v in ("pass", "inconclusive", "fail"))
             rows.append(f"| {name} | {seed} | {sum(verdicts.values())} | {counts} |")
-        checks = Counter(c["name"] for r in own for c in r["checks"] if c["status"] != "pass")
+        checks = Counter(c.name for k in own for c in k.report.checks if c.status != "pass")
         blame.append(f"| {name} | {', '.join(f'{k} ({v})' for k, v in checks.most_common(8)) or 'none'} |")
     return "\n".join(
         [
@@ -220,7 +216,7 @@ def page(found: Sequence[dict[str, Any]]) -> str:
             "",
             (__doc__ or "").replace("\n    python", "\n\n    python", 1).strip(),
             "",
-            f"Policy `{policy['name']}`, version {policy['version']}, sha256 {policy['sha256'][:16]}…; 20 targets a request.",
+            f"Policy `{policy.name}`, version {policy.version}, sha256 {policy.sha256[:16]}…; 20 targets a request.",
             "",
             *rows,
             "",

@@ -22,6 +22,7 @@ from features.prompts import load_templates
 from features.store import load_analysis
 from sae_train.lm.models import load_lm
 from unlearn.attacks.relearn import RelearnConfig, relearn
+from unlearn.audit_json import load_report
 from unlearn.config import AuditConfig
 from unlearn.request import Request
 from unlearn.roles import make_context
@@ -153,19 +154,20 @@ def over_partings(world: Path, demo: Path) -> dict[str, float]:
 
 def audited(path: Path) -> dict[str, float]:
     """Return what the demo's summary leaves out of its audit: attacks, and the classifier on all name tokens."""
-    report = json.loads(path.read_text(encoding="utf-8"))
-    places, attacks = report["indistinguishability"], report["attacks"]
+    report = load_report(path)
+    places, attacks = report.indistinguishability, report.attacks
+    whole = [place for name, place in places.items() if name.endswith("whole name")]
     return {
-        "auroc_whole_name": max(p["auroc"] for name, p in places.items() if name.endswith("whole name")),
-        "control_whole_name": max(p["control_high"] for name, p in places.items() if name.endswith("whole name")),
-        "relearned": attacks["relearn"]["recall_after"],
-        "relearned_control": attacks["relearn"]["compared_value"],
-        "other_forms": attacks["prompts"]["recall_after"],
-        "other_forms_control": attacks["prompts"]["compared_value"],
-        "quantized": attacks["quantize"]["recall_after"],
-        "pruned": attacks["prune"]["recall_after"],
-        "finetuned": attacks["finetune"]["recall_after"],
-        "audit_seconds": report["seconds"],
+        "auroc_whole_name": max(place.auroc.value for place in whole),
+        "control_whole_name": max(place.control_high for place in whole),
+        "relearned": attacks["relearn"].recall_after.value,
+        "relearned_control": attacks["relearn"].compared.value,
+        "other_forms": attacks["prompts"].recall_after.value,
+        "other_forms_control": attacks["prompts"].compared.value,
+        "quantized": attacks["quantize"].recall_after.value,
+        "pruned": attacks["prune"].recall_after.value,
+        "finetuned": attacks["finetune"].recall_after.value,
+        "audit_seconds": report.seconds,
     }
 
 

@@ -45,7 +45,6 @@ from unlearn.problem import Problem
 from unlearn.request import Request
 from unlearn.roles import make_context
 from unlearn.run import TEXT_CTX, TEXT_TOKENS, adapter_for, choose_hook_point
-from unlearn.verdict import loss_rise
 
 RELEARN_LR = 1e-3
 
@@ -178,22 +177,26 @@ def evaluate(world: World, problem: Problem, draw: int) -> dict[str, Any]:
 def _kept(context: AuditContext) -> dict[str, float | None]:
     """Return recall by group and the rise of the text loss."""
     found = evaluate_recall(context)
+    forget, neighbours, retain = (group.recall for group in (found.forget, found.neighbours, found.retain))
+    utility = evaluate_utility(context).utility
+    assert forget and neighbours and retain and utility
     return {
-        "recall": found["forget"]["recall_after"],
-        **{f"{g}_lost": found[g]["recall_before"] - found[g]["recall_after"] for g in ("neighbours", "retain")},
-        "loss_rise": loss_rise(evaluate_utility(context)),
+        "recall": forget.after.value,
+        "neighbours_lost": neighbours.lost,
+        "retain_lost": retain.lost,
+        "loss_rise": utility.rise,
     }
 
 
 def _inside(context: AuditContext) -> dict[str, Any]:
     """Return what probes and patches still find."""
     found = evaluate_indistinguishability(context)
-    keys = ("auroc", "control_low", "control_high")
-    settings = {s["name"]: s["target"]["value"] for s in attack_steer_back(context)["settings"]}
+    assert found.probe
+    settings = {s.name: s.target.value for s in attack_steer_back(context).settings}
     by_block = {k.split(" at ")[1]: v for k, v in settings.items() if k.startswith("original activation")}
     return {
-        "auroc": {name: [block[k] for k in keys] for name, block in found["indistinguishability"].items()},
-        "called_unknown": found["probe"]["unknown_after"],
+        "auroc": {n: [p.auroc.value, p.control_low, p.control_high] for n, p in found.indistinguishability.items()},
+        "called_unknown": found.probe.unknown_after.value,
         "steer_back": max(by_block.values()),
         "steer_back_by_block": by_block,
     }

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from features.gate import CONDITIONS
+from unlearn.audit_json import report_from_json
+from unlearn.audit_report import AuditReport
 
-ROWS = (
-    ("target recall", "forget", "recall"),
-    ("true answer ranked first", "forget", "ranking"),
-    ("recall of neighbours", "neighbours", "recall"),
-    ("recall of other known cities", "retain", "recall"),
-    ("... of those never retained", "untouched", "recall"),
-)
 COLUMNS = ("clean", *CONDITIONS)
 
 
 def share(value: float | None) -> str:
     """Render a share, or a dash."""
-    return "–" if value is None else f"{value:.3f}"
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def spread(found: list[float] | None) -> str:
@@ -164,41 +160,56 @@ def _gate(mine: Mapping[str, Any]) -> list[str]:
 
 def _audits(results: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Put the audits of one request side by side."""
-    audits = [results[f"audit {m}"] for m in methods]
+    audits = [report_from_json(results[f"audit {m}"], name=f"audit {m}") for m in methods]
     if not audits:
         return []
     first = audits[0]
-    rows = [
-        [title, share(first[group].get(f"{key}_before")), *(share(a[group].get(f"{key}_after")) for a in audits)]
-        for title, group, key in ROWS
-    ]
-    losses = [f"{a['utility']['loss_after']:.3f}" for a in audits]
-    rows.append(["loss on general text (nats)", f"{first['utility']['loss_before']:.3f}", *losses])
-    for name in first["attacks"]:
-        found = [a["attacks"][name] for a in audits]
-        cells = [f"{f['recall_after']:.2f} ({f['compared_high']:.2f})" for f in found]
-        rows.append(
-            [f"recall after {name} (never known, upper end)", share(first["attacks"][name]["before_value"]), *cells]
-        )
-    rows.append(["verdict", "", *(a["verdict"] for a in audits)])
+    rows = _said(audits)
+    for name, attack in first.attacks.items():
+        found = [a.attacks[name] for a in audits]
+        cells = [f"{f.recall_after.value:.2f} ({f.compared.high:.2f})" for f in found]
+        rows.append([f"recall after {name} (never known, upper end)", share(attack.worst.before), *cells])
+    rows.append(["verdict", "", *(a.verdict for a in audits)])
     rows.append(["seconds to unlearn", "", *(f"{results[f'unlearn {m}']['wall_s']:.0f}" for m in methods)])
     rows.append(["seconds to audit", "", *(f"{results[f'audit {m}']['wall_s']:.0f}" for m in methods)])
     answers = [
-        [str(a["prompt"]), str(a["before"]), *(str(other["answers"][i]["after"]) for other in audits)]
-        for i, a in enumerate(first["answers"])
+        [a.prompt, a.before, *(other.answers[i].after for other in audits)]
+        for i, a in enumerate(first.answers)
         if i % 3 == 0
     ]
     settings = "; ".join(
         f"{m}: {', '.join(f'{k} {v}' for k, v in s.items()) or 'defaults'}" for m, s in methods.items()
     )
-    failed = [", ".join(c["name"] for c in a["checks"] if c["status"] == "fail") or "no check failed" for a in audits]
+    failed = [", ".join(c.name for c in a.checks if c.status == "fail") or "no check failed" for a in audits]
     return [
         "## One removal, several methods, one audit each",
         "",
-        f"Targets, together: {', '.join(first['request']['forget'])}. Settings, not tuned: {settings}.",
+        f"Targets, together: {', '.join(first.request.forget)}. Settings, not tuned: {settings}.",
         "",
         *table(["", "before", *methods], rows),
         *(f"- **{m}** fails: {names}." for m, names in zip(methods, failed, strict=True)),
         "",
         *table(["question", "before", *methods], answers),
     ]
+
+
+def _said(audits: Sequence[AuditReport]) -> list[list[str]]:
+    """Return the rows of what is said about each group, and of the price."""
+    shown = (
+        ("target recall", [a.forget.recall for a in audits]),
+        ("true answer ranked first", [a.forget.ranking for a in audits]),
+        ("recall of neighbours", [a.neighbours.recall for a in audits]),
+        ("recall of other known cities", [a.retain.recall for a in audits]),
+        ("... of those never retained", [a.untouched.recall for a in audits]),
+    )
+    rows = [
+        [
+            title,
+            share(figures[0] and figures[0].before.value),
+            *(share(figure and figure.after.value) for figure in figures),
+        ]
+        for title, figures in shown
+    ]
+    prices = [a.utility for a in audits if a.utility is not None]
+    losses = [f"{price.loss_after:.3f}" for price in prices]
+    return [*rows, ["loss on general text (nats)", f"{prices[0].loss_before:.3f}", *losses]]

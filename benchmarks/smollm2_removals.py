@@ -33,6 +33,7 @@ from sae_train.lm.generate import text_loss
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document, load_documents
 from sae_train.saes.interop import LoadedSae, load_sae
+from unlearn.audit_json import findings_to_json
 from unlearn.config import AuditConfig, UnlearnConfig, configure
 from unlearn.data import text_windows
 from unlearn.evaluations.recall import evaluate_recall
@@ -163,11 +164,11 @@ def remove(model: Model, relation: Relation, names: list[str], config: UnlearnCo
         analysis=relation.analysis,
         trained_on={e.key for e in problem.sets.retain},
     )
-    recall = evaluate_recall(make_context(model.lm, lm, request, ASKED))
+    found = evaluate_recall(make_context(model.lm, lm, request, ASKED))
     return {
         "names": names,
         "seconds": seconds,
-        "recall": recall,
+        "recall": findings_to_json(found),
         "loss_before": model.loss_before,
         "loss_after": text_loss(lm, model.windows),
     }

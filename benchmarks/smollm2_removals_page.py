@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from unlearn.audit_figures import Figure, GroupResult
+from unlearn.audit_json import findings_from_json
+
 GROUPS = ("forget", "neighbours", "retain", "untouched")
 HEAD = """# Removals from SmolLM2-135M-Instruct, one by one and together
 
@@ -50,7 +53,8 @@ def _relation(name: str, cells: dict[str, Any]) -> str:
 
 def _over(cells: list[dict[str, Any]], group: str) -> str:
     """Return recall before and after over removals, and what was lost with its interval over them."""
-    before, after = (np.array([c["recall"][group][f"recall_{w}"] for c in cells]) for w in ("before", "after"))
+    recalls = [_group(c, group)[1] for c in cells]
+    before, after = np.array([r.before.value for r in recalls]), np.array([r.after.value for r in recalls])
     lost = 100 * (before - after)
     half = stats.t.ppf(0.975, len(lost) - 1) * stats.sem(lost) if len(lost) > 1 else float("nan")
     return f"{before.mean():.2f} -> {after.mean():.2f}, lost {lost.mean():.1f} +- {half:.1f} points"
@@ -58,11 +62,18 @@ def _over(cells: list[dict[str, Any]], group: str) -> str:
 
 def _line(key: str, cell: dict[str, Any]) -> str:
     """Return the row of one removal."""
-    found = [cell["recall"][group] for group in GROUPS]
-    groups = " | ".join(f"{f['recall_before']:.2f} -> {f['recall_after']:.2f} ({f['n']})" for f in found)
+    found = [_group(cell, group) for group in GROUPS]
+    groups = " | ".join(f"{r.before.value:.2f} -> {r.after.value:.2f} ({n})" for n, r in found)
     return f"| {key} | {groups} | {_rise(cell):+.2f} % | {cell['seconds']:.0f} |"
 
 
 def _rise(cell: dict[str, Any]) -> float:
     """Return the rise of the text loss in per cent."""
     return 100 * (cell["loss_after"] / cell["loss_before"] - 1)
+
+
+def _group(cell: dict[str, Any], group: str) -> tuple[int, Figure]:
+    """Return how many entities of a group were asked after one removal, and their recall."""
+    found: GroupResult = getattr(findings_from_json(cell["recall"]), group)
+    assert found.n is not None and found.recall is not None
+    return found.n, found.recall

@@ -15,6 +15,7 @@ from sae_train.lm.models import LanguageModel
 from sae_train.progress import shown
 from sae_train.runs import clear_output, write_json
 from unlearn.audit import audit
+from unlearn.audit_json import report_to_json
 from unlearn.compare import Other
 from unlearn.config import AuditConfig
 from unlearn.data import resolve_targets
@@ -22,7 +23,6 @@ from unlearn.ledger import newest_model, read_ledger
 from unlearn.policy import AuditPolicy
 from unlearn.reaudit import reaudit
 from unlearn.record import hook_point_of, method_of, removed_from, retained_of
-from unlearn.report import write_audit_page
 from unlearn.request import Request
 
 COLUMNS = ("entry", "forget", "verdict then", "now", "recall", "ranked first", "came back")
@@ -76,12 +76,12 @@ def audit_one(job: Job, names: Sequence[str], compare: Sequence[str] = ()) -> No
             advance=lambda name: advance(1, now=name),
         )
     clear_output(job.out, overwrite=job.overwrite)
-    page = _write(report, job.out)
-    rows = [(c["name"], c["value"], f"{c['rule']} {c['threshold']:.3g}", c["status"]) for c in report["checks"]]
+    page = report.save(job.out)
+    rows = [(c.name, c.value, f"{c.rule} {c.threshold:.3g}", c.status) for c in report.checks]
     emit(
-        {**report, "page": str(page)},
+        {**report_to_json(report), "page": str(page)},
         as_json=job.as_json,
-        title=f"Verdict: {report['verdict']} ({page})",
+        title=f"Verdict: {report.verdict} ({page})",
         columns=("check", "value", "threshold", "status"),
         rows=rows,
     )
@@ -115,16 +115,10 @@ def audit_ledger(job: Job, ledger: Path, names: Sequence[str], compare: Sequence
             policy=job.policy,
             advance=lambda name: advance(1, now=name),
         ):
-            page = _write(removal.report, job.out / f"entry-{removal.entry.index}")
+            page = removal.report.save(job.out / f"entry-{removal.entry.index}")
             rows.append({**removal.summary(), "page": str(page)})
     came_back = sum(row["came_back"] for row in rows)
     result = {"ledger": str(ledger), "unlearned": unlearned, "came_back": came_back, "removals": rows}
     write_json(job.out / "ledger.json", result)
     title = f"{came_back} of {len(rows)} removals came back in {unlearned}"
     emit(result, as_json=job.as_json, title=title, columns=COLUMNS, rows=[list(r.values())[:-1] for r in rows])
-
-
-def _write(report: dict[str, Any], folder: Path) -> Path:
-    """Write one audit and its page; return the page."""
-    write_json(folder / "audit.json", report)
-    return write_audit_page(report, folder / "audit.html")

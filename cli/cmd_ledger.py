@@ -96,7 +96,7 @@ def show(ledger: Path, as_json: bool, config_path: Path | None) -> None:
             e.action if e.index in active or e.action == "rollback" else f"{e.action}, rolled back",
             e.targets,
             e.config.get("method"),
-            None if e.audit is None else e.audit["verdict"],
+            None if e.audit is None else e.audit.verdict,
             e.model["folder"],
         )
         for e in entries

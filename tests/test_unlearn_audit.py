@@ -18,13 +18,14 @@ from sae_train.lm.generate import greedy_answers
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import bos_prefix, encode_plain
-from sae_train.runs import jsonable
 from unlearn.attacks.steer_back import attack_steer_back
 from unlearn.audit import audit, not_tested
+from unlearn.audit_json import load_report, report_from_json, report_to_json
+from unlearn.audit_report import Findings
 from unlearn.config import AuditConfig
 from unlearn.context import mean_interval, nearest_known, neighbourhood, spread_blocks, units
 from unlearn.evaluations import EVALUATIONS
-from unlearn.evaluations.behaviour import KINDS, behaviour_of, is_gibberish
+from unlearn.evaluations.behaviour import behaviour_of, is_gibberish, shares_of
 from unlearn.evaluations.indistinguishability import evaluate_indistinguishability
 from unlearn.evaluations.neighbours import evaluate_neighbours, kinds_of
 from unlearn.evaluations.places import earlier_of, place_rows
@@ -157,22 +158,19 @@ def test_units_are_entities_where_there_are_enough():
 
 def test_recall_of_the_untouched_and_of_a_destroyed_model(context, destroyed):
     found = evaluate_recall(replace(context, after=destroyed, answers={}))
-    for group in ("forget", "neighbours", "retain"):
-        assert found[group]["recall_before"] > 0.85, group
-        assert found[group]["recall_after"] < 0.05, group
-        assert found[group]["n"] == len(context.group(group))
-    assert (
-        found["forget"]["recall_before_low"]
-        <= found["forget"]["recall_before"]
-        <= found["forget"]["recall_before_high"]
-    )
+    for name, group in {"forget": found.forget, "neighbours": found.neighbours, "retain": found.retain}.items():
+        assert group.recall.before.value > 0.85, name
+        assert group.recall.after.value < 0.05, name
+        assert group.n == len(context.group(name))
+    before = found.forget.recall.before
+    assert before.low <= before.value <= before.high
 
 
 def test_ranking_finds_the_truth_and_is_at_chance_with_shuffled_facts(context, world_lm):
     found = evaluate_ranking(context)
-    assert found["forget"]["ranking_before"] > 0.85
-    assert found["forget"]["ranking_before"] == found["forget"]["ranking_after"], "the same model twice"
-    chance = found["ranking_chance"]
+    assert found.forget.ranking.before.value > 0.85
+    assert found.forget.ranking.before == found.forget.ranking.after, "the same model twice"
+    chance = found.ranking_chance
     assert 1 / 20 <= chance < 0.2
     everyone = [*context.forget, *context.neighbours, *context.retain]
     shuffled = []
@@ -199,17 +197,17 @@ def test_neighbours_by_kind_and_free_writing(context, destroyed, world_lm):
     """Random weights know nobody; a model without any weight writes nothing that can be read."""
     kept = [*context.neighbours, *context.retain]
     found = evaluate_neighbours(replace(context, after=destroyed, answers={}))
-    for kind, figures in found["neighbour_kinds"].items():
-        assert figures["n"] == sum(kind in kinds_of(e, context.forget) for e in kept)
-    assert found["neighbour_kinds"]["same type"]["n"] == len(kept)
-    assert found["neighbour_kinds"]["same type"]["recall_before"] > 0.85
-    assert found["neighbour_kinds"]["same type"]["recall_after"] < 0.05
-    assert found["unknown"]["recall_before"] < 0.3
+    for kind, group in found.neighbour_kinds.items():
+        assert group.n == sum(kind in kinds_of(e, context.forget) for e in kept)
+    alike = found.neighbour_kinds["same type"]
+    assert alike.n == len(kept)
+    assert alike.recall.before.value > 0.85 and alike.recall.after.value < 0.05
+    assert found.unknown.recall.before.value < 0.3
     stuck = copy.deepcopy(world_lm.model)
     for parameter in stuck.parameters():
         parameter.data.zero_()
-    writing = evaluate_neighbours(replace(context, after=replace(world_lm, model=stuck), answers={}))["writing"]
-    assert writing["entropy_after"] < 0.7 * writing["entropy_before"]
+    writing = evaluate_neighbours(replace(context, after=replace(world_lm, model=stuck), answers={})).writing
+    assert writing.entropy_after < 0.7 * writing.entropy_before
 
 
 def test_repeated_writing_is_noticed(context, world_lm, monkeypatch):
@@ -221,9 +219,9 @@ def test_repeated_writing_is_noticed(context, world_lm, monkeypatch):
         return greedy_answers(lm, beginnings, **settings) if len(calls) == 1 else [" the" * 24] * len(beginnings)
 
     monkeypatch.setattr("unlearn.evaluations.neighbours.greedy_answers", written)
-    writing = evaluate_neighbours(context)["writing"]
-    assert writing["repetition_before"] < 0.2 < 0.5 < writing["repetition_after"]
-    assert writing["entropy_after"] < writing["entropy_before"]
+    writing = evaluate_neighbours(context).writing
+    assert writing.repetition_before < 0.2 < 0.5 < writing.repetition_after
+    assert writing.entropy_after < writing.entropy_before
 
 
 def test_every_token_of_a_name_is_a_place(context, world_lm):
@@ -248,33 +246,34 @@ def test_every_token_of_a_name_is_a_place(context, world_lm):
 
 def test_does_the_sae_still_fit(context, destroyed, world_sae):
     own = replace(context, saes=[world_sae])
-    [same], [other] = (evaluate_sae_fit(replace(own, after=lm))["sae_fit"] for lm in (own.before, destroyed))
+    [same], [other] = (evaluate_sae_fit(replace(own, after=lm)).sae_fit for lm in (own.before, destroyed))
     for figure in ("fvu", "frac_dead", "l0"):
-        assert same[f"{figure}_before"] == same[f"{figure}_after"] == other[f"{figure}_before"]
-    assert same["fvu_before"] < 0.7 < other["fvu_after"]
+        before = getattr(same, f"{figure}_before")
+        assert before == getattr(same, f"{figure}_after") == getattr(other, f"{figure}_before")
+    assert same.fvu_before < 0.7 < other.fvu_after
 
 
 def test_utility(context, destroyed):
-    same = evaluate_utility(context)["utility"]
-    assert same["loss_before"] == same["loss_after"]
-    worse = evaluate_utility(replace(context, after=destroyed))["utility"]
-    assert worse["loss_after"] > worse["loss_before"] + 2
+    same = evaluate_utility(context).utility
+    assert same.loss_before == same.loss_after and same.rise == 0
+    worse = evaluate_utility(replace(context, after=destroyed)).utility
+    assert worse.loss_after > worse.loss_before + 2
 
 
 def test_targets_of_the_untouched_model_are_distinguishable_and_unknown_ones_are_not(context, monkeypatch):
     monkeypatch.setattr("features.probe.N_BOOTSTRAP", 50)  # an interval is only asked to hold its value
     found = evaluate_indistinguishability(context)
-    for name, block in found["indistinguishability"].items():
+    for name, place in found.indistinguishability.items():
         if not earlier_of(name):  # there a name is not complete: who it is may not be known yet
-            assert block["auroc"] > (0.9 if name.startswith("layers.2") else 0.6), name
-        assert block["auroc"] == block["auroc_before"]
-        assert block["auroc_low"] <= block["auroc"] <= block["auroc_high"]
-        assert block["control_low"] <= block["control_mean"] <= block["control_high"]
-        assert block["control_mean"] < 0.8
-    assert found["two_sample_p"] == 1 / 200, "the smallest that 199 permutations can give"
-    assert found["probe"]["unknown_after"] < 0.2
-    assert found["probe"]["unknown_control"] > 0.8
-    assert found["probe"]["auroc_known_against_unknown"] > 0.9
+            assert place.auroc.value > (0.9 if name.startswith("layers.2") else 0.6), name
+        assert place.auroc.value == place.auroc_before
+        assert place.auroc.low <= place.auroc.value <= place.auroc.high
+        assert place.control_low <= place.control_mean <= place.control_high
+        assert place.control_mean < 0.8
+    assert found.two_sample_p == 1 / 200, "the smallest that 199 permutations can give"
+    assert found.probe.unknown_after.value < 0.2
+    assert found.probe.unknown_control > 0.8
+    assert found.probe.auroc_known_against_unknown > 0.9
 
 
 @pytest.mark.slow
@@ -285,21 +284,21 @@ def test_unknown_entities_as_targets_are_inside_the_control_range(context):
     rest = [e for e in context.unknown if e not in mock]
     config = replace(SMALL, control_draws=10)
     found = evaluate_indistinguishability(replace(context, forget=mock, unknown=rest, acts={}, config=config))
-    for block in found["indistinguishability"].values():
-        assert block["auroc"] < 0.97
-    assert found["two_sample_p"] > 0.01
-    assert found["probe"]["unknown_after"] > 0.7
+    for place in found.indistinguishability.values():
+        assert place.auroc.value < 0.97
+    assert found.two_sample_p > 0.01
+    assert found.probe.unknown_after.value > 0.7
 
 
 @pytest.mark.slow
 def test_steering_back_an_untouched_and_a_destroyed_model(context, destroyed):
     """Put back into the untouched model nothing changes; into a destroyed one nothing helps."""
     untouched = attack_steer_back(context)
-    original = [x for x in untouched["settings"] if x["name"].startswith("original activation")]
+    original = [s for s in untouched.settings if s.name.startswith("original activation")]
     assert len(original) == len(context.blocks)
-    assert all(x["target"]["value"] > 0.85 for x in original)
-    assert untouched["recall_after"] == max(x["target"]["value"] for x in untouched["settings"])
-    assert attack_steer_back(replace(context, after=destroyed, answers={}))["recall_after"] < 0.1
+    assert all(s.target.value > 0.85 for s in original)
+    assert untouched.recall_after.value == max(s.target.value for s in untouched.settings)
+    assert attack_steer_back(replace(context, after=destroyed, answers={})).recall_after.value < 0.1
 
 
 # --------------------------------------------------------------------------------------------- behaviour
@@ -344,7 +343,7 @@ def test_behaviour(verdict, text, kind):
     answer = Answer(render("{name}", Entity("X", "t"), "a"), text, verdict)
     assert behaviour_of(answer, ["Kenya", "Uganda"]) == kind
     assert behaviour_of(answer) == ("confabulation" if kind == "off-topic" else kind), "without a list of answers"
-    assert kind in KINDS
+    assert kind in shares_of([]).by_kind()
 
 
 # --------------------------------------------------------------------------------------------- whole audits
@@ -375,24 +374,24 @@ def reports(world_lm, destroyed, given, world_documents):
 
 def test_the_untouched_model_fails(reports):
     found = reports["untouched"]
-    assert found["verdict"] == "fail"
-    status = {c["name"]: c["status"] for c in found["checks"]}
+    assert found.verdict == "fail"
+    status = {c.name: c.status for c in found.checks}
     assert status["target recall"] == status["true answer ranked first"] == status["called unknown"] == "fail"
     assert status["recall lost by neighbours"] == status["rise of general-text loss"] == "pass"
-    assert found["behaviour"]["after"]["leak"] > 0.85
+    assert found.behaviour.after.leak > 0.85
 
 
 def test_a_destroyed_model_never_passes(reports):
     found = reports["destroyed"]
-    assert found["verdict"] == "fail"
-    status = {c["name"]: c["status"] for c in found["checks"]}
+    assert found.verdict == "fail"
+    status = {c.name: c.status for c in found.checks}
     assert status["target recall"] != "fail", "it says nothing about the targets, and yet"
     assert status["recall lost by neighbours"] == status["rise of general-text loss"] == "fail"
 
 
 @pytest.mark.parametrize("name", ["untouched", "destroyed"])
 def test_reports_hold_the_documented_keys(reports, name):
-    found = json.loads(json.dumps(jsonable(reports[name]), allow_nan=False))
+    found = json.loads(json.dumps(report_to_json(reports[name]), allow_nan=False))
     for group in ("forget", "neighbours", "retain"):
         assert {"recall_before", "recall_after", "ranking_before", "ranking_after"} <= set(found[group])
     assert {"loss_before", "loss_after"} <= set(found["utility"])
@@ -409,11 +408,33 @@ def test_reports_hold_the_documented_keys(reports, name):
     assert {c["name"] for c in found["checks"] if c["status"] == "inconclusive"} >= {"relearn (not run)"}
 
 
+@pytest.mark.parametrize("name", ["untouched", "destroyed"])
+def test_a_report_of_an_audit_is_read_back_as_it_was(reports, name, tmp_path):
+    """Every figure, NaN included, and every type: `repr` shows both."""
+    report = reports[name]
+    assert report.save(tmp_path / "a") == tmp_path / "a" / "audit.html"
+    again = load_report(tmp_path / "a" / "audit.json")
+    assert repr(again) == repr(report)
+    assert report_to_json(again) == report_to_json(report)
+    assert repr(report_from_json(report_to_json(report))) == repr(report)
+    again.save(tmp_path / "b")
+    for file in ("audit.json", "audit.html"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_figures_are_attributes(reports):
+    report = reports["destroyed"]
+    recall = report.forget.recall.after
+    assert (recall.value, recall.low) == (0.0, 0.0) and 0 < recall.high < 1
+    assert report.attacks["quantize"].recall_after.value < 0.1
+    assert 0 <= report.indistinguishability["layers.3"].auroc.low <= 1
+
+
 @pytest.mark.slow
 def test_one_target_is_audited_over_its_templates(world_lm, given, world_documents):
     request = replace(given, names=given.names[:1], documents=world_documents[:200])
-    found = evaluate_indistinguishability(make_context(world_lm, world_lm, request, SMALL))["indistinguishability"]
-    assert found["layers.2"]["auroc"] > 0.9
+    found = evaluate_indistinguishability(make_context(world_lm, world_lm, request, SMALL))
+    assert found.indistinguishability["layers.2"].auroc.value > 0.9
 
 
 def test_labels_templates_and_names_are_enough(world_lm, given, destroyed):
@@ -423,9 +444,9 @@ def test_labels_templates_and_names_are_enough(world_lm, given, destroyed):
     assert context.hook_point == "layers.2", "the middle block"
     assert context.text_name.startswith("questions")
     assert not {e.key for e in context.unknown} & {e.key for e in context.probe_unknown}
-    assert EVALUATIONS["sae-fit"](context) == {}
-    assert "prompts: nothing to measure it on with these targets" in not_tested(context, [], {})
-    assert any("SAE" in line for line in not_tested(context, [], {}))
+    assert EVALUATIONS["sae-fit"](context) is None
+    assert "prompts: nothing to measure it on with these targets" in not_tested(context, Findings())
+    assert any("SAE" in line for line in not_tested(context, Findings()))
 
 
 def test_unknown_entities_are_matched_and_given_facts(world_lm):

@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 import tomllib
 from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
+from features.probe import Interval
 from sae_train.errors import ConfigError, FileFormatError, MissingFileError
+from unlearn.attack_results import AttackResult, AttackSetting
+from unlearn.audit_figures import (
+    AnswerShares,
+    Behaviour,
+    Figure,
+    GroupResult,
+    Place,
+    ProbeVotes,
+    ReadOff,
+    Utility,
+    Writing,
+)
+from unlearn.audit_report import Findings
 from unlearn.config import AuditConfig
 from unlearn.policy import DEFAULT_POLICY, AuditPolicy, default_policy, load_policy
 from unlearn.verdict import check, decide
@@ -17,65 +30,57 @@ from unlearn.verdict import check, decide
 NAN = float("nan")
 
 
-def good() -> dict[str, Any]:
+def certain(value: float) -> Interval:
+    return Interval(value, value, value)
+
+
+def good() -> Findings:
     """The figures of a removal that passes everything."""
 
-    def group(after: float) -> dict[str, float]:
-        return {
-            "recall_before": 1.0,
-            "recall_after": after,
-            "recall_after_low": after,
-            "recall_after_high": after,
-            "n": 20,
-            "ranking_after": after,
-            "ranking_after_low": after,
-            "ranking_after_high": after,
-        }
+    def group(after: float) -> GroupResult:
+        recall, ranking = (Figure(certain(1.0), certain(after)) for _ in range(2))
+        return GroupResult(n=20, recall=recall, ranking=ranking)
 
-    block = {
-        "auroc": 0.6,
-        "auroc_low": 0.5,
-        "auroc_high": 0.7,
-        "auroc_before": 1.0,
-        "control_low": 0.3,
-        "control_mean": 0.5,
-        "spelling": 0.5,
-        "control_high": 0.7,
-    }
-    place = {"after": 0.1, "after_low": 0.0, "after_high": 0.2, "before": 0.9}
-    place |= {"control": 0.1, "control_low": 0.0, "control_high": 0.2}
-    attack = {"recall_after": 0.1, "recall_after_low": 0.0, "recall_after_high": 0.2, "setting": "int4"}
-    attack |= {"compared_value": 0.1, "compared_high": 0.2}
-    probe = {"unknown_after": 1.0, "unknown_after_low": 0.95, "unknown_after_high": 1.0, "unknown_control": 1.0}
-    return {
-        "evaluated": list(default_policy().required),
-        "unknown": {"recall_before": 0.0, "recall_after": 0.0},
-        "writing": {"entropy_before": 4.0, "entropy_after": 4.0},
-        "two_sample_p": 0.5,
-        "fresh_probe": dict(probe),
-        "logit_lens": {"layers.1": dict(place)},
-        "value_probe": {"layers.1": dict(place)},
-        "attacks": {"relearn": dict(attack), "quantize": dict(attack)},
-        "forget": group(0.0),
-        "neighbours": group(1.0),
-        "retain": group(1.0),
-        "untouched": group(1.0),
-        "ranking_chance": 0.05,
-        "behaviour": {"after": {"gibberish": 0.0}},
-        "utility": {"loss_before": 2.0, "loss_after": 2.0},
-        "indistinguishability": {"layers.1": dict(block), "layers.2": dict(block)},
-        "probe": probe,
-    }
+    low = Interval(0.1, 0.0, 0.2)
+    place = Place(1.0, 3.0, 0.001, Interval(0.6, 0.5, 0.7), 1.0, 0.5, 0.3, 0.7, 0.5, 0.5)
+    setting = AttackSetting("int4", low, low, 0.9)
+    votes = ProbeVotes("layers.1", "before", 0.0, Interval(1.0, 0.95, 1.0), 1.0, 1.0)
+    shares = AnswerShares(0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+    return Findings(
+        evaluated=default_policy().required,
+        unknown=GroupResult(recall=Figure(certain(0.0), certain(0.0))),
+        writing=Writing(4.0, 0.0, 4.0, 0.0),
+        two_sample_p=0.5,
+        fresh_probe=votes,
+        logit_lens={"layers.1": ReadOff(low, low, 0.9)},
+        value_probe={"layers.1": ReadOff(low, low, 0.9)},
+        attacks={name: AttackResult(setting, (setting,)) for name in ("relearn", "quantize")},
+        forget=group(0.0),
+        neighbours=group(1.0),
+        retain=group(1.0),
+        untouched=group(1.0),
+        ranking_chance=0.05,
+        behaviour=Behaviour(shares, shares),
+        utility=Utility(2.0, 2.0, 100, "corpus"),
+        indistinguishability={"layers.1": place, "layers.2": place},
+        probe=votes,
+    )
 
 
-def changed(path: str, value: float) -> dict[str, Any]:
-    audit = copy.deepcopy(good())
-    *way, last = path.split("/")
-    place = audit
-    for key in way:
-        place = place[key]
-    place[last] = value
-    return audit
+def put(found: Any, path: str, value: Any) -> Any:
+    """Return the same with another value at a path of attributes and names, as `forget/recall/after/value`."""
+    first, _, rest = path.partition("/")
+    if isinstance(found, dict):
+        return {**found, first: put(found[first], rest, value) if rest else value}
+    return replace(found, **{first: put(getattr(found, first), rest, value) if rest else value})
+
+
+def changed(*changes: tuple[str, Any]) -> Findings:
+    """Return a removal that passes everything, with other values at some paths."""
+    found = good()
+    for path, value in changes:
+        found = put(found, path, value)
+    return found
 
 
 def test_a_clean_removal_passes():
@@ -88,26 +93,26 @@ def test_a_clean_removal_passes():
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("forget/recall_after", 0.06),
-        ("forget/ranking_after", 0.26),
+        ("forget/recall/after/value", 0.06),
+        ("forget/ranking/after/value", 0.26),
         ("behaviour/after/gibberish", 0.11),
-        ("neighbours/recall_after", 0.98),
-        ("retain/recall_after", 0.98),
-        ("untouched/recall_after", 0.98),
+        ("neighbours/recall/after/value", 0.98),
+        ("retain/recall/after/value", 0.98),
+        ("untouched/recall/after/value", 0.98),
         ("utility/loss_after", 2.03),
-        ("indistinguishability/layers.2/auroc", 0.95),
-        ("probe/unknown_after", 0.85),
-        ("fresh_probe/unknown_after", 0.85),
-        ("unknown/recall_after", 0.06),
+        ("indistinguishability/layers.2/auroc/value", 0.95),
+        ("probe/unknown_after/value", 0.85),
+        ("fresh_probe/unknown_after/value", 0.85),
+        ("unknown/recall/after/value", 0.06),
         ("writing/entropy_after", 3.5),
-        ("logit_lens/layers.1/after", 0.31),
-        ("value_probe/layers.1/after", 0.31),
-        ("attacks/relearn/recall_after", 0.31),
-        ("attacks/quantize/recall_after", 0.31),
+        ("logit_lens/layers.1/after/value", 0.31),
+        ("value_probe/layers.1/after/value", 0.31),
+        ("attacks/relearn/worst/target/value", 0.31),
+        ("attacks/quantize/worst/target/value", 0.31),
     ],
 )
 def test_each_figure_alone_can_fail_a_removal(path, value):
-    verdict, checks = decide(changed(path, value), default_policy())
+    verdict, checks = decide(changed((path, value)), default_policy())
     assert verdict == "fail"
     assert [c.status for c in checks].count("fail") == 1
 
@@ -115,72 +120,68 @@ def test_each_figure_alone_can_fail_a_removal(path, value):
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        ("forget/recall_after", NAN),
-        ("forget/ranking_after", NAN),
+        ("forget/recall/after/value", NAN),
+        ("forget/ranking/after/value", NAN),
         ("behaviour/after/gibberish", NAN),
-        ("neighbours/recall_after", NAN),
-        ("retain/recall_before", NAN),
+        ("neighbours/recall/after/value", NAN),
+        ("retain/recall/before/value", NAN),
         ("utility/loss_after", NAN),
-        ("indistinguishability/layers.1/auroc", NAN),
-        ("probe/unknown_after", NAN),
-        ("forget/recall_after_high", 0.21),
-        ("forget/ranking_after_high", 0.41),
+        ("indistinguishability/layers.1/auroc/value", NAN),
+        ("probe/unknown_after/value", NAN),
+        ("forget/recall/after/high", 0.21),
+        ("forget/ranking/after/high", 0.41),
         ("indistinguishability/layers.1/control_high", NAN),
         ("indistinguishability/layers.1/control_mean", 0.91),  # any group of names can be told apart
-        ("probe/unknown_after_low", 0.7),
+        ("probe/unknown_after/low", 0.7),
         ("two_sample_p", 0.005),
-        ("attacks/relearn/recall_after", NAN),
+        ("attacks/relearn/worst/target/value", NAN),
     ],
 )
 def test_what_was_not_measured_or_is_too_uncertain_is_inconclusive(path, value):
-    assert decide(changed(path, value), default_policy())[0] == "inconclusive"
+    assert decide(changed((path, value)), default_policy())[0] == "inconclusive"
 
 
 def test_a_failure_beats_what_is_inconclusive():
-    audit = changed("forget/recall_after", 0.5)
-    audit["forget"]["ranking_after"] = NAN
-    assert decide(audit, default_policy())[0] == "fail"
+    found = changed(("forget/recall/after/value", 0.5), ("forget/ranking/after/value", NAN))
+    assert decide(found, default_policy()).verdict == "fail"
 
 
 def test_recall_zero_alone_is_never_a_pass():
-    audit = good()
-    audit["neighbours"]["recall_after"] = audit["retain"]["recall_after"] = 0.0
-    assert decide(audit, default_policy())[0] == "fail"
+    found = changed(("neighbours/recall/after/value", 0.0), ("retain/recall/after/value", 0.0))
+    assert decide(found, default_policy()).verdict == "fail"
 
 
 def test_gains_are_no_losses():
-    audit = changed("utility/loss_after", 1.5)
-    audit["neighbours"]["recall_before"] = 0.9
-    assert decide(audit, default_policy())[0] == "pass"
+    found = changed(("utility/loss_after", 1.5), ("neighbours/recall/before/value", 0.9))
+    assert decide(found, default_policy()).verdict == "pass"
 
 
 def test_the_control_range_lifts_the_bound_and_never_lowers_it():
-    audit = changed("indistinguishability/layers.1/auroc", 0.94)
-    audit["indistinguishability"]["layers.1"] |= {"auroc_high": 0.97, "control_high": 0.95}
-    assert decide(audit, default_policy())[0] == "pass", "as far apart as names that nobody ever knew"
-    audit["indistinguishability"]["layers.1"]["control_high"] = NAN
-    assert decide(audit, default_policy())[0] == "fail", "without a range the fixed bound holds"
-    audit = changed("indistinguishability/layers.1/control_high", 0.5)
-    assert decide(audit, default_policy())[0] == "pass"
+    at = "indistinguishability/layers.1"
+    far = ((f"{at}/auroc/value", 0.94), (f"{at}/auroc/high", 0.97))
+    found = changed(*far, (f"{at}/control_high", 0.95))
+    assert decide(found, default_policy()).verdict == "pass", "as far apart as names that nobody ever knew"
+    found = changed(*far, (f"{at}/control_high", NAN))
+    assert decide(found, default_policy()).verdict == "fail", "without a range the fixed bound holds"
+    assert decide(changed((f"{at}/control_high", 0.5)), default_policy()).verdict == "pass"
 
 
 def test_places_that_are_reported_only_decide_nothing():
-    audit = good()
-    audit["indistinguishability"]["layers.1, whole name"] = {**audit["indistinguishability"]["layers.1"], "auroc": 0.95}
-    verdict, checks = decide(audit, default_policy())
+    found = good()
+    places = found.indistinguishability
+    shown = put(places["layers.1"], "auroc/value", 0.95)
+    found = replace(found, indistinguishability={**places, "layers.1, whole name": shown})
+    verdict, checks = decide(found, default_policy())
     assert verdict == "pass" and not any("whole name" in c.name for c in checks)
     judged = replace(default_policy(), reported_places=())
-    assert decide(audit, judged)[0] == "fail"
+    assert decide(found, judged).verdict == "fail"
 
 
-def test_what_spelling_tells_is_no_knowledge():
-    audit = changed("indistinguishability/layers.1/auroc", 0.93)
-    audit["indistinguishability"]["layers.1"] |= {"auroc_low": 0.88, "auroc_high": 0.97}
-    assert decide(audit, default_policy())[0] == "fail"
-    audit["indistinguishability"]["layers.1"]["spelling"] = 0.94
-    assert decide(audit, default_policy())[0] == "pass"
-    audit["indistinguishability"]["layers.1"]["spelling"] = 0.91
-    assert decide(audit, default_policy())[0] == "fail"
+@pytest.mark.parametrize(("spelling", "verdict"), [(0.5, "fail"), (0.94, "pass"), (0.91, "fail")])
+def test_what_spelling_tells_is_no_knowledge(spelling, verdict):
+    at = "indistinguishability/layers.1"
+    found = changed((f"{at}/auroc", Interval(0.93, 0.88, 0.97)), (f"{at}/spelling", spelling))
+    assert decide(found, default_policy()).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -202,36 +203,60 @@ def test_threshold_edges(value, rule, interval, status):
 
 
 def test_attacks_are_judged_by_what_never_known_entities_answer():
-    audit = changed("attacks/relearn/recall_after", 0.5)
-    assert decide(audit, default_policy())[0] == "fail"
-    audit["attacks"]["relearn"]["compared_high"] = 0.45
-    assert decide(audit, default_policy())[0] == "pass"
+    back = ("attacks/relearn/worst/target/value", 0.5)
+    assert decide(changed(back), default_policy()).verdict == "fail"
+    found = changed(back, ("attacks/relearn/worst/control/high", 0.45))
+    assert decide(found, default_policy()).verdict == "pass"
 
 
-def test_probes_are_judged_by_what_they_call_unknown_of_unknown_entities():
-    audit = changed("fresh_probe/unknown_after", 0.75)
-    audit["fresh_probe"] |= {"unknown_after_low": 0.7, "unknown_control": 0.8}
-    assert decide(audit, default_policy())[0] == "pass"
-    audit["fresh_probe"]["unknown_control"] = 0.9
-    assert decide(audit, default_policy())[0] == "fail"
+@pytest.mark.parametrize(("control", "verdict"), [(0.8, "pass"), (0.9, "fail")])
+def test_probes_are_judged_by_what_they_call_unknown_of_unknown_entities(control, verdict):
+    found = changed(
+        ("fresh_probe/unknown_after/value", 0.75),
+        ("fresh_probe/unknown_after/low", 0.7),
+        ("fresh_probe/unknown_control", control),
+    )
+    assert decide(found, default_policy()).verdict == verdict
 
 
 def test_a_probe_that_does_not_read_the_new_model_decides_nothing():
-    audit = changed("probe/unknown_after", 0.5)
-    assert decide(audit, default_policy())[0] == "fail"
-    audit["probe"]["unknown_control"] = 0.89
-    verdict, checks = decide(audit, default_policy())
+    found = changed(("probe/unknown_after/value", 0.5))
+    assert decide(found, default_policy()).verdict == "fail"
+    found = put(found, "probe/unknown_control", 0.89)
+    verdict, checks = decide(found, default_policy())
     assert verdict == "pass", "the old direction does not fit the new model, for anybody"
     assert "called unknown" not in {c.name for c in checks}
-    audit["fresh_probe"] |= {"unknown_after": 0.5, "unknown_control": 0.89}
-    assert decide(audit, default_policy())[0] == "fail", "a probe of the new model itself is always judged"
+    found = put(put(found, "fresh_probe/unknown_after/value", 0.5), "fresh_probe/unknown_control", 0.89)
+    assert decide(found, default_policy()).verdict == "fail", "a probe of the new model itself is always judged"
+
+
+@pytest.mark.parametrize(
+    ("path", "gone"),
+    [
+        ("forget", GroupResult()),
+        ("neighbours", GroupResult()),
+        ("unknown", GroupResult()),
+        ("utility", None),
+        ("behaviour", None),
+        ("writing", None),
+        ("two_sample_p", None),
+        ("probe", None),
+        ("fresh_probe", None),
+        ("indistinguishability", {}),
+        ("logit_lens", {}),
+        ("attacks", {}),
+    ],
+)
+def test_what_was_not_evaluated_has_no_check(path, gone):
+    """Whether it had to be evaluated is another check: that of what the policy requires."""
+    whole, fewer = (decide(found, default_policy()).checks for found in (good(), changed((path, gone))))
+    assert {c.name for c in fewer} < {c.name for c in whole}
 
 
 @pytest.mark.parametrize("name", default_policy().required)
 def test_leaving_out_what_is_required_never_passes(name):
-    audit = good()
-    audit["evaluated"].remove(name)
-    verdict, checks = decide(audit, default_policy())
+    found = good()
+    verdict, checks = decide(replace(found, evaluated=tuple(n for n in found.evaluated if n != name)), default_policy())
     assert verdict == "inconclusive"
     assert [c.name for c in checks if c.status != "pass"] == [f"{name} (not run)"]
 
@@ -301,6 +326,6 @@ def test_bad_settings_are_refused(bad):
 
 
 def test_where_nobody_recorded_the_training_there_is_no_check_of_the_untouched():
-    verdict, checks = decide(changed("untouched/n", 0), default_policy())
+    verdict, checks = decide(changed(("untouched/n", 0)), default_policy())
     assert verdict == "pass"
     assert not any("never retained" in c.name for c in checks)

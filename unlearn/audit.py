@@ -5,24 +5,21 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import Any
 
 from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel, weights_hash
 from sae_train.runs import now
-from unlearn.attacks import ATTACKS
+from unlearn.audit_report import AuditedRequest, AuditReport, Findings
+from unlearn.audit_run import PARTS, run_parts
 from unlearn.compare import Other, compare_models
 from unlearn.config import AuditConfig
 from unlearn.context import AuditContext
-from unlearn.evaluations import EVALUATIONS
 from unlearn.evaluations.benchmarks import check_tasks
 from unlearn.policy import AuditPolicy, default_policy
 from unlearn.request import Request
 from unlearn.roles import make_context
 from unlearn.verdict import decide
 
-SCHEMA = "sae-workbench/audit"
-VERSION = 2
 NEVER_TESTED = (
     "languages other than that of the templates",
     "attackers with more lessons, data or steps than stated here",
@@ -38,7 +35,7 @@ def audit(
     policy: AuditPolicy | None = None,
     others: Sequence[Other] = (),
     advance: Callable[[str], None] = lambda name: None,
-) -> dict[str, Any]:
+) -> AuditReport:
     """Measure what `after` still knows of the named entities, what it lost, what comes back, and decide.
 
     Any pair of models of one shape will do: labels, templates and names are enough.
@@ -53,7 +50,7 @@ def audit(
         advance: Called with the name of each evaluation and attack before it starts.
 
     Returns:
-        The content of `audit.json`.
+        Everything that was found, the verdict and what it rests on.
 
     Raises:
         ConfigError: An evaluation to skip does not exist, or a task of `lm-eval` cannot be run.
@@ -66,71 +63,56 @@ def audit(
     check_names(policy.required, "policy key 'required'")
     check_tasks(config.lm_eval)
     context = make_context(before, after, request, config)
-    found: dict[str, Any] = {"attacks": {}}
-    seconds: dict[str, float] = {}
-    evaluated: list[str] = []
     beside = compare_models(context, others, own=str(request.facts.get("unlearned", "")), advance=advance)
-    for name in (n for n in (*EVALUATIONS, *ATTACKS) if n not in config.skip):
-        advance(name)
-        since = time.monotonic()
-        if name in EVALUATIONS:
-            result = EVALUATIONS[name](context)
-            for key, value in result.items():
-                found[key] = {**found.get(key, {}), **value} if isinstance(value, dict) else value
-        elif result := ATTACKS[name](context):
-            found["attacks"][name] = result
-        evaluated += [name] if result else []
-        seconds[name] = round(time.monotonic() - since, 2)
-    verdict, checks = decide({**found, "evaluated": evaluated}, policy)
-    return {
-        "schema": SCHEMA,
-        "schema_version": VERSION,
-        "created": now(),
-        "request": {
-            "forget": [e.name for e in context.forget],
-            "hook_point": context.hook_point,
-            "model_hash": weights_hash(before.model),
-            "unlearned_hash": weights_hash(after.model),
-            **request.facts,
-        },
-        "verdict": verdict,
-        "checks": [asdict(c) for c in checks],
-        **found,
-        **({"compare": beside} if beside else {}),
-        "evaluated": evaluated,
-        "not_tested": not_tested(context, evaluated, found["attacks"]),
-        "policy": {**asdict(policy), "sha256": policy.sha256},
-        "config": asdict(config),
-        "seconds": time.monotonic() - started,
-        "seconds_by_part": seconds,
-    }
+    found, seconds = run_parts(context, [n for n in PARTS if n not in config.skip], advance)
+    verdict, checks = decide(found, policy)
+    audited = AuditedRequest(
+        forget=tuple(e.name for e in context.forget),
+        hook_point=context.hook_point,
+        model_hash=weights_hash(before.model),
+        unlearned_hash=weights_hash(after.model),
+        facts=dict(request.facts),
+    )
+    return AuditReport(
+        **found.parts(),
+        created=now(),
+        request=audited,
+        verdict=verdict,
+        checks=tuple(checks),
+        compare=beside,
+        not_tested=tuple(not_tested(context, found)),
+        policy=policy.record(),
+        config=asdict(config),
+        seconds=time.monotonic() - started,
+        seconds_by_part=seconds,
+    )
 
 
 def check_names(names: Iterable[str], where: str) -> None:
     """Refuse what is neither an evaluation nor an attack."""
-    known = [*EVALUATIONS, *ATTACKS]
     for name in names:
-        if name not in known:
-            raise ConfigError(f"no evaluation or attack '{name}'", got=f"{name} ({where})", expected=", ".join(known))
+        if name not in PARTS:
+            raise ConfigError(f"no evaluation or attack '{name}'", got=f"{name} ({where})", expected=", ".join(PARTS))
 
 
-def not_tested(context: AuditContext, evaluated: Sequence[str], attacks: dict[str, Any]) -> list[str]:
+def not_tested(context: AuditContext, found: Findings) -> list[str]:
     """Return, for the reader, what this audit did not look at."""
-    found = [f"{n}: left out (--skip)" for n in (*EVALUATIONS, *ATTACKS) if n in context.config.skip]
-    found += [
+    lines = [f"{n}: left out (--skip)" for n in PARTS if n in context.config.skip]
+    lines += [
         f"{n}: nothing to measure it on with these targets"
-        for n in (*EVALUATIONS, *ATTACKS)
-        if n not in evaluated and n not in ("sae-fit", "lm-eval") and n not in context.config.skip
+        for n in PARTS
+        if n not in found.evaluated and n not in ("sae-fit", "lm-eval") and n not in context.config.skip
     ]
     if not context.saes:
-        found.append("the latents and the error term of an SAE: none was given (--sae)")
+        lines.append("the latents and the error term of an SAE: none was given (--sae)")
     elif len({s.hook_point for s in context.saes}) == len(context.saes):
-        found.append("a second SAE of another seed at one hook point: one was given (--sae)")
+        lines.append("a second SAE of another seed at one hook point: one was given (--sae)")
     if context.analysis is None:
-        found.append("steering along mined latents: none were given (--latents)")
+        lines.append("steering along mined latents: none were given (--latents)")
     if not context.config.lm_eval:
-        found.append("benchmarks of language models: none was given (--lm-eval)")
+        lines.append("benchmarks of language models: none was given (--lm-eval)")
     if not context.config.n_samples:
-        found.append("answers drawn at temperature one")
-    found += [f"questions in the form '{form}'" for form in attacks.get("prompts", {}).get("not_asked", [])]
-    return [*found, *NEVER_TESTED]
+        lines.append("answers drawn at temperature one")
+    for attack in found.attacks.values():
+        lines += [f"questions in the form '{form}'" for form in attack.not_asked or ()]
+    return [*lines, *NEVER_TESTED]

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Any
 
 from sae_train.lm.models import LanguageModel, weights_hash
-from unlearn.attacks import ATTACKS
+from unlearn.audit_figures import Walk
+from unlearn.audit_report import ComparedModel
+from unlearn.audit_run import run_parts
 from unlearn.context import AuditContext
-from unlearn.evaluations import EVALUATIONS
 from unlearn.roles import check_pair
 
 EVALUATED = ("recall", "ranking", "utility", "behaviour", "indistinguishability", "walk")
@@ -23,7 +23,8 @@ ATTACKED = ("relearn",)
 PRICE = ("utility", "behaviour")  # without which no figure of the inside is taken: a destroyed model would look well
 INSIDE = ("indistinguishability", "walk")
 GROUPS = ("forget", "neighbours", "retain")
-KEPT = (*GROUPS, "ranking_chance", "utility", "behaviour", "indistinguishability", "two_sample_p", "probe", "walk")
+FIGURES = ("ranking_chance", "utility", "behaviour", "indistinguishability", "two_sample_p", "probe")
+KEPT = (*GROUPS, *FIGURES, "walk", "attacks")  # parts of what was found
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,8 @@ class Other:
 
 def compare_models(
     context: AuditContext, others: Sequence[Other], *, own: str = "", advance: Callable[[str], None] = lambda name: None
-) -> dict[str, Any]:
-    """Return by name what the same questions and places show of other models, in the keys of the audit itself.
+) -> dict[str, ComparedModel]:
+    """Return by name what the same questions and places show of other models.
 
     Args:
         context: Of the audit; answers and activations of the original model are shared with it.
@@ -53,8 +54,8 @@ def compare_models(
         advance: Called with what is measured, before it is.
 
     Returns:
-        Per model `unlearned`, `unlearned_hash`, `method`, the figures that `KEPT` names, `attacks` (relearning only);
-        `walk` has `after` alone, since clouds and `before` are those of the audit.
+        Per model the parts that `KEPT` names: of attacks relearning only, of the walk the points after alone, since
+        clouds and `before` are those of the audit.
 
     Raises:
         ShapeError: A model is no pair with the original one.
@@ -81,7 +82,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
     return [name if n == 1 else f"{name} ({n})" for name, n in zip(names, again, strict=True)]
 
 
-def _measure(context: AuditContext, other: Other, name: str, advance: Callable[[str], None]) -> dict[str, Any]:
+def _measure(context: AuditContext, other: Other, name: str, advance: Callable[[str], None]) -> ComparedModel:
     """Load one model and run what is not skipped."""
     lm = other.load()
     check_pair(context.before, lm, option=f"--compare {other.path}")
@@ -92,19 +93,10 @@ def _measure(context: AuditContext, other: Other, name: str, advance: Callable[[
         "acts": {k: v for k, v in context.acts.items() if k[1] == "before"},
     }
     beside = replace(context, after=lm, untouched=[], config=replace(context.config, n_samples=0), **shared)
-    found: dict[str, Any] = {}
-    for part in (p for p in EVALUATED if p not in left_out):
-        advance(f"{name}: {part}")
-        for key, value in EVALUATIONS[part](beside).items():
-            found[key] = {**found.get(key, {}), **value} if isinstance(value, dict) else value
-    attacks: dict[str, Any] = {}
-    for part in (p for p in ATTACKED if p not in left_out):
-        advance(f"{name}: {part}")
-        attacks |= {part: result} if (result := ATTACKS[part](beside)) else {}
+    parts = [p for p in (*EVALUATED, *ATTACKED) if p not in left_out]
+    found, _ = run_parts(beside, parts, lambda part: advance(f"{name}: {part}"))
     context.answers.update({k: v for k, v in beside.answers.items() if k[1] == "before"})
     context.acts.update({k: v for k, v in beside.acts.items() if k[1] == "before"})
-    kept = {key: found[key] for key in KEPT if key in found}
-    if "walk" in kept:
-        kept["walk"] = {block: {"after": panel["after"]} for block, panel in kept["walk"].items()}
-    hashed = {"unlearned": other.path, "unlearned_hash": weights_hash(lm.model), "method": other.method}
-    return {**hashed, **kept, "attacks": attacks}
+    kept = {part: value for part, value in found.parts().items() if part in KEPT}
+    kept["walk"] = {block: Walk(after=panel.after) for block, panel in found.walk.items()}
+    return ComparedModel(**kept, unlearned=other.path, unlearned_hash=weights_hash(lm.model), method=other.method)

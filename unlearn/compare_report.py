@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from features.plots import OTHERS, Number, is_number
-from unlearn.compare import PRICE, short_names
+from unlearn.audit_figures import Figure
+from unlearn.audit_report import AuditReport, Findings
+from unlearn.compare import short_names
 from unlearn.plots import Walked
-from unlearn.verdict import judged_places, loss_rise
+from unlearn.verdict import judged_places
 
 MARKS = (
     ("^", "triangle"),
@@ -60,37 +61,37 @@ class Row:
     relearned_control: Number
 
 
-def compare_view(audit: Mapping[str, Any]) -> list[Row]:
+def compare_view(report: AuditReport) -> list[Row]:
     """Return the rows of the table: the original model, the audited one, the others; none where nothing is compared."""
-    others = audit.get("compare") or {}
+    others = report.compare
     if not others:
         return []
-    own = str(audit["request"].get("unlearned") or "this model")
-    name, *_ = short_names([own, *(str(found["unlearned"]) for found in others.values())])
-    reported = (audit.get("policy") or {}).get("reported_places") or ()
+    own = report.request.unlearned or "this model"
+    name, *_ = short_names([own, *(model.unlearned for model in others.values())])
+    reported = report.policy.reported_places
     return [
-        _row(audit, ORIGINAL, "", "", "", "before", reported),
-        _row(audit, name, "target", "diamond", str(audit["request"].get("method") or ""), "after", reported),
+        _before(report, reported),
+        _after(report, name, ("target", "diamond"), report.request.method or "", reported),
         *(
-            _row(found, name, *_mark(index), str(found.get("method") or ""), "after", reported)
-            for index, (name, found) in enumerate(others.items())
+            _after(model, name, _mark(index), model.method, reported)
+            for index, (name, model) in enumerate(others.items())
         ),
     ]
 
 
-def walked(audit: Mapping[str, Any], block: str) -> list[Walked]:
+def walked(report: AuditReport, block: str) -> list[Walked]:
     """Return where the other models have the targets at one block."""
     found = []
-    for index, (name, other) in enumerate((audit.get("compare") or {}).items()):
-        if block in other.get("walk", {}):
+    for index, (name, other) in enumerate(report.compare.items()):
+        if block in other.walk:
             marker, _ = MARKS[index % len(MARKS)]
-            found.append(Walked(name, other["walk"][block]["after"], OTHERS[index % len(OTHERS)], marker))
+            found.append(Walked(name, other.walk[block].after, OTHERS[index % len(OTHERS)], marker))
     return found
 
 
-def has_price(found: Mapping[str, Any]) -> bool:
+def has_price(found: Findings) -> bool:
     """Tell whether text loss and behaviour were measured: no figure of the inside is shown without them."""
-    return all(part in found for part in PRICE)
+    return found.utility is not None and found.behaviour is not None
 
 
 def _mark(index: int) -> tuple[str, str]:
@@ -98,38 +99,62 @@ def _mark(index: int) -> tuple[str, str]:
     return COLOURS[index % len(COLOURS)], MARKS[index % len(MARKS)][1]
 
 
-def _row(
-    found: Mapping[str, Any], name: str, colour: str, shape: str, method: str, when: str, reported: Sequence[str]
-) -> Row:
-    """Cut the figures of one model out of what was measured."""
-    is_after = when == "after"
-    inside = found.get("indistinguishability", {}) if has_price(found) else {}
-    place, auroc, control = _highest(inside, "auroc" if is_after else "auroc_before", reported)
-    relearn = found.get("attacks", {}).get("relearn", {}) if is_after else {}
+def _before(report: AuditReport, reported: Sequence[str]) -> Row:
+    """Cut the figures of the original model out of what was measured."""
+    inside = report.indistinguishability if has_price(report) else {}
+    auroc = {name: place.auroc_before for name, place in judged_places(inside, reported).items()}
+    place = _highest(auroc)
     return Row(
-        name=name,
-        colour=colour,
-        shape=shape,
-        method=method,
-        recall=found.get("forget", {}).get(f"recall_{when}"),
-        ranking=found.get("forget", {}).get(f"ranking_{when}"),
-        neighbours=found.get("neighbours", {}).get(f"recall_{when}"),
-        retained=found.get("retain", {}).get(f"recall_{when}"),
-        loss=loss_rise(found) if is_after else None,
-        gibberish=found.get("behaviour", {}).get(when, {}).get("gibberish"),
-        auroc=auroc,
+        name=ORIGINAL,
+        colour="",
+        shape="",
+        method="",
+        recall=_value(report.forget.recall, is_after=False),
+        ranking=_value(report.forget.ranking, is_after=False),
+        neighbours=_value(report.neighbours.recall, is_after=False),
+        retained=_value(report.retain.recall, is_after=False),
+        loss=None,
+        gibberish=None if report.behaviour is None else report.behaviour.before.gibberish,
+        auroc=auroc.get(place),
         auroc_place=place,
-        control=control if is_after else None,
-        called_unknown=found.get("probe", {}).get(f"unknown_{when}") if has_price(found) else None,
-        relearned=relearn.get("recall_after"),
-        relearned_control=relearn.get("compared_value"),
+        control=None,
+        called_unknown=report.probe.unknown_before if report.probe is not None and has_price(report) else None,
+        relearned=None,
+        relearned_control=None,
     )
 
 
-def _highest(places: Mapping[str, Any], key: str, reported: Sequence[str]) -> tuple[str, Number, Number]:
-    """Return the judged place where targets are told apart best, the AUROC, and the control's upper end there."""
-    judged = {n: p for n, p in judged_places(places, reported).items() if is_number(p.get(key))}
-    if not judged:
-        return "", None, None
-    name = max(judged, key=lambda n: judged[n][key])
-    return name, judged[name][key], judged[name].get("control_high")
+def _after(found: Findings, name: str, mark: tuple[str, str], method: str, reported: Sequence[str]) -> Row:
+    """Cut the figures of one unlearned model out of what was measured."""
+    inside = judged_places(found.indistinguishability if has_price(found) else {}, reported)
+    place = _highest({at: own.auroc.value for at, own in inside.items()})
+    relearn = found.attacks.get("relearn")
+    return Row(
+        name=name,
+        colour=mark[0],
+        shape=mark[1],
+        method=method,
+        recall=_value(found.forget.recall),
+        ranking=_value(found.forget.ranking),
+        neighbours=_value(found.neighbours.recall),
+        retained=_value(found.retain.recall),
+        loss=None if found.utility is None else found.utility.rise,
+        gibberish=None if found.behaviour is None else found.behaviour.after.gibberish,
+        auroc=inside[place].auroc.value if place else None,
+        auroc_place=place,
+        control=inside[place].control_high if place else None,
+        called_unknown=found.probe.unknown_after.value if found.probe is not None and has_price(found) else None,
+        relearned=None if relearn is None else relearn.recall_after.value,
+        relearned_control=None if relearn is None else relearn.compared.value,
+    )
+
+
+def _value(figure: Figure | None, *, is_after: bool = True) -> Number:
+    """Return a figure of one of the two models; None where it was not evaluated."""
+    return None if figure is None else (figure.after if is_after else figure.before).value
+
+
+def _highest(aurocs: Mapping[str, float]) -> str:
+    """Return the place where targets are told apart best; empty where none was measured."""
+    measured = {name: auroc for name, auroc in aurocs.items() if is_number(auroc)}
+    return max(measured, key=measured.__getitem__) if measured else ""

@@ -17,6 +17,7 @@ from features.store import LatentAnalysis
 from sae_train.lm.hook_names import block_index
 from sae_train.lm.models import LanguageModel
 from sae_train.saes.interop import LoadedSae
+from unlearn.audit_figures import Figure
 from unlearn.config import AuditConfig
 
 MAX_UNKNOWN_ASKED = 40
@@ -177,14 +178,6 @@ def units(per_entity: Sequence[Sequence[float]]) -> list[float]:
     return [sum(values) / len(values) for values in found]
 
 
-def before_after(name: str, before: Sequence[float], after: Sequence[float], seed: int) -> dict[str, float]:
-    """Return the six keys of one figure: value and interval, before and after."""
-    found: dict[str, float] = {}
-    for when, values in (("before", before), ("after", after)):
-        interval = mean_interval(values, seed)
-        found |= {
-            f"{name}_{when}": interval.value,
-            f"{name}_{when}_low": interval.low,
-            f"{name}_{when}_high": interval.high,
-        }
-    return found
+def figure(before: Sequence[float], after: Sequence[float], seed: int) -> Figure:
+    """Return the mean of a figure before and after, each with its interval over `units`."""
+    return Figure(mean_interval(before, seed), mean_interval(after, seed))

@@ -6,11 +6,11 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features import find_entity_latents, label_entities
+from features import Labels, find_entity_latents, label_entities
 from features.config import GateConfig
 from features.entities import Entity, load_entities
 from features.factworld import shipped_world
@@ -18,7 +18,7 @@ from features.factworld.corpus import world_corpus
 from features.prompts import by_type, entity_documents, load_templates
 from features.store import LatentAnalysis
 from features.training_page import write_training_page
-from sae_train import cache_activations, load_lm, train_sae
+from sae_train import ActivationStore, cache_activations, load_lm, train_sae
 from sae_train.errors import MissingFileError
 from sae_train.lm.hook_names import block_index
 from sae_train.lm.tokens import Document
@@ -129,8 +129,9 @@ def run_demo(
         out=out / "audit",
         **words,
     )
-    made = Made(labels, saes, latents, forgotten, report)
-    summary = made.summary(out, n_rows=store.n_rows, seconds=time.monotonic() - started)
+    chosen = next(s for s in saes if s.hook_point == forgotten.hook_point)
+    figures = summary_of(labels, chosen, latents, forgotten, report, out)
+    summary = {**figures, "n_rows": store.n_rows, "seconds": time.monotonic() - started}
     write_json(out / "demo.json", {"config": config, "world": folder.name, "summary": summary})
     return summary
 
@@ -197,3 +198,54 @@ def choose_targets(labels: Sequence[Entity], config: DemoConfig) -> list[str]:
         known = [e.key for e in members if e.label == "known" and e.seen == "facts"]
         chosen += [known[i] for i in generator.permutation(len(known))[: config.targets_per_type]]
     return chosen
+
+
+def summary_of(
+    labels: Labels, sae: Sae, analysis: LatentAnalysis, forgotten: Unlearned, report: AuditReport, out: Path
+) -> dict[str, Any]:
+    """Gather the figures of every station."""
+    hook_point = forgotten.hook_point
+    unknown = analysis.selected_rows("unknown")
+    first = block_index(hook_point)
+    places = report.indistinguishability
+    recall, ranking = report.forget.recall, report.forget.ranking
+    kept = [group.recall for group in (report.neighbours, report.retain, report.untouched)]
+    assert recall and ranking and all(kept) and report.utility and report.probe, "a demo skips nothing"
+    neighbours, retain, untouched = (figure for figure in kept if figure is not None)
+    blocks = [b for name, b in places.items() if "," not in name and block_index(name) >= first]
+    return {
+        "verdict": report.verdict,
+        "known": sum(e.label == "known" for e in labels),
+        "unknown": sum(e.label == "unknown" for e in labels),
+        "hook_point": hook_point,
+        "fvu": sae.quality["fvu"],
+        "l0": sae.quality["l0"],
+        "frac_dead": sae.quality["frac_dead"],
+        "latents_known": len(analysis.selected_rows("known")),
+        "latents_unknown": len(unknown),
+        "best_unknown_heldout_separation": unknown[0]["heldout_separation"] if unknown else None,
+        "score_auroc": analysis.at(hook_point).score.value,
+        "probe_auroc": analysis.at(hook_point).probe.value,
+        "n_targets": report.forget.n,
+        "recall_before": recall.before.value,
+        "recall_after": recall.after.value,
+        "ranking_after": ranking.after.value,
+        "ranking_chance": report.ranking_chance,
+        "neighbours_before": neighbours.before.value,
+        "neighbours_after": neighbours.after.value,
+        "retain_before": retain.before.value,
+        "retain_after": retain.after.value,
+        "untouched_before": untouched.before.value,
+        "untouched_after": untouched.after.value,
+        "loss_before": report.utility.loss_before,
+        "loss_after": report.utility.loss_after,
+        "called_unknown": report.probe.unknown_after.value,
+        "auroc_before": min(b.auroc_before for b in blocks),
+        "auroc_after": max(b.auroc.value for b in blocks),
+        "control_high": max(b.control_high for b in blocks),
+        "steer_back_recall": report.attacks["steer-back"].recall_after.value,
+        "unlearn_seconds": forgotten.result["seconds"],
+        "audit_seconds": report.seconds,
+        "latents_page": str(out / "latents.html"),
+        "audit_page": str(out / "audit" / "audit.html"),
+    }

@@ -7,7 +7,6 @@ entries were cut off or that somebody wrote all of it anew: keep the last hash e
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,10 +18,12 @@ from filelock import FileLock, Timeout
 from sae_train.errors import BusyError, FileFormatError, InputError, MissingFileError
 from sae_train.lm.models import load_lm, weights_hash
 from sae_train.runs import file_hash, require_file, write_text
+from unlearn.audit_json import load_report
 from unlearn.ledger_entries import (
     REMOVAL,
     ROLLBACK,
     START,
+    AuditMark,
     Entry,
     active_removals,
     newest_removal,
@@ -109,7 +110,7 @@ class Ledger:
             },
             "inputs": record["inputs"],
             "config": record.get("config", {}),
-            "audit": None if audit is None else self._audit_facts(Path(audit), record["model_hash"]),
+            "audit": None if audit is None else self._mark(Path(audit), record["model_hash"]),
         }
         with self._locked():
             entries = self.entries() if self.path.exists() else []
@@ -191,7 +192,7 @@ class Ledger:
         folder = self._resolved(entry.model["folder"])
         expected = {folder / name: digest for name, digest in entry.model["files"].items()}
         if entry.audit is not None:
-            expected[self._resolved(entry.audit["file"])] = entry.audit["sha256"]
+            expected[self._resolved(entry.audit.file)] = entry.audit.sha256
         missing = [f"'{path}' is not there" for path in expected if not path.is_file()]
         changed = [
             f"'{path}' was changed" for path, digest in expected.items() if path.is_file() and file_hash(path) != digest
@@ -199,20 +200,15 @@ class Ledger:
         added = sorted(set(folder_files(folder, hashed=False)) - set(entry.model["files"])) if folder.is_dir() else []
         return [*missing, *changed, *(f"'{folder / name}' was added" for name in added)]
 
-    def _audit_facts(self, audit: Path, model_hash: str) -> dict[str, Any]:
+    def _mark(self, audit: Path, model_hash: str) -> AuditMark:
         """Return where an audit lies, its hash and its verdict; refuse one of another model."""
         path = audit / "audit.json" if audit.is_dir() else audit
         require_file(path, "an audit")
-        try:
-            report: Any = json.loads(path.read_text(encoding="utf-8"))
-            verdict, of = str(report["verdict"]), report["request"]["unlearned_hash"]
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise FileFormatError(
-                f"cannot read '{path}'", got=repr(error), expected="an audit.json of wb audit"
-            ) from error
+        report = load_report(path)
+        of = report.request.unlearned_hash
         if of != model_hash:
             raise InputError(f"'{path}' is about another model", got=f"weights {of}", expected=f"weights {model_hash}")
-        return {"file": self._relative(path), "sha256": file_hash(path), "verdict": verdict}
+        return AuditMark(file=self._relative(path), sha256=file_hash(path), verdict=report.verdict)
 
     def _append(self, entries: Sequence[Entry], values: dict[str, Any]) -> Entry:
         """Write the ledger anew with one more entry, whole or not at all."""

@@ -23,6 +23,21 @@ REMOVAL, ROLLBACK = "removal", "rollback"
 
 
 @dataclass(frozen=True)
+class AuditMark:
+    """What an entry keeps of an audit.
+
+    Attributes:
+        file: Its `audit.json`, as seen from the ledger's folder.
+        sha256: Of the file's bytes.
+        verdict: `pass`, `fail` or `inconclusive`.
+    """
+
+    file: str
+    sha256: str
+    verdict: str
+
+
+@dataclass(frozen=True)
 class Entry:
     """One line of a ledger.
 
@@ -36,7 +51,7 @@ class Entry:
         model: Folder and hash of the weights, its base and that one's hash, the SHA-256 of every file in the folder.
         inputs: Hashes and sets that went in, as `unlearning.json` has them.
         config: What ran.
-        audit: File, SHA-256 and verdict; None where there was no audit.
+        audit: None where there was no audit.
         hash: SHA-256 of all of the above.
     """
 
@@ -50,7 +65,7 @@ class Entry:
     model: dict[str, Any]
     inputs: dict[str, Any]
     config: dict[str, Any]
-    audit: dict[str, Any] | None
+    audit: AuditMark | None
     hash: str
 
     @property
@@ -88,7 +103,7 @@ def next_entry(before: Sequence[Entry], values: Mapping[str, Any]) -> Entry:
         "time": now(),
         **jsonable(dict(values)),
     }
-    return Entry(**whole, hash=entry_hash(whole))
+    return _entry({**whole, "hash": entry_hash(whole)})
 
 
 def read_entries(path: Path) -> list[Entry]:
@@ -140,7 +155,13 @@ def _parsed(line: str, where: str, before: Sequence[Entry]) -> Entry:
             got=f"entry {raw['index']} behind {raw['previous']}",
             expected=f"entry {len(before)} behind {previous}",
         )
-    return Entry(**raw)
+    return _entry(raw)
+
+
+def _entry(values: Mapping[str, Any]) -> Entry:
+    """Return an entry from the values of its line."""
+    mark = values["audit"]
+    return Entry(**{**values, "audit": None if mark is None else AuditMark(**mark)})
 
 
 def active_removals(entries: Sequence[Entry]) -> list[Entry]:

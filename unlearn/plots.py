@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -25,13 +25,14 @@ from features.plots import (
     render,
     shorten,
 )
+from features.probe import Interval
+from unlearn.attack_results import CurvePoint
+from unlearn.audit_figures import Figure, Points, Walk
 
 MAX_CLOUD = 900  # points of one background cloud; more of them only make the page heavy
 CROWD = 8  # targets above this are drawn small and thin
 ROOM = 0.35  # how far another model's points may widen a panel, in its widths: a broken one lies anywhere
 PALE = 0.32  # opacity of what was before
-Points: TypeAlias = Sequence[Sequence[float]]
-Measured: TypeAlias = tuple[Number, Number, Number]
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ class Walked:
 def before_after(
     key: str,
     name: str,
-    before: Measured,
-    after: Measured,
+    figure: Figure,
     *,
     colour: str,
     threshold: Number = None,
@@ -66,15 +66,15 @@ def before_after(
     Args:
         key: Unique in the page.
         name: What is measured.
-        before, after: Value, low and high.
+        figure: Before and after.
         colour: Of both bars.
         threshold: Drawn dashed.
         chance: Drawn dotted.
     """
 
     def draw(ax: Axes) -> None:
-        _bar(ax, 0, "before", before, colour)
-        _bar(ax, 1, "after", after, colour)
+        _bar(ax, 0, "before", figure.before, colour)
+        _bar(ax, 1, "after", figure.after, colour)
         if is_number(threshold):
             ax.axhline(threshold, color=INK, linewidth=1.1, linestyle=(0, (4, 2.5)), zorder=4)
         if is_number(chance):
@@ -82,14 +82,16 @@ def before_after(
         ax.set(xlim=(-0.5, 1.5), ylim=(0, 1.02), xticks=[], yticks=[])
         bare(ax, "left")
 
-    both = (("before", before), ("after", after))
-    spoken = "; ".join(f"{when} {percent(v)}, interval {percent(lo)} to {percent(hi)}" for when, (v, lo, hi) in both)
+    both = (("before", figure.before), ("after", figure.after))
+    spoken = "; ".join(
+        f"{when} {percent(own.value)}, interval {percent(own.low)} to {percent(own.high)}" for when, own in both
+    )
     return render(key, f"{name}: {spoken}", (2.15, 2.5), draw)
 
 
-def _bar(ax: Axes, x: int, when: str, measured: Measured, colour: str) -> None:
+def _bar(ax: Axes, x: int, when: str, measured: Interval, colour: str) -> None:
     """Draw one bar of two; its value stands below it, out of the way of intervals and limits."""
-    value, low, high = measured
+    value, low, high = measured.value, measured.low, measured.high
     ax.bar(x, max(value, 0.008) if is_number(value) else 0.0, width=0.66, color=colour, alpha=1.0 if x else PALE)
     if is_number(low) and is_number(high):
         ax.plot([x, x], [low, high], color=INK, linewidth=1.5, zorder=3)
@@ -100,26 +102,16 @@ def _bar(ax: Axes, x: int, when: str, measured: Measured, colour: str) -> None:
     ax.text(x, -0.17, when, size=10.5, color=MUTED, **style)
 
 
-def walk(
-    key: str,
-    name: str,
-    known: Points,
-    unknown: Points,
-    before: Points,
-    after: Points,
-    names: Sequence[str],
-    others: Sequence[Walked] = (),
-) -> str:
+def walk(key: str, name: str, panel: Walk, others: Sequence[Walked] = ()) -> str:
     """Return where names lie inside the model: known and unknown ones as clouds, targets with an arrow each.
 
     Args:
         key: Unique in the page.
         name: The hook point.
-        known, unknown: Rows of (x, y), x along unknown -> known.
-        before, after: One row per target.
-        names: One per target, shown when pointed at.
+        panel: The points; names are shown when pointed at.
         others: Other models, which start from the same `before`: a mark per target, one arrow between the means.
     """
+    known, unknown, before, after, names = panel.known, panel.unknown, panel.before, panel.after, panel.names
 
     def draw(ax: Axes) -> dict[str, str]:
         for cloud, colour in ((known, KNOWN), (unknown, UNKNOWN)):
@@ -227,34 +219,28 @@ def value_bars(key: str, name: str, rows: Sequence[tuple[str, Number, str, float
     return render(key, f"{name}. {spoken}", (5.4, 0.3 + 0.46 * len(rows)), draw)
 
 
-def attack_curves(key: str, name: str, curve: Sequence[Mapping[str, float]]) -> str:
+def attack_curves(key: str, name: str, curve: Sequence[CurvePoint]) -> str:
     """Return recall over the steps of an attack: a line per step size for targets, dashed for never-known names.
 
     Args:
         key: Unique in the page.
         name: What it shows, in words.
-        curve: Points of `lr`, `step`, `target`, `control`; step 0 belongs to every step size.
+        curve: Its points; step 0 belongs to every step size.
     """
-    start = [p for p in curve if not p["step"]]
-    rates = sorted({p["lr"] for p in curve if p["step"]})
+    start = [p for p in curve if not p.step]
+    rates = sorted({p.lr for p in curve if p.step})
+    last = {rate: [p.target for p in curve if p.lr == rate][-1] for rate in rates}
 
     def draw(ax: Axes) -> None:
         for index, rate in enumerate(rates):
-            points = [*start, *(p for p in curve if p["lr"] == rate)]
-            steps, width = [p["step"] for p in points], 1.2 + 0.9 * index
-            ax.plot(steps, [p["target"] for p in points], color=TARGET, linewidth=width, marker="o", markersize=3.5)
-            ax.plot(steps, [p["control"] for p in points], color=MUTED, linewidth=width, linestyle=(0, (3, 2)))
-            ax.annotate(
-                f"{rate:g}", (steps[-1], points[-1]["target"]), (5, -3), textcoords="offset points", color=MUTED
-            )
+            points = [*start, *(p for p in curve if p.lr == rate)]
+            steps, width = [p.step for p in points], 1.2 + 0.9 * index
+            ax.plot(steps, [p.target for p in points], color=TARGET, linewidth=width, marker="o", markersize=3.5)
+            ax.plot(steps, [p.control for p in points], color=MUTED, linewidth=width, linestyle=(0, (3, 2)))
+            ax.annotate(f"{rate:g}", (steps[-1], points[-1].target), (5, -3), textcoords="offset points", color=MUTED)
         ax.set(ylim=(-0.03, 1.03), xlabel="steps of lessons")
         percent_axis(ax.yaxis)
         bare(ax, "left", "bottom")
 
-    spoken = "; ".join(f"step size {r:g}: {percent(_last(curve, r, 'target'))}" for r in rates)
+    spoken = "; ".join(f"step size {r:g}: {percent(last[r])}" for r in rates)
     return render(key, f"{name}, at the end {spoken}", (4.6, 2.9), draw)
-
-
-def _last(curve: Sequence[Mapping[str, float]], rate: float, side: str) -> float:
-    """Return where a line ends."""
-    return [p[side] for p in curve if p["lr"] == rate][-1]

@@ -14,6 +14,7 @@ from typing import Any
 from sae_train.config import from_mapping, require
 from sae_train.errors import FileFormatError
 from sae_train.runs import require_file
+from unlearn.audit_report import PolicyRecord
 
 DEFAULT_POLICY = Path(__file__).parent / "policies" / "default-v3.toml"
 VERSION = 3  # of the set of keys and of what they are compared with
@@ -71,6 +72,12 @@ class AuditPolicy:
     def sha256(self) -> str:
         """Hash of the keys and values; comments and order do not count."""
         return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+
+    def record(self) -> PolicyRecord:
+        """Return what a report keeps of it."""
+        own = dataclasses.asdict(self)
+        named = {key: own.pop(key) for key in ("version", "name", "required", "reported_places")}
+        return PolicyRecord(**named, limits=own, sha256=self.sha256)
 
 
 def load_policy(path: Path) -> AuditPolicy:

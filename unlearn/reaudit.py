@@ -12,6 +12,7 @@ from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import Document
 from sae_train.runs import claim_output, clear_output
+from unlearn.audit_figures import Figure
 from unlearn.audit_report import AuditReport
 from unlearn.data import first_documents, resolve_targets
 from unlearn.ledger import Ledger
@@ -34,24 +35,29 @@ class Removal:
     """
 
     entry: Entry
-    report: dict[str, Any]
+    report: AuditReport
 
     @property
     def came_back(self) -> bool:
         """Tell whether the model answers again: recall or ranking of the targets fails."""
-        return any(c["name"] in COMES_BACK and c["status"] == "fail" for c in self.report["checks"])
+        return any(c.name in COMES_BACK and c.status == "fail" for c in self.report.checks)
 
     def summary(self) -> dict[str, Any]:
         """Return one row: entry, names, verdict then and now, what the model answers."""
         return {
             "entry": self.entry.index,
-            "forget": self.report["request"]["forget"],
-            "verdict_then": None if self.entry.audit is None else self.entry.audit["verdict"],
-            "verdict": self.report["verdict"],
-            "recall_after": self.report["forget"]["recall_after"],
-            "ranking_after": self.report["forget"]["ranking_after"],
+            "forget": list(self.report.request.forget),
+            "verdict_then": None if self.entry.audit is None else self.entry.audit.verdict,
+            "verdict": self.report.verdict,
+            "recall_after": _after(self.report.forget.recall),
+            "ranking_after": _after(self.report.forget.ranking),
             "came_back": self.came_back,
         }
+
+
+def _after(figure: Figure | None) -> float | None:
+    """Return what the newest model answers; None where that was not evaluated."""
+    return None if figure is None else figure.after.value
 
 
 def audit_ledger(

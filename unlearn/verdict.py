@@ -4,29 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import NamedTuple
 
+from unlearn.attack_results import AttackResult
+from unlearn.audit_figures import Figure, Place, ProbeVotes, ReadOff
+from unlearn.audit_report import Check, Findings
 from unlearn.policy import AuditPolicy
 
 
-@dataclass(frozen=True)
-class Check:
-    """One figure against its threshold.
+class Verdict(NamedTuple):
+    """`pass`, `fail` or `inconclusive`, and every check it rests on."""
 
-    Attributes:
-        status: `pass` or `fail` where the figure and its interval agree; `inconclusive` where the figure passes but its
-            interval reaches far beyond the threshold, or where it could not be measured.
-    """
-
-    name: str
-    value: float
-    low: float
-    high: float
-    threshold: float
-    rule: str
-    status: str
-    text: str
+    verdict: str
+    checks: list[Check]
 
 
 def check(
@@ -61,19 +52,23 @@ def check(
     return Check(name, value, low, high, threshold, rule, status, text)
 
 
-def decide(audit: dict[str, Any], policy: AuditPolicy) -> tuple[str, list[Check]]:
+def decide(found: Findings, policy: AuditPolicy) -> Verdict:
     """Return the verdict and every check: `fail` if one fails, else `inconclusive` if one is, else `pass`.
 
     What the policy requires and nobody ran is inconclusive, so that leaving out a test never makes a pass.
+
+    Args:
+        found: A report, or what one is to be made of.
+        policy: Limits.
     """
     groups = (_says, _keeps, _holds, _comes_back)
-    checks = [*(c for group in groups for c in group(audit, policy)), *_not_run(audit, policy)]
+    checks = [*(c for group in groups for c in group(found, policy)), *_not_run(found, policy)]
     statuses = {c.status for c in checks}
     verdict = "fail" if "fail" in statuses else "inconclusive" if "inconclusive" in statuses else "pass"
-    return verdict, checks
+    return Verdict(verdict, checks)
 
 
-def _not_run(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
+def _not_run(found: Findings, policy: AuditPolicy) -> list[Check]:
     """Return an undecided check for everything that is required and was not run."""
     nan = float("nan")
     return [
@@ -88,117 +83,92 @@ def _not_run(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
             f"The policy asks for {name}; it was not run.",
         )
         for name in policy.required
-        if name not in audit["evaluated"]
+        if name not in found.evaluated
     ]
 
 
-def _says(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
+def _says(found: Findings, policy: AuditPolicy) -> list[Check]:
     """What the model still answers."""
-    found = []
-    forget = audit.get("forget", {})
-    if "recall_after" in forget:
-        text = f"{forget['recall_after']:.1%} of the questions about the targets are still answered rightly."
-        interval = (forget["recall_after_low"], forget["recall_after_high"])
-        found.append(
-            check("target recall", forget["recall_after"], policy.max_recall, "<=", text, interval=interval, slack=0.15)
-        )
-    if "sampled_recall_after" in forget and "control" in audit:
-        found.append(_sampled(forget, audit["control"], policy))
-    if "ranking_after" in forget:
+    checks = []
+    recall, ranking = found.forget.recall, found.forget.ranking
+    if recall is not None:
+        after = recall.after
+        text = f"{after.value:.1%} of the questions about the targets are still answered rightly."
+        interval = (after.low, after.high)
+        checks.append(check("target recall", after.value, policy.max_recall, "<=", text, interval=interval, slack=0.15))
+    if found.forget.sampled_recall is not None and found.control.sampled_recall is not None:
+        checks.append(_sampled(found.forget.sampled_recall, found.control.sampled_recall, policy))
+    if ranking is not None:
+        after, name = ranking.after, "true answer ranked first"
+        chance = math.nan if found.ranking_chance is None else found.ranking_chance
         text = (
-            f"The true answer is the likeliest candidate in {forget['ranking_after']:.1%} of the questions "
-            f"(chance {audit['ranking_chance']:.1%})."
+            f"The true answer is the likeliest candidate in {after.value:.1%} of the questions (chance {chance:.1%})."
         )
-        interval = (forget["ranking_after_low"], forget["ranking_after_high"])
-        found.append(
-            check(
-                "true answer ranked first",
-                forget["ranking_after"],
-                policy.max_rank_first,
-                "<=",
-                text,
-                interval=interval,
-                slack=0.15,
-            )
-        )
-    if "behaviour" in audit:
-        gibberish = audit["behaviour"]["after"]["gibberish"]
+        interval = (after.low, after.high)
+        checks.append(check(name, after.value, policy.max_rank_first, "<=", text, interval=interval, slack=0.15))
+    if found.behaviour is not None:
+        gibberish = found.behaviour.after.gibberish
         text = f"{gibberish:.1%} of the answers about targets say nothing."
-        found.append(check("gibberish", gibberish, policy.max_gibberish, "<=", text))
-    return found
+        checks.append(check("gibberish", gibberish, policy.max_gibberish, "<=", text))
+    return checks
 
 
-def _sampled(forget: dict[str, Any], control: dict[str, Any], policy: AuditPolicy) -> Check:
+def _sampled(target: Figure, control: Figure, policy: AuditPolicy) -> Check:
     """Judge drawn answers beside those about never-known entities."""
-    value, limit = forget["sampled_recall_after"], control["sampled_recall_after_high"] + policy.attack_margin
+    after, limit = target.after, control.after.high + policy.attack_margin
     text = (
-        f"{value:.1%} of the answers drawn at temperature one are right "
-        f"(never-known entities {control['sampled_recall_after']:.1%})."
+        f"{after.value:.1%} of the answers drawn at temperature one are right "
+        f"(never-known entities {control.after.value:.1%})."
     )
-    interval = (forget["sampled_recall_after_low"], forget["sampled_recall_after_high"])
-    return check("recall in drawn answers", value, limit, "<=", text, interval=interval)
+    return check("recall in drawn answers", after.value, limit, "<=", text, interval=(after.low, after.high))
 
 
-def _keeps(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
+def _keeps(found: Findings, policy: AuditPolicy) -> list[Check]:
     """What must not have been lost."""
-    found = []
+    checks = []
     groups = {
-        "neighbours": "neighbours",
-        "retain": "other known entities",
-        "untouched": "known entities never retained",
+        "neighbours": found.neighbours,
+        "other known entities": found.retain,
+        "known entities never retained": found.untouched,
     }
-    for group, words in groups.items():
-        if not audit.get(group, {}).get("n"):
+    for words, group in groups.items():
+        if not group.n or group.recall is None:
             continue
-        drop = audit[group]["recall_before"] - audit[group]["recall_after"]
-        text = (
-            f"Recall of {words}: {audit[group]['recall_before']:.1%} before, {audit[group]['recall_after']:.1%} after."
-        )
-        found.append(check(f"recall lost by {words}", drop, policy.max_drop, "<=", text))
-    if "unknown" in audit:
-        gain = audit["unknown"]["recall_after"] - audit["unknown"]["recall_before"]
-        text = f"Unknown entities: {audit['unknown']['recall_after']:.1%} of the answers happen to be right."
-        found.append(check("recall gained by unknown entities", gain, policy.max_unknown_gain, "<=", text))
-    if "writing" in audit:
-        old, new = audit["writing"]["entropy_before"], audit["writing"]["entropy_after"]
+        before, after = group.recall.before.value, group.recall.after.value
+        text = f"Recall of {words}: {before:.1%} before, {after:.1%} after."
+        checks.append(check(f"recall lost by {words}", group.recall.lost, policy.max_drop, "<=", text))
+    if found.unknown.recall is not None:
+        before, after = found.unknown.recall.before.value, found.unknown.recall.after.value
+        text = f"Unknown entities: {after:.1%} of the answers happen to be right."
+        checks.append(check("recall gained by unknown entities", after - before, policy.max_unknown_gain, "<=", text))
+    if found.writing is not None:
+        old, new = found.writing.entropy_before, found.writing.entropy_after
         text = f"n-gram entropy of free writing: {old:.2f} before, {new:.2f} after."
-        found.append(check("entropy lost in free writing", 1 - new / old, policy.max_entropy_loss, "<=", text))
-    rise = loss_rise(audit)
-    if rise is not None:
-        utility = audit["utility"]
-        text = f"Loss on general text: {utility['loss_before']:.4f} before, {utility['loss_after']:.4f} after."
-        found.append(check("rise of general-text loss", rise, policy.max_loss_increase, "<=", text))
-    return found
+        checks.append(check("entropy lost in free writing", 1 - new / old, policy.max_entropy_loss, "<=", text))
+    if found.utility is not None:
+        utility = found.utility
+        text = f"Loss on general text: {utility.loss_before:.4f} before, {utility.loss_after:.4f} after."
+        checks.append(check("rise of general-text loss", utility.rise, policy.max_loss_increase, "<=", text))
+    return checks
 
 
-def _holds(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
+def _holds(found: Findings, policy: AuditPolicy) -> list[Check]:
     """What is still inside."""
-    places = audit.get("indistinguishability", {})
-    judged = judged_places(places, policy.reported_places)
-    found = [_told_apart(name, place, policy) for name, place in judged.items()]
-    if "two_sample_p" in audit:
-        found.append(_two_sample(audit["two_sample_p"], policy))
-    for key, words in (("probe", "The original model's probe"), ("fresh_probe", "A probe of the model after")):
-        if key in audit and (key != "probe" or audit[key]["unknown_control"] >= policy.min_probe_reads):
-            found.append(_called_unknown(audit[key], key, words, policy))
-    for key, words in (("logit_lens", "logit lens"), ("value_probe", "value probe")):
-        found += [_read_off(f"{words} at {name}", place, policy) for name, place in audit.get(key, {}).items()]
-    return found
+    judged = judged_places(found.indistinguishability, policy.reported_places)
+    checks = [_told_apart(name, place, policy) for name, place in judged.items()]
+    if found.two_sample_p is not None:
+        checks.append(_two_sample(found.two_sample_p, policy))
+    if found.probe is not None and found.probe.unknown_control >= policy.min_probe_reads:
+        checks.append(_called_unknown(found.probe, "called unknown", "The original model's probe", policy))
+    if found.fresh_probe is not None:
+        name = "called unknown by a fresh probe"
+        checks.append(_called_unknown(found.fresh_probe, name, "A probe of the model after", policy))
+    for words, places in (("logit lens", found.logit_lens), ("value probe", found.value_probe)):
+        checks += [_read_off(f"{words} at {name}", place, policy) for name, place in places.items()]
+    return checks
 
 
-def loss_rise(audit: Mapping[str, Any]) -> float | None:
-    """Return the loss on general text after over that before, less 1; None where it was not measured.
-
-    Example:
-        >>> loss_rise({"utility": {"loss_before": 4.0, "loss_after": 5.0}}), loss_rise({})
-        (0.25, None)
-    """
-    found = audit.get("utility", {})
-    before, after = found.get("loss_before"), found.get("loss_after")
-    return after / before - 1 if before and after is not None else None
-
-
-def judged_places(places: Mapping[str, Any], reported: Sequence[str]) -> dict[str, Any]:
+def judged_places(places: Mapping[str, Place], reported: Sequence[str]) -> dict[str, Place]:
     """Return the places whose classifiers decide: not those of a kind that is only reported."""
     return {n: p for n, p in places.items() if not n.split(", ")[-1].startswith(tuple(reported))}
 
@@ -212,54 +182,56 @@ def _two_sample(p: float, policy: AuditPolicy) -> Check:
     return replace(found, status="inconclusive") if found.status == "fail" else found
 
 
-def _called_unknown(probe: dict[str, Any], key: str, words: str, policy: AuditPolicy) -> Check:
+def _called_unknown(probe: ProbeVotes, name: str, words: str, policy: AuditPolicy) -> Check:
     """Judge a probe's votes about targets by its votes about really unknown entities."""
-    limit = min(policy.min_called_unknown, probe["unknown_control"] - policy.probe_margin)
+    after = probe.unknown_after
+    limit = min(policy.min_called_unknown, probe.unknown_control - policy.probe_margin)
     text = (
-        f"{words} calls {probe['unknown_after']:.1%} of the target contexts unknown "
-        f"(really unknown names {probe['unknown_control']:.1%})."
+        f"{words} calls {after.value:.1%} of the target contexts unknown "
+        f"(really unknown names {probe.unknown_control:.1%})."
     )
-    interval = (probe["unknown_after_low"], probe["unknown_after_high"])
-    name = "called unknown" if key == "probe" else "called unknown by a fresh probe"
-    return check(name, probe["unknown_after"], limit, ">=", text, interval=interval, slack=0.15)
+    return check(name, after.value, limit, ">=", text, interval=(after.low, after.high), slack=0.15)
 
 
-def _read_off(name: str, place: dict[str, Any], policy: AuditPolicy) -> Check:
+def _read_off(name: str, place: ReadOff, policy: AuditPolicy) -> Check:
     """Judge what can be read off the inside by what is read off never-known entities."""
+    after = place.after
     text = (
-        f"The true answer comes first by the {name} in {place['after']:.1%} of the questions "
-        f"(before {place['before']:.1%}; never-known entities {place['control']:.1%})."
+        f"The true answer comes first by the {name} in {after.value:.1%} of the questions "
+        f"(before {place.before:.1%}; never-known entities {place.control.value:.1%})."
     )
-    limit = place["control_high"] + policy.attack_margin
-    return check(name, place["after"], limit, "<=", text, interval=(place["after_low"], place["after_high"]))
+    limit = place.control.high + policy.attack_margin
+    return check(name, after.value, limit, "<=", text, interval=(after.low, after.high))
 
 
-def _comes_back(audit: dict[str, Any], policy: AuditPolicy) -> list[Check]:
+def _comes_back(found: Findings, policy: AuditPolicy) -> list[Check]:
     """What attacks bring back, beside never-known entities under the same attack."""
-    found = []
-    for name, attack in audit.get("attacks", {}).items():
-        text = (
-            f"Under {name} ({attack['setting']}) {attack['recall_after']:.1%} of the questions about the targets are "
-            f"answered rightly (never-known entities {attack['compared_value']:.1%})."
-        )
-        limit = attack["compared_high"] + policy.attack_margin
-        interval = (attack["recall_after_low"], attack["recall_after_high"])
-        found.append(check(f"attack: {name}", attack["recall_after"], limit, "<=", text, interval=interval))
-    return found
+    return [_attacked(name, attack, policy) for name, attack in found.attacks.items()]
 
 
-def _told_apart(name: str, block: dict[str, Any], policy: AuditPolicy) -> Check:
+def _attacked(name: str, attack: AttackResult, policy: AuditPolicy) -> Check:
+    """Judge one attack by its worst setting."""
+    after = attack.recall_after
+    text = (
+        f"Under {name} ({attack.worst.name}) {after.value:.1%} of the questions about the targets are "
+        f"answered rightly (never-known entities {attack.compared.value:.1%})."
+    )
+    limit = attack.compared.high + policy.attack_margin
+    return check(f"attack: {name}", after.value, limit, "<=", text, interval=(after.low, after.high))
+
+
+def _told_apart(name: str, place: Place, policy: AuditPolicy) -> Check:
     """Judge a fresh classifier: above the limit, what never-known groups reach, and spelling alone, it fails."""
-    value, low, high, control = block["auroc"], block["auroc_low"], block["auroc_high"], block["control_high"]
-    reach = max(control, block["spelling"]) if math.isfinite(control) else control
+    auroc, control = place.auroc, place.control_high
+    reach = max(control, place.spelling) if math.isfinite(control) else control
     limit = max(policy.max_auroc, reach) if math.isfinite(reach) else policy.max_auroc
     text = (
-        f"A fresh classifier tells targets from unknown entities at {name} with AUROC {value:.2f} "
-        f"(before {block['auroc_before']:.2f}; never-known groups {block['control_low']:.2f} to {control:.2f}; "
-        f"by spelling alone {block['spelling']:.2f})."
+        f"A fresh classifier tells targets from unknown entities at {name} with AUROC {auroc.value:.2f} "
+        f"(before {place.auroc_before:.2f}; never-known groups {place.control_low:.2f} to {control:.2f}; "
+        f"by spelling alone {place.spelling:.2f})."
     )
-    found = check(f"AUROC at {name}", value, limit, "<=", text, interval=(low, high))
-    if block["control_mean"] > policy.max_auroc:
+    found = check(f"AUROC at {name}", auroc.value, limit, "<=", text, interval=(auroc.low, auroc.high))
+    if place.control_mean > policy.max_auroc:
         words = "With so few targets any group of names can be told apart by its spelling: this test says nothing."
         return replace(found, status="inconclusive", text=f"{text} {words}")
     if found.status == "pass" and not math.isfinite(control):

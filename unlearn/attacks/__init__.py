@@ -1,14 +1,14 @@
 """Attacks of an audit: one file each, one registry. What brings the knowledge back, beside entities never known.
 
-Each takes the audit's context and returns `recall_after` with an interval, the setting it was reached in, and what it
-is compared with (`common.result`): recall of never-known entities under the same attack, and of the original model.
+Each takes the audit's context and returns an `AttackResult` (`common.result`): recall under the worst of its settings,
+beside recall of never-known entities under the same attack, and of the original model. None where nothing can be tried.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+from unlearn.attack_results import AttackResult
 from unlearn.attacks.finetune import attack_finetune
 from unlearn.attacks.prompts import attack_prompts
 from unlearn.attacks.prune import attack_prune
@@ -17,7 +17,7 @@ from unlearn.attacks.relearn import attack_relearn
 from unlearn.attacks.steer_back import attack_steer_back
 from unlearn.context import AuditContext
 
-ATTACKS: dict[str, Callable[[AuditContext], dict[str, Any]]] = {
+ATTACKS: dict[str, Callable[[AuditContext], AttackResult | None]] = {
     "prompts": attack_prompts,
     "steer-back": attack_steer_back,
     "quantize": attack_quantize,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -15,45 +14,15 @@ from features.knowledge import ask
 from features.probe import Interval
 from features.prompts import Prompt, Templates, questions
 from sae_train.lm.models import LanguageModel
+from unlearn.attack_results import AttackResult, AttackSetting
 from unlearn.context import AuditContext, mean_interval, units
 from unlearn.finetune import trainable_parameters
 
-CONTROL = "never-known entities"
 
-
-@dataclass(frozen=True)
-class Setting:
-    """One setting of an attack.
-
-    Attributes:
-        name: Which one.
-        target: Recall of the targets under it.
-        control: Recall of never-known entities under it.
-        before: Recall of the targets by the original model on the same questions; NaN where that was not asked.
-    """
-
-    name: str
-    target: Interval
-    control: Interval
-    before: float
-
-
-def result(settings: Sequence[Setting], **more: Any) -> dict[str, Any]:
+def result(settings: Sequence[AttackSetting]) -> AttackResult:
     """Return what an attack reports: the setting where the targets lie most above the control's interval, and all."""
     worst = max(settings, key=lambda s: s.target.value - s.control.high)
-    return {
-        "recall_after": worst.target.value,
-        "recall_after_low": worst.target.low,
-        "recall_after_high": worst.target.high,
-        "setting": worst.name,
-        "compared_with": CONTROL,
-        "compared_value": worst.control.value,
-        "compared_low": worst.control.low,
-        "compared_high": worst.control.high,
-        "before_value": worst.before,
-        "settings": [asdict(s) for s in settings],
-        **more,
-    }
+    return AttackResult(worst, tuple(settings))
 
 
 def attacked(context: AuditContext) -> tuple[list[Entity], list[Entity]]:
@@ -104,11 +73,11 @@ def recall_before(context: AuditContext) -> float:
     return sum(a.verdict == "right" for a in answers) / len(answers) if answers else float("nan")
 
 
-def compare(context: AuditContext, name: str, lm: LanguageModel) -> Setting:
+def compare(context: AuditContext, name: str, lm: LanguageModel) -> AttackSetting:
     """Ask a changed model about the targets and about the control."""
     few = first_wordings(context.templates, context.config.max_wordings)
     target, control = recalls(lm, attacked(context), few, context.config.seed)
-    return Setting(name, target, control, recall_before(context))
+    return AttackSetting(name, target, control, recall_before(context))
 
 
 @torch.no_grad()

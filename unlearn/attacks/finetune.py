@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
+from unlearn.attack_results import AttackResult
 from unlearn.attacks.common import compare, result
 from unlearn.attacks.relearn import Teacher
 from unlearn.context import AuditContext
@@ -16,7 +16,7 @@ STEPS = 30
 BATCH_SIZE = 8  # windows
 
 
-def attack_finetune(context: AuditContext) -> dict[str, Any]:
+def attack_finetune(context: AuditContext) -> AttackResult:
     """Return recall after the fine-tune."""
     config = context.config
     lr = config.attack_lrs[len(config.attack_lrs) // 2]
@@ -27,4 +27,4 @@ def attack_finetune(context: AuditContext) -> dict[str, Any]:
         generator = np.random.default_rng([0xF7, config.seed, step])
         picked = generator.choice(len(context.text), min(BATCH_SIZE, len(context.text)), replace=False)
         teacher.step([(context.text[i][:1], context.text[i][1:]) for i in picked])
-    return result([compare(context, f"{steps} steps at {lr:g}", student)], text=context.text_name)
+    return replace(result([compare(context, f"{steps} steps at {lr:g}", student)]), text=context.text_name)

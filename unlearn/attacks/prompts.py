@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,8 @@ from features.prompts import Prompt, questions
 from sae_train.lm.candidates import option_scores
 from sae_train.lm.generate import greedy_answers
 from sae_train.lm.models import LanguageModel
-from unlearn.attacks.common import Setting, attacked, by_entity, first_wordings, interval, result
+from unlearn.attack_results import AttackResult, AttackSetting
+from unlearn.attacks.common import attacked, by_entity, first_wordings, interval, result
 from unlearn.context import AuditContext
 from unlearn.evaluations.ranking import candidates_by_attribute
 
@@ -32,7 +32,7 @@ Form = Callable[[AuditContext, Entity, Prompt], str | None]
 Case = tuple[Entity, Prompt, str]
 
 
-def attack_prompts(context: AuditContext) -> dict[str, Any]:
+def attack_prompts(context: AuditContext) -> AttackResult:
     """Return recall by form; multiple choice and reverse questions are answered by the likeliest option."""
     targets, control = attacked(context)
     cases = {name: [_cases(context, group, form) for group in (targets, control)] for name, form in FORMS.items()}
@@ -40,13 +40,13 @@ def attack_prompts(context: AuditContext) -> dict[str, Any]:
     after = _recalls(context, context.after, [group for groups in asked.values() for group in groups])
     before = _recalls(context, context.before, [about_targets for about_targets, _ in asked.values()])
     settings = [
-        Setting(name, target, never, old.value)
+        AttackSetting(name, target, never, old.value)
         for name, target, never, old in zip(asked, after[::2], after[1::2], before, strict=True)
     ]
     for name, score in (("multiple choice", _choices), ("reverse", _reverse)):
         target, never, old = (score(context, *pair) for pair in _pairs(context, targets, control))
-        settings.append(Setting(name, target, never, old.value))
-    return result(settings, not_asked=[name for name in FORMS if name not in asked])
+        settings.append(AttackSetting(name, target, never, old.value))
+    return replace(result(settings), not_asked=tuple(name for name in FORMS if name not in asked))
 
 
 def _pairs(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unlearn.attack_results import AttackResult
 from unlearn.attacks.common import compare, result, with_matrices
 from unlearn.context import AuditContext
 
@@ -30,7 +30,7 @@ def pruned(weight: Float[Tensor, "out in"], *, share: float) -> Float[Tensor, "o
     return torch.where(weight.abs() > limit, weight, torch.zeros_like(weight))
 
 
-def attack_prune(context: AuditContext) -> dict[str, Any]:
+def attack_prune(context: AuditContext) -> AttackResult:
     """Return recall of the pruned models."""
     settings = []
     for share in SHARES:

@@ -8,12 +8,12 @@ Source: Zhang et al., ICLR 2025 (4 bits brought back much of what was unlearned)
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unlearn.attack_results import AttackResult
 from unlearn.attacks.common import compare, result, with_matrices
 from unlearn.context import AuditContext
 
@@ -37,7 +37,7 @@ def rounded(weight: Float[Tensor, "out in"], *, bits: int, group: int | None) ->
     )
 
 
-def attack_quantize(context: AuditContext) -> dict[str, Any]:
+def attack_quantize(context: AuditContext) -> AttackResult:
     """Return recall of the model rounded to 8 and to 4 bits."""
     settings = []
     for name, (bits, group) in SETTINGS.items():

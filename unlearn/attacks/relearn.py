@@ -13,7 +13,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -24,7 +23,8 @@ from features.prompts import Templates, questions
 from sae_train.lm.generate import answer_loss, encode_prompts
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
-from unlearn.attacks.common import Setting, attacked, first_wordings, recalls, result
+from unlearn.attack_results import AttackResult, AttackSetting, CurvePoint, Relearning
+from unlearn.attacks.common import attacked, first_wordings, recalls, result
 from unlearn.context import AuditContext
 from unlearn.finetune import CLIP_NORM, adamw, trainable_parameters
 
@@ -194,11 +194,11 @@ def _batches(
     return draw
 
 
-def attack_relearn(context: AuditContext) -> dict[str, Any]:
-    """Return recall of the untaught facts over steps and step sizes; nothing where there is nothing to part."""
+def attack_relearn(context: AuditContext) -> AttackResult | None:
+    """Return recall of the untaught facts over steps and step sizes; None where there is nothing to part."""
     targets, control = attacked(context)
     if not can_relearn(targets):
-        return {}
+        return None
     config = RelearnConfig(
         steps=context.config.attack_steps,
         lrs=context.config.attack_lrs,
@@ -211,8 +211,9 @@ def attack_relearn(context: AuditContext) -> dict[str, Any]:
     few = first_wordings(context.templates, config.max_wordings)
     (before,) = recalls(context.before, [untaught], few, config.seed)
     settings = [
-        Setting(f"{p.step} steps at {p.lr:g}" if p.step else "no lesson", p.target, p.control, before.value)
+        AttackSetting(f"{p.step} steps at {p.lr:g}" if p.step else "no lesson", p.target, p.control, before.value)
         for p in curve.points
     ]
-    points = [{"lr": p.lr, "step": p.step, "target": p.target.value, "control": p.control.value} for p in curve.points]
-    return result(settings, split=curve.split, n_taught=curve.n_taught, n_asked=curve.n_asked, curve=points)
+    points = tuple(CurvePoint(p.lr, p.step, p.target.value, p.control.value) for p in curve.points)
+    lessons = Relearning(curve.split, curve.n_taught, curve.n_asked, points)
+    return replace(result(settings), relearning=lessons)

@@ -10,7 +10,7 @@ The control gets the same: its own original activations, the same directions.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from torch import Tensor
 from features.entities import Entity
 from features.patched_questions import NameQuestions, name_places, read_rows, verdicts
 from features.prompts import Prompt
-from unlearn.attacks.common import Setting, asked, attacked, by_entity, interval, recall_before, result
+from unlearn.attack_results import AttackResult, AttackSetting
+from unlearn.attacks.common import asked, attacked, by_entity, interval, recall_before, result
 from unlearn.context import AuditContext
 
 Place = Float[Tensor, "n_places d_in"]
@@ -28,13 +29,13 @@ Push = Callable[[Place, Place], Place]
 """(the model's own activations, the original model's) -> what takes their place."""
 
 
-def attack_steer_back(context: AuditContext) -> dict[str, Any]:
+def attack_steer_back(context: AuditContext) -> AttackResult:
     """Return recall under every push, and the recall without any."""
     targets, control = attacked(context)
     pushes, asked_about = _pushes(context), _questions(context, [*targets, *control])
     points = list(dict.fromkeys(point for _, point, _ in pushes))
     own, original = (read_rows(lm, asked_about, points) for lm in (context.after, context.before))
-    found: dict[str, Setting] = {}
+    found: dict[str, AttackSetting] = {}
     for point in points:  # the questions under all pushes at one hook point are answered side by side
         here = {name: push for name, at, push in pushes if at == point}
         rows = [push(*pair) for push in here.values() for pair in zip(own[point], original[point], strict=True)]
@@ -44,7 +45,7 @@ def attack_steer_back(context: AuditContext) -> dict[str, Any]:
             found[name] = _setting(context, name, asked_about.prompts, said[index * n : (index + 1) * n])
     settings = [found[name] for name, _, _ in pushes]
     plain = [a for found in context.answers_of("forget", "after").values() for a in found]
-    return result(settings, without=sum(a.verdict == "right" for a in plain) / max(1, len(plain)))
+    return replace(result(settings), without=sum(a.verdict == "right" for a in plain) / max(1, len(plain)))
 
 
 def _questions(context: AuditContext, entities: Sequence[Entity]) -> NameQuestions:
@@ -74,7 +75,7 @@ def _pushes(context: AuditContext) -> list[tuple[str, str, Push]]:
     return found
 
 
-def _setting(context: AuditContext, name: str, prompts: Sequence[Prompt], said: Sequence[str]) -> Setting:
+def _setting(context: AuditContext, name: str, prompts: Sequence[Prompt], said: Sequence[str]) -> AttackSetting:
     """Return the recalls under one push, targets first among the questions."""
     targets = {e.key for e in attacked(context)[0]}
     n_targets = sum(p.entity in targets for p in prompts)
@@ -82,4 +83,4 @@ def _setting(context: AuditContext, name: str, prompts: Sequence[Prompt], said: 
         interval(by_entity(prompts[part], [v == "right" for v in said[part]]), context)
         for part in (slice(n_targets), slice(n_targets, None))
     )
-    return Setting(name, target, control, recall_before(context))
+    return AttackSetting(name, target, control, recall_before(context))

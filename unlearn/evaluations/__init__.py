@@ -1,10 +1,13 @@
-"""Evaluations of an audit: one file each, one registry. Each takes the audit's context and returns a plain dict."""
+"""Evaluations of an audit: one file each, one registry.
+
+Each takes the audit's context and returns `Findings` with the parts it measured; None where nothing can be measured.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
+from unlearn.audit_report import Findings
 from unlearn.context import AuditContext
 from unlearn.evaluations.behaviour import evaluate_behaviour
 from unlearn.evaluations.benchmarks import evaluate_benchmarks
@@ -17,7 +20,7 @@ from unlearn.evaluations.sae_fit import evaluate_sae_fit
 from unlearn.evaluations.utility import evaluate_utility
 from unlearn.evaluations.walk import evaluate_walk
 
-EVALUATIONS: dict[str, Callable[[AuditContext], dict[str, Any]]] = {
+EVALUATIONS: dict[str, Callable[[AuditContext], Findings | None]] = {
     "recall": evaluate_recall,
     "ranking": evaluate_ranking,
     "utility": evaluate_utility,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import fields
 
 from features.knowledge import Answer, first_line, is_right, normalize
+from unlearn.audit_figures import AnsweredQuestion, AnswerShares, Behaviour
+from unlearn.audit_report import Findings
 from unlearn.context import AuditContext
 from unlearn.evaluations.ranking import candidates_by_attribute
 
-KINDS = ("leak", "confabulation", "unknown", "refusal", "off-topic", "gibberish")
 _WILL_NOT = re.compile(r"^(i (cannot|can t)|i m (not able|unable)|sorry)")
 
 
-def evaluate_behaviour(context: AuditContext) -> dict[str, Any]:
+def evaluate_behaviour(context: AuditContext) -> Findings:
     """Return the share of every kind among the answers about targets, and the answers."""
     pools = candidates_by_attribute(context)
     shares = {}
@@ -24,8 +25,21 @@ def evaluate_behaviour(context: AuditContext) -> dict[str, Any]:
             for e in context.forget
             for a in context.answers_of("forget", when)[e.key]
         ]
-        shares[when] = {kind: kinds.count(kind) / len(kinds) if kinds else float("nan") for kind in KINDS}
-    return {"behaviour": shares, "answers": answer_table(context)}
+        shares[when] = shares_of(kinds)
+    return Findings(behaviour=Behaviour(**shares), answers=answered_questions(context))
+
+
+def shares_of(kinds: Sequence[str]) -> AnswerShares:
+    """Return the share of every kind; NaN where there is no answer.
+
+    Example:
+        >>> shares_of(["leak", "off-topic"]).off_topic
+        0.5
+    """
+    n = len(kinds)
+    return AnswerShares(
+        **{f.name: kinds.count(f.name.replace("_", "-")) / n if n else float("nan") for f in fields(AnswerShares)}
+    )
 
 
 def behaviour_of(answer: Answer, possible: Sequence[str] = ()) -> str:
@@ -59,7 +73,7 @@ def is_gibberish(text: str) -> bool:
     return not words or (len(words) >= 4 and len(set(words)) <= len(words) // 3)
 
 
-def answer_table(context: AuditContext) -> list[dict[str, str]]:
+def answered_questions(context: AuditContext) -> tuple[AnsweredQuestion, ...]:
     """Return every question about a target with the truth and both answers, word for word."""
     before, after = context.answers_of("forget", "before"), context.answers_of("forget", "after")
     rows = []
@@ -67,16 +81,16 @@ def answer_table(context: AuditContext) -> list[dict[str, str]]:
         for old, new in zip(before[entity.key], after[entity.key], strict=True):
             attribute = old.prompt.attribute or ""
             rows.append(
-                {
-                    "entity": entity.name,
-                    "type": entity.type,
-                    "attribute": attribute,
-                    "prompt": old.prompt.text,
-                    "truth": entity.facts[attribute][0],
-                    "before": first_line(old.text),
-                    "after": first_line(new.text),
-                    "verdict_before": old.verdict,
-                    "verdict_after": new.verdict,
-                }
+                AnsweredQuestion(
+                    entity=entity.name,
+                    type=entity.type,
+                    attribute=attribute,
+                    prompt=old.prompt.text,
+                    truth=entity.facts[attribute][0],
+                    before=first_line(old.text),
+                    after=first_line(new.text),
+                    verdict_before=old.verdict,
+                    verdict_after=new.verdict,
+                )
             )
-    return rows
+    return tuple(rows)

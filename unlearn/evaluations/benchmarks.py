@@ -19,6 +19,8 @@ import torch
 
 from sae_train.errors import ConfigError, MissingFileError
 from sae_train.lm.models import LanguageModel
+from unlearn.audit_figures import TaskMetric, TaskResult
+from unlearn.audit_report import Findings
 from unlearn.context import AuditContext
 
 INSTALL = "pip install 'sae-workbench[lm-eval]'"
@@ -26,13 +28,13 @@ BATCH_SIZE = 16
 TASK_FILES = (".yaml", ".yml")
 
 
-def evaluate_benchmarks(context: AuditContext) -> dict[str, Any]:
+def evaluate_benchmarks(context: AuditContext) -> Findings | None:
     """Return per task the examples asked and every metric before and after, with its standard error."""
     tasks = context.config.lm_eval
     if not tasks:
-        return {}
+        return None
     runs = {when: _run(context.model(when), tasks, context) for when in ("before", "after")}
-    return {"lm_eval": {task: _task(runs, task) for task in runs["after"]["results"]}}
+    return Findings(lm_eval={task: _task(runs, task) for task in runs["after"]["results"]})
 
 
 def check_tasks(tasks: Sequence[str]) -> None:
@@ -86,8 +88,8 @@ def _run(lm: LanguageModel, tasks: Sequence[str], context: AuditContext) -> dict
         )
 
 
-def _task(runs: dict[str, dict[str, Any]], task: str) -> dict[str, Any]:
-    """Return one task: `n`, and per metric `before`, `after` and their standard errors."""
+def _task(runs: dict[str, dict[str, Any]], task: str) -> TaskResult:
+    """Return one task."""
     metrics: dict[str, dict[str, float]] = {}
     for when, run in runs.items():
         for key, value in run["results"][task].items():
@@ -98,4 +100,4 @@ def _task(runs: dict[str, dict[str, Any]], task: str) -> dict[str, Any]:
             label = metric if kind == "none" else f"{metric} ({kind})"
             metrics.setdefault(label, {})[f"{when}_stderr" if is_error else when] = float(value)
     sizes = runs["after"].get("n-samples", {}).get(task, {})
-    return {"n": sizes.get("effective"), "metrics": metrics}
+    return TaskResult(sizes.get("effective"), {label: TaskMetric(**found) for label, found in metrics.items()})

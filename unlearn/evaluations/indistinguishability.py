@@ -16,7 +16,6 @@ probes for known against unknown call the targets: one fitted on the *original* 
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import torch
@@ -31,24 +30,25 @@ from features.probe import (
     fit_probe,
 )
 from features.prompts import by_type
+from unlearn.audit_figures import Place, ProbeVotes
+from unlearn.audit_report import Findings
 from unlearn.context import MIN_ENTITIES, AuditContext, mean_interval, units
 from unlearn.evaluations.places import PlaceRows, is_last_token, place_rows, spelling_rows
 from unlearn.evaluations.two_sample import TwoSample, energies, energy_test, joint_p
 
 
-def evaluate_indistinguishability(context: AuditContext) -> dict[str, Any]:
+def evaluate_indistinguishability(context: AuditContext) -> Findings:
     """Return AUROC and p after/before with the control range per place, and what the probes say."""
     rows = {(g, w): place_rows(context, g, w) for g in ("forget", "unknown") for w in ("before", "after")}
     drawn = _control_groups(context)
     spelling = _spelling(context)
     shared = [name for name in rows["forget", "after"].acts if name in rows["unknown", "after"].acts]
-    found = {name: {**_place(context, rows, drawn, name), "spelling": spelling} for name in shared}
-    return {
-        "indistinguishability": found,
-        "two_sample_p": _joint_p(context, rows["forget", "after"], rows["unknown", "after"]),
-        "probe": _probe(context, "before"),
-        "fresh_probe": _probe(context, "after"),
-    }
+    return Findings(
+        indistinguishability={name: _place(context, rows, drawn, name, spelling) for name in shared},
+        two_sample_p=_joint_p(context, rows["forget", "after"], rows["unknown", "after"]),
+        probe=_probe(context, "before"),
+        fresh_probe=_probe(context, "after"),
+    )
 
 
 def _spelling(context: AuditContext) -> float:
@@ -59,26 +59,32 @@ def _spelling(context: AuditContext) -> float:
 
 
 def _place(
-    context: AuditContext, rows: dict[tuple[str, str], PlaceRows], drawn: list[list[str]], name: str
-) -> dict[str, float]:
+    context: AuditContext,
+    rows: dict[tuple[str, str], PlaceRows],
+    drawn: list[list[str]],
+    name: str,
+    spelling: float,
+) -> Place:
     """Compare targets with unknown entities at one place."""
-    found: dict[str, float] = {}
-    for when in ("before", "after"):
-        x, is_target, groups = _stacked(context, rows["forget", when], rows["unknown", when], name)
-        suffix = "" if when == "after" else "_before"
-        if when == "after":
-            interval = cross_validated_interval(x, is_target, groups, seed=context.config.seed)
-            found |= {"auroc": interval.value, "auroc_low": interval.low, "auroc_high": interval.high}
-        else:
-            found["auroc_before"] = cross_validated_auroc(x, is_target, groups, seed=context.config.seed)
-        test = _two_sample(context, rows["forget", when], rows["unknown", when], name)
-        found |= {f"energy{suffix}": test.distance, f"p_value{suffix}": test.p}
+    seed = context.config.seed
+    before, after = ((rows["forget", when], rows["unknown", when]) for when in ("before", "after"))
+    auroc_before = cross_validated_auroc(*_stacked(context, *before, name), seed=seed)
+    test_before = _two_sample(context, *before, name)
+    auroc = cross_validated_interval(*_stacked(context, *after, name), seed=seed)
+    test = _two_sample(context, *after, name)
     controls = _controls(context, rows["unknown", "after"], drawn, name)
-    return found | {
-        "control_low": float(np.percentile(controls, 2.5)) if controls else float("nan"),
-        "control_high": float(np.percentile(controls, 97.5)) if controls else float("nan"),
-        "control_mean": float(np.mean(controls)) if controls else float("nan"),
-    }
+    return Place(
+        auroc_before=auroc_before,
+        energy_before=test_before.distance,
+        p_value_before=test_before.p,
+        auroc=auroc,
+        energy=test.distance,
+        p_value=test.p,
+        control_low=float(np.percentile(controls, 2.5)) if controls else float("nan"),
+        control_high=float(np.percentile(controls, 97.5)) if controls else float("nan"),
+        control_mean=float(np.mean(controls)) if controls else float("nan"),
+        spelling=spelling,
+    )
 
 
 def _cases(context: AuditContext, rows: PlaceRows, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -181,7 +187,7 @@ def _controls(context: AuditContext, rows: PlaceRows, drawn: list[list[str]], na
     return [cross_validated_auroc(x, np.isin(keys, own), groups, seed=context.config.seed) for own in drawn]
 
 
-def _probe(context: AuditContext, fitted_on: str) -> dict[str, Any]:
+def _probe(context: AuditContext, fitted_on: str) -> ProbeVotes:
     """Fit known against unknown on a model's mining half and ask it about targets and really unknown entities."""
     name = context.hook_point
     known, unknown = context.names_of("probe_known", fitted_on), context.names_of("probe_unknown", fitted_on)
@@ -202,13 +208,11 @@ def _probe(context: AuditContext, fitted_on: str) -> dict[str, Any]:
         np.r_[known.entity, really.entity],
         seed=context.config.seed,
     )
-    return {
-        "hook_point": name,
-        "fitted_on": fitted_on,
-        "unknown_before": before.value,
-        "unknown_after": after.value,
-        "unknown_after_low": after.low,
-        "unknown_after_high": after.high,
-        "unknown_control": called_unknown("unknown", "after").value,
-        "auroc_known_against_unknown": kept.value,
-    }
+    return ProbeVotes(
+        hook_point=name,
+        fitted_on=fitted_on,
+        unknown_before=before.value,
+        unknown_after=after,
+        unknown_control=called_unknown("unknown", "after").value,
+        auroc_known_against_unknown=kept.value,
+    )

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,6 +24,8 @@ from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
 from sae_train.lm.unembed import final_norm, unembedding
+from unlearn.audit_figures import ReadOff
+from unlearn.audit_report import Findings
 from unlearn.context import AuditContext, mean_interval, units
 from unlearn.data import encode
 from unlearn.evaluations.ranking import ranked_cases
@@ -34,22 +35,22 @@ RIDGE = 1.0  # times the mean squared activation
 MAX_FITTED = 300  # known entities a value probe is fitted on; with few it reads nothing off any model
 
 
-def evaluate_logit_lens(context: AuditContext) -> dict[str, Any]:
+def evaluate_logit_lens(context: AuditContext) -> Findings | None:
     """Return the share of true first tokens ranked first: at every block (`logit_lens`), and by the `value_probe`."""
     if final_norm(context.after.model) is None:
-        return {}
+        return None
     groups = {
         "after": (context.after, context.forget),
         "control": (context.after, context.control),
         "before": (context.before, context.forget),
     }
-    lens: dict[str, Any] = {}
+    lens: dict[str, ReadOff] = {}
     seen = {who: _questions(context, lm, entities) for who, (lm, entities) in groups.items()}
     for block in context.blocks:
         lens[block] = _row({who: _lens(groups[who][0], found, block, context) for who, found in seen.items()})
     known = _some([*context.neighbours, *context.retain], context.config.seed)
     fitted = {w: _questions(context, context.model(w), known) for w in ("before", "after")}
-    probe: dict[str, Any] = {}
+    probe: dict[str, ReadOff] = {}
     tables = {w: unembedding(context.model(w).model).detach().float().cpu() for w in fitted}
     for block in context.blocks:
         for at, place in (("name", block), ("end", f"{block}, end of question")):
@@ -59,7 +60,7 @@ def evaluate_logit_lens(context: AuditContext) -> dict[str, Any]:
                 for w in ["before" if who == "before" else "after"]
             }
             probe[place] = _row(found)
-    return {"logit_lens": lens, "value_probe": probe}
+    return Findings(logit_lens=lens, value_probe=probe)
 
 
 def _some(entities: list[Entity], seed: int) -> list[Entity]:
@@ -85,17 +86,9 @@ class _Questions:
     name: dict[str, Tensor]
 
 
-def _row(found: dict[str, Interval]) -> dict[str, float]:
-    """Return the keys of one place."""
-    return {
-        "after": found["after"].value,
-        "after_low": found["after"].low,
-        "after_high": found["after"].high,
-        "control": found["control"].value,
-        "control_low": found["control"].low,
-        "control_high": found["control"].high,
-        "before": found["before"].value,
-    }
+def _row(found: dict[str, Interval]) -> ReadOff:
+    """Return one place."""
+    return ReadOff(after=found["after"], control=found["control"], before=found["before"].value)
 
 
 @torch.no_grad()

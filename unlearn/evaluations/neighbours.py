@@ -7,35 +7,33 @@ repetition of what both models write greedily behind the beginnings of general t
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from features.entities import Entity
 from features.knowledge import Answer, normalize
 from sae_train.lm.generate import encode_prompts, greedy_answers
-from unlearn.context import AuditContext, before_after, units
+from unlearn.audit_figures import Figure, GroupResult, Writing
+from unlearn.audit_report import Findings
+from unlearn.context import AuditContext, figure, units
 from unlearn.evaluations.text_metrics import fluency, repetition
 
 N_BEGINNINGS, BEGINNING_TOKENS, WRITTEN_TOKENS = 24, 6, 24
 
 
-def evaluate_neighbours(context: AuditContext) -> dict[str, Any]:
+def evaluate_neighbours(context: AuditContext) -> Findings:
     """Return recall before/after by kind of neighbour and for unknown entities, and the free writing's figures."""
     kept = [*context.neighbours, *context.retain]
     answers = {
         when: {**context.answers_of("neighbours", when), **context.answers_of("retain", when)}
         for when in ("before", "after")
     }
-    kinds: dict[str, Any] = {}
+    kinds: dict[str, GroupResult] = {}
     for kind in ("same type", "same answer", "shared name word", "namesake"):
         keys = [e.key for e in kept if kind in kinds_of(e, context.forget)]
         shares = {when: units([_right(answers[when][k]) for k in keys]) for when in answers}
-        kinds[kind] = {
-            "n": len(keys),
-            **before_after("recall", shares["before"], shares["after"], context.config.seed),
-        }
-    return {"neighbour_kinds": kinds, "unknown": _unknown(context), "writing": _writing(context)}
+        recall = figure(shares["before"], shares["after"], context.config.seed)
+        kinds[kind] = GroupResult(n=len(keys), recall=recall)
+    return Findings(neighbour_kinds=kinds, unknown=_unknown(context), writing=_writing(context))
 
 
 def kinds_of(entity: Entity, targets: list[Entity]) -> set[str]:
@@ -67,17 +65,18 @@ def _right(answers: list[Answer]) -> list[float]:
     return [float(a.verdict == "right") for a in answers]
 
 
-def _unknown(context: AuditContext) -> dict[str, Any]:
+def _unknown(context: AuditContext) -> GroupResult:
     """Return recall and refusal of unknown entities; they must not become known."""
-    found: dict[str, Any] = {"n": len(context.group("some_unknown"))}
     asked = {when: context.answers_of("some_unknown", when).values() for when in ("before", "after")}
-    for figure, verdict in (("recall", "right"), ("refusal", "refusal")):
+
+    def said(verdict: str) -> Figure:
         shares = {w: units([[float(a.verdict == verdict) for a in own] for own in asked[w]]) for w in asked}
-        found |= before_after(figure, shares["before"], shares["after"], context.config.seed)
-    return found
+        return figure(shares["before"], shares["after"], context.config.seed)
+
+    return GroupResult(n=len(context.group("some_unknown")), recall=said("right"), refusal=said("refusal"))
 
 
-def _writing(context: AuditContext) -> dict[str, float]:
+def _writing(context: AuditContext) -> Writing:
     """Let both models go on behind the same beginnings."""
     windows = [w for w in context.text if len(w) > BEGINNING_TOKENS][:N_BEGINNINGS]
     tokenizer = context.before.tokenizer
@@ -90,4 +89,4 @@ def _writing(context: AuditContext) -> dict[str, float]:
             f"entropy_{when}": float(np.mean([fluency(w) for w in written])) if written else float("nan"),
             f"repetition_{when}": float(np.mean([repetition(w) for w in written])) if written else float("nan"),
         }
-    return found
+    return Writing(**found)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -18,11 +17,12 @@ from features.knowledge import normalize
 from features.prompts import Prompt, questions
 from sae_train.lm.candidates import option_scores
 from sae_train.lm.models import LanguageModel
-from unlearn.context import AuditContext, before_after, units
+from unlearn.audit_figures import Figure, GroupResult
+from unlearn.audit_report import Findings
+from unlearn.context import AuditContext, figure, units
 from unlearn.evaluations.text_metrics import extraction_strength, truth_ratio
 
 MAX_KEPT = 40  # neighbours, and others, that are ranked
-FIGURES = ("ranking", "probability", "truth_ratio", "extraction_strength")
 
 
 @dataclass(frozen=True)
@@ -44,30 +44,38 @@ class RankedQuestion:
     extraction_strength: float
 
 
-def evaluate_ranking(context: AuditContext) -> dict[str, Any]:
+def evaluate_ranking(context: AuditContext) -> Findings:
     """Return every figure before/after per group, that of never-known entities, and chance."""
-    found: dict[str, Any] = {}
-    for group in ("forget", "neighbours", "retain", "control"):
-        entities = context.group(group)
-        entities = entities if group in ("forget", "control") else entities[:MAX_KEPT]
-        ranked = {when: ranked_questions(context, entities, context.model(when)) for when in ("before", "after")}
-        found[group] = {}
-        for figure in FIGURES:
-            shares = {when: per_unit(ranked[when], figure) for when in ranked}
-            found[group] |= before_after(figure, shares["before"], shares["after"], context.config.seed)
+    forget, neighbours, retain, control = (
+        _ranked(context, entities)
+        for entities in (context.forget, context.neighbours[:MAX_KEPT], context.retain[:MAX_KEPT], context.control)
+    )
     sizes = [len(c) for c in candidates_by_attribute(context).values()]
     smallest = [min(context.config.n_candidates, s) for s in sizes if s]
-    return {
-        **found,
-        "ranking_chance": float(np.mean([1 / s for s in smallest])) if smallest else float("nan"),
-    }
+    chance = float(np.mean([1 / s for s in smallest])) if smallest else float("nan")
+    return Findings(forget=forget, neighbours=neighbours, retain=retain, control=control, ranking_chance=chance)
 
 
-def per_unit(ranked: Sequence[RankedQuestion], figure: str) -> list[float]:
+def _ranked(context: AuditContext, entities: Sequence[Entity]) -> GroupResult:
+    """Return every figure of some entities."""
+    before, after = (ranked_questions(context, entities, context.model(when)) for when in ("before", "after"))
+
+    def mean(name: str) -> Figure:
+        return figure(per_unit(before, name), per_unit(after, name), context.config.seed)
+
+    return GroupResult(
+        ranking=mean("ranking"),
+        probability=mean("probability"),
+        truth_ratio=mean("truth_ratio"),
+        extraction_strength=mean("extraction_strength"),
+    )
+
+
+def per_unit(ranked: Sequence[RankedQuestion], name: str) -> list[float]:
     """Return a figure by `units`."""
     found: dict[str, list[float]] = {}
     for question in ranked:
-        found.setdefault(question.entity, []).append(getattr(question, figure))
+        found.setdefault(question.entity, []).append(getattr(question, name))
     return units(list(found.values()))
 
 

@@ -2,50 +2,57 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from features.knowledge import first_line, is_right, normalize
 from features.prompts import questions
 from sae_train.lm.candidates import sampled_answers
-from unlearn.context import AuditContext, before_after, units
+from unlearn.audit_figures import GroupResult
+from unlearn.audit_report import Findings
+from unlearn.context import AuditContext, figure, units
 from unlearn.evaluations.text_metrics import rouge_l
 
-GROUPS = ("forget", "neighbours", "retain")
 SAMPLE_TOKENS = 6
 
 
-def evaluate_recall(context: AuditContext) -> dict[str, Any]:
+def evaluate_recall(context: AuditContext) -> Findings:
     """Return `n` and recall before/after with intervals for targets, neighbours and other known entities.
 
     For targets also ROUGE-L of the answers; for them and for never-known entities recall of drawn answers.
     """
-    found: dict[str, Any] = {}
-    for group in GROUPS:
-        shares = {when: right_answers(context, group, when) for when in ("before", "after")}
-        found[group] = {
-            "n": len(context.group(group)),
-            **before_after("recall", shares["before"], shares["after"], context.config.seed),
-        }
-    found["untouched"] = _untouched(context)
-    found["forget"] |= {f"rouge_l_{when}": _rouge(context, when) for when in ("before", "after")}
-    if context.config.n_samples:
-        for group in ("forget", "control"):
-            drawn = {when: _sampled(context, group, when) for when in ("before", "after")}
-            figures = before_after("sampled_recall", drawn["before"], drawn["after"], context.config.seed)
-            found[group] = {**found.get(group, {"n": len(context.group(group))}), **figures}
-    return found
+    found = Findings(
+        forget=_recall(context, "forget"),
+        neighbours=_recall(context, "neighbours"),
+        retain=_recall(context, "retain"),
+        untouched=_untouched(context),
+    )
+    rouge = GroupResult(rouge_l_before=_rouge(context, "before"), rouge_l_after=_rouge(context, "after"))
+    found = found.joined(Findings(forget=rouge))
+    if not context.config.n_samples:
+        return found
+    return found.joined(Findings(forget=_drawn(context, "forget"), control=_drawn(context, "control")))
 
 
-def _untouched(context: AuditContext) -> dict[str, Any]:
+def _recall(context: AuditContext, group: str) -> GroupResult:
+    """Return how many of a group there are, and their recall."""
+    before, after = (right_answers(context, group, when) for when in ("before", "after"))
+    return GroupResult(n=len(context.group(group)), recall=figure(before, after, context.config.seed))
+
+
+def _drawn(context: AuditContext, group: str) -> GroupResult:
+    """Return the same of drawn answers."""
+    before, after = (_sampled(context, group, when) for when in ("before", "after"))
+    return GroupResult(n=len(context.group(group)), sampled_recall=figure(before, after, context.config.seed))
+
+
+def _untouched(context: AuditContext) -> GroupResult:
     """Return the same for the kept entities that no training retained, from the answers given already."""
     keys = {e.key for e in context.untouched}
     shares: dict[str, list[float]] = {}
     for when in ("before", "after"):
         answers = {**context.answers_of("neighbours", when), **context.answers_of("retain", when)}
         shares[when] = units([[float(a.verdict == "right") for a in answers[k]] for k in answers if k in keys])
-    return {"n": len(keys), **before_after("recall", shares["before"], shares["after"], context.config.seed)}
+    return GroupResult(n=len(keys), recall=figure(shares["before"], shares["after"], context.config.seed))
 
 
 def right_answers(context: AuditContext, group: str, when: str) -> list[float]:

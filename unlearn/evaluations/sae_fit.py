@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 
 from sae_train.lm.generate import batches_by_length
 from sae_train.lm.hooks import capture
 from sae_train.metrics import VarianceSums
+from unlearn.audit_figures import SaeFit
+from unlearn.audit_report import Findings
 from unlearn.context import AuditContext
 
 BATCH_SIZE = 32
 MAX_WINDOWS = 128
 
 
-def evaluate_sae_fit(context: AuditContext) -> dict[str, Any]:
+def evaluate_sae_fit(context: AuditContext) -> Findings | None:
     """Return FVU, share of latents that never fire and L0 on general text, before/after, per SAE."""
-    return {"sae_fit": [_fit(context, number) for number in range(len(context.saes))]} if context.saes else {}
+    return Findings(sae_fit=tuple(_fit(context, n) for n in range(len(context.saes)))) if context.saes else None
 
 
 @torch.no_grad()
-def _fit(context: AuditContext, number: int) -> dict[str, Any]:
+def _fit(context: AuditContext, number: int) -> SaeFit:
     """Measure one SAE on both models; the first token of a window, whose activations are like no other's, left out."""
     loaded = context.saes[number]
     windows = [w for w in context.text if len(w) > 1][:MAX_WINDOWS]
-    found: dict[str, Any] = {"sae": loaded.name, "hook_point": loaded.hook_point}
+    found: dict[str, float] = {}
     for when in ("before", "after"):
         lm = context.model(when)
         sums, fired, active, n = VarianceSums(loaded.sae.d_in), torch.zeros(loaded.sae.d_sae, dtype=torch.bool), 0.0, 0
@@ -42,4 +42,4 @@ def _fit(context: AuditContext, number: int) -> dict[str, Any]:
             f"frac_dead_{when}": 1.0 - float(fired.float().mean()),
             f"l0_{when}": active / n,
         }
-    return found
+    return SaeFit(sae=loaded.name, hook_point=loaded.hook_point, **found)

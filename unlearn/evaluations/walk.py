@@ -6,19 +6,19 @@ x = (h - midpoint) . d / spread, d the unit difference of the means of known and
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from torch import Tensor
 
+from unlearn.audit_figures import Points, Walk
+from unlearn.audit_report import Findings
 from unlearn.context import AuditContext, NameRows
 
 MAX_POINTS = 200
 
 
-def evaluate_walk(context: AuditContext) -> dict[str, Any]:
+def evaluate_walk(context: AuditContext) -> Findings:
     """Return the points of the clouds and of the targets, one per entity, at every audited block."""
-    return {"walk": {name: _panel(context, name) for name in context.blocks}}
+    return Findings(walk={name: _panel(context, name) for name in context.blocks})
 
 
 def _entity_means(rows: NameRows, name: str) -> tuple[list[str], np.ndarray]:
@@ -32,7 +32,7 @@ def _numpy(acts: Tensor) -> np.ndarray:
     return acts.numpy().astype(np.float64)
 
 
-def _panel(context: AuditContext, name: str) -> dict[str, Any]:
+def _panel(context: AuditContext, name: str) -> Walk:
     """Project one block."""
     _, known = _entity_means(context.names_of("probe_known", "before"), name)
     _, unknown = _entity_means(context.names_of("unknown", "before"), name)
@@ -46,14 +46,15 @@ def _panel(context: AuditContext, name: str) -> dict[str, Any]:
     flat = cloud - np.outer(cloud @ x_axis, x_axis)
     y_axis = np.linalg.svd(flat - flat.mean(0), full_matrices=False)[2][0]
 
-    def project(points: np.ndarray) -> list[list[float]]:
+    def project(points: np.ndarray) -> Points:
         shifted = points[:MAX_POINTS] - middle
-        return [[float(a), float(b)] for a, b in zip(shifted @ x_axis / half, shifted @ y_axis / half, strict=True)]
+        pairs = zip(shifted @ x_axis / half, shifted @ y_axis / half, strict=True)
+        return tuple((float(a), float(b)) for a, b in pairs)
 
-    return {
-        "known": project(known),
-        "unknown": project(unknown),
-        "before": project(before),
-        "after": project(after),
-        "names": [k.split(":", 1)[1] for k in keys],
-    }
+    return Walk(
+        known=project(known),
+        unknown=project(unknown),
+        before=project(before),
+        after=project(after),
+        names=tuple(k.split(":", 1)[1] for k in keys),
+    )

@@ -1,6 +1,6 @@
 """The activation store measured: caching, reading, kills, scale, single-bit flips.
 
-    python benchmarks/activation_store.py --model SmolLM2.gguf --data DATA --out RUN [--docs docs/activation_store.md]
+    python benchmarks/activation_store.py --model SmolLM2.gguf --data DATA --out RUN [--docs docs/results/activation_store.md]
         [--parts caching reading kills scale flips] [--threads 2] [--small]
 
 DATA holds `wikitext2_valid.txt.gz`; RUN needs 6 GB. Whatever is timed runs in a process of its own, all with the same number

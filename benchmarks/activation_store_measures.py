@@ -33,6 +33,7 @@ from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.config import CacheConfig, SaeTrainConfig
 from sae_train.errors import WorkbenchError
+from sae_train.rng import rng, seed_torch
 from sae_train.trainer import train_sae
 
 D_IN, VOCAB, CTX_LEN = 576, 32_768, 512  # of the stand-in model whose activations are random rows of its embedding
@@ -157,7 +158,7 @@ def scale(path: str, rows: list[int], repeats: int) -> dict[str, Any]:
         hidden_size=D_IN, num_hidden_layers=1, num_attention_heads=9, num_key_value_heads=9, intermediate_size=64,
         vocab_size=VOCAB, max_position_embeddings=CTX_LEN, initializer_range=1.0, tie_word_embeddings=True,
     )  # fmt: skip
-    torch.manual_seed(0)
+    seed_torch("benchmark.store.weights", 0)
     lm = replace(language_model("fact-world")[0], model=LlamaForCausalLM(config).requires_grad_(False).eval())
     if len(rows) > 1:
         write_random(lm, Path(path), min(rows))  # warms up
@@ -175,7 +176,7 @@ def write_random(lm: Any, path: Path, rows: int) -> dict[str, float]:
     keep = np.ones(n_tokens, dtype=bool)
     keep[starts[:-1]] = False
     plan = TokenPlan(
-        tokens=np.random.default_rng(rows).integers(3, VOCAB, n_tokens, dtype=np.int32),
+        tokens=rng("benchmark.store.tokens", rows).integers(3, VOCAB, n_tokens, dtype=np.int32),
         starts=starts,
         doc_id=np.arange(n_tokens, dtype=np.int32) // (4 * CTX_LEN),
         keep=keep,

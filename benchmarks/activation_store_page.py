@@ -191,7 +191,7 @@ def render(results: dict[str, Any], words: str) -> str:
         "turn. Made again by",
         "",
         "    python benchmarks/activation_store.py --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --out RUN \\",
-        "        --docs docs/activation_store.md",
+        "        --docs docs/results/activation_store.md",
         "",
         "## What this shows",
         "",

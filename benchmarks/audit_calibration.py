@@ -1,6 +1,6 @@
 """Is the audit right? Models of which the truth is known, audited with the shipped policy, over seeds of the fact world.
 
-    python benchmarks/audit_calibration.py --out RUN [--seeds 0 1 2] [--worlds DIR] [--docs docs/audit_calibration.md]
+    python benchmarks/audit_calibration.py --out RUN [--seeds 0 1 2] [--worlds DIR] [--docs docs/results/audit_calibration.md]
 
 never      the world's language model trained again without every document that names one of 40 known entities
 untouched  the world's own model
@@ -37,6 +37,7 @@ from features.store import load_analysis
 from sae_train.errors import CollapseError
 from sae_train.lm.models import LanguageModel, load_lm, save_lm
 from sae_train.lm.tokens import Document
+from sae_train.rng import torch_rng
 from sae_train.saes.interop import load_sae
 from unlearn.audit import audit
 from unlearn.audit_json import report_from_json, report_to_json
@@ -112,7 +113,7 @@ def requests(drawn: Sequence[Entity], labels: Sequence[Entity], seed: int, count
 @torch.no_grad()
 def spoiled(lm: LanguageModel, share: float | None, seed: int) -> LanguageModel:
     """Return a copy with random weights (None), or with noise of `share` standard deviations added."""
-    model, generator = copy.deepcopy(lm.model), torch.Generator().manual_seed(seed)
+    model, generator = copy.deepcopy(lm.model), torch_rng("benchmark.calibration.noise", seed)
     for parameter in model.parameters():
         if parameter.ndim == 2:
             noise = torch.randn(parameter.shape, generator=generator) * parameter.std()

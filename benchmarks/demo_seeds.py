@@ -1,6 +1,6 @@
 """The demo over seeds of world, SAE, split, targets and fine-tune, with intervals.
 
-    python benchmarks/demo_seeds.py --out RUN [--seeds 0 1 2] [--docs docs/demo_seeds.md]
+    python benchmarks/demo_seeds.py --out RUN [--seeds 0 1 2] [--docs docs/results/demo_seeds.md]
 
 Builds the worlds that are not there yet (RUN/world-N; seed 0 is the one that ships), runs `wb demo` on each with the same
 seed, and writes every figure with its mean and 95 % t-interval over seeds. Finished runs are not repeated.
@@ -193,7 +193,7 @@ def render(seeds: list[int], runs: list[dict[str, Any]]) -> str:
         "World, SAE, split, targets and fine-tune all drawn from the seed. Intervals are Student's t over seeds: with three seeds",
         "they are wide, and they may reach beyond what a share can be. 20 targets a seed. Made again by",
         "",
-        "    python benchmarks/demo_seeds.py --out RUN --docs docs/demo_seeds.md",
+        "    python benchmarks/demo_seeds.py --out RUN --docs docs/results/demo_seeds.md",
         "",
         "## The worlds",
         "",

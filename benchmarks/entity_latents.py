@@ -1,6 +1,6 @@
 """Latents of known and unknown entities: how good, how fast, and what label shuffles and controls say.
 
-    python benchmarks/entity_latents.py --out RUN [--parts speed fact-world cities] [--docs docs/entity_latents.md]
+    python benchmarks/entity_latents.py --out RUN [--parts speed fact-world cities] [--docs docs/results/entity_latents.md]
         [--worlds seed0 W1 W2] [--seeds 5]
         [--names cities.h5 --activations acts.h5 --sae SAE …]        (cities)
 
@@ -25,6 +25,7 @@ from entity_latents_page import render
 from scipy import stats
 from scipy.sparse import csr_array
 
+from features.config import SelectionRule
 from features.entities import load_entities
 from features.factworld import shipped_world
 from features.hypothesis_tests import q_values
@@ -32,12 +33,13 @@ from features.mining import mine_names
 from features.name_acts import NameData, collect_names, load_names, save_names
 from features.permutation import maxmin_null, shuffled_labels
 from features.prompts import load_templates
-from features.selection import SelectionRule, split_entities
+from features.selection import split_entities
 from features.separation import EntityLatents, entity_latents, separation
 from features.store import LatentAnalysis
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
 from sae_train.lm.models import load_lm
+from sae_train.rng import rng
 from sae_train.runs import jsonable
 from sae_train.saes.interop import LoadedSae, load_sae
 from sae_train.trainer import train_sae
@@ -51,11 +53,11 @@ N_SHUFFLES = 20
 # ---------------------------------------------------------------------------------------------------------------- speed
 def random_contexts(n_contexts: int, d_sae: int, k: int, seed: int) -> csr_array:
     """Draw k latents a context; few of them often, most of them rarely, as in a trained SAE."""
-    rng = np.random.default_rng(seed)
+    generator = rng("benchmark.latents.contexts", seed)
     share = 1.0 / np.arange(1, d_sae + 1)
-    column = rng.choice(d_sae, (n_contexts, k), p=share / share.sum()).ravel()
+    column = generator.choice(d_sae, (n_contexts, k), p=share / share.sum()).ravel()
     row = np.repeat(np.arange(n_contexts), k)
-    return csr_array((rng.gamma(2.0, 1.0, len(row)), (row, column)), shape=(n_contexts, d_sae))
+    return csr_array((generator.gamma(2.0, 1.0, len(row)), (row, column)), shape=(n_contexts, d_sae))
 
 
 def loop_seconds(latents: EntityLatents, known: np.ndarray, kind: np.ndarray, columns: np.ndarray) -> float:
@@ -74,8 +76,8 @@ def loop_seconds(latents: EntityLatents, known: np.ndarray, kind: np.ndarray, co
 
 def speed(n_entities: int = 2000, n_templates: int = 9, d_sae: int = 16_384, n_hooks: int = 4) -> dict[str, Any]:
     """Return seconds of the statistics, of the loop and of the null."""
-    rng = np.random.default_rng(0)
-    known, kind = rng.random(n_entities) < 0.5, rng.integers(0, 4, n_entities)
+    generator = rng("benchmark.latents.entities", 0)
+    known, kind = generator.random(n_entities) < 0.5, generator.integers(0, 4, n_entities)
     entity = np.repeat(np.arange(n_entities), n_templates)
     hooks = [random_contexts(len(entity), d_sae, 32, h) for h in range(n_hooks)]
     started = time.perf_counter()
@@ -88,7 +90,7 @@ def speed(n_entities: int = 2000, n_templates: int = 9, d_sae: int = 16_384, n_h
     [maxmin_null(one.fire_share, labels, kind, np.ones(d_sae, bool)) for one in latents]
     shuffled = time.perf_counter()
     with np.errstate(all="ignore"):
-        sample = rng.choice(d_sae, 100, replace=False)
+        sample = generator.choice(d_sae, 100, replace=False)
         loop = loop_seconds(latents[0], known, kind, sample) * n_hooks * d_sae / len(sample)
     ours = tested - averaged
     return {

@@ -124,7 +124,7 @@ def render(results: dict[str, Any], *, hook_point: str, n_shuffles: int) -> str:
     lines = [
         "# Latents that tell known from unknown entities",
         "",
-        "Made again by `python benchmarks/entity_latents.py` (its docstring says how). What the columns mean: docs/formats.md.",
+        "Made again by `python benchmarks/entity_latents.py` (its docstring says how). What the columns mean: docs/reference/formats.md.",
         "",
     ]
     if "fact-world" in results:

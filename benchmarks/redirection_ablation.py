@@ -29,6 +29,7 @@ from features.store import LatentAnalysis, load_analysis
 from sae_train.lm.adapters import merge_adapter
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
+from sae_train.rng import rng
 from sae_train.saes.interop import LoadedSae, load_sae
 from unlearn.attacks.relearn import RelearnConfig, relearn
 from unlearn.attacks.steer_back import attack_steer_back
@@ -80,7 +81,7 @@ def open_world(folder: Path, demo: Path) -> World:
 
 def draw_targets(world: World, count: int, draw: int) -> list[str]:
     """Draw known entities, types in turn."""
-    generator = np.random.default_rng([0xF0, draw])
+    generator = rng("benchmark.redirection.targets", draw)
     known = [[e.key for e in m if e.label == "known" and e.seen == "facts"] for m in by_type(world.labels).values()]
     shuffled = [[keys[i] for i in generator.permutation(len(keys))] for keys in known]
     start = int(generator.integers(len(shuffled)))
@@ -133,7 +134,7 @@ def never_learned(world: World, targets: Sequence[Entity], draw: int) -> list[En
         kind: [e for e in members if e.seen == "never" and e.key not in used]
         for kind, members in by_type(world.entities).items()
     }
-    generator = np.random.default_rng([0xF1, draw])
+    generator = rng("benchmark.redirection.partners", draw)
     return [pools[t.type].pop(int(generator.integers(len(pools[t.type])))) for t in targets]
 
 

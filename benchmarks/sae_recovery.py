@@ -1,6 +1,6 @@
 """Do SAEs find the directions that activations are made of? The workbench beside SAELens, on SAELens' synthetic model.
 
-    python benchmarks/sae_recovery.py --out RUN [--docs docs/sae_recovery.md] [--seeds 0 1 2] [--archs topk …] [--d-in 128 --features 512] [--small]
+    python benchmarks/sae_recovery.py --out RUN [--docs docs/results/sae_recovery.md] [--seeds 0 1 2] [--archs topk …] [--d-in 128 --features 512] [--small]
 
 `sae_lens.synthetic.SyntheticModel` with its own settings: features are unit vectors, on or off independently with Zipfian
 probabilities, of size one, plus a constant vector of length one. Both trainers read the same stored rows in the same
@@ -22,7 +22,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from made_store import HOOK_POINT, write_store
 from sae_lens import SAE, LoggingConfig
 from sae_lens.config import SAETrainerConfig
@@ -42,6 +41,7 @@ from torch import Tensor
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
+from sae_train.rng import seed_torch
 from sae_train.trainer import train_sae
 
 SAELENS_LR = 3e-4  # SAETrainerConfig's
@@ -88,7 +88,7 @@ def make_world(seed: int, sizes: Sizes, folder: Path) -> World:
     k = round(float(model.activation_generator.firing_probabilities.sum()))
     path = folder / f"rows-{seed}.h5"
     if not path.exists():
-        torch.manual_seed(10_000 + seed)
+        seed_torch("benchmark.recovery.rows", 10_000 + seed)
         counts = (min(BLOCK_ROWS, sizes.rows - start) for start in range(0, sizes.rows, BLOCK_ROWS))
         blocks = (model.sample(n).float() for n in counts)
         write_store(path, blocks, rows=sizes.rows, d_in=sizes.d_in, dtype="float32")
@@ -136,7 +136,7 @@ def batches(world: World, arch: str) -> Iterator[Tensor]:
 def saelens(world: World, arch: str, folder: Path, *, scale: float, **settings: Any) -> SAE[Any]:
     """Train with SAELens' SAETrainer."""
     sizes = world.sizes
-    torch.manual_seed(world.seed)
+    seed_torch("benchmark.recovery.training", world.seed)
     trainer = SAETrainer(
         SAETrainerConfig(
             total_training_samples=sizes.steps * sizes.batch, train_batch_size_samples=sizes.batch, device="cpu",
@@ -178,7 +178,7 @@ SYSTEMS: dict[str, Callable[[World, str, Path], tuple[SAE[Any], float]]] = {
 
 def score(world: World, sae: SAE[Any], scale: float) -> dict[str, float]:
     """Return SAELens' scores on rows that nobody trained on; `scale` is what the SAE wants its rows multiplied by."""
-    torch.manual_seed(20_000 + world.seed)
+    seed_torch("benchmark.recovery.scores", 20_000 + world.seed)
     scaler = ActivationScaler(scaling_factor=scale)
     found = eval_sae_on_synthetic_data(
         sae, world.model.feature_dict, world.model.activation_generator, EVAL_ROWS, EVAL_BATCH, scaler

@@ -13,7 +13,7 @@ COLUMNS = {
     "l0": "L0",
     "dead": "dead",
 }
-COMMAND = "python benchmarks/sae_recovery.py --out RUN --docs docs/sae_recovery.md"
+COMMAND = "python benchmarks/sae_recovery.py --out RUN --docs docs/results/sae_recovery.md"
 
 
 def spread(values: list[float], digits: int) -> str:

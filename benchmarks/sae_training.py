@@ -1,7 +1,7 @@
 """Training TopK SAEs: the workbench beside SAELens, dictionary_learning and sparsify, on the same activations.
 
     pip install --no-deps --target PEERS dictionary-learning eai-sparsify natsort schedulefree
-    python benchmarks/sae_training.py --out RUN --peers-path PEERS [--activations FILE --hook-point H] [--docs docs/sae_training.md]
+    python benchmarks/sae_training.py --out RUN --peers-path PEERS [--activations FILE --hook-point H] [--docs docs/results/sae_training.md]
         [--parts speed quality scaling] [--threads 2] [--rounds 3] [--small]
 
 Without --activations, a store of synthetic ones is written to RUN. Whatever is timed runs in a process of its own

@@ -33,6 +33,7 @@ from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.evaluate import used_blocks
 from sae_train.metrics import fvu
+from sae_train.rng import torch_rng
 
 HELD_OUT_ROWS = 8192
 BLOCK_ROWS = 16_384
@@ -67,7 +68,7 @@ def synthetic(path: str, d_in: int, rows: int) -> dict[str, Any]:
     Each row: a common mean, 40 shared directions with Gaussian weights that fall off (low rank), 24 of 4,096 unit
     directions with weights above zero (sparse; how often each is used falls off as a power law), noise.
     """
-    draw = torch.Generator().manual_seed(0)
+    draw = torch_rng("benchmark.training.activations", 0)
     shared = torch.randn(N_SHARED, d_in, generator=draw) / d_in**0.5
     directions = F.normalize(torch.randn(N_DIRECTIONS, d_in, generator=draw), dim=1)
     mean = torch.randn(d_in, generator=draw)

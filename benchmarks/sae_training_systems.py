@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
+from sae_train.rng import seed_torch
 from sae_train.trainer import prepare, train_step
 
 DECAY_SHARE = 0.2
@@ -128,7 +129,7 @@ def sparsify(task: Task, store: ActivationStore, scale: float, lr: float) -> Sys
     from sparsify.sparse_coder import SparseCoder
     from transformers import get_linear_schedule_with_warmup
 
-    torch.manual_seed(0)
+    seed_torch("benchmark.systems.weights", 0)
     coder = SparseCoder(
         store.d_in(task.hook_point), SparseCoderConfig(num_latents=task.d_sae, k=task.k), dtype=torch.float32
     )

@@ -1,6 +1,6 @@
 """The whole thread on a real language model: SmolLM2-135M-Instruct, WikiText-2, Wikidata cities; one removal, three methods.
 
-    python benchmarks/smollm2.py --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --out RUN [--docs docs/smollm2.md]
+    python benchmarks/smollm2.py --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --out RUN [--docs docs/results/smollm2.md]
 
 DATA holds `wikitext2_valid.txt.gz` and `wikidata_cities.jsonl.gz`. Every station is a `wb` command; what each printed with
 --json and how long it took is kept in RUN/results.json, finished stations are not repeated, and the page is written from that.

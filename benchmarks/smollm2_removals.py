@@ -1,7 +1,7 @@
 """Removals from a real language model one by one and together, in closed form unless told otherwise.
 
     python benchmarks/smollm2_removals.py --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --run RUN --out OUT \
-        [--sets cities landmarks] [--method NAME] [--set NAME=VALUE …] [--only-together] [--docs docs/smollm2_removals.md]
+        [--sets cities landmarks] [--method NAME] [--set NAME=VALUE …] [--only-together] [--docs docs/results/smollm2_removals.md]
 
 RUN is what `smollm2.py` left (SAEs, activations, labelled cities); DATA also holds `landmark_in_country.json`. Landmarks are
 labelled and mined by `wb` first. Every removal starts from the original model; recall is that of whole answers to held-out

@@ -17,7 +17,7 @@ HEAD = """# Removals from SmolLM2-135M-Instruct, one by one and together
 tuned on them. Recall: whole answers to held-out wordings. Made again by
 
     python benchmarks/smollm2.py --model MODEL.gguf --data DATA --out RUN
-    python benchmarks/smollm2_removals.py --model MODEL.gguf --data DATA --run RUN --out OUT --docs docs/smollm2_removals.md
+    python benchmarks/smollm2_removals.py --model MODEL.gguf --data DATA --run RUN --out OUT --docs docs/results/smollm2_removals.md
 
 """
 

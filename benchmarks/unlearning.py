@@ -1,6 +1,6 @@
 """Every unlearning method against the others on fact worlds, tuned with the same budget; and removals in sequence.
 
-    python benchmarks/unlearning.py --out RUN --demos DEMOS [--parts baselines sequence] [--docs docs/unlearning.md]
+    python benchmarks/unlearning.py --out RUN --demos DEMOS [--parts baselines sequence] [--docs docs/results/unlearning.md]
 
 DEMOS holds demo-0 and, for other seeds, world-N and demo-N, as benchmarks/demo_seeds.py leaves them. Every method
 gets the same number of settings (`GRIDS`, the method's defaults first), tried on validation targets of the first world; the

@@ -20,6 +20,7 @@ from features.store import LatentAnalysis, load_analysis
 from sae_train.lm.generate import text_loss
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document, load_documents
+from sae_train.rng import rng
 from sae_train.saes.interop import LoadedSae, load_sae
 from unlearn.attacks.relearn import RelearnConfig, relearn
 from unlearn.context import nearest_known
@@ -55,7 +56,7 @@ class World:
         groups = by_type([e for e in self.labels if e.label == "known" and e.seen == "facts"])
         each = -(-count // len(groups))
         for kind, members in groups.items():
-            order = np.random.default_rng([0xBE, *kind.encode()]).permutation(len(members))
+            order = rng("benchmark.unlearning.targets", *kind.encode()).permutation(len(members))
             at = {"validation": 0, "test": each}[split]
             drawn += [members[i] for i in order[at : at + each]]
         return drawn[:count]
@@ -86,7 +87,7 @@ def measure(world: World, lm: LanguageModel, targets: Sequence[Entity]) -> dict[
     neighbours = nearest_known(targets, known, N_NEIGHBOURS)
     near = {e.key for e in neighbours}
     others = [e for e in known if e.key not in near]
-    retain = [others[i] for i in np.random.default_rng(0xBF).permutation(len(others))[:N_RETAIN]]
+    retain = [others[i] for i in rng("benchmark.unlearning.retain").permutation(len(others))[:N_RETAIN]]
     few = replace(
         world.templates,
         heldout={k: {a: t[:2] for a, t in v.items()} for k, v in world.templates.heldout.items()},
@@ -129,7 +130,7 @@ def auroc_figures(
     keys = [e.key for e in never]
     controls = []
     for draw in range(CONTROLS):
-        generator = np.random.default_rng([0xBD, draw])
+        generator = rng("benchmark.unlearning.controls", draw)
         chosen = generator.choice(keys, min(len(targets), len(keys) // 2), replace=False)
         controls.append(cross_validated_auroc(rows, np.isin(names, chosen), names, seed=0))
     return {"auroc": float(found), "control_low": min(controls), "control_high": max(controls)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +58,7 @@ def command(
     from sae_train.activations.store import ActivationStore
     from sae_train.errors import ConfigError
     from sae_train.evaluate import store_quality
+    from sae_train.intervals import flat
     from sae_train.runs import resolve_device
     from sae_train.saes.interop import load_sae
 
@@ -72,7 +72,7 @@ def command(
         started = time.monotonic()
         quality = store_quality(loaded.sae, store, name, held_out)
         speed = quality.n_tokens / max(1e-9, time.monotonic() - started)
-        values: dict[str, Any] = {"hook_point": name, **asdict(quality), "tokens_per_s": speed}
+        values: dict[str, Any] = {"hook_point": name, **flat(quality), "tokens_per_s": speed}
         if model is not None and text is not None:
             values |= _spliced(loaded.sae, name, store, held_out, model, text, max_tokens=max_tokens, device=device)
     emit(values, as_json=as_json, title=f"Quality of {sae}")
@@ -92,6 +92,7 @@ def _spliced(
     """Measure what the SAE costs the model, on held-out documents where the text is the store's."""
     from cli.inputs import documents_of, load_model
     from cli.render import note
+    from sae_train.intervals import flat
     from sae_train.lm.hooks import check_hook_point
     from sae_train.lm.windows import plan_windows
     from sae_train.splice import heldout_documents, spliced_loss
@@ -103,4 +104,4 @@ def _spliced(
         note(f"{text} is not the text of the store: all its documents are taken, whether the SAE saw them or not")
     chosen = itertools.islice(documents_of(text), MOST_DOCUMENTS) if documents is None else documents
     plan = plan_windows(chosen, lm.tokenizer, ctx_len=min(CTX_LEN, lm.max_positions), max_rows=max_tokens)
-    return {**asdict(spliced_loss(lm, sae, name, plan)), "text_held_out": documents is not None}
+    return {**flat(spliced_loss(lm, sae, name, plan)), "text_held_out": documents is not None}

@@ -10,6 +10,7 @@ import click
 
 from cli import options
 from cli.checks import check_configs, check_options
+from features.config import SelectionRule
 
 
 @click.command(
@@ -31,22 +32,10 @@ from cli.checks import check_configs, check_options
 @click.option("--acts-out", type=click.Path(path_type=Path), help="Keep the activations at names, HDF5.")
 @options.out_option("The analysis, HDF5; a .json and a .html go beside it.")
 @options.file_option("--activations", "activation store, for the rate on running text", required=False)
-@click.option(
-    "--top",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    help="Latents per direction and hook point.",
-)
-@click.option("--max-q", type=float, default=0.05, show_default=True, help="Largest Benjamini-Hochberg q.")
-@click.option("--min-separation", type=float, default=0.1, show_default=True, help="Smallest MaxMin separation.")
-@click.option(
-    "--max-general-rate",
-    type=float,
-    default=0.02,
-    show_default=True,
-    help="Largest rate on running text; 1: no rule.",
-)
+@options.field_option(SelectionRule, "top", type=click.IntRange(min=1), help="Latents per direction and hook point.")
+@options.field_option(SelectionRule, "max_q", help="Largest Benjamini-Hochberg q.")
+@options.field_option(SelectionRule, "min_separation", help="Smallest MaxMin separation.")
+@options.field_option(SelectionRule, "max_general_rate", help="Largest rate on running text; 1: no rule.")
 @options.lm_dtype_option("float32", "bfloat16")
 @check_options
 @options.seed_option()
@@ -86,7 +75,7 @@ def command(
     from features.causal_checks import add_checks, gate_line
     from features.mining import mine_names
     from features.report import write_latents_page
-    from features.selection import SelectionRule
+    from features.selection import DIRECTIONS
     from features.store import check_name, save_analysis
     from sae_train.activations.store import ActivationStore
     from sae_train.progress import shown
@@ -122,7 +111,7 @@ def command(
             r["q_value"],
             r["general_rate"],
         )
-        for d in ("known", "unknown")
+        for d in DIRECTIONS
         for r in summary[d]
     ]
     emit(

@@ -1,19 +1,22 @@
-"""Write the generated parts of the documentation: table of commands, their help texts, the file tree.
+"""Write the generated parts of the documentation: table of commands, their help texts, the file tree, the API's names.
 
     python docs/generate.py             rewrite what stands between the markers
     python docs/generate.py --check     only say which files are not up to date; exit code 1 if any
     python docs/generate.py --examples  print the examples of all help texts, ready for a shell
 
-A generated part stands between `<!-- name -->` and `<!-- /name -->` in README.md or docs/*.md.
+A generated part stands between `<!-- name -->` and `<!-- /name -->` in README.md or a page of docs/.
 Run it from the environment the workbench is installed in.
 """
 
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import click
 
@@ -27,7 +30,9 @@ HELP_WIDTH = 100
 def command_table() -> str:
     """Return a Markdown table: each command and what it does."""
     lines = ["| command | what it does |", "|---|---|"]
-    return "\n".join([*lines, *(f"| [`wb {n}`](docs/commands.md#wb-{n}) | {h} |" for n, h in COMMANDS.items())])
+    return "\n".join(
+        [*lines, *(f"| [`wb {n}`](docs/reference/commands.md#wb-{n}) | {h} |" for n, h in COMMANDS.items())]
+    )
 
 
 def command_help() -> str:
@@ -84,7 +89,30 @@ def _first_sentence(module: Path) -> str:
     return re.split(r"\.(?:\s|$)", " ".join(docstring.split("\n\n")[0].split()), maxsplit=1)[0]
 
 
-PARTS: dict[str, Callable[[], str]] = {"commands": command_table, "help": command_help, "tree": file_tree}
+def api_entries(floor: str) -> str:
+    """Return one entry of the API reference for each name that a floor exports, in the order of its `__all__`.
+
+    The front doors are lazy (`__getattr__`), and mkdocstrings reads source files without running them, so it cannot
+    follow a lazy name. Each is looked up here, and written as the module that defines it has it.
+    """
+    package = importlib.import_module(floor)
+    return "\n".join(f"\n::: {defined_at(package, name)}\n" for name in getattr(package, "__all__", ()))
+
+
+def defined_at(package: ModuleType, name: str) -> str:
+    """Return where a function or class that a package exports is defined, as in `module.name`."""
+    thing = getattr(package, name)
+    place = f"{thing.__module__}.{thing.__qualname__}"
+    assert place.startswith(f"{package.__name__}."), f"{package.__name__} exports {name}, which is {place}"
+    return place
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "commands": command_table,
+    "help": command_help,
+    "tree": file_tree,
+    **{f"api {floor}": partial(api_entries, floor) for floor in FLOORS if floor != "cli"},
+}
 
 
 def rendered(text: str) -> str:
@@ -99,7 +127,9 @@ def rendered(text: str) -> str:
 
 def outdated_pages() -> dict[Path, str]:
     """Return the pages whose generated parts are not what the program says, with what they should be."""
-    pages = {path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+    pages = {
+        path: path.read_text(encoding="utf-8") for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")))
+    }
     return {path: new for path, text in pages.items() if (new := rendered(text)) != text}
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from features.config import GateConfig
-from features.intervals import NO_INTERVAL, mean_interval, ratio_interval
-from features.probe import Interval
-
-VERDICTS = ("right", "refusal", "wrong", "empty")
+from features.intervals import mean_interval, ratio_interval
+from features.matching import VERDICTS
+from sae_train.intervals import NO_INTERVAL, Interval
 
 
 @dataclass(frozen=True)
@@ -142,18 +141,13 @@ def _row(found: HookPointGate) -> dict[str, Any]:
     row: dict[str, Any] = {
         "hook_point": found.hook_point,
         "sae": found.sae,
-        "recall": {n: _triple(found.interval(n)) for n in names},
-        "passing": _triple(found.passing),
+        "recall": {n: list(astuple(found.interval(n))) for n in names},
+        "passing": list(astuple(found.passing)),
     }
     if found.sae is None:
         return row
-    shares = {n: _triple(found.share(n)) for n in found.recall if "residual" not in n}
+    shares = {n: list(astuple(found.share(n))) for n in found.recall if "residual" not in n}
     return {**row, "share": shares, "passes": found.passes, "reasons": found.reasons}
-
-
-def _triple(interval: Interval) -> list[float]:
-    """Return value, low and high."""
-    return [interval.value, interval.low, interval.high]
 
 
 @dataclass(frozen=True)
@@ -195,7 +189,7 @@ class SteeringCurve:
             "kind": self.kind,
             "latents": self.latents,
             "strengths": self.strengths.tolist(),
-            **{verdict: [_triple(i) for i in self.intervals(verdict)] for verdict in VERDICTS},
+            **{verdict: [list(astuple(i)) for i in self.intervals(verdict)] for verdict in VERDICTS},
             "text_loss": self.text_loss.tolist(),
             "n_entities": self.shares.shape[2],
         }

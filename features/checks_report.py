@@ -11,9 +11,10 @@ from features import latents_plots
 from features.causal import Gate, HookPointGate, SteeringCurve
 from features.evidence import LatentEvidence, Snippet
 from features.plots import is_number, percent
-from features.probe import Interval
-from features.store import DIRECTIONS, LatentAnalysis
+from features.selection import DIRECTIONS
+from features.store import LatentAnalysis
 from features.tables import Row
+from sae_train.intervals import Interval
 
 TABLE_TITLES = {
     "controls": (

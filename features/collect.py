@@ -146,7 +146,7 @@ def name_activations(
 
 
 def entity_means(acts: np.ndarray, entity: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return one point per entity, the mean over its contexts, and the keys."""
+    """Return one point per entity, the mean over its contexts, (n_entities, d_in), and the keys, sorted."""
     keys, index = np.unique(entity, return_inverse=True)
     sums = np.zeros((len(keys), acts.shape[1]))
     np.add.at(sums, index, acts)

@@ -1,4 +1,4 @@
-"""Frozen configs of the causal checks; the command line reads the defaults from here, without torch."""
+"""Frozen configs of selection and causal checks; the command line reads the defaults from here, without torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,29 @@ from dataclasses import dataclass
 from sae_train.config import require
 
 TOKEN_CHOICES = ("last", "all")
+
+
+@dataclass(frozen=True)
+class SelectionRule:
+    """What a latent must do on the mining half to be selected.
+
+    Attributes:
+        top: At most this many per direction and hook point.
+        max_q: Largest Benjamini-Hochberg q.
+        min_separation: Smallest MaxMin separation. Below it a list stays empty: no latent tells the classes apart.
+        max_general_rate: Largest share of running-text tokens on which it may fire; 1 switches the rule off. A latent
+            is left out where the lower end of its rate's 95 % interval is above: one that straddles the rule stays.
+        max_null_p: Largest family-wise p of the best MaxMin separation of a direction, from label shuffles. Above it
+            the whole list stays empty: the best of so many latents would do as well if labels meant nothing.
+        n_shuffles: Label shuffles.
+    """
+
+    top: int = 5
+    max_q: float = 0.05
+    min_separation: float = 0.1
+    max_general_rate: float = 0.02
+    max_null_p: float = 0.05
+    n_shuffles: int = 1000
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,17 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.sparse import csr_array
 
+from features.config import SelectionRule
 from features.hypothesis_tests import q_values
-from features.probe import Interval, auroc, auroc_interval
+from features.probe import auroc, auroc_interval
 from features.scoring import fitted_scores, mining_penalty, readings
-from features.selection import SelectionRule, select, together
+from features.selection import select, together
 from features.separation import EntityLatents, Separation, separation
+from sae_train.bootstrap import central_range
+from sae_train.intervals import NO_INTERVAL, Interval
+from sae_train.rng import rng
 
 N_RANDOM_SETS = 30
-_SALT = 0xC7A1
 
 
 @dataclass(frozen=True)
@@ -159,7 +162,7 @@ def _residual(data: NameReadings, size: int, rule: SelectionRule) -> Control:
 
 def _random(data: NameReadings, fires: np.ndarray, size: int) -> Control:
     """Score random sets of latents that fire at mining names."""
-    generator = np.random.default_rng([_SALT, data.seed])
+    generator = rng("controls.latents", data.seed)
     size = min(size, len(fires))
     values, penalty = [], None  # the first set's penalty serves all
     for _ in range(N_RANDOM_SETS if size else 0):
@@ -167,6 +170,6 @@ def _random(data: NameReadings, fires: np.ndarray, size: int) -> Control:
         penalty = data.penalty(drawn) if penalty is None else penalty
         scores = data.fitted(drawn, penalty)
         values.append(auroc(scores[data.held_out], data.is_known[data.held_out]))
-    low, middle, high = np.percentile(values, [2.5, 50, 97.5]) if values else (np.nan,) * 3
+    middle = Interval(float(np.percentile(values, 50)), *central_range(values)) if values else NO_INTERVAL
     detail = f"{N_RANDOM_SETS} draws among the {len(fires):,} latents that fire at a mining name"
-    return _row("random latents", Interval(float(middle), float(low), float(high)), size, detail)
+    return _row("random latents", middle, size, detail)

@@ -15,6 +15,7 @@ from jaxtyping import Float
 from sae_train.activations.store import ActivationStore
 from sae_train.lm.logit_lens import logit_lens, top_tokens
 from sae_train.lm.models import LanguageModel
+from sae_train.rng import rng
 from sae_train.saes.interop import LoadedSae
 
 MAX_ROWS = 60_000  # rows of running text that are searched
@@ -139,5 +140,5 @@ def store_windows(
     lengths = np.diff(np.r_[starts, len(document)])
     n_tokens = ctx_len - len(prefix)
     usable = starts[lengths >= n_tokens]
-    picked = np.random.default_rng([0x6D, seed]).permutation(usable)[:n_windows]
+    picked = rng("evidence.windows", seed).permutation(usable)[:n_windows]
     return [[*prefix, *(int(t) for t in token[s : s + n_tokens])] for s in sorted(picked)]

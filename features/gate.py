@@ -42,8 +42,10 @@ from features.patched_questions import (
 )
 from features.prompts import Templates
 from features.store import HookPointAnalysis, LatentAnalysis
+from sae_train.lm.hook_names import spread_blocks
 from sae_train.lm.hooks import decoder_blocks
 from sae_train.lm.models import LanguageModel
+from sae_train.rng import rng
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import LoadedSae
 
@@ -86,7 +88,7 @@ def run_gate(
         return name_questions(lm, entities, templates, most=config.n_questions, tokens=config.tokens, seed=config.seed)
 
     asked = asked_about(drawn("known", is_held=True, most=config.n_entities))
-    sweep = spread(len(decoder_blocks(lm.model)), config.n_blocks)
+    sweep = spread_blocks(0, len(decoder_blocks(lm.model)) - 1, config.n_blocks)
     names = list(dict.fromkeys([*(f.hook_point for f in analysis.hook_points), *sweep]))
     sae_points = list(dict.fromkeys(f.hook_point for f in analysis.hook_points))
     own = read_rows(lm, asked, names)
@@ -129,17 +131,6 @@ def n_gate_questions(analysis: LatentAnalysis, config: GateConfig) -> int:
     """Return how many questions `run_gate` asks at most, for a progress bar."""
     n_patches = len(analysis.hook_points) * len(CONDITIONS) + 2 * config.n_blocks + 1
     return config.n_entities * config.n_questions * n_patches
-
-
-def spread(n_blocks: int, most: int) -> list[str]:
-    """Return at most `most` blocks, evenly spread over the model.
-
-    Example:
-        >>> spread(30, 4)
-        ['layers.0', 'layers.10', 'layers.19', 'layers.29']
-    """
-    picked = np.unique(np.linspace(0, n_blocks - 1, min(most, n_blocks)).round().astype(int))
-    return [f"layers.{i}" for i in picked]
 
 
 @dataclass(frozen=True)
@@ -235,7 +226,7 @@ def random_masks(
     order = [int(j) for j in np.argsort(-firing, kind="stable") if int(j) not in set(chosen)]
     often = [j for j in order if firing[j] >= MIN_FIRING]
     pool = np.array(often if len(often) >= n_drawn else order[:n_drawn], dtype=np.int64)
-    generator = np.random.default_rng([0x6C, seed])
+    generator = rng("gate.random_latents", seed)
     masks = np.zeros((n_entities, len(firing)), dtype=np.float32)
     for row in masks:
         row[generator.permutation(pool)[:n_drawn]] = 1.0

@@ -133,20 +133,3 @@ def stratified_rank_test(
 def q_values(p: Float[np.ndarray, ...]) -> Float[np.ndarray, ...]:
     """Return Benjamini-Hochberg adjusted p-values over everything that was tested, shape kept."""
     return stats.false_discovery_control(p.ravel()).reshape(p.shape)
-
-
-def wilson_interval(
-    n_hits: Float[np.ndarray, " d_sae"], n_trials: int, *, level: float = 0.95
-) -> Float[np.ndarray, "2 d_sae"]:
-    """Return Wilson's interval of a share, low and high.
-
-        (p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2/n)
-
-    Example:
-        >>> wilson_interval(np.array([0.0, 5.0]), 10).round(3).tolist()
-        [[0.0, 0.237], [0.278, 0.763]]
-    """
-    z, p = stats.norm.isf((1 - level) / 2), n_hits / n_trials
-    middle = p + z**2 / (2 * n_trials)
-    half = z * np.sqrt(p * (1 - p) / n_trials + (z / (2 * n_trials)) ** 2)
-    return np.clip(np.stack([middle - half, middle + half]) / (1 + z**2 / n_trials), 0.0, 1.0)

@@ -1,4 +1,4 @@
-"""Intervals over entities: of a mean, and of a share of one loss in another. Percentile bootstrap."""
+"""Intervals over entities: of a mean, of a ratio of means (percentile bootstrap), and of a share (Wilson)."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
+from scipy import stats
 
-from features.probe import Interval
+from sae_train.bootstrap import central_range
+from sae_train.intervals import NO_INTERVAL, Interval
+from sae_train.rng import rng
 
 N_BOOTSTRAP = 1000
-NO_INTERVAL = Interval(float("nan"), float("nan"), float("nan"))
 
 
 def mean_interval(values: Sequence[float] | np.ndarray, seed: int) -> Interval:
@@ -22,11 +24,11 @@ def mean_interval(values: Sequence[float] | np.ndarray, seed: int) -> Interval:
     x = np.asarray(values, dtype=float)
     if len(x) == 0:
         return NO_INTERVAL
-    generator = np.random.default_rng([0xB0, seed])
+    generator = rng("intervals.mean", seed)
     draws = x[generator.integers(0, len(x), (N_BOOTSTRAP, len(x)))].mean(axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
+    low, high = central_range(draws)
     slack = min(1.0, 3 / len(x))
-    return Interval(float(x.mean()), min(float(low), 1 - slack), max(float(high), slack))
+    return Interval(float(x.mean()), min(low, 1 - slack), max(high, slack))
 
 
 def ratio_interval(
@@ -42,23 +44,27 @@ def ratio_interval(
     """
     if len(whole) == 0 or whole.mean() < least:
         return NO_INTERVAL
-    generator = np.random.default_rng([0xB1, seed])
+    generator = rng("intervals.ratio", seed)
     rows = generator.integers(0, len(whole), (N_BOOTSTRAP, len(whole)))
     top, bottom = part[rows].mean(1), whole[rows].mean(1)
-    low, high = np.percentile((top / np.maximum(bottom, 1e-12))[bottom >= least], [2.5, 97.5])
-    return Interval(float(part.mean() / whole.mean()), float(low), float(high))
+    draws = (top / np.maximum(bottom, 1e-12))[bottom >= least]
+    return Interval(float(part.mean() / whole.mean()), *central_range(draws))
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
-    """Return Wilson's 95 % interval of a share of n names; shares in between 0 and 1 per name make it conservative.
+def wilson(n_hits: Float[np.ndarray, ...] | float, n_trials: int, *, level: float = 0.95) -> Float[np.ndarray, "2 ..."]:
+    """Return Wilson's interval of a share, low and high; of no trials, all there is.
+
+        (p + z^2/2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2/n)
+
+    Hits need not be whole numbers: trials that count as between 0 and 1 each make it conservative.
 
     Example:
-        >>> [round(v, 3) for v in wilson(0.5, 10)], wilson(0.0, 0)
-        ([0.237, 0.763], (0.0, 1.0))
+        >>> wilson(np.array([0.0, 5.0]), 10).round(3).tolist(), wilson(0.0, 0).tolist()
+        ([[0.0, 0.237], [0.278, 0.763]], [0.0, 1.0])
     """
-    if n == 0:
-        return 0.0, 1.0
-    z = 1.959964
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * float(np.sqrt(share * (1 - share) / n + z * z / (4 * n * n)))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    if n_trials == 0:
+        return np.stack([np.zeros_like(n_hits, dtype=float), np.ones_like(n_hits, dtype=float)])
+    z, p = stats.norm.isf((1 - level) / 2), n_hits / n_trials
+    middle = p + z**2 / (2 * n_trials)
+    half = z * np.sqrt(p * (1 - p) / n_trials + (z / (2 * n_trials)) ** 2)
+    return np.clip(np.stack([middle - half, middle + half]) / (1 + z**2 / n_trials), 0.0, 1.0)

@@ -25,7 +25,7 @@ from features.plots import (
     render,
     shorten,
 )
-from features.probe import Interval
+from sae_train.intervals import Interval
 
 CONDITION_NAMES = {
     "clean": "as it is",
@@ -66,7 +66,7 @@ def type_bars(
             for row, value, n in zip(rows, values, numbers, strict=True):
                 shown = is_number(value)
                 ax.barh(row + offset, value if shown else 0.0, height=0.34, color=colour)
-                low, high = wilson(value, n) if shown else (0.0, 0.0)
+                low, high = wilson(value * n, n) if shown else (0.0, 0.0)
                 ax.plot([low, high], [row + offset] * 2, color=INK, linewidth=1.1, alpha=0.7)
                 text = percent(value) if shown else "no such names"
                 ax.text(

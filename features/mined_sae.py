@@ -11,14 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from features.config import SelectionRule
 from features.controls import NameReadings, controls
 from features.covariates import covariate_effects
-from features.hypothesis_tests import wilson_interval
+from features.intervals import wilson
 from features.name_acts import NameData
 from features.permutation import family_p, maxmin_null
-from features.probe import Interval, cross_validated_auroc
+from features.probe import cross_validated_auroc
 from features.scoring import fitted_scores, readings, score_terms
-from features.selection import DIRECTIONS, SelectionRule, allowed_latents, select, together
+from features.selection import DIRECTIONS, allowed_latents, select, together
 from features.separation import EntityLatents, NameLatents, Separation, entity_latents, group_matrix, name_latents
 from features.stability import left_out_rows
 from features.store import HookPointAnalysis
@@ -26,11 +27,11 @@ from features.tables import rows_of
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import ShapeError
 from sae_train.evaluate import firing_rate
+from sae_train.intervals import NO_INTERVAL
 from sae_train.runs import file_hash
 from sae_train.saes.interop import WEIGHTS, LoadedSae
 
 GENERAL_ROWS = 200_000  # running-text rows on which general rates are measured
-NONE = Interval(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ def _general_rate(loaded: LoadedSae, store: ActivationStore | None) -> tuple[np.
     if not n_rows:
         return None, None
     rate = firing_rate(loaded.sae, store, loaded.hook_point, text_rows, max_rows=GENERAL_ROWS).numpy()
-    return rate, wilson_interval(np.round(rate.astype(np.float64) * n_rows), n_rows)
+    return rate, wilson(np.round(rate.astype(np.float64) * n_rows), n_rows)
 
 
 def analyse_sae(
@@ -184,7 +185,7 @@ def analyse_sae(
         W_dec=(rows / length[:, None]).numpy(),
         selected=chosen,
         probe=names.heldout(probe),
-        score=names.heldout(score) if latents else NONE,
+        score=names.heldout(score) if latents else NO_INTERVAL,
         fvu_at_names=mined.contexts.fvu,
         general_interval=mined.general_interval,
         maxmin_p=None if family is None else np.stack([family_p(o, f) for o, f in zip(observed, family, strict=True)]),

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
+from features.config import SelectionRule
 from features.covariates import name_covariates
 from features.entities import Entity
 from features.hypothesis_tests import q_values
@@ -14,7 +15,7 @@ from features.mined_sae import MinedSae, analyse_sae, score_sae
 from features.name_acts import NameData, collect_names
 from features.permutation import family_p, shuffled_labels
 from features.prompts import Templates, check_types
-from features.selection import DIRECTIONS, SelectionRule, split_entities
+from features.selection import DIRECTIONS, split_entities
 from features.stability import other_sae_rows
 from features.store import HookPointAnalysis, LatentAnalysis
 from features.tables import rows_of

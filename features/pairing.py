@@ -15,6 +15,7 @@ from features.prompts import by_type
 from sae_train.errors import EntityError
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
+from sae_train.rng import rng
 
 SAYS_IT = 100.0  # more than names can differ
 LEEWAY = 1.0  # less than one name token more or less: balance may cost a shared token, never the length
@@ -64,7 +65,7 @@ def pair(
     choices = _choices(lm, targets, unknown)
     found = _assigned(choices)
     if readings is not None:
-        generator = np.random.default_rng([0xBA, seed])
+        generator = rng("pairing.assignments", seed)
         drawn = [found, *(_assigned(choices, generator) for _ in range(PAIRINGS))]
         centred = _centred({u.key: u for c in choices for u in c.pool}.values(), readings)
         found = min(drawn, key=lambda partners: _imbalance([p.key for p in partners.values()], centred))

@@ -17,6 +17,7 @@ from sae_train.lm.generate import greedy_answers
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.patching import Patch, patched_answers, rows_at
 from sae_train.lm.tokens import bos_prefix, encode_plain, last_token_of_span
+from sae_train.rng import rng
 
 Advance = Callable[[int], None]
 
@@ -54,7 +55,7 @@ class NameQuestions:
 def draw_questions(entity: Entity, templates: Templates, most: int, seed: int) -> list[Prompt]:
     """Draw at most `most` questions: in held-out wordings where there are any, attributes in turn."""
     asked = list(questions(entity, templates, heldout=True)) or list(questions(entity, templates, heldout=False))
-    generator = np.random.default_rng([0x6A, seed, *entity.key.encode()])
+    generator = rng("questions.wordings", seed, *entity.key.encode())
     shuffled = [asked[i] for i in generator.permutation(len(asked))]
     turn: dict[str | None, int] = {}
     ranked = []
@@ -146,5 +147,5 @@ def sample(entities: Sequence[Entity], most: int, seed: int) -> list[Entity]:
     """
     if not entities:
         raise EntityError("nobody to ask about", got="no entity", expected="known and unknown ones in both halves")
-    rows = np.random.default_rng([0x6B, seed]).permutation(len(entities))[:most]
+    rows = rng("questions.entities", seed).permutation(len(entities))[:most]
     return [entities[i] for i in sorted(rows)]

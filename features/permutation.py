@@ -15,15 +15,16 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.sparse import csc_array, csr_array
 
+from sae_train.rng import rng
+
 BLOCK_BYTES = 32 * 2**20  # of dense shuffles x latents at a time
-_SALT = 0x5BFF
 
 
 def shuffled_labels(
     is_known: Bool[np.ndarray, " n"], kind: Int[np.ndarray, " n"], n_shuffles: int, seed: int
 ) -> Bool[np.ndarray, "n_shuffles n"]:
     """Return labels shuffled inside each type; the same for every SAE that reads the same entities."""
-    generator = np.random.default_rng([_SALT, seed])
+    generator = rng("permutation.labels", seed)
     found = np.empty((n_shuffles, len(is_known)), dtype=bool)
     for t in np.unique(kind):
         rows = np.flatnonzero(kind == t)

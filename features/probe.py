@@ -9,7 +9,10 @@ from jaxtyping import Float
 from scipy.stats import rankdata
 from torch import Tensor
 
+from sae_train.bootstrap import central_range
 from sae_train.errors import EntityError, NumericalError
+from sae_train.intervals import Interval
+from sae_train.rng import rng
 
 RIDGE_C = 0.05  # inverse strength of the L2 penalty on standardised inputs
 PENALTIES = (1e-4, 1e-3, 1e-2, RIDGE_C, 0.3)  # what `best_penalty` chooses from, strongest first
@@ -35,15 +38,6 @@ class LinearProbe:
     def scores(self, acts: Tensor | np.ndarray) -> Float[np.ndarray, " n"]:
         """Return the signed distance of every row."""
         return (np.asarray(acts, dtype=np.float64) - self.mean) / self.std @ self.weight + self.bias
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A figure with its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 def fit_probe(acts: Tensor | np.ndarray, is_positive: np.ndarray, c: float = RIDGE_C) -> LinearProbe:
@@ -171,14 +165,13 @@ def auroc_interval(
     """Return the AUROC with a 95 % percentile bootstrap interval; entities are drawn, each class for itself."""
     y = np.asarray(is_positive, dtype=bool)
     folds = np.zeros(len(y), dtype=int) if fold_of is None else fold_of
-    generator = np.random.default_rng(seed)
+    generator = rng("probe.auroc", seed)
     sides = [_members(groups, y == side) for side in (False, True)]
     draws = np.empty(N_BOOTSTRAP)
     for draw in range(N_BOOTSTRAP):
         picked = np.concatenate([_drawn(members, generator) for members in sides])
         draws[draw] = fold_auroc(scores[picked], y[picked], folds[picked])
-    low, high = np.nanpercentile(draws, [2.5, 97.5])
-    return Interval(value=fold_auroc(scores, y, folds), low=float(low), high=float(high))
+    return Interval(fold_auroc(scores, y, folds), *central_range(draws))
 
 
 def _members(groups: np.ndarray, wanted: np.ndarray) -> list[np.ndarray]:

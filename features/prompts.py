@@ -9,12 +9,11 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from features.entities import Entity
 from sae_train.errors import EntityError, FileFormatError, nearest_first
 from sae_train.lm.chat import chat_text, encode_chat
 from sae_train.lm.tokens import Document, bos_prefix, encode_plain
+from sae_train.rng import rng
 from sae_train.runs import require_file
 
 NAME = "{name}"
@@ -225,7 +224,7 @@ def entity_documents(entities: Sequence[Entity], templates: Templates, *, seed: 
     """Return every context of every entity, up to its name, shuffled: only the last name token becomes a row."""
     check_types(entities, templates)
     found = [Document(p.until_name, keep_char_end=p.name_end) for e in entities for p in contexts(e, templates)]
-    return [found[i] for i in np.random.default_rng([0xE0, seed]).permutation(len(found))]
+    return [found[i] for i in rng("prompts.documents", seed).permutation(len(found))]
 
 
 def check_types(entities: Iterable[Entity], templates: Templates) -> None:

@@ -15,14 +15,15 @@ from markupsafe import Markup
 
 from features import latents_plots, plots
 from features.checks_report import checks_view, parts_of, share_text, with_cards
+from features.config import SelectionRule
 from features.plots import Mark, Series
-from features.probe import Interval
-from features.selection import SelectionRule
+from features.selection import DIRECTIONS
 from features.store import HookPointAnalysis, LatentAnalysis
+from sae_train.intervals import Interval
 from sae_train.runs import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
-DIRECTIONS = {"known": plots.KNOWN, "unknown": plots.UNKNOWN}
+COLOURS = {"known": plots.KNOWN, "unknown": plots.UNKNOWN}  # of the directions
 NAMED = 4  # latents per direction that are named in a figure
 SHOWN = 4  # latents with a figure of their own
 
@@ -249,9 +250,9 @@ def _figures(analysis: LatentAnalysis) -> dict[str, Any]:
     names = [_name(row, alone=len(hooks) == 1) for _, row in rows]
     at = [frequency[index[row["hook_point"]]][:, row["latent"]] for _, row in rows]
     sign = [1.0 if d == "known" else -1.0 for d, _ in rows]
-    firing = [Mark(float(p[0]), float(p[1]), n, DIRECTIONS[d]) for (d, _), n, p in zip(rows, names, at, strict=True)]
+    firing = [Mark(float(p[0]), float(p[1]), n, COLOURS[d]) for (d, _), n, p in zip(rows, names, at, strict=True)]
     kept = [
-        Mark(s * row["separation"], s * row["heldout_separation"], n, DIRECTIONS[d])
+        Mark(s * row["separation"], s * row["heldout_separation"], n, COLOURS[d])
         for (d, row), n, s in zip(rows, names, sign, strict=True)
     ]
     every = np.concatenate(frequency, axis=1)

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float
 from scipy.sparse import csr_array
 
 from features.probe import LinearProbe, best_penalty, fit_probe
+from features.selection import DIRECTIONS
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class ScoreTerm:
 
 def score_terms(probe: LinearProbe, chosen: dict[str, list[int]]) -> list[ScoreTerm]:
     """Return the score as rows of a table; the probe's inputs are the selected latents, known ones first."""
-    names = [(j, direction) for direction in ("known", "unknown") for j in chosen[direction]]
+    names = [(j, direction) for direction in DIRECTIONS for j in chosen[direction]]
     return [
         ScoreTerm(j, direction, float(w), float(m), float(s), probe.bias)
         for (j, direction), w, m, s in zip(names, probe.weight, probe.mean, probe.std, strict=True)

@@ -3,39 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from features.config import SelectionRule
 from features.entities import Entity
 from features.separation import Separation
 from sae_train.errors import EntityError
+from sae_train.rng import rng
 
 DIRECTIONS = ("known", "unknown")
-_SPLIT_SALT = 0xE417
-
-
-@dataclass(frozen=True)
-class SelectionRule:
-    """What a latent must do on the mining half to be selected.
-
-    Attributes:
-        top: At most this many per direction and hook point.
-        max_q: Largest Benjamini-Hochberg q.
-        min_separation: Smallest MaxMin separation. Below it a list stays empty: no latent tells the classes apart.
-        max_general_rate: Largest share of running-text tokens on which it may fire; 1 switches the rule off. A latent
-            is left out where the lower end of its rate's 95 % interval is above: one that straddles the rule stays.
-        max_null_p: Largest family-wise p of the best MaxMin separation of a direction, from label shuffles. Above it
-            the whole list stays empty: the best of so many latents would do as well if labels meant nothing.
-        n_shuffles: Label shuffles.
-    """
-
-    top: int = 5
-    max_q: float = 0.05
-    min_separation: float = 0.1
-    max_general_rate: float = 0.02
-    max_null_p: float = 0.05
-    n_shuffles: int = 1000
 
 
 def split_entities(entities: Sequence[Entity], seed: int) -> np.ndarray:
@@ -44,7 +21,7 @@ def split_entities(entities: Sequence[Entity], seed: int) -> np.ndarray:
     Raises:
         EntityError: Fewer than two known or two unknown entities on a side.
     """
-    generator = np.random.default_rng([_SPLIT_SALT, seed])
+    generator = rng("selection.halves", seed)
     held_out = np.zeros(len(entities), dtype=bool)
     cells: dict[tuple[str, str | None], list[int]] = {}
     for index, entity in enumerate(entities):
@@ -52,7 +29,7 @@ def split_entities(entities: Sequence[Entity], seed: int) -> np.ndarray:
     for members in cells.values():
         held_out[generator.permutation(members)[: len(members) // 2]] = True
     for side, name in ((~held_out, "mining"), (held_out, "held-out")):
-        for label in ("known", "unknown"):
+        for label in DIRECTIONS:
             count = sum(1 for e, s in zip(entities, side, strict=True) if s and e.label == label)
             if count < 2:
                 raise EntityError(

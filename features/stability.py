@@ -8,12 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from features.config import SelectionRule
 from features.controls import NameReadings
 from features.hypothesis_tests import q_values
 from features.name_acts import NameData
 from features.probe import auroc
 from features.scoring import fitted_scores, readings
-from features.selection import DIRECTIONS, SelectionRule, select, together
+from features.selection import DIRECTIONS, select, together
 from features.separation import EntityLatents, NameLatents, entity_latents
 from features.store import HookPointAnalysis
 from sae_train.saes.comparison import TWIN_COSINE, unit_rows

@@ -19,10 +19,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from features.causal import VERDICTS, SteeringCurve
+from features.causal import SteeringCurve
 from features.config import SteeringConfig
 from features.entities import Entity
 from features.gate import random_masks
+from features.matching import VERDICTS
 from features.patched_questions import Advance, NameQuestions, name_questions, read_rows, sample, verdicts
 from features.prompts import Templates
 from features.store import HookPointAnalysis, LatentAnalysis

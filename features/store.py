@@ -30,7 +30,7 @@ import numpy as np
 
 from features.causal import Gate, SteeringCurve
 from features.evidence import LatentEvidence
-from features.probe import Interval
+from features.selection import DIRECTIONS
 from features.separation import Separation
 from features.store_causal import (
     load_evidence,
@@ -43,11 +43,12 @@ from features.store_causal import (
 from features.tables import Row, Tables, read_tables, write_tables
 from sae_train import h5
 from sae_train.errors import FileFormatError, HookPointError, SchemaError, nearest_first
+from sae_train.intervals import Interval, flat, read_interval
 from sae_train.runs import write_json
 
 SCHEMA = "latents"
 VERSION = 2
-DIRECTIONS = ("known", "unknown")
+NO_SCORE: Row = dict.fromkeys(("score_auroc", "score_low", "score_high"))  # where nothing is selected
 
 
 @dataclass(frozen=True)
@@ -113,9 +114,7 @@ class HookPointAnalysis:
                 "sae": self.sae,
                 "latent": j,
                 "separation": sign * float(self.mining.score[j]),
-                "heldout_separation": sign * float(self.heldout.score[j]),
-                "heldout_low": float(min(sign * self.heldout.low[j], sign * self.heldout.high[j])),
-                "heldout_high": float(max(sign * self.heldout.low[j], sign * self.heldout.high[j])),
+                **flat({"heldout": self._heldout_separation(j, sign)}, figure="separation"),
                 "maxmin": float(maxmin[j]),
                 "heldout_maxmin": float(held_maxmin[j]),
                 "auroc": float(self.heldout.auroc[j]) if sign > 0 else 1 - float(self.heldout.auroc[j]),
@@ -129,6 +128,11 @@ class HookPointAnalysis:
             }
             for j in self.selected[direction]
         ]
+
+    def _heldout_separation(self, latent: int, sign: float) -> Interval:
+        """Return the separation on the held-out half, above zero where the direction of `sign` is right."""
+        ends = sign * float(self.heldout.low[latent]), sign * float(self.heldout.high[latent])
+        return Interval(sign * float(self.heldout.score[latent]), min(ends), max(ends))
 
 
 def _at(array: np.ndarray | None, side: int, latent: int) -> float | None:
@@ -208,19 +212,12 @@ class LatentAnalysis:
             "unknown": self.selected_rows("unknown"),
             "probe_auroc": best.probe.value,
             "probe_hook_point": best.hook_point,
-            "score_auroc": scored.score.value if scored else None,
-            "score_low": scored.score.low if scored else None,
-            "score_high": scored.score.high if scored else None,
+            **(flat({"score": scored.score}, figure="auroc") if scored else NO_SCORE),
             "score_hook_point": scored.hook_point if scored else None,
             "hook_points": {
                 self._key(f): {
                     "sae": f.sae,
-                    "probe_auroc": f.probe.value,
-                    "probe_low": f.probe.low,
-                    "probe_high": f.probe.high,
-                    "score_auroc": f.score.value,
-                    "score_low": f.score.low,
-                    "score_high": f.score.high,
+                    **flat({"probe": f.probe, "score": f.score}, figure="auroc"),
                     "mining_auroc": f.mining_auroc,
                     **{name: f.tables[name] for name in ("controls", "covariates", "stability") if name in f.tables},
                     "fvu_at_names": f.fvu_at_names,
@@ -300,9 +297,7 @@ def _save_hook_point(group: h5.H5Group, found: HookPointAnalysis) -> None:
     """Write one hook point's group."""
     attrs: dict[str, Any] = {"hook_point": found.hook_point, "sae": found.sae, "sae_hash": found.sae_hash}
     for name in ("probe", "score"):
-        interval: Interval = getattr(found, name)
-        attrs |= {f"{name}_auroc": interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
-        attrs = {k: float("nan") if v is None else v for k, v in attrs.items()}
+        attrs |= flat({name: getattr(found, name)}, figure="auroc")
     attrs |= {"selected": found.selected, "fvu_at_names": found.fvu_at_names, "mining_auroc": found.mining_auroc}
     h5.set_attrs(group, attrs)
     for name, unit, axes in _ARRAYS:
@@ -372,9 +367,6 @@ def _load_hook_point(group: h5.H5Group, path: Path) -> HookPointAnalysis:
     attrs = h5.get_attrs(group)
     optional: dict[str, Any] = {name: array(name) if name in group else None for name, _, _ in _OPTIONAL_ARRAYS}
 
-    def interval(name: str) -> Interval:
-        return Interval(*(_number(attrs[f"{name}_{part}"]) for part in ("auroc", "low", "high")))
-
     return HookPointAnalysis(
         hook_point=attrs["hook_point"],
         sae=attrs["sae"],
@@ -383,8 +375,8 @@ def _load_hook_point(group: h5.H5Group, path: Path) -> HookPointAnalysis:
         heldout=half("heldout"),
         selected=attrs["selected"],
         fvu_at_names=attrs["fvu_at_names"],
-        probe=interval("probe"),
-        score=interval("score"),
+        probe=read_interval(attrs, "probe", figure="auroc"),
+        score=read_interval(attrs, "score", figure="auroc"),
         mining_auroc={k: _number(v) for k, v in attrs["mining_auroc"].items()},
         tables=read_tables(group, path),
         **{name: array(name) for name, _, _ in _ARRAYS},

@@ -20,7 +20,7 @@ def rows_of(found: Sequence[Any]) -> list[Row]:
     """Return dataclass instances as rows of a table; NaN and Inf become None, as they are read back.
 
     Example:
-        >>> from features.probe import Interval
+        >>> from sae_train.intervals import Interval
         >>> rows_of([Interval(0.5, 0.25, float("nan"))])
         [{'value': 0.5, 'low': 0.25, 'high': None}]
     """

@@ -13,10 +13,10 @@ from typing import Any
 from markupsafe import Markup
 
 from features.plots import NBSP, is_number, percent
-from features.probe import Interval
 from features.report import environment, figure_text
 from features.training_plots import Curve, density_bars, tokens_text, training_curve
 from sae_train.errors import FileFormatError
+from sae_train.intervals import Interval, read_interval
 from sae_train.runs import require_file, write_text
 
 PAGE = "training.html"
@@ -110,7 +110,7 @@ def _view(folder: Path) -> dict[str, Any]:
         "density": Markup(density_bars("density", **density)) if density else None,
         "n_never": density["n_never"] if density else 0,
         "n_tokens": result["n_tokens"],
-        "figures": [_figure_row(text, _interval(result, key)) for key, text in _FIGURES.items()],
+        "figures": [_figure_row(text, read_interval(result, key)) for key, text in _FIGURES.items()],
         "n_documents": result.get("n_documents"),
         "settings": [(key.replace("_", " "), _plain(value)) for key, value in config.items()],
         "plan": [(key.replace("_", " "), _plain(value)) for key, value in (run.get("plan") or {}).items()],
@@ -125,13 +125,6 @@ def _finding(result: Mapping[str, Any]) -> str:
     return f"{percent(result['fvu'])} of the variance is left with {result['l0']:.3g} latents per token; {rest}."
 
 
-def _interval(result: Mapping[str, Any], key: str) -> Interval:
-    """Return a figure with its interval, if the folder has one."""
-    nan = float("nan")
-    ends = [nan if result.get(f"{key}{end}") is None else float(result[f"{key}{end}"]) for end in ("_low", "_high")]
-    return Interval(float(result[key]), *ends)
-
-
 def _figure_row(text: str, found: Interval) -> tuple[str, str, str]:
     """Return name, value and interval as the table shows them."""
     return text, f"{found.value:.4g}", f"{found.low:.4g} to {found.high:.4g}" if is_number(found.low) else "–"
@@ -139,7 +132,7 @@ def _figure_row(text: str, found: Interval) -> tuple[str, str, str]:
 
 def _tiles(result: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Return name, figure and small print of the headline numbers."""
-    found = {key: _interval(result, key) for key in _FIGURES}
+    found = {key: read_interval(result, key) for key in _FIGURES}
     small = {key: f"{i.low:.4g} to {i.high:.4g}" if is_number(i.low) else "" for key, i in found.items()}
     return [
         ("FVU on held-out documents", figure_text(result["fvu"], 4), small["fvu"]),
@@ -179,7 +172,7 @@ def _curve(
 ) -> Curve:
     """Gather one quantity from the log."""
     aims = name == "l0" and config["arch"] != "relu"
-    intervals = [_interval(line, name) for line in seen]
+    intervals = [read_interval(line, name) for line in seen]
     return Curve(
         tokens=[line["tokens"] for line in lines],
         values=[line[name] for line in lines],

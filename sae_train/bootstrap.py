@@ -7,14 +7,18 @@ document: a draw is a row of counts, and all replicates are one matrix product.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from sae_train.intervals import Interval
+from sae_train.rng import rng
+
 N_DRAWS = 1000
 MAX_GROUPS = 1000  # sums that are kept; with more documents, several share one
-LEVEL = 0.95
+ENDS = ((1 - 0.95) / 2, (1 + 0.95) / 2)  # rounded otherwise than 0.025; figures on disk were made with it
 RARE_GROUPS = 30  # whoever is in more than so many groups is missed by a draw with a probability below e^-30
 _COLUMNS = 4096  # of a presence matrix that are looked at together
 
@@ -47,21 +51,31 @@ def document_groups(doc_id: Int[np.ndarray, " n_rows"]) -> Groups:
 def draw_counts(n_groups: int, seed: int = 0, n_draws: int = N_DRAWS) -> Float[np.ndarray, "n_draws n_groups"]:
     """Return how often each group is in each resample of `n_groups` groups, drawn with replacement."""
     shares = np.full(n_groups, 1 / n_groups)
-    return np.random.default_rng([0xB007, seed]).multinomial(n_groups, shares, size=n_draws).astype(np.float64)
+    return rng("bootstrap.documents", seed).multinomial(n_groups, shares, size=n_draws).astype(np.float64)
 
 
-def percentile_interval(replicates: Float[np.ndarray, " n_draws"], n_groups: int) -> tuple[float, float]:
-    """Return the central 95 % of the replicates; NaN for a single group, which says nothing about others."""
-    if n_groups < 2 or not np.isfinite(replicates).any():
-        return float("nan"), float("nan")
-    low, high = np.nanquantile(replicates, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def central_range(
+    draws: Float[np.ndarray, " n_draws"] | Sequence[float], ends: tuple[float, float] = (0.025, 0.975)
+) -> tuple[float, float]:
+    """Return the ends of the central 95 % of some draws (percentile interval); NaN among them does not count.
+
+    Example:
+        >>> central_range(np.arange(41.0))
+        (1.0, 39.0)
+    """
+    low, high = np.nanquantile(draws, ends)
     return float(low), float(high)
 
 
-def absent_interval(
-    present: Bool[np.ndarray, "n_groups n"], counts: Float[np.ndarray, "n_draws n_groups"]
-) -> tuple[float, float]:
-    """Return an interval for the share of columns that are in no group.
+def percentile_interval(value: float, replicates: Float[np.ndarray, " n_draws"], n_groups: int) -> Interval:
+    """Return a figure with the central 95 % of its replicates; NaN for a single group: it tells nothing of others."""
+    if n_groups < 2 or not np.isfinite(replicates).any():
+        return Interval(value, float("nan"), float("nan"))
+    return Interval(value, *central_range(replicates, ENDS))
+
+
+def absent_interval(present: Bool[np.ndarray, "n_groups n"], counts: Float[np.ndarray, "n_draws n_groups"]) -> Interval:
+    """Return the share of columns that are in no group, with an interval.
 
     A resample repeats some groups and lacks others, so it always finds more columns absent than the sample did. The
     replicates are therefore moved until their mean is the measured share: their spread is what is used. It is the
@@ -77,5 +91,7 @@ def absent_interval(
         columns = present[:, rare[start : start + _COLUMNS]].astype(np.float32)
         absent += (drawn @ columns == 0).sum(axis=1)
     share = float((n_present == 0).mean())
-    low, high = percentile_interval(absent / n - (absent.mean() / n - share), n_groups)
-    return (max(0.0, min(low, share)), min(1.0, max(high, share))) if np.isfinite(low) else (low, high)
+    found = percentile_interval(share, absent / n - (absent.mean() / n - share), n_groups)
+    if not np.isfinite(found.low):
+        return found
+    return Interval(share, max(0.0, min(found.low, share)), min(1.0, max(found.high, share)))

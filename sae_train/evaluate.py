@@ -12,7 +12,7 @@ from torch import Tensor
 from sae_train.activations.store import ActivationStore
 from sae_train.bootstrap import Groups, absent_interval, document_groups, draw_counts, percentile_interval
 from sae_train.errors import ShapeError
-from sae_train.metrics import SaeQuality, VarianceSums, density_histogram, firing_counts, with_interval
+from sae_train.metrics import SaeQuality, VarianceSums, density_histogram, firing_counts
 from sae_train.saes.base import Sae
 
 BATCH_ROWS = 4096
@@ -50,14 +50,11 @@ class QualityAccumulator:
         draws = draw_counts(n_groups)
         replicates = self.variance.sums().weighted(draws)
         l0_draws = draws @ self.n_fired.numpy() / replicates.n_tokens
-        frac_dead = float((self.counts == 0).double().mean())
         return SaeQuality(
-            **with_interval("fvu", float(total.fvu()[0]), percentile_interval(replicates.fvu(), n_groups)),
-            **with_interval("l0", float(self.n_fired.sum()) / n_tokens, percentile_interval(l0_draws, n_groups)),
-            **with_interval("frac_dead", frac_dead, absent_interval(self.present.numpy(), draws)),
-            **with_interval(
-                "l2_ratio", float(total.l2_ratio()[0]), percentile_interval(replicates.l2_ratio(), n_groups)
-            ),
+            fvu=percentile_interval(float(total.fvu()[0]), replicates.fvu(), n_groups),
+            l0=percentile_interval(float(self.n_fired.sum()) / n_tokens, l0_draws, n_groups),
+            frac_dead=absent_interval(self.present.numpy(), draws),
+            l2_ratio=percentile_interval(float(total.l2_ratio()[0]), replicates.l2_ratio(), n_groups),
             n_tokens=n_tokens,
             n_documents=self.groups.n_documents,
             density=density_histogram(self.counts, n_tokens),

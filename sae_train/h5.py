@@ -17,7 +17,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import h5py
 import numpy as np
@@ -27,6 +27,7 @@ from sae_train.checksums import array_checksum, attributes_checksum
 from sae_train.errors import FileFormatError, MissingFileError, SchemaError, ShapeError
 from sae_train.runs import jsonable, now, partial_path, require_file
 
+T = TypeVar("T")
 CHUNK_BYTES = 2**20
 SCHEMA_PREFIX = "sae-workbench/"
 FLETCHER_BYTES = 4  # that HDF5 puts behind a chunk
@@ -313,10 +314,7 @@ def dataset_of(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
     Raises:
         SchemaError: The file lacks it.
     """
-    found = group.get(name)
-    if not isinstance(found, h5py.Dataset):
-        raise SchemaError(f"'{path}' has no dataset '{name}'", got=", ".join(group) or "nothing", expected=name)
-    return found
+    return _member(group, name, path, h5py.Dataset)
 
 
 def group_of(parent: h5py.Group, name: str, path: Path) -> h5py.Group:
@@ -325,9 +323,16 @@ def group_of(parent: h5py.Group, name: str, path: Path) -> h5py.Group:
     Raises:
         SchemaError: The file lacks it.
     """
+    return _member(parent, name, path, h5py.Group)
+
+
+def _member(parent: h5py.Group, name: str, path: Path, kind: type[T]) -> T:
+    """Return a member of a group that is a dataset, or a group."""
     found = parent.get(name)
-    if not isinstance(found, h5py.Group):
-        raise SchemaError(f"'{path}' has no group '{name}'", got=", ".join(parent) or "nothing", expected=name)
+    if not isinstance(found, kind):
+        raise SchemaError(
+            f"'{path}' has no {kind.__name__.lower()} '{name}'", got=", ".join(parent) or "nothing", expected=name
+        )
     return found
 
 

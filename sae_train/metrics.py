@@ -7,7 +7,7 @@ figure itself (the sums of all groups) and its replicates (the sums of resampled
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_train.errors import ShapeError
+from sae_train.intervals import Interval
 
 BIN_DECADES = 0.25  # width of a bin of the density histogram, in powers of ten
 
@@ -218,7 +219,7 @@ def density_histogram(counts: Int[Tensor, " d_sae"], n_tokens: int) -> DensityHi
 
 @dataclass(frozen=True)
 class SaeQuality:
-    """Quality of one SAE on held-out documents; `_low` and `_high` are 95 % bootstrap intervals over documents.
+    """Quality of one SAE on held-out documents, with 95 % bootstrap intervals over documents.
 
     Attributes:
         fvu: Fraction of variance unexplained.
@@ -230,28 +231,10 @@ class SaeQuality:
         density: How often latents fire.
     """
 
-    fvu: float
-    fvu_low: float
-    fvu_high: float
-    l0: float
-    l0_low: float
-    l0_high: float
-    frac_dead: float
-    frac_dead_low: float
-    frac_dead_high: float
-    l2_ratio: float
-    l2_ratio_low: float
-    l2_ratio_high: float
+    fvu: Interval
+    l0: Interval
+    frac_dead: Interval
+    l2_ratio: Interval
     n_tokens: int
     n_documents: int
     density: DensityHistogram
-
-
-def with_interval(name: str, value: float, interval: tuple[float, float]) -> dict[str, Any]:
-    """Return a figure and its interval under the names that files and tables use.
-
-    Example:
-        >>> with_interval("kl", 0.5, (0.4, 0.6))
-        {'kl': 0.5, 'kl_low': 0.4, 'kl_high': 0.6}
-    """
-    return {name: value, f"{name}_low": interval[0], f"{name}_high": interval[1]}

@@ -14,12 +14,13 @@ from torch import Tensor
 
 from sae_train.activations.store import ActivationStore
 from sae_train.bootstrap import document_groups, draw_counts, percentile_interval
+from sae_train.intervals import Interval
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import replaced
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import Document, encode_plain
 from sae_train.lm.windows import TokenPlan
-from sae_train.metrics import ce_recovered, kl_divergence, with_interval
+from sae_train.metrics import ce_recovered, kl_divergence
 from sae_train.saes.base import Sae
 
 MAX_LOGITS = 2**25  # of one forward pass, 128 MB in float32: a vocabulary is wide
@@ -29,7 +30,7 @@ _SUMS = ("ce_clean", "ce_sae", "ce_zero", "kl")  # of every predicted token
 
 @dataclass(frozen=True)
 class SplicedLoss:
-    """What splicing costs, in nats per predicted token; `_low`, `_high`: 95 % bootstrap intervals over documents.
+    """What splicing costs, in nats per predicted token, with 95 % bootstrap intervals over documents.
 
     Special tokens (the first token, where there is none) keep their own activations throughout.
 
@@ -43,21 +44,11 @@ class SplicedLoss:
         n_texts: Documents they belong to.
     """
 
-    ce_clean: float
-    ce_clean_low: float
-    ce_clean_high: float
-    ce_sae: float
-    ce_sae_low: float
-    ce_sae_high: float
-    ce_zero: float
-    ce_zero_low: float
-    ce_zero_high: float
-    ce_recovered: float
-    ce_recovered_low: float
-    ce_recovered_high: float
-    kl: float
-    kl_low: float
-    kl_high: float
+    ce_clean: Interval
+    ce_sae: Interval
+    ce_zero: Interval
+    ce_recovered: Interval
+    kl: Interval
     n_predicted: int
     n_texts: int
 
@@ -89,9 +80,7 @@ def _summary(sums: Float[np.ndarray, "n_groups 4"], counts: Float[np.ndarray, " 
     means["ce_recovered"] = ce_recovered(**{name: means[name] for name in losses})
     rows = zip(*(replicates[name] for name in losses), strict=True)
     replicates["ce_recovered"] = np.array([ce_recovered(**dict(zip(losses, row, strict=True))) for row in rows])
-    found = {}
-    for name, value in means.items():
-        found |= with_interval(name, float(value), percentile_interval(replicates[name], len(counts)))
+    found = {name: percentile_interval(float(v), replicates[name], len(counts)) for name, v in means.items()}
     return SplicedLoss(**found, n_predicted=int(counts.sum()), n_texts=n)
 
 

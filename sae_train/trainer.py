@@ -25,7 +25,7 @@ from sae_train.processes import ALONE, Processes
 from sae_train.runs import Run, jsonable, resolve_device, write_json
 from sae_train.sae_grid import SaeJob
 from sae_train.saes import sae_from_config
-from sae_train.saes.search import SCRATCH_BYTES
+from sae_train.saes.topk_search.memory import SCRATCH_BYTES
 from sae_train.train_state import Plan, TrainState, in_memory_order, prepare, statistics_sample
 from sae_train.train_step import lr_factor, train_step
 from sae_train.training import LOG_EVERY, NOT_IN_IDENTITY, Training

@@ -19,6 +19,7 @@ from sae_train.activations.store import ActivationStore
 from sae_train.checkpoints import CHECKPOINT, load_checkpoint, restore, save_checkpoint, state_tensors
 from sae_train.config import SaeTrainConfig
 from sae_train.evaluate import store_quality
+from sae_train.intervals import flat
 from sae_train.loss_watch import LossWatch
 from sae_train.metrics import SaeQuality
 from sae_train.processes import Processes
@@ -94,7 +95,7 @@ class Training:
         if self.config.eval_every and self.state.step and self.state.step % self.config.eval_every == 0 and self.run:
             quality = folded_quality(self.state.sae, self.plan.scale, self.store, self.config.hook_point, self.held_out)
             tokens = self.state.step * self.config.batch_size
-            self.run.log(step=self.state.step, tokens=tokens, split="heldout", **asdict(quality))
+            self.run.log(step=self.state.step, tokens=tokens, split="heldout", **flat(quality))
 
     def save_if_due(self) -> None:
         """Write a checkpoint, every so many steps, if losses and weights are sound."""
@@ -132,7 +133,7 @@ class Training:
         n_steps = state.step - self.first_step
         speed = n_steps * config.batch_size / seconds if n_steps and seconds > 0 else 0.0
         trained = {"steps": state.step, "trained_tokens": state.step * config.batch_size}
-        result = {**asdict(quality), "tokens_per_s": speed, "d_sae": state.sae.d_sae, **trained}
+        result = {**flat(quality), "tokens_per_s": speed, "d_sae": state.sae.d_sae, **trained}
         write_json(out / "metrics.json", result)
         self.run.finish(result=result, plan=asdict(self.plan) | {"search_dtype": state.sae.search_dtype})
         (out / CHECKPOINT).unlink(missing_ok=True)

@@ -111,8 +111,8 @@ def world_sae(world_store: Path):
 @pytest.fixture(scope="session")
 def world_analysis(world_lm, world_sae, world_store: Path, world_labels, world_templates):
     """What `find_entity_latents` finds with `world_sae`; no rule on running text, which is about names only here."""
+    from features.config import SelectionRule
     from features.mining import find_entity_latents
-    from features.selection import SelectionRule
     from sae_train.activations.store import ActivationStore
 
     rule = SelectionRule(max_general_rate=1.0)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import re
 import shlex
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import click
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from cli.group import COMMANDS, load_command
 
 ROOT = Path(__file__).resolve().parent.parent
+PAGES = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/**/*.md"))]
 
 
 def load(path: str):
@@ -70,7 +74,7 @@ def test_the_tree_has_every_module(generate):
             assert re.search(rf"^ *{re.escape(name)} +\S", tree, flags=re.MULTILINE), module
 
 
-@pytest.mark.parametrize("page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])
+@pytest.mark.parametrize("page", PAGES)
 def test_commands_on_a_page_exist(page):
     for line in wb_lines((ROOT / page).read_text(encoding="utf-8")):
         check_words(line)
@@ -90,11 +94,36 @@ def test_examples_of_all_commands_are_their_own(generate):
             check_words(line)
 
 
-@pytest.mark.parametrize("page", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in ROOT.glob("docs/*.md"))])
+@pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text):
         assert ((ROOT / page).parent / target).exists(), target
+
+
+@pytest.mark.parametrize("floor", ["sae_train", "features", "unlearn"])
+def test_the_api_page_of_a_floor_has_what_it_exports(generate, floor):
+    package = importlib.import_module(floor)
+    page = (ROOT / "docs" / "reference" / "api" / f"{floor}.md").read_text(encoding="utf-8")
+    assert [f"::: {generate.defined_at(package, name)}" for name in getattr(package, "__all__", ())] == [
+        line for line in page.split(f"<!-- /api {floor} -->")[0].splitlines() if line.startswith("::: ")
+    ]
+
+
+def test_a_lazy_name_is_written_as_its_own_module_has_it(generate, monkeypatch):
+    metrics = importlib.import_module("sae_train.metrics")
+    package = ModuleType("sae_train")
+    package.__all__ = ["quality"]
+    package.__getattr__ = {"quality": metrics.fvu}.__getitem__
+    monkeypatch.setitem(sys.modules, "sae_train", package)
+    assert generate.api_entries("sae_train").strip() == "::: sae_train.metrics.fvu"
+
+
+def test_a_name_from_elsewhere_is_not_of_the_api(generate):
+    package = ModuleType("features")
+    package.thing = Path
+    with pytest.raises(AssertionError, match="pathlib"):
+        generate.defined_at(package, "thing")
 
 
 @pytest.mark.parametrize("mark", ["setup: demo", "setup: test", "session"])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from features.config import SelectionRule
 from features.covariates import covariate_effects, name_covariates, piece_frequency, strata
 from features.entities import Entity
 from features.mining import mine_names
 from features.name_acts import NameData, collect_names, load_names, save_names
-from features.selection import SelectionRule
 from features.store import load_analysis, save_analysis
 from sae_train import h5
 from sae_train.errors import HookPointError, SchemaError, ShapeError

@@ -15,12 +15,12 @@ from features.config import GateConfig, SteeringConfig
 from features.evidence import Snippet, collect_evidence, store_windows, top_contexts
 from features.gate import random_masks, run_gate
 from features.patched_questions import aligned, draw_questions, name_places, name_questions
-from features.probe import Interval
 from features.separation import Separation
 from features.steering import pushes_of, run_steering
 from features.store import HookPointAnalysis, LatentAnalysis, load_analysis, save_analysis
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import ConfigError
+from sae_train.intervals import Interval
 from sae_train.lm.generate import encode_prompts, greedy_answers
 from sae_train.lm.hooks import replaced
 from sae_train.lm.models import load_lm

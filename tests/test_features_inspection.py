@@ -15,13 +15,13 @@ import torch
 from features import inspection_plots
 from features.inspection import has_problems, inspect_file
 from features.inspection_page import finding, write_inspection_page
-from features.probe import Interval
 from features.separation import Separation
 from features.store import HookPointAnalysis, LatentAnalysis, save_analysis
 from sae_train import h5
 from sae_train.activations import layout
 from sae_train.checksums import array_checksum
 from sae_train.errors import ConfigError, FileFormatError, SchemaError
+from sae_train.intervals import Interval
 from sae_train.runs import jsonable
 
 torch.set_num_threads(1)

@@ -12,10 +12,10 @@ import pytest
 import torch
 from scipy.sparse import csr_array
 
+from features.config import SelectionRule
 from features.mining import find_entity_latents
 from features.name_acts import collect_names
 from features.prompts import contexts
-from features.selection import SelectionRule
 from features.separation import entity_latents, separation
 from features.store import LatentAnalysis, load_analysis, save_analysis
 from sae_train.activations.store import ActivationStore

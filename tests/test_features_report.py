@@ -16,10 +16,10 @@ from features import plots
 from features.causal import Gate, HookPointGate, SteeringCurve
 from features.config import GateConfig
 from features.evidence import LatentEvidence, Snippet
-from features.probe import Interval
 from features.report import figure_text, finding, heldout_frequency, listed, write_latents_page
 from features.separation import Separation
 from features.store import HookPointAnalysis, LatentAnalysis
+from sae_train.intervals import Interval
 
 TYPES = ["person", "city", "film", "ship"]
 NAN = float("nan")

@@ -10,11 +10,13 @@ import torch
 from scipy import stats
 from scipy.sparse import csr_array
 
+from features.config import SelectionRule
 from features.entities import Entity
-from features.hypothesis_tests import fisher_p, q_values, rank_test, stratified_rank_test, wilson_interval
+from features.hypothesis_tests import fisher_p, q_values, rank_test, stratified_rank_test
+from features.intervals import wilson
 from features.permutation import family_p, maxmin_null, shuffled_labels
 from features.probe import auroc
-from features.selection import SelectionRule, allowed_latents, select, split_entities
+from features.selection import allowed_latents, select, split_entities
 from features.separation import EntityLatents, Separation, entity_latents, group_matrix, name_latents, separation
 from sae_train.errors import EntityError
 from sae_train.saes.relu import ReluSae
@@ -145,9 +147,7 @@ def test_strata_of_one_latent_by_hand():
 def test_wilson_against_scipy():
     for hits, n in ((0, 10), (3, 10), (2_000, 100_000), (10, 10)):
         plain = stats.binomtest(hits, n).proportion_ci(method="wilson")
-        assert wilson_interval(np.array([float(hits)]), n)[:, 0] == pytest.approx(
-            (plain.low, plain.high), abs=TOLERANCE
-        )
+        assert wilson(np.array([float(hits)]), n)[:, 0] == pytest.approx((plain.low, plain.high), abs=TOLERANCE)
 
 
 def test_the_null_is_that_of_one_shuffle_at_a_time(scored):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import nullcontext
-from dataclasses import asdict, replace
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -17,6 +17,7 @@ from sae_train.activations.store import ActivationStore
 from sae_train.bootstrap import absent_interval, document_groups, draw_counts, percentile_interval
 from sae_train.errors import ShapeError
 from sae_train.evaluate import store_quality
+from sae_train.intervals import Interval, flat
 from sae_train.lm.hooks import capture, replaced
 from sae_train.lm.models import load_lm
 from sae_train.lm.tokens import Document
@@ -66,11 +67,9 @@ def test_documents_not_tokens_are_resampled(make_store):
     for name, doc_id in {"documents": np.arange(1000) // 25, "tokens": np.arange(1000)}.items():
         with ActivationStore(make_store(rows, doc_id, name=f"{name}.h5")) as store:
             found = store_quality(_random_sae(), store, "layers.0", np.ones(1000, dtype=bool))
-        assert found.fvu_low < found.fvu < found.fvu_high and found.l2_ratio_low < found.l2_ratio < found.l2_ratio_high
-        assert (
-            found.l0_low <= found.l0 <= found.l0_high and found.frac_dead_low <= found.frac_dead <= found.frac_dead_high
-        )
-        widths[name] = found.fvu_high - found.fvu_low
+        assert all(one.low < one.value < one.high for one in (found.fvu, found.l2_ratio))
+        assert all(one.low <= one.value <= one.high for one in (found.l0, found.frac_dead))
+        widths[name] = found.fvu.high - found.fvu.low
     assert 4 < widths["documents"] / widths["tokens"] < 6.2
 
 
@@ -82,16 +81,16 @@ def test_intervals_cover():
         lengths = generator.integers(1, 6, size=30)
         values = lengths * generator.normal(1.0, 1.0, size=30)  # sums: all tokens of a document alike
         draws = draw_counts(30, seed=trial)
-        low, high = percentile_interval(draws @ values / (draws @ lengths), 30)
-        hits += low <= 1.0 <= high
+        found = percentile_interval(values.sum() / lengths.sum(), draws @ values / (draws @ lengths), 30)
+        hits += found.low <= 1.0 <= found.high
     assert 0.89 < hits / 400 < 0.97
 
 
 def test_a_single_document_has_no_interval(make_store):
     with ActivationStore(make_store(_rows(50), np.zeros(50))) as store:
         found = store_quality(_random_sae(), store, "layers.0", np.ones(50, dtype=bool))
-    assert math.isnan(found.fvu_low) and math.isnan(found.frac_dead_high) and found.n_documents == 1
-    assert found.fvu > 0
+    assert math.isnan(found.fvu.low) and math.isnan(found.frac_dead.high) and found.n_documents == 1
+    assert found.fvu.value > 0 and found.frac_dead.value >= 0
 
 
 def test_many_documents_share_groups(monkeypatch):
@@ -113,11 +112,11 @@ def test_the_interval_of_the_dead_share_has_the_spread_of_resampling():
     draws = draw_counts(50)
     misses = ((draws == 0)[:, np.arange(100) % 50]).sum(1)
     assert misses.mean() == pytest.approx(36.4, abs=0.5)
-    low, high = absent_interval(present, draws)
-    assert low < 0.5 < high
-    assert high - low == pytest.approx(np.subtract(*np.quantile(misses / 200, [0.975, 0.025])), abs=1e-6)
+    found = absent_interval(present, draws)
+    assert found.low < found.value == 0.5 < found.high
+    assert found.high - found.low == pytest.approx(np.subtract(*np.quantile(misses / 200, [0.975, 0.025])), abs=1e-6)
     present[:] = True
-    assert absent_interval(present, draws) == (0.0, 0.0)
+    assert absent_interval(present, draws) == Interval(0.0, 0.0, 0.0)
 
 
 def test_density_counts_latents_by_decades():
@@ -148,15 +147,15 @@ def test_kl_is_that_of_the_predictions_and_zero_for_the_identity(lm):
             with replaced(lm.model, "layers.0", lambda a: torch.cat([a[:, :1], sae(a[0, 1:])[None]], dim=1)):
                 spliced.append(lm.model(input_ids=ids).logits[0, :-1].log_softmax(-1))
     expected = F.kl_div(torch.cat(spliced), torch.cat(clean), log_target=True, reduction="batchmean")
-    assert found.kl == pytest.approx(float(expected), rel=1e-4) and found.kl > 1e-3
-    assert found.kl_low <= found.kl <= found.kl_high and found.ce_sae_low < found.ce_sae < found.ce_sae_high
+    assert found.kl.value == pytest.approx(float(expected), rel=1e-4) and found.kl.value > 1e-3
+    assert all(one.low < one.value < one.high for one in (found.kl, found.ce_sae))
     assert (found.n_texts, found.n_predicted) == (12, len(plan.tokens) - plan.n_windows)
     back = torch.cat(
         [F.kl_div(c, s, log_target=True, reduction="none").sum(-1) for c, s in zip(clean, spliced, strict=True)]
     )
-    assert abs(float(back.mean()) - found.kl) > 1e-6, "the other direction is another number"
+    assert abs(float(back.mean()) - found.kl.value) > 1e-6, "the other direction is another number"
     sae.forward = lambda acts: acts
-    assert spliced_loss(lm, sae, "layers.0", plan).kl == pytest.approx(0, abs=1e-7)
+    assert spliced_loss(lm, sae, "layers.0", plan).kl.value == pytest.approx(0, abs=1e-7)
     p = torch.tensor([[0.2, 0.8]]).log()
     assert kl_divergence(p, p).item() == 0
 
@@ -245,21 +244,24 @@ def test_saelens_own_evaluation_of_the_folder_agrees(lm, make_store, tmp_path, a
         quality = store_quality(ours, store, "layers.0", np.ones(88, dtype=bool))
 
     quality_of_theirs = metrics["reconstruction_quality"]
-    assert quality_of_theirs["explained_variance"] == pytest.approx(1 - quality.fvu, abs=1e-5)
-    assert metrics["sparsity"]["l0"] == pytest.approx(quality.l0, rel=1e-6) and 2 < quality.l0 < 8
+    assert quality_of_theirs["explained_variance"] == pytest.approx(1 - quality.fvu.value, abs=1e-5)
+    assert metrics["sparsity"]["l0"] == pytest.approx(quality.l0.value, rel=1e-6) and 2 < quality.l0.value < 8
     density = torch.tensor(by_latent["feature_density"])
-    assert float((density == 0).float().mean()) == pytest.approx(quality.frac_dead) and 0 < quality.frac_dead < 1
+    assert (
+        float((density == 0).float().mean()) == pytest.approx(quality.frac_dead.value)
+        and 0 < quality.frac_dead.value < 1
+    )
     assert density_histogram((density * 88).round().long(), 88) == quality.density
 
     recon = ours(rows)
     ratios = recon.norm(dim=1) / rows.norm(dim=1)
     assert metrics["shrinkage"]["l2_ratio"] == pytest.approx(float(ratios.mean()), rel=1e-5)
-    assert quality.l2_ratio == pytest.approx(float(recon.norm() / rows.norm()), rel=1e-5)
+    assert quality.l2_ratio.value == pytest.approx(float(recon.norm() / rows.norm()), rel=1e-5)
     errors, spread = (x.square().sum(1) for x in (rows - recon, rows - rows.mean(0)))
     assert quality_of_theirs["explained_variance_legacy"] == pytest.approx(
         float((1 - errors / spread).mean()), rel=1e-4
     )
-    assert abs(quality_of_theirs["explained_variance_legacy"] - (1 - quality.fvu)) > 1e-4, "another quantity"
+    assert abs(quality_of_theirs["explained_variance_legacy"] - (1 - quality.fvu.value)) > 1e-4, "another quantity"
 
     lines = [tokens[i].numpy() for i in range(8)]
     plan = plan_windows([Document("a b c d")], lm.tokenizer, ctx_len=16)
@@ -269,14 +271,13 @@ def test_saelens_own_evaluation_of_the_folder_agrees(lm, make_store, tmp_path, a
     )  # fmt: skip
     found = spliced_loss(lm, ours, "layers.0", plan)
     each = evals.get_recons_loss(theirs, model, ActivationScaler(), tokens, True, True, [lm.tokenizer.bos_token_id])
-    assert found.ce_clean == pytest.approx(float(each["ce_loss_without_sae"].mean()), rel=1e-5)
-    assert found.ce_sae == pytest.approx(float(each["ce_loss_with_sae"].mean()), rel=1e-5)
-    assert found.kl == pytest.approx(float(each["kl_div_with_sae"][:, :-1].mean()), rel=1e-4)
+    assert found.ce_clean.value == pytest.approx(float(each["ce_loss_without_sae"].mean()), rel=1e-5)
+    assert found.ce_sae.value == pytest.approx(float(each["ce_loss_with_sae"].mean()), rel=1e-5)
+    assert found.kl.value == pytest.approx(float(each["kl_div_with_sae"][:, :-1].mean()), rel=1e-4)
     all_zero = spliced_loss(lm, ours, "layers.0", replace(plan, n_prefix=0))
-    assert all_zero.ce_zero == pytest.approx(float(each["ce_loss_with_ablation"].mean()), rel=1e-5)
+    assert all_zero.ce_zero.value == pytest.approx(float(each["ce_loss_with_ablation"].mean()), rel=1e-5)
     assert metrics["model_performance_preservation"]["ce_loss_with_sae"] == pytest.approx(
         float(each["ce_loss_with_sae"][:, 1:].mean()), rel=1e-5
     )
-    assert asdict(found)["ce_recovered"] == pytest.approx(
-        (found.ce_zero - found.ce_sae) / (found.ce_zero - found.ce_clean)
-    )
+    clean, spliced, zero = found.ce_clean.value, found.ce_sae.value, found.ce_zero.value
+    assert flat(found)["ce_recovered"] == pytest.approx((zero - spliced) / (zero - clean))

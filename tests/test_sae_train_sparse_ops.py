@@ -11,11 +11,14 @@ import torch.nn.functional as F
 from sae_train.saes import build_sae
 from sae_train.saes.base import StepContext
 from sae_train.saes.batch_topk import support_of
-from sae_train.saes.int8_product import Int8Product, in_whole_numbers
-from sae_train.saes.search import Found, TopKSearch, best_dtype, same_choice
 from sae_train.saes.sparse_ops import Support, row_dots, sparse_encode, sums_by_latent, support_decode
-from sae_train.saes.strongest import FloatScores, strongest
 from sae_train.saes.topk import TopKSae
+from sae_train.saes.topk_search import plain_top_k, top_k
+from sae_train.saes.topk_search.candidates import Checked, Found, among_candidates
+from sae_train.saes.topk_search.choice import best_dtype, same_choice
+from sae_train.saes.topk_search.int8_product import Int8Product, in_whole_numbers
+from sae_train.saes.topk_search.memory import Memory
+from sae_train.saes.topk_search.strongest import FloatScores, strongest
 from sae_train.trainer import TrainState, in_memory_order
 
 torch.set_num_threads(1)
@@ -248,7 +251,7 @@ def test_the_search_finds_the_k_largest(d_sae, k, search):
     x, b = torch.randn(70, D_IN, generator=_generator(1)), torch.randn(d_sae, generator=_generator(2))
     W = torch.randn(d_sae, D_IN, generator=_generator(3)).T
     values, indices = _largest(x, W, b, k)
-    found = TopKSearch(k)(x, W, b, search)
+    found = top_k(x, W, b, k, dtype=search)
     torch.testing.assert_close(found.values.sort().values.double(), values, rtol=1e-5, atol=1e-5)
     assert same_choice(indices, found.indices) == 1
 
@@ -257,7 +260,7 @@ def test_the_search_finds_the_k_largest(d_sae, k, search):
 def test_ties_give_k_different_latents(search):
     W = torch.ones(D_IN, 1024)
     W[:, ::3] = 2.0
-    found = TopKSearch(16)(torch.ones(8, D_IN), W, torch.zeros(1024), search)
+    found = top_k(torch.ones(8, D_IN), W, torch.zeros(1024), 16, dtype=search)
     assert all(len(set(row.tolist())) == 16 for row in found.indices)
     assert (found.values == 2 * D_IN).all()
 
@@ -268,18 +271,18 @@ def test_nan_is_not_passed_over(search, broken):
     """A diverged run is noticed by its loss: NaN has to be among the k largest."""
     x, W = torch.randn(4, D_IN, generator=_generator(0)), torch.randn(1024, D_IN).T.contiguous()
     (x[1] if broken == "row" else W[:, 5])[:] = -torch.nan
-    found = TopKSearch(K)(x, W, torch.zeros(1024), search).values.isnan().any(dim=1)
+    found = top_k(x, W, torch.zeros(1024), K, dtype=search).values.isnan().any(dim=1)
     assert found.tolist() == ([False, True, False, False] if broken == "row" else [True] * 4)
 
 
 def test_a_search_in_parts_is_the_same(monkeypatch):
     x, W, b = torch.randn(100, D_IN), torch.randn(1024, D_IN).T, torch.randn(1024)
     for search in SEARCHES:
-        whole = TopKSearch(K)(x, W, b, search)
+        whole = top_k(x, W, b, K, dtype=search)
         with monkeypatch.context() as patch:
-            patch.setattr("sae_train.saes.search.SCRATCH_BYTES", 1)
-            patch.setattr("sae_train.saes.search.FEWEST_ROWS", 7)
-            parts = TopKSearch(K)(x, W, b, search)
+            patch.setattr("sae_train.saes.topk_search.memory.SCRATCH_BYTES", 1)
+            patch.setattr("sae_train.saes.topk_search.memory.FEWEST_ROWS", 7)
+            parts = top_k(x, W, b, K, dtype=search)
         torch.testing.assert_close(parts.values.sort().values, whole.values.sort().values)
         assert same_choice(whole.indices, parts.indices) == 1
 
@@ -328,11 +331,11 @@ def test_candidates_hold_the_exact_choice_and_exact_values(search):
     sae = _trained(acts, 16)
     centered = (acts - sae.b_dec).detach()
     values, indices = _largest(centered, sae.W_enc, sae.b_enc, 16)
-    found = TopKSearch(16)(centered, sae.W_enc, sae.b_enc, search)
+    found = top_k(centered, sae.W_enc, sae.b_enc, 16, dtype=search)
     assert same_choice(indices, found.indices) == 1
     torch.testing.assert_close(found.values.sort().values.double(), values, rtol=1e-4, atol=1e-4)
     # Some rows of int8 are searched again, and the others need it not.
-    near, sure = TopKSearch(16).among_candidates(centered, sae.W_enc.detach(), sae.b_enc.detach(), search)
+    near, sure = among_candidates(centered, sae.W_enc, sae.b_enc, 16, search, Memory())
     assert sure.float().mean() > 0.5
     assert search == "bfloat16" or not sure.all()
     right = torch.tensor([set(a.tolist()) == set(b.tolist()) for a, b in zip(indices, near.indices, strict=True)])
@@ -343,27 +346,35 @@ def test_rows_that_are_not_sure_are_searched_again(monkeypatch):
     """Candidates that are all wrong are noticed and replaced."""
     acts = torch.randn(64, 64, generator=_generator(0))
     W, b = torch.randn(64, 1024, generator=_generator(1)), torch.zeros(1024)
-    search = TopKSearch(16)
     none = torch.zeros(64, dtype=torch.bool)
     wrong = Found(torch.zeros(64, 16), torch.zeros(64, 16, dtype=torch.int64))
-    monkeypatch.setattr(search, "among_candidates", lambda *_: (wrong, none))
-    assert same_choice(_largest(acts, W, b, 16)[1], search(acts, W, b, "int8").indices) == 1
+    monkeypatch.setattr("sae_train.saes.topk_search.among_candidates", lambda *_: Checked(wrong, none))
+    assert same_choice(_largest(acts, W, b, 16)[1], top_k(acts, W, b, 16, dtype="int8").indices) == 1
+
+
+def test_the_plain_search_is_torchs_topk_and_taken_where_latents_are_few():
+    acts, b = torch.randn(64, 40, generator=_generator(0)), torch.randn(160, generator=_generator(2))
+    W, k = torch.randn(40, 160, generator=_generator(1)), 20  # 30 candidates of 160 latents would spare no work
+    expected = torch.topk(torch.addmm(b, acts, W), k, dim=1, sorted=False)
+    for found in (plain_top_k(acts, W, b, k, Memory()), *(top_k(acts, W, b, k, dtype=search) for search in SEARCHES)):
+        assert torch.equal(found.values, expected.values) and torch.equal(found.indices, expected.indices)
+    assert plain_top_k(acts[:0], W, b, k, Memory()).indices.shape == (0, k)
 
 
 @pytest.mark.parametrize(
     ("fast", "d_sae", "expected"), [(True, 4096, "int8"), (False, 4096, "float32"), (True, 64, "float32")]
 )
 def test_int8_is_taken_where_the_processor_has_it_and_it_pays(monkeypatch, fast, d_sae, expected):
-    monkeypatch.setattr("sae_train.saes.search.int8_is_fast", lambda: fast)
-    monkeypatch.setattr("sae_train.saes.search.INT8_PAYS", 64 * 1024)
+    monkeypatch.setattr("sae_train.saes.topk_search.choice.int8_is_fast", lambda: fast)
+    monkeypatch.setattr("sae_train.saes.topk_search.choice.INT8_PAYS", 64 * 1024)
     W_enc = F.normalize(torch.randn(d_sae, 64, generator=_generator(4)), dim=1).T
     assert best_dtype(torch.randn(512, 64, generator=_generator(1)), W_enc, torch.zeros(d_sae), 4) == expected
 
 
 def test_int8_is_not_taken_where_most_rows_would_be_searched_again(monkeypatch):
     """All pre-activations within a step of each other."""
-    monkeypatch.setattr("sae_train.saes.search.int8_is_fast", lambda: True)
-    monkeypatch.setattr("sae_train.saes.search.INT8_PAYS", 64 * 1024)
+    monkeypatch.setattr("sae_train.saes.topk_search.choice.int8_is_fast", lambda: True)
+    monkeypatch.setattr("sae_train.saes.topk_search.choice.INT8_PAYS", 64 * 1024)
     W_enc = (torch.ones(1024, 64) + 1e-4 * torch.randn(1024, 64, generator=_generator(0))).T
     assert best_dtype(torch.ones(512, 64), W_enc, torch.zeros(1024), 16) == "float32"
 

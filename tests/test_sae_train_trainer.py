@@ -384,11 +384,11 @@ def test_the_identity_recovers_everything_and_zero_nothing(tiny_llama_dir):
     identity = spliced_loss(lm, _Edit(1.0), "layers.0", plan, batch_size=1)
     zero = spliced_loss(lm, _Edit(0.0), "layers.0", plan)
     half = spliced_loss(lm, _Edit(-1.0), "layers.0", plan)
-    assert identity.ce_recovered == 1 and identity.ce_sae == identity.ce_clean
-    assert zero.ce_recovered == 0 and zero.ce_sae == zero.ce_zero
+    assert identity.ce_recovered.value == 1 and identity.ce_sae == identity.ce_clean
+    assert zero.ce_recovered.value == 0 and zero.ce_sae == zero.ce_zero
     assert zero.ce_zero != zero.ce_clean and half.ce_sae not in (half.ce_clean, half.ce_zero)
     windows = [plan.tokens[plan.window(i)].tolist() for i in range(plan.n_windows)]
-    assert identity.ce_clean == pytest.approx(text_loss(lm, windows), abs=1e-5)
+    assert identity.ce_clean.value == pytest.approx(text_loss(lm, windows), abs=1e-5)
 
 
 def test_the_prefix_keeps_its_own_activations(tiny_llama_dir, monkeypatch):

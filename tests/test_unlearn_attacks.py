@@ -16,15 +16,16 @@ import torch
 
 from features.entities import Entity
 from features.knowledge import ask, recall
-from features.probe import Interval
 from features.prompts import questions
+from sae_train.intervals import Interval
 from sae_train.lm.candidates import option_scores, sampled_answers
 from sae_train.lm.generate import continuation_log_probs, encode_prompts
 from sae_train.lm.hooks import decoder_blocks
 from sae_train.lm.models import weights_hash
 from sae_train.lm.tokens import encode_plain
+from unlearn.attack_results import AttackResult, AttackSetting
 from unlearn.attacks import ATTACKS
-from unlearn.attacks.common import Setting, attacked, first_wordings, recalls, result, with_matrices
+from unlearn.attacks.common import attacked, first_wordings, recalls, result, with_matrices
 from unlearn.attacks.finetune import attack_finetune
 from unlearn.attacks.prompts import FORMS, attack_prompts
 from unlearn.attacks.prune import attack_prune, pruned
@@ -128,9 +129,9 @@ def innocent(world_lm, request_, hushed):
     return replace(hushed, after=world_lm, forget=strangers, control=control, unknown=rest, answers={}, acts={})
 
 
-def gap(found: dict) -> float:
+def gap(found: AttackResult) -> float:
     """How far the targets answer above the control's interval."""
-    return found["recall_after"] - found["compared_high"]
+    return found.recall_after.value - found.compared.high
 
 
 # --------------------------------------------------------------------------------------------- who is attacked
@@ -138,20 +139,20 @@ def gap(found: dict) -> float:
 
 def test_the_silenced_model_says_nothing_and_holds_everything(hushed):
     """Recall 0, and yet: the truth is ranked first and can be read off the inside."""
-    said = evaluate_recall(replace(hushed, config=replace(SMALL, n_samples=0)))["forget"]
-    assert said["recall_before"] > 0.9
-    assert said["recall_after"] < 0.1
+    said = evaluate_recall(replace(hushed, config=replace(SMALL, n_samples=0))).forget.recall
+    assert said.before.value > 0.9
+    assert said.after.value < 0.1
     ranked = evaluate_ranking(hushed)
-    assert ranked["forget"]["ranking_after"] > ranked["control"]["ranking_after"] + 0.3
+    assert ranked.forget.ranking.after.value > ranked.control.ranking.after.value + 0.3
     inside = evaluate_logit_lens(hushed)
-    assert max(b["after"] - b["control_high"] for b in inside["logit_lens"].values()) > 0.1
-    assert max(b["after"] - b["control"] for b in inside["value_probe"].values()) > 0.25
+    assert max(p.after.value - p.control.high for p in inside.logit_lens.values()) > 0.1
+    assert max(p.after.value - p.control.value for p in inside.value_probe.values()) > 0.25
 
 
 def test_of_names_never_known_nothing_is_read_off(innocent):
     lens = evaluate_logit_lens(innocent)
-    for place in (*lens["logit_lens"].values(), *lens["value_probe"].values()):
-        assert place["after"] <= place["control_high"] + 0.1
+    for place in (*lens.logit_lens.values(), *lens.value_probe.values()):
+        assert place.after.value <= place.control.high + 0.1
 
 
 # --------------------------------------------------------------------------------------------- every attack on both
@@ -161,11 +162,11 @@ def test_relearning_brings_back_what_was_silenced_only(hushed, innocent):
     before = weights_hash(hushed.after.model)
     found = attack_relearn(hushed)
     assert weights_hash(hushed.after.model) == before, "a copy was taught"
-    assert found["split"] == "facts"
-    assert found["n_taught"] == found["n_asked"] == 6
-    assert [p["step"] for p in found["curve"]] == [0, 20]
-    assert found["recall_after"] > found["compared_value"] + 0.3
-    assert attack_relearn(innocent)["recall_after"] < 0.3
+    lessons = found.relearning
+    assert (lessons.split, lessons.n_taught, lessons.n_asked) == ("facts", 6, 6)
+    assert [p.step for p in lessons.curve] == [0, 20]
+    assert found.recall_after.value > found.compared.value + 0.3
+    assert attack_relearn(innocent).recall_after.value < 0.3
 
 
 @pytest.mark.slow
@@ -173,20 +174,20 @@ def test_steering_back_finds_a_hidden_key(world_lm, request_, hushed, innocent, 
     """Only the first block was tuned: with its old output at the names, what lies behind it answers again."""
     hidden = silence(world_lm, lessons, hushed.forget, request_.templates, block=0)
     found = attack_steer_back(replace(hushed, after=hidden, blocks=["layers.0", "layers.1"], answers={}, acts={}))
-    assert found["without"] < 0.1
-    assert found["setting"].startswith("original activation at")
-    assert found["recall_after"] > 0.7
-    assert attack_steer_back(innocent)["recall_after"] < 0.3, "of names never known nothing comes back"
+    assert found.without < 0.1
+    assert found.worst.name.startswith("original activation at")
+    assert found.recall_after.value > 0.7
+    assert attack_steer_back(innocent).recall_after.value < 0.3, "of names never known nothing comes back"
 
 
 @pytest.mark.parametrize("attack", [attack_quantize, attack_prune, attack_finetune])
 def test_attacks_on_weights(hushed, innocent, world_lm, attack):
     """The untouched model answers through all of them (positive control), of strangers nothing."""
     untouched = attack(replace(hushed, after=world_lm, answers={}))
-    assert untouched["recall_after"] > 0.5
+    assert untouched.recall_after.value > 0.5
     assert gap(untouched) > 0
-    assert untouched["before_value"] > 0.9
-    assert attack(innocent)["recall_after"] < 0.3
+    assert untouched.worst.before > 0.9
+    assert attack(innocent).recall_after.value < 0.3
 
 
 def rounding_box(weight):
@@ -219,8 +220,8 @@ def test_what_hangs_on_small_differences_comes_back(world_lm, request_, hushed, 
     hidden = silence(base, lessons, hushed.forget, request_.templates, boxes=boxes)
     context = replace(hushed, after=hidden, answers={}, acts={})
     assert recall_of(context, hidden, hushed.forget).value < 0.1
-    setting = next(s for s in attack(context)["settings"] if s["name"] == name)
-    assert setting["target"]["value"] == recall_of(context, base, hushed.forget).value > 0.5
+    setting = next(s for s in attack(context).settings if s.name == name)
+    assert setting.target.value == recall_of(context, base, hushed.forget).value > 0.5
 
 
 @pytest.mark.slow
@@ -234,18 +235,18 @@ def test_a_lid_comes_off_with_any_text(world_lm, hushed):
     context = replace(hushed, after=lid, answers={}, acts={}, config=replace(SMALL, attack_steps=(30,)))
     assert recall_of(context, lid, hushed.forget).value < 0.1
     found = attack_finetune(context)
-    assert found["recall_after"] > 0.3 > found["compared_value"] + 0.2
+    assert found.recall_after.value > 0.3 > found.compared.value + 0.2
 
 
 @pytest.mark.slow
 def test_questions_in_other_forms(hushed, innocent, world_lm):
     found = attack_prompts(replace(hushed, after=world_lm, answers={}))
-    asked = {s["name"] for s in found["settings"]}
+    asked = {s.name for s in found.settings}
     assert asked == {*FORMS, "multiple choice", "reverse"} - {"alias"}
-    assert found["not_asked"] == ["alias"]
-    by_form = {s["name"]: s for s in found["settings"]}
-    assert by_form["role play"]["target"]["value"] > 0.5, "the form works on who knows"
-    assert by_form["multiple choice"]["target"]["value"] > 0.6
+    assert found.not_asked == ("alias",)
+    by_form = {s.name: s.target.value for s in found.settings}
+    assert by_form["role play"] > 0.5, "the form works on who knows"
+    assert by_form["multiple choice"] > 0.6
     silenced = attack_prompts(hushed)
     assert gap(silenced) > 0, "silence about one form of question is not silence about all"
     assert gap(attack_prompts(innocent)) < 0.3
@@ -254,11 +255,13 @@ def test_questions_in_other_forms(hushed, innocent, world_lm):
 def test_every_attack_says_what_it_is_compared_with():
     assert set(ATTACKS) == {"prompts", "steer-back", "quantize", "prune", "finetune", "relearn"}
     points = [
-        Setting(n, Interval(v, 0.0, 1.0), Interval(0.1, 0.0, h), 1.0) for n, v, h in (("a", 0.5, 0.6), ("b", 0.4, 0.2))
+        AttackSetting(n, Interval(v, 0.0, 1.0), Interval(0.1, 0.0, h), 1.0)
+        for n, v, h in (("a", 0.5, 0.6), ("b", 0.4, 0.2))
     ]
     found = result(points)
-    assert found["setting"] == "b", "most above the control, not the largest"
-    assert {"recall_after", "compared_with", "compared_value", "compared_high", "before_value", "setting"} <= set(found)
+    assert found.worst.name == "b", "most above the control, not the largest"
+    assert (found.recall_after, found.compared) == (points[1].target, points[1].control)
+    assert found.settings == tuple(points) and found.compared_with == "never-known entities"
 
 
 # ------------------------------------------------------------------------------------ relearning, as a function

@@ -23,7 +23,7 @@ from unlearn.audit import audit, not_tested
 from unlearn.audit_json import load_report, report_from_json, report_to_json
 from unlearn.audit_report import Findings
 from unlearn.config import AuditConfig
-from unlearn.context import mean_interval, nearest_known, neighbourhood, spread_blocks, units
+from unlearn.context import audited_blocks, mean_interval, nearest_known, neighbourhood, units
 from unlearn.evaluations import EVALUATIONS
 from unlearn.evaluations.behaviour import behaviour_of, is_gibberish, shares_of
 from unlearn.evaluations.indistinguishability import evaluate_indistinguishability
@@ -123,8 +123,8 @@ def test_nearest_neighbours():
         (4, "layers.3", 6, [0, 1, 2, 3]),
     ],
 )
-def test_spread_blocks(n_blocks, hook_point, most, blocks):
-    assert spread_blocks(n_blocks, hook_point, most) == [f"layers.{i}" for i in blocks]
+def test_audited_blocks(n_blocks, hook_point, most, blocks):
+    assert audited_blocks(n_blocks, hook_point, most) == [f"layers.{i}" for i in blocks]
 
 
 def test_mean_interval_known_answers():

@@ -51,17 +51,18 @@ def test_a_local_task_agrees_with_our_own_scoring(world_lm, world_labels, world_
     task.write_text(TASK.format(data=data, cache=tmp_path / "cache"))
     context = context_of(world_lm, world_labels, world_templates, world_targets, lm_eval=(str(task),))
     state, pad = torch.get_rng_state(), world_lm.tokenizer.pad_token
-    found = evaluate_benchmarks(context)["lm_eval"]["who_lives_where"]
+    found = evaluate_benchmarks(context).lm_eval["who_lives_where"]
     assert torch.equal(torch.get_rng_state(), state) and world_lm.tokenizer.pad_token == pad
     right = 0
     for row in rows:
         scores = continuation_log_probs(world_lm, [row["question"]] * len(options), [f" {o}" for o in options])
         right += max(range(len(options)), key=scores.__getitem__) == row["truth"]
-    assert found["n"] == 6
-    assert found["metrics"]["acc"]["before"] == found["metrics"]["acc"]["after"] == pytest.approx(right / 6, abs=1e-6)
+    assert found.n == 6
+    accuracy = found.metrics["acc"]
+    assert accuracy.before == accuracy.after == pytest.approx(right / 6, abs=1e-6)
     assert 0 < right < 6
     fewer = replace(context, config=replace(context.config, lm_eval_limit=2))
-    assert evaluate_benchmarks(fewer)["lm_eval"]["who_lives_where"]["n"] == 2
+    assert evaluate_benchmarks(fewer).lm_eval["who_lives_where"].n == 2
 
 
 def test_what_cannot_be_run_is_refused_before_anything_is(monkeypatch, tmp_path):
@@ -85,4 +86,4 @@ def test_an_unknown_task_is_refused():
 
 
 def test_without_tasks_nothing_is_measured(world_lm, world_labels, world_templates, world_targets):
-    assert evaluate_benchmarks(context_of(world_lm, world_labels, world_templates, world_targets)) == {}
+    assert evaluate_benchmarks(context_of(world_lm, world_labels, world_templates, world_targets)) is None

@@ -12,6 +12,9 @@ from sae_train.errors import ShapeError
 from sae_train.lm.models import load_lm
 from unlearn.attacks import ATTACKS
 from unlearn.audit import audit
+from unlearn.audit_figures import Walk
+from unlearn.audit_json import report_from_json, report_to_json
+from unlearn.audit_report import Findings
 from unlearn.compare import KEPT, Other, compare_models, short_names
 from unlearn.compare_report import ORIGINAL, compare_view
 from unlearn.config import AuditConfig
@@ -71,21 +74,36 @@ def report(world_lm, request_, damaged):
 
 def test_the_same_model_has_the_same_figures(report):
     """Whatever differs between two models is theirs: groups, questions, draws and places are the same."""
-    twin = report["compare"]["twin"]
-    for key in KEPT:
-        wanted = {b: {"after": w["after"]} for b, w in report["walk"].items()} if key == "walk" else report[key]
-        assert twin[key] == wanted, key
-    assert twin["attacks"]["relearn"] == report["attacks"]["relearn"]
-    assert twin["unlearned_hash"] == report["request"]["unlearned_hash"]
+    twin = report.compare["twin"]
+    for part in KEPT:
+        wanted = getattr(report, part)
+        if part == "walk":
+            wanted = {block: Walk(after=panel.after) for block, panel in wanted.items()}
+        assert getattr(twin, part) == wanted, part
+    assert set(twin.attacks) == {"relearn"}
+    assert twin.unlearned_hash == report.request.unlearned_hash
 
 
 def test_another_model_has_its_own(report):
-    damaged = report["compare"]["damaged"]
-    assert damaged["forget"]["recall_before"] == report["forget"]["recall_before"] > 0.8
-    assert damaged["forget"]["recall_after"] < 0.3 < report["forget"]["recall_after"]
-    assert damaged["utility"]["loss_after"] > damaged["utility"]["loss_before"] + 0.5
-    assert damaged["walk"]["layers.3"]["after"] != report["walk"]["layers.3"]["after"]
-    assert "verdict" not in damaged
+    damaged = report.compare["damaged"]
+    theirs, ours = damaged.forget.recall, report.forget.recall
+    assert theirs.before == ours.before and ours.before.value > 0.8
+    assert theirs.after.value < 0.3 < ours.after.value
+    assert damaged.utility.loss_after > damaged.utility.loss_before + 0.5
+    assert damaged.walk["layers.3"].after != report.walk["layers.3"].after
+    assert not hasattr(damaged, "verdict")
+
+
+def test_what_is_written_of_them_is_read_back(report):
+    raw = report_to_json(report)
+    again = report_from_json(raw)
+    assert repr(again.compare) == repr(report.compare)
+    beside = raw["compare"]["damaged"]
+    assert list(beside) == [
+        "unlearned", "unlearned_hash", "method", "forget", "neighbours", "retain", "ranking_chance", "utility",
+        "behaviour", "indistinguishability", "two_sample_p", "probe", "walk", "attacks",
+    ]  # fmt: skip
+    assert all(set(panel) == {"after"} for panel in beside["walk"].values()), "the rest is the audit's own"
 
 
 def test_the_page_shows_them_with_their_price(report, tmp_path):
@@ -103,10 +121,8 @@ def test_the_page_shows_them_with_their_price(report, tmp_path):
 def test_without_its_price_nothing_of_the_inside_is_taken(world_lm, request_, tmp_path):
     config = replace(SMALL, skip=(*SMALL.skip, "behaviour", "ranking", "relearn"))
     found = compare_models(make_context(world_lm, world_lm, request_, config), [Other("x", lambda: world_lm)])
-    assert set(found["x"]) == {"unlearned", "unlearned_hash", "method", "forget", "neighbours", "retain"} | {
-        "utility",
-        "attacks",
-    }
+    measured = {part for part, value in found["x"].parts().items() if value != getattr(Findings(), part)}
+    assert measured == {"forget", "neighbours", "retain", "utility"}
 
 
 def test_a_model_that_is_no_pair_is_refused(world_lm, request_, tiny_llama_dir):

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from sae_train.errors import BusyError, FileFormatError, InputError, MissingFileError, SchemaError
+from unlearn.audit_json import save_report
 from unlearn.ledger import Ledger
 from unlearn.ledger_entries import START
 
@@ -14,7 +16,7 @@ BASE = "a" * 64
 
 
 @pytest.fixture
-def removal(tmp_path):
+def removal(tmp_path, one_name):
     """Return a function that writes the folder of an unlearned model and its audit."""
 
     def write(name: str, base: str = BASE, *, of: str = "base-model"):
@@ -30,8 +32,8 @@ def removal(tmp_path):
         (folder / "unlearning.json").write_text(json.dumps(record))
         (folder / "model.safetensors").write_bytes(name.encode() * 40)
         (folder / "deep" / "tokenizer.json").write_text("{}")
-        report = {"verdict": "pass", "request": {"unlearned_hash": digest}}
-        (audit / "audit.json").write_text(json.dumps(report))
+        report = one_name("pass")
+        save_report(replace(report, request=replace(report.request, unlearned_hash=digest)), audit / "audit.json")
         return folder, audit, digest
 
     return write
@@ -52,7 +54,7 @@ def test_a_chain_says_what_happened(chain):
     ledger, first, second = chain
     one, two = Ledger(ledger).entries()
     assert (one.previous, two.previous) == (START, one.hash)
-    assert (one.targets, one.request["reference"], one.audit["verdict"]) == (["city:b"], "request 1", "pass")
+    assert (one.targets, one.request["reference"], one.audit.verdict) == (["city:b"], "request 1", "pass")
     assert two.audit is None and two.config["method"] == "redirect"
     assert Ledger(ledger).newest_model() == str(second)
     assert (Ledger(ledger).base_of(one), Ledger(ledger).base_of(two)) == ("base-model", str(first))

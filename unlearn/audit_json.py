@@ -180,6 +180,8 @@ def _hints(kind: type) -> dict[str, Any]:
 
 def _flat_from(kind: type[T], raw: Mapping[str, Any]) -> T:
     """Return a dataclass from its keys; what has no key and is optional keeps its default."""
+    if not isinstance(raw, Mapping):
+        raise TypeError(f"{raw!r} in the place of {kind.__name__}")
     found: dict[str, Any] = {}
     for name, hint in _hints(kind).items():
         options = [h for h in get_args(hint) if h is not NoneType] if NoneType in get_args(hint) else [hint]
@@ -191,7 +193,7 @@ def _flat_from(kind: type[T], raw: Mapping[str, Any]) -> T:
             found[name] = _interval_from(raw, name)
         elif own is float and own is hint:
             found[name] = _number(raw.get(name))
-        elif name in raw:
+        elif name in raw and (raw[name] is not None or own is hint or own is float):
             found[name] = _value(own, raw[name])
     return kind(**found)
 
@@ -212,7 +214,7 @@ def _value(hint: Any, raw: Any) -> Any:
         return tuple(_value(kind, item) for kind, item in zip(kinds, raw, strict=True))
     if hint is Any:
         return tuple(raw) if isinstance(raw, list) else raw  # settings: a list was a tuple
-    if raw is not None and not isinstance(raw, hint):
+    if not isinstance(raw, hint):
         raise TypeError(f"{raw!r} in the place of {hint.__name__}")
     return raw
 

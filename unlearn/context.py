@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +14,7 @@ from features.intervals import mean_interval
 from features.knowledge import Answer, ask, normalize
 from features.prompts import Prompt, Templates, contexts
 from features.store import LatentAnalysis
-from sae_train.lm.hook_names import block_index
+from sae_train.lm.hook_names import block_index, spread_blocks
 from sae_train.lm.models import LanguageModel
 from sae_train.saes.interop import LoadedSae
 from unlearn.audit_figures import Figure
@@ -64,7 +64,6 @@ class AuditContext:
     config: AuditConfig
     saes: Sequence[LoadedSae] = ()
     analysis: LatentAnalysis | None = None
-    advance: Callable[[int], None] = lambda n: None
     answers: dict[tuple[str, str], dict[str, list[Answer]]] = field(default_factory=dict)
     acts: dict[tuple[str, str], NameRows] = field(default_factory=dict)
 
@@ -146,17 +145,17 @@ def neighbourhood(a: Entity, b: Entity) -> int:
     return len(words) + len(answers)
 
 
-def spread_blocks(n_blocks: int, hook_point: str, most: int) -> list[str]:
+def audited_blocks(n_blocks: int, hook_point: str, most: int) -> list[str]:
     """Return blocks from first to last, evenly thinned to `most`; the last and the hook point's are always among them.
 
     Blocks before the hook point count too: training may have left them alone, or hidden the key behind them.
 
     Example:
-        >>> spread_blocks(4, "layers.1", 6), spread_blocks(30, "layers.9", 4)
+        >>> audited_blocks(4, "layers.1", 6), audited_blocks(30, "layers.9", 4)
         (['layers.0', 'layers.1', 'layers.2', 'layers.3'], ['layers.0', 'layers.9', 'layers.19', 'layers.29'])
     """
     last, hook = n_blocks - 1, max(0, block_index(hook_point))
-    picked = sorted({int(i) for i in np.linspace(last, 0, min(most, n_blocks)).round()})
+    picked = [block_index(name) for name in spread_blocks(last, 0, most)]
     if hook not in picked and most > 1:
         nearest = min((i for i in picked if i != last), key=lambda i: abs(i - hook))
         picked = sorted({hook, *picked} - {nearest})

@@ -20,6 +20,7 @@ from sae_train.errors import EntityError
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import Document, bos_prefix, encode_plain, first_token_of_span, last_token_of_span
 from sae_train.lm.windows import plan_windows
+from sae_train.rng import rng
 
 MAX_CONTEXTS = 3  # of an unknown entity, by which partners are balanced
 
@@ -116,7 +117,7 @@ def split_sets(
         )
     chosen = {e.key for e in (*forget, *gone)}
     known = [e for e in labels if e.label == "known"]
-    order = np.random.default_rng([0xD0, seed]).permutation(len(known))  # the same one in every removal of a chain
+    order = rng("data.retain", seed).permutation(len(known))  # the same one in every removal of a chain
     kept = [known[i] for i in order if known[i].key not in chosen]
     n_retain = round(len(kept) * retain_share)
     unknown = [e for e in mining_half(labels, analysis, "unknown")[0] if e.key not in chosen]

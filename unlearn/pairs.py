@@ -15,6 +15,7 @@ from features.pairing import stand_ins
 from features.prompts import Prompt, Templates, render
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.packing import Batch, Places, lay_out
+from sae_train.rng import rng
 from unlearn.data import Encoded, UnlearnSets, encode, training_prompts
 
 Pair = tuple[Encoded, Encoded]
@@ -65,7 +66,7 @@ def aimed_prompts(
     found = stand_ins(lm, sets.forget, sets.unknown)
     pools = [pool or [partner] for pool, partner in zip(found, sets.partner, strict=True)]
     if aim == "mean":
-        generator = np.random.default_rng([0xE4, seed])
+        generator = rng("pairs.pool_order", seed)
         orders = [[pool[i] for i in generator.permutation(len(pool))] for pool in pools]
         drawn = [[[order[j % len(order)]] for order in orders] for j in range(AVERAGED)]
     else:
@@ -98,7 +99,7 @@ def paired_prompts(
         others: For each target, unknown entities of which one is drawn for every prompt, in the place of its partner.
     """
     values = _answers_of((*sets.forget, *sets.retain))
-    generator, drawing = np.random.default_rng([0xE2, seed]), np.random.default_rng([0xE3, seed])
+    generator, drawing = rng("pairs.target_answers", seed), rng("pairs.partners", seed)
     found: list[Pair] = []
     for target, pool in zip(sets.forget, others or [[p] for p in sets.partner], strict=True):
         own = training_prompts(target, templates)

@@ -103,7 +103,9 @@ def audit_ledger(
         resolve_targets(known.labels, entry.targets)  # refuses a wrong name before a model is loaded
     documents = list(first_documents(documents_of(text), TEXT_CHARS))
     before = loaded(lm, device)
-    after = newest if isinstance(newest, Unlearned | LanguageModel) else replace(loaded(newest, device), name=str(newest))
+    after = (
+        newest if isinstance(newest, Unlearned | LanguageModel) else replace(loaded(newest, device), name=str(newest))
+    )
     if folder is not None:
         clear_output(folder, overwrite=overwrite)
     shared = {"sae": known.load_saes(before.device), "labels": known.labels, "templates": known.templates}

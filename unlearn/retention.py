@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import captured
 from sae_train.lm.packing import can_pack, lay_out
+from sae_train.rng import rng
 from unlearn.data import encode, retained_prompts, training_prompts
 from unlearn.divergence import token_kl
 from unlearn.problem import Problem
@@ -58,7 +59,7 @@ class Retention:
     @torch.no_grad()
     def _variances(self) -> dict[str, float]:
         """Measure the mean squared distance from the mean at every block, on retained prompts."""
-        generator = np.random.default_rng([0xAA, self.problem.config.seed])
+        generator = rng("retention.statistics", self.problem.config.seed)
         sequences = draw(self.known, 64, generator) + draw(self.unknown, 64, generator)
         ids, mask = pad_right(sequences, device=self.problem.lm.device)
         mask[:, 0] = 0  # the first token's activations are like no other's
@@ -70,7 +71,7 @@ class Retention:
     def loss(self, step: int) -> Float[Tensor, ""]:
         """Return the retention loss of one step."""
         problem, size = self.problem, self.problem.config.batch_size
-        generator = np.random.default_rng([0xBB, problem.config.seed, step])
+        generator = rng("retention.batch", problem.config.seed, step)
         entities = draw(self.known, 2 * size, generator) + draw(self.unknown, size, generator)
         earlier = draw(self.earlier, size, generator)
         text = draw(problem.text, size, generator)

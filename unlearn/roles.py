@@ -15,8 +15,9 @@ from sae_train.errors import EntityError, ShapeError
 from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
+from sae_train.rng import rng
 from unlearn.config import AuditConfig
-from unlearn.context import AuditContext, nearest_known, spread_blocks
+from unlearn.context import AuditContext, audited_blocks, nearest_known
 from unlearn.data import mining_half, resolve_targets, retained_prompts, text_windows, without_targets
 from unlearn.request import Request
 
@@ -40,7 +41,7 @@ def make_context(before: LanguageModel, after: LanguageModel, request: Request, 
     known = [e for e in labels if e.label == "known" and e.key not in gone]
     neighbours = nearest_known(forget, known, config.n_neighbours)
     taken = {e.key for e in neighbours}
-    generator = np.random.default_rng([0xA0, config.seed])
+    generator = rng("roles.retain", config.seed)
     retain = _shuffled([e for e in known if e.key not in taken], generator)[: config.max_retain]
     known_mining, _ = halves(labels, analysis, "known", config.seed)
     known_mining = [e for e in known_mining if e.key not in gone]
@@ -73,7 +74,7 @@ def make_context(before: LanguageModel, after: LanguageModel, request: Request, 
         unknown=matched,
         control=with_facts(forget, _distinct_pairs(before, forget, matched), known, config.seed),
         hook_point=hook_point,
-        blocks=spread_blocks(before.n_blocks, hook_point, config.max_blocks),
+        blocks=audited_blocks(before.n_blocks, hook_point, config.max_blocks),
         text=text,
         text_name=text_name,
         saes=list(request.saes),
@@ -118,7 +119,7 @@ def halves(
     first: list[Entity] = []
     second: list[Entity] = []
     for kind, members in by_type([e for e in labels if e.label == label]).items():
-        generator = np.random.default_rng([0xA1, seed, *kind.encode()])
+        generator = rng("roles.halves", seed, *kind.encode())
         shuffled = _shuffled(members, generator)
         first += shuffled[: len(shuffled) // 2]
         second += shuffled[len(shuffled) // 2 :]
@@ -158,7 +159,7 @@ def with_facts(
         facts = {a: entity.facts[a] for a in sorted(wanted) if a in entity.facts}
         for attribute in sorted(wanted - set(facts)):
             pool = [e.facts[attribute] for e in (*known, *targets) if e.type == entity.type and attribute in e.facts]
-            generator = np.random.default_rng([0xA2, seed, *f"{entity.key}|{attribute}".encode()])
+            generator = rng("roles.control_facts", seed, *f"{entity.key}|{attribute}".encode())
             facts[attribute] = pool[generator.integers(len(pool))]
         found.append(replace(entity, facts=facts))
     return found

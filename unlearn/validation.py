@@ -17,10 +17,10 @@ from features.prompts import Prompt, Templates, questions
 from sae_train.lm.generate import continuation_log_probs
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
+from sae_train.rng import rng
 
 N_CANDIDATES = 10
 MAX_KEPT = 40  # known entities asked, to see what the removal costs
-SEED = 0xBA
 
 
 @dataclass(frozen=True)
@@ -91,5 +91,5 @@ def _candidates(target: Entity, attribute: str, known: Sequence[Entity]) -> list
     accepted = {normalize(v) for v in target.facts[attribute]}
     pool = {normalize(e.facts[attribute][0]): e.facts[attribute][0] for e in known if attribute in e.facts}
     others = [v for k, v in sorted(pool.items()) if k not in accepted]
-    order = np.random.default_rng([SEED, *target.key.encode()]).permutation(len(others))[: N_CANDIDATES - 1]
+    order = rng("validation.candidates", *target.key.encode()).permutation(len(others))[: N_CANDIDATES - 1]
     return [target.facts[attribute][0], *(others[i] for i in order)]

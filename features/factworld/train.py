@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from features.factworld.tokenizer import BOS_ID, EOS_ID, PAD_ID
+from sae_train.rng import torch_rng
 
 Progress = Callable[[int, int, float], None]
 """Called as `progress(step, n_steps, loss)`; loss in nats per token."""
@@ -67,7 +68,7 @@ def new_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerFast, *, see
     )
     with torch.random.fork_rng(devices=[]):  # the constructor draws weights of its own from the global state
         model = LlamaForCausalLM(llama)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch_rng("factworld.weights", seed)
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim == 2:
@@ -109,7 +110,7 @@ def make_batches(
 ) -> list[Batch]:
     """Tokenize the texts, sort a few batches at a time by length, and shuffle the batches within these."""
     ids = [[*document, EOS_ID] for document in tokenizer(list(texts))["input_ids"]]
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch_rng("factworld.batches", seed)
     size, batches = config.batch_documents, []
     for start in range(0, len(ids), size * config.sort_batches):
         nearby = sorted(ids[start : start + size * config.sort_batches], key=len)

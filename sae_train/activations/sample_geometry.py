@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sae_train.rng import rng
+
 SAMPLE_ROWS = 16_384  # rows behind a spectrum: 4 bytes x d_in each
 DUPLICATE_ROWS = 4_096  # rows compared pairwise
 NEAR_COSINE = 0.999
@@ -24,7 +26,7 @@ class RowSample:
 
     def __init__(self, n_rows: int, d_in: int, *, size: int = SAMPLE_ROWS, seed: int = 0) -> None:
         size = min(size, n_rows)
-        self._places = np.sort(np.random.default_rng(seed).choice(n_rows, size, replace=False, shuffle=False))
+        self._places = np.sort(rng("sample_geometry.rows", seed).choice(n_rows, size, replace=False, shuffle=False))
         self._rows = torch.zeros(size, d_in)
         self._n_seen = 0
 
@@ -123,7 +125,7 @@ def duplicates(rows: Float[Tensor, "row d_in"], *, seed: int = 0) -> Duplicates:
     """
     if not len(rows):
         return Duplicates(0, float("nan"), float("nan"))
-    chosen = np.random.default_rng(seed).permutation(len(rows))[:DUPLICATE_ROWS]
+    chosen = rng("sample_geometry.duplicates", seed).permutation(len(rows))[:DUPLICATE_ROWS]
     x = rows[torch.from_numpy(chosen)].float()
     _, inverse, counts = torch.unique(x, dim=0, return_inverse=True, return_counts=True)
     has_exact = counts[inverse] > 1

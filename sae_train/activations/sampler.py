@@ -20,6 +20,7 @@ from torch import Tensor
 from sae_train.activations.encoding import STORED_KIND, as_tensor, decode_acts
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import ConfigError
+from sae_train.rng import rng
 
 
 class _Group(NamedTuple):
@@ -110,14 +111,14 @@ class ShuffledBatches:
     def _groups(self) -> Iterator[_Group]:
         """Yield every group, epoch after epoch."""
         for epoch in itertools.count():
-            order = np.random.default_rng([self.seed, epoch, 0]).permutation(self.n_chunks)
+            order = rng("sampler.chunk_order", self.seed, epoch, 0).permutation(self.n_chunks)
             for number, start in enumerate(range(0, self.n_chunks, self.group_chunks)):
                 yield _Group(epoch, number, order[start : start + self.group_chunks])
 
     def _shuffled(self, group: _Group, buffer: np.ndarray) -> Tensor:
         """Read the usable rows of some chunks, in file order for the disk, each row to its drawn place."""
         n_rows = int(self.used_per_chunk[group.chunks].sum())
-        order = np.random.default_rng([self.seed, group.epoch, 1, group.number]).permutation(n_rows)
+        order = rng("sampler.row_order", self.seed, group.epoch, 1, group.number).permutation(n_rows)
         places = np.empty(n_rows, dtype=np.int64)
         places[order] = np.arange(n_rows)
         first = 0
@@ -137,11 +138,11 @@ def sample_rows(
     """Return about `n_rows` usable rows from random chunks, for statistics a trainer needs before it starts."""
     step = store.chunk_rows(hook_point)
     parts, count = [], 0
-    for chunk in np.random.default_rng([seed, 2]).permutation(store.n_chunks(hook_point)):
+    for chunk in rng("sampler.sample_chunks", seed, 2).permutation(store.n_chunks(hook_point)):
         used = use[int(chunk) * step : (int(chunk) + 1) * step]
         if used.any():
             rows = store.chunk(hook_point, int(chunk))[used]
-            order = np.random.default_rng([seed, 0, 1, int(chunk)]).permutation(len(rows))
+            order = rng("sampler.sample_rows", seed, 0, 1, int(chunk)).permutation(len(rows))
             parts.append(decode_acts(rows[order], store.dtype))
             count += len(rows)
         if count >= n_rows:

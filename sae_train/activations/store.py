@@ -17,8 +17,7 @@ from sae_train.activations.layout import ROW_FIELDS, SCHEMA, VERSION
 from sae_train.checksums import array_checksum
 from sae_train.errors import ConfigError, FileFormatError, HookPointError, SchemaError, nearest_first
 from sae_train.lm.hook_names import canonical_hook_point
-
-_HOLDOUT_SALT = 0x5AE
+from sae_train.rng import rng
 
 
 class ActivationStore:
@@ -164,7 +163,7 @@ class ActivationStore:
             ConfigError: The split leaves no document on one side.
         """
         documents = np.unique(self.doc_id)
-        generator = np.random.default_rng([_HOLDOUT_SALT, seed])
+        generator = rng("store.heldout", seed)
         n_held = round(len(documents) * share)
         if n_held < 1 or n_held >= len(documents):
             raise ConfigError(

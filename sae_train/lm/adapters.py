@@ -22,6 +22,7 @@ import torch
 from torch import nn
 
 from sae_train.errors import FileFormatError
+from sae_train.rng import torch_global_rng
 from sae_train.runs import partial_path, write_json
 
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's name
@@ -60,8 +61,7 @@ def attach_adapter(model: nn.Module, *, rank: int, alpha: int, seed: int) -> Any
     config = peft.LoraConfig(
         r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
     )
-    with torch.random.fork_rng(), _peft_quiet():
-        torch.manual_seed(seed)
+    with torch_global_rng("adapter.weights", seed), _peft_quiet():
         adapter: Any = peft.get_peft_model(model, config)
     return adapter.eval()
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from sae_train.config import require
 from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel
+from sae_train.rng import rng
 
 ROWS = 128  # answers written at the same time
 
@@ -120,8 +121,8 @@ def write_answers(
 
 def _uniform(prompt: Sequence[int], decoding: Decoding) -> np.ndarray:
     """Return the random numbers of one question, (1 + samples, max_new_tokens); the greedy row uses none of its own."""
-    rng = np.random.default_rng([decoding.seed, *prompt])
-    drawn = rng.random((decoding.samples, decoding.max_new_tokens), dtype=np.float32)
+    generator = rng("answering.samples", decoding.seed, *prompt)
+    drawn = generator.random((decoding.samples, decoding.max_new_tokens), dtype=np.float32)
     return np.concatenate([np.zeros((1, decoding.max_new_tokens), np.float32), drawn])
 
 

@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 from sae_train.lm.generate import batches_by_length, encode_prompts, pad_right
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
+from sae_train.rng import torch_global_rng
 
 ROWS = 256  # continuations in one forward pass
 
@@ -106,8 +107,8 @@ def sampled_answers(
         pad_token_id=pad if pad is not None else (eos if eos is not None else 0),
     )
     model: Any = lm.model
-    with torch.random.fork_rng(devices=[lm.device] if lm.device.type == "cuda" else []):
-        torch.manual_seed(seed)
+    devices = [lm.device] if lm.device.type == "cuda" else []
+    with torch_global_rng("candidates.sampling", seed, devices):
         for batch in batches_by_length([len(i) for i in ids], batch_size):
             tokens = torch.tensor([ids[i] for i in batch], device=lm.device)
             out = model.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=config)

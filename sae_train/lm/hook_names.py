@@ -49,3 +49,15 @@ def block_index(hook_point: str) -> int:
         (12, -1)
     """
     return -1 if hook_point == "embed" else int(hook_point.split(".")[1])
+
+
+def spread_blocks(start: int, end: int, most: int) -> list[str]:
+    """Return at most `most` blocks from `start` to `end`, evenly spread, first to last; of a single one, `start`.
+
+    Example:
+        >>> spread_blocks(0, 29, 4), spread_blocks(29, 0, 1)
+        (['layers.0', 'layers.10', 'layers.19', 'layers.29'], ['layers.29'])
+    """
+    n_picked = min(most, abs(end - start) + 1)
+    step = (end - start) / (n_picked - 1) if n_picked > 1 else 0
+    return [f"layers.{i}" for i in sorted({round(start + n * step) for n in range(n_picked)})]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sae_train.errors import ConfigError
 from sae_train.lm.hooks import captured, decoder_blocks, replaced
 from sae_train.lm.models import LanguageModel
+from sae_train.rng import torch_rng
 
 _NAMES = ("down_proj", "c_proj", "dense_4h_to_h", "fc2")  # Llama, Qwen2 and Mistral; GPT-2; NeoX; Phi
 _PARENTS = ("mlp", "feed_forward", "ffn")
@@ -72,7 +73,7 @@ def check_writes_straight(lm: LanguageModel, input_ids: Int[Tensor, "batch pos"]
         ConfigError: It does not: a norm stands in between (Gemma 2 and 3), so no solution for the matrix is one for
             the residual stream.
     """
-    generator = torch.Generator().manual_seed(0)
+    generator = torch_rng("output_matrices.push", 0)
     for block in blocks:
         name = f"layers.{block}"
         with captured(lm.model, [name]) as found:

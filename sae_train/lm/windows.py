@@ -17,6 +17,7 @@ import numpy as np
 
 from sae_train.errors import ConfigError
 from sae_train.lm.tokens import Document, bos_prefix, encode_plain, last_token_of_span
+from sae_train.rng import rng
 
 SORT_WINDOWS = 2048  # windows are sorted by length inside blocks of this many, to keep padding low
 PACKED_RUN = 64  # windows that packed documents are cut into at a time
@@ -127,7 +128,7 @@ def plan_windows(
             wanted = max_rows - n_text
         first_id = 1 + max((int(w.doc_id.max()) for w in windows), default=-1)
         extra = _cut(entity_documents, tokenizer, ctx_len=ctx_len, max_rows=wanted, first_id=first_id)
-        order = np.random.default_rng([0x31C, seed]).permutation(len(windows) + len(extra))
+        order = rng("windows.order", seed).permutation(len(windows) + len(extra))
         both = windows + extra
         windows = [both[i] for i in order]
     if not windows:

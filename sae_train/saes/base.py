@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_train.config import SaeTrainConfig
+from sae_train.rng import torch_rng
 from sae_train.saes.sparse_ops import dots_of_rows
 from sae_train.saes.whole_batch import WholeBatch
 
@@ -109,7 +110,7 @@ class Sae(nn.Module, ABC):
     @torch.no_grad()
     def init_weights(self, center: Float[Tensor, " d_in"], seed: int) -> None:
         """Draw unit decoder rows, tie the encoder to them once, and set `b_dec` (Gao et al. 2024, App. A.1)."""
-        generator = torch.Generator().manual_seed(seed)
+        generator = torch_rng("sae.directions", seed)
         directions = torch.randn(self.d_sae, self.d_in, generator=generator)
         self.W_dec.copy_(directions / directions.norm(dim=1, keepdim=True))
         self.W_enc.copy_(self.W_dec.T)

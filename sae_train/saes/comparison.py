@@ -26,12 +26,12 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from sae_train.errors import ConfigError, MemoryShortError, ShapeError
+from sae_train.rng import torch_rng
 from sae_train.saes.base import Sae
 
 TWIN_COSINE = 0.7
 MAX_HUNGARIAN = 16_384
 BLOCK_BYTES = 64 * 2**20  # of cosines at a time
-_NULL_SALT = 0xC0515E
 
 
 class Nearest(NamedTuple):
@@ -242,7 +242,7 @@ def _cost_table(n_a: int, n_b: int) -> Float[np.ndarray, "d_sae_a d_sae_b"]:
 
 def _chance(rows_a: Tensor, n_b: int, matching: str, threshold: float, seed: int) -> Chance:
     """Match A with random directions."""
-    generator = torch.Generator().manual_seed(_NULL_SALT ^ seed)
+    generator = torch_rng("comparison.null", seed)
     drawn = unit_rows(torch.randn(n_b, rows_a.shape[1], generator=generator))
     pairs, _, _ = _match(rows_a, drawn, matching)
     n_twins = float((pairs.cosine >= threshold).sum())

@@ -16,7 +16,7 @@ in a window of width eps around the threshold (K(u) = 1 for |u| < 1/2, else 0):
 The window needs the gradient of latents that are zero, so decoding is dense here: slower than the TopK family.
 
 No loss revives dead latents: AuxK and a penalty on their pre-activations made one to three points fewer of them dead on
-planted data, and cost FVU and directions found where these are equally frequent (docs/sae_training.md).
+planted data, and cost FVU and directions found where these are equally frequent (docs/results/sae_training.md).
 """
 
 from __future__ import annotations

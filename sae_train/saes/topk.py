@@ -17,9 +17,11 @@ from torch import Tensor
 from sae_train.errors import ConfigError
 from sae_train.saes.auxk import auxk_loss
 from sae_train.saes.base import LossTerms, Sae, StepContext
-from sae_train.saes.search import TopKSearch, best_dtype
 from sae_train.saes.sparse_ops import Support, sparse_decode, sparse_encode, support_decode
 from sae_train.saes.squares import sum_of_squares
+from sae_train.saes.topk_search import top_k
+from sae_train.saes.topk_search.choice import best_dtype
+from sae_train.saes.topk_search.memory import Memory
 
 
 class TopKSae(Sae):
@@ -34,32 +36,35 @@ class TopKSae(Sae):
         if not 1 <= k <= d_sae:
             raise ConfigError("k does not fit the SAE", got=f"k {k} (--k), d_sae {d_sae}", expected="1 <= k <= d_sae")
         self.k = k
-        self.search = TopKSearch(k)
+        self._memory = Memory()
 
     def choose_search_dtype(self, acts: Float[Tensor, "batch d_in"], wanted: str) -> None:
-        """Set `search_dtype`; see `sae_train.saes.search`."""
+        """Set `search_dtype`; see `sae_train.saes.topk_search`."""
         auto = wanted == "auto"
         self.search_dtype = best_dtype(acts - self.b_dec, self.W_enc, self.b_enc, self.k) if auto else wanted
 
-    def top_k(self, pre_acts: Float[Tensor, "batch d_sae"]) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+    def largest(
+        self, pre_acts: Float[Tensor, "batch d_sae"]
+    ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
         """Return values (not below zero) and indices of the k largest pre-activations."""
         values, indices = torch.topk(pre_acts, self.k, dim=1, sorted=False)
         return values.relu(), indices
 
     def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
         """Keep the k largest, zero the others."""
-        values, indices = self.top_k(pre_acts)
+        values, indices = self.largest(pre_acts)
         return torch.zeros_like(pre_acts).scatter_(1, indices, values)
 
     def forward(self, acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
         """Return the reconstruction, decoding only the k latents that are on."""
-        values, indices = self.top_k(self.pre_acts(acts))
+        values, indices = self.largest(self.pre_acts(acts))
         return sparse_decode(values, indices, self.W_dec) + self.b_dec
 
     def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
         """Return FVU plus the weighted AuxK term."""
         centered, batch = acts - self.b_dec.detach(), context.batch_of(acts)
-        found = self.search(centered, self.W_enc.detach(), self.b_enc.detach(), self.search_dtype)
+        W_enc, b_enc = self.W_enc.detach(), self.b_enc.detach()
+        found = top_k(centered, W_enc, b_enc, self.k, dtype=self.search_dtype, memory=self._memory)
         support = Support.of_rows(found.indices, self.d_sae)
         values, b_dec = found.values.flatten(), self.b_dec
         pre_acts = sparse_encode(centered, self.W_enc, self.b_enc, support, values=values, b_dec=b_dec)

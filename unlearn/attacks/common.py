@@ -11,8 +11,8 @@ from torch import Tensor
 
 from features.entities import Entity
 from features.knowledge import ask
-from features.probe import Interval
 from features.prompts import Prompt, Templates, questions
+from sae_train.intervals import Interval
 from sae_train.lm.models import LanguageModel
 from unlearn.attack_results import AttackResult, AttackSetting
 from unlearn.context import AuditContext, mean_interval, units

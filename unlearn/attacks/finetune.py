@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 
-import numpy as np
-
+from sae_train.rng import rng
 from unlearn.attack_results import AttackResult
 from unlearn.attacks.common import compare, result
 from unlearn.attacks.relearn import Teacher
@@ -24,7 +23,7 @@ def attack_finetune(context: AuditContext) -> AttackResult:
     student = replace(context.after, model=copy.deepcopy(context.after.model))
     teacher = Teacher(student, lr)
     for step in range(steps):
-        generator = np.random.default_rng([0xF7, config.seed, step])
+        generator = rng("attack.finetune.batch", config.seed, step)
         picked = generator.choice(len(context.text), min(BATCH_SIZE, len(context.text)), replace=False)
         teacher.step([(context.text[i][:1], context.text[i][1:]) for i in picked])
     return replace(result([compare(context, f"{steps} steps at {lr:g}", student)]), text=context.text_name)

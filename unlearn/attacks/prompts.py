@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from features.entities import Entity
 from features.knowledge import is_right
-from features.probe import Interval
 from features.prompts import Prompt, questions
+from sae_train.intervals import Interval
 from sae_train.lm.candidates import option_scores
 from sae_train.lm.generate import greedy_answers
 from sae_train.lm.models import LanguageModel
+from sae_train.rng import rng
 from unlearn.attack_results import AttackResult, AttackSetting
 from unlearn.attacks.common import attacked, by_entity, first_wordings, interval, result
 from unlearn.context import AuditContext
@@ -85,7 +84,7 @@ def _choices(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity
     for entity, prompt in _plain(context, entities):
         accepted = entity.facts[prompt.attribute or ""]
         others = [v for v in pools.get((entity.type, prompt.attribute or ""), []) if not is_right(v, accepted)]
-        generator = np.random.default_rng([0x3C, context.config.seed, *prompt.text.encode()])
+        generator = rng("attack.prompts.options", context.config.seed, *prompt.text.encode())
         own = [accepted[0], *(others[i] for i in generator.permutation(len(others))[: N_OPTIONS - 1])]
         shown = [own[i] for i in generator.permutation(len(own))]
         prompts.append(prompt)

@@ -14,15 +14,16 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from features.entities import Entity
-from features.probe import Interval
 from features.prompts import Templates, questions
+from sae_train.intervals import Interval
 from sae_train.lm.generate import answer_loss, encode_prompts
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
+from sae_train.progress import Advance, no_advance
+from sae_train.rng import rng
 from unlearn.attack_results import AttackResult, AttackSetting, CurvePoint, Relearning
 from unlearn.attacks.common import attacked, first_wordings, recalls, result
 from unlearn.context import AuditContext
@@ -108,7 +109,7 @@ def part(entities: Sequence[Entity], seed: int) -> tuple[Lessons, str]:
         return Lessons(list(entities[:n_taught]), list(entities[n_taught:])), "targets"
     taught, asked = [], []
     for index, entity in enumerate(entities):
-        order = np.random.default_rng([0x7E, seed, index]).permutation(sorted(entity.facts)).tolist()
+        order = rng("attack.relearn.facts", seed, index).permutation(sorted(entity.facts)).tolist()
         chosen = set(order[: len(order) // 2])
         taught.append(replace(entity, facts={a: v for a, v in entity.facts.items() if a in chosen}))
         asked.append(replace(entity, facts={a: v for a, v in entity.facts.items() if a not in chosen}))
@@ -122,7 +123,7 @@ def relearn(
     templates: Templates,
     config: RelearnConfig | None = None,
     *,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = no_advance,
 ) -> RelearnCurve:
     """Teach a copy of the model half of the facts and ask the other half; the model itself is left as it is.
 
@@ -187,7 +188,7 @@ def _batches(
     lessons = list(zip(front, back, strict=True))
 
     def draw(step: int) -> list[tuple[list[int], list[int]]]:
-        generator = np.random.default_rng([0x7F, config.seed, step])
+        generator = rng("attack.relearn.batch", config.seed, step)
         picked = generator.choice(len(lessons), min(config.batch_size, len(lessons)), replace=False)
         return [lessons[i] for i in picked]
 

@@ -23,13 +23,14 @@ import torch
 from features.collect import entity_means
 from features.entities import Entity
 from features.probe import (
-    Interval,
     auroc_interval,
     cross_validated_auroc,
     cross_validated_interval,
     fit_probe,
 )
 from features.prompts import by_type
+from sae_train.intervals import Interval
+from sae_train.rng import rng
 from unlearn.audit_figures import Place, ProbeVotes
 from unlearn.audit_report import Findings
 from unlearn.context import MIN_ENTITIES, AuditContext, mean_interval, units
@@ -169,7 +170,7 @@ def _control_groups(context: AuditContext) -> list[list[str]]:
     pools = [mixed, *(p for p in alike if all(len(p.get(kind, [])) >= count for kind, count in wanted.items()))]
     groups = []
     for index in range(context.config.control_draws):
-        generator = np.random.default_rng([0xC7, context.config.seed, index])
+        generator = rng("indistinguishability.controls", context.config.seed, index)
         pool = pools[0 if index % 2 == 0 or len(pools) == 1 else 1 + index // 2 % (len(pools) - 1)]
         groups.append([e.key for kind, n in wanted.items() for e in _picked(pool[kind], n, generator)])
     return groups

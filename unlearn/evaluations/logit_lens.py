@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from features.entities import Entity
-from features.probe import Interval
 from features.prompts import Prompt
+from sae_train.intervals import Interval
 from sae_train.lm.generate import batches_by_length
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
 from sae_train.lm.unembed import final_norm, unembedding
+from sae_train.rng import rng
 from unlearn.audit_figures import ReadOff
 from unlearn.audit_report import Findings
 from unlearn.context import AuditContext, mean_interval, units
@@ -65,7 +66,7 @@ def evaluate_logit_lens(context: AuditContext) -> Findings | None:
 
 def _some(entities: list[Entity], seed: int) -> list[Entity]:
     """Draw those a value probe is fitted on."""
-    order = np.random.default_rng([0xB0, seed]).permutation(len(entities))
+    order = rng("logit_lens.fitted", seed).permutation(len(entities))
     return [entities[i] for i in order[:MAX_FITTED]]
 
 

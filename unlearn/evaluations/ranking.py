@@ -17,6 +17,7 @@ from features.knowledge import normalize
 from features.prompts import Prompt, questions
 from sae_train.lm.candidates import option_scores
 from sae_train.lm.models import LanguageModel
+from sae_train.rng import rng
 from unlearn.audit_figures import Figure, GroupResult
 from unlearn.audit_report import Findings
 from unlearn.context import AuditContext, figure, units
@@ -134,6 +135,6 @@ def draw_candidates(entity: Entity, attribute: str, pool: Sequence[str], context
     accepted = {normalize(v) for v in entity.facts[attribute]}
     others = [v for v in pool if normalize(v) not in accepted]
     words = f"{entity.key}|{attribute}".encode()
-    generator = np.random.default_rng([0xCA, context.config.seed, *words])
+    generator = rng("ranking.candidates", context.config.seed, *words)
     picked = generator.permutation(len(others))[: context.config.n_candidates - 1]
     return [entity.facts[attribute][0], *(others[i] for i in picked)]

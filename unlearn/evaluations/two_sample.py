@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 from scipy.spatial.distance import pdist, squareform
 
+from sae_train.rng import rng
+
 
 @dataclass(frozen=True)
 class TwoSample:
@@ -55,7 +57,7 @@ def energies(
         seed: Draws them: the same ones for other points of the same entities.
     """
     distances = squareform(pdist(points))
-    generator = np.random.default_rng([0xE5, seed])
+    generator = rng("two_sample.permutations", seed)
     labels = np.repeat(is_first[None].astype(float), permutations + 1, axis=0)
     for stratum in np.unique(strata):
         columns = np.flatnonzero(strata == stratum)

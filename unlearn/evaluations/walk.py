@@ -7,8 +7,8 @@ x = (h - midpoint) . d / spread, d the unit difference of the means of known and
 from __future__ import annotations
 
 import numpy as np
-from torch import Tensor
 
+from features.collect import entity_means
 from unlearn.audit_figures import Points, Walk
 from unlearn.audit_report import Findings
 from unlearn.context import AuditContext, NameRows
@@ -22,14 +22,10 @@ def evaluate_walk(context: AuditContext) -> Findings:
 
 
 def _entity_means(rows: NameRows, name: str) -> tuple[list[str], np.ndarray]:
-    """Average each entity's contexts."""
+    """Average each entity's contexts; entities in the order in which they were asked about."""
+    means, in_order = entity_means(rows.acts[name].numpy().astype(np.float64), rows.entity)
     keys = list(dict.fromkeys(rows.entity.tolist()))
-    acts = _numpy(rows.acts[name])
-    return keys, np.stack([acts[rows.entity == k].mean(0) for k in keys])
-
-
-def _numpy(acts: Tensor) -> np.ndarray:
-    return acts.numpy().astype(np.float64)
+    return keys, means[np.searchsorted(in_order, keys)]
 
 
 def _panel(context: AuditContext, name: str) -> Walk:

@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeVar
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from features.entities import Entity
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import captured
+from sae_train.rng import rng
 from unlearn.data import Encoded, encode, training_prompts
 from unlearn.examples import Answered, answer_log_probs, own_answers
 from unlearn.finetune import LossTerms, Part
@@ -26,7 +26,7 @@ STATISTICS_PROMPTS = 512  # enough for a mean and a variance
 
 def drawn(items: Sequence[T], problem: Problem, step: int) -> list[T]:
     """Draw a step's batch without replacement; a function of seed and step alone."""
-    generator = np.random.default_rng([0xCC, problem.config.seed, step])
+    generator = rng("forgetting.batch", problem.config.seed, step)
     size = min(problem.config.batch_size, len(items))
     return [items[i] for i in generator.choice(len(items), size=size, replace=False)]
 
@@ -94,7 +94,7 @@ class ActivationForgetting(ForgetRetain):
     @torch.no_grad()
     def reference_acts(self, prompts: Sequence[Encoded], *, at_most: int = STATISTICS_PROMPTS) -> Tensor:
         """Return the original model's activations on a sample of prompts, (n, d_model); chunked."""
-        order = np.random.default_rng([0xCD, self.problem.config.seed]).permutation(len(prompts))[:at_most]
+        order = rng("forgetting.statistics", self.problem.config.seed).permutation(len(prompts))[:at_most]
         chosen = [prompts[i] for i in order]
         return torch.cat([self.acts(self.problem.reference, chosen[i : i + 64]) for i in range(0, len(chosen), 64)])
 

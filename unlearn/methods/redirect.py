@@ -38,6 +38,7 @@ from torch import Tensor
 from sae_train.lm.hook_names import block_index
 from sae_train.lm.hooks import capture, captured, replaced
 from sae_train.lm.models import LanguageModel
+from sae_train.rng import rng
 from unlearn.data import UnlearnSets
 from unlearn.divergence import next_token_kl
 from unlearn.finetune import LossTerms, Part
@@ -136,7 +137,7 @@ class Redirect:
     def parts(self, step: int) -> list[Part]:
         """Return the parts of one step's loss; what is drawn at random is drawn here."""
         config, settings = self.problem.config, self.settings
-        generator = np.random.default_rng([0xCC, config.seed, step])
+        generator = rng("redirect.batch", config.seed, step)
         n_prompts = len(self.aimed[0])
         picked = generator.choice(n_prompts, size=min(config.batch_size, n_prompts), replace=False, p=self.odds)
         n_blocks = self.problem.lm.n_blocks

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_train.rng import torch_rng
 from unlearn.methods.forgetting import ActivationForgetting, drawn, variance
 from unlearn.problem import Problem
 from unlearn.settings import RmuSettings
@@ -35,7 +36,7 @@ class Rmu(ActivationForgetting):
         settings = problem.config.settings
         assert isinstance(settings, RmuSettings)
         acts = self.reference_acts(self.examples)
-        generator = torch.Generator().manual_seed(problem.config.seed)
+        generator = torch_rng("rmu.direction", problem.config.seed)
         direction = torch.rand(acts.shape[1], generator=generator).to(acts.device)
         self.aim = settings.coefficient * acts.norm(dim=1).mean() * direction / direction.norm()
         self.variance = variance(acts)

@@ -57,10 +57,9 @@ def machine() -> dict[str, Any]:
 
 def language_model(spec: str, dtype: str = "float32") -> tuple[Any, tuple[str, str]]:
     """Load a model and choose its two hook points."""
-    from features.factworld import shipped_world
     from sae_train.lm.models import load_lm
 
-    lm = load_lm(str(shipped_world()) if spec == "fact-world" else spec, device="cpu", dtype=dtype)
+    lm = load_lm(spec, device="cpu", dtype=dtype)
     return lm, ("layers.6", "layers.9") if lm.n_blocks > 9 else ("layers.1", "layers.2")
 
 

@@ -23,8 +23,9 @@ from cities import write_inputs
 
 from features.entities import load_entities
 from features.knowledge import ANSWER_TOKENS, GREEDY
-from features.matching import is_over, judge
-from features.prompts import Prompt, load_templates, questions, tokenize
+from features.matching import judge
+from features.name_tokens import encode
+from features.prompts import Prompt, load_templates, questions
 from sae_train.lm.answering import batches_by_length, write_answers
 from sae_train.lm.models import LanguageModel, load_lm
 
@@ -71,13 +72,13 @@ def main() -> None:
     facts = {e.key: e.facts for e in subjects}
     accepted = [facts[p.entity][p.attribute or ""] for p in prompts]
     lm = load_lm(args.model, device="cpu")
-    ids = tokenize(lm.tokenizer, prompts).ids
+    ids = [read.ids for read in encode(lm, prompts)]
     sampling = replace(GREEDY, samples=args.samples)
     ways: dict[str, Callable[[], list[str]]] = {
         "generate, greedy": lambda: by_generate(lm, ids, 0),
-        "loop, greedy": lambda: [w.greedy for w in write_answers(lm, ids, GREEDY, is_over=is_over)],
+        "loop, greedy": lambda: [w.greedy for w in write_answers(lm, ids, GREEDY)],
         f"generate, greedy + {args.samples}": lambda: by_generate(lm, ids, args.samples),
-        f"loop, greedy + {args.samples}": lambda: [w.greedy for w in write_answers(lm, ids, sampling, is_over=is_over)],
+        f"loop, greedy + {args.samples}": lambda: [w.greedy for w in write_answers(lm, ids, sampling)],
     }
     found = {name: timed(ask, prompts, accepted) for name, ask in ways.items()}
     first = found["generate, greedy"]["verdicts"]

@@ -40,7 +40,7 @@ from unlearn.evaluations.indistinguishability import evaluate_indistinguishabili
 from unlearn.evaluations.ranking import first_rank_shares
 from unlearn.evaluations.recall import evaluate_recall
 from unlearn.evaluations.utility import evaluate_utility
-from unlearn.finetune import WeightEdit, finetune
+from unlearn.finetune import Preparing, WeightEdit, finetune
 from unlearn.methods import build_method
 from unlearn.problem import Problem
 from unlearn.request import Request
@@ -119,6 +119,8 @@ def tune(problem: Problem) -> None:
     config = problem.config
     adapter = adapter_for(problem.lm, config)
     method = build_method(problem)
+    if isinstance(method, Preparing):
+        method.prepare()
     if isinstance(method, WeightEdit):
         method.edit()
         return

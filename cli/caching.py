@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from cli.inputs import documents_of, load_model
-from cli.render import note
+from cli.render import note, progress
 from features.entities import load_entities
 from features.prompts import entity_documents, load_templates
 from sae_train.activations.estimate import estimate_store
@@ -17,7 +17,8 @@ from sae_train.activations.writer import write_store
 from sae_train.config import CacheConfig
 from sae_train.errors import ConfigError
 from sae_train.lm.hooks import check_hook_point, verify_hook_points
-from sae_train.lm.models import LanguageModel
+from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.lm.tokens import load_documents
 from sae_train.lm.windows import TokenPlan, plan_windows
 from sae_train.processes import Processes
 from sae_train.progress import shown
@@ -46,8 +47,8 @@ def prepare(model: str, text: str, given: dict[str, Any], processes: Processes) 
     extra = []
     if entities is not None and templates is not None:
         extra = entity_documents(load_entities(entities), load_templates(templates), seed=config.seed)
-    documents = documents_of(text)
-    lm = load_model(model, device=processes.device(given["device"]), dtype=given["lm_dtype"])
+    documents = load_documents(text)
+    lm = load_lm(model, device=processes.device(given["device"]), dtype=given["lm_dtype"])
     names = tuple(check_hook_point(lm.model, h, model_name=model) for h in config.hook_points)
     config = replace(config, hook_points=names)
     if config.ctx_len > lm.max_positions:

@@ -7,18 +7,10 @@ from typing import Any
 import click
 
 from cli import options
-from features.config import TOKEN_CHOICES, GateConfig, SteeringConfig
-from sae_train.config import default_of
+from features.config import GateConfig, SteeringConfig
 
-
-def _sized(kind: type, check: str, field: str, name: str, **attrs: Any) -> Any:
-    """Return an option for a field of one check's config; the default is the field's."""
-    return click.option(
-        f"--{check}-{name}", f"{check}_{field}", default=default_of(kind, field), show_default=True, **attrs
-    )
-
-
-OPTIONS = [
+# The command receives them together as keywords that begin with `gate` or `steering`.
+check_options = options.option_list(
     click.option(
         "--gate/--no-gate",
         "gate",
@@ -26,16 +18,17 @@ OPTIONS = [
         show_default=True,
         help="Patch the names of known entities: does the knowledge pass there, do the latents hold it?",
     ),
-    _sized(GateConfig, "gate", "n_entities", "entities", type=int, help="Known entities asked about, at most."),
-    _sized(GateConfig, "gate", "n_questions", "questions", type=int, help="Questions about each, at most."),
-    _sized(GateConfig, "gate", "tokens", "tokens", type=click.Choice(TOKEN_CHOICES), help="Name tokens patched."),
-    _sized(GateConfig, "gate", "n_blocks", "blocks", type=int, help="More blocks, whole activation patched only."),
+    options.config_options(
+        GateConfig,
+        only=("n_entities", "n_questions", "tokens", "n_blocks"),
+        names={"n_entities": "--gate-entities", "n_questions": "--gate-questions", "n_blocks": "--gate-blocks"},
+        prefix="gate_",
+    ),
     click.option("--steering", is_flag=True, help="Push the selected latents at the names and ask again."),
-    _sized(SteeringConfig, "steering", "n_entities", "entities", type=int, help="Entities asked about, at most."),
-]
-
-# The command receives them together as keywords that begin with `gate` or `steering`.
-check_options = options.option_list(*OPTIONS)
+    options.config_options(
+        SteeringConfig, only=("n_entities",), names={"n_entities": "--steering-entities"}, prefix="steering_"
+    ),
+)
 
 
 def check_configs(given: dict[str, Any], seed: int) -> dict[str, GateConfig | SteeringConfig | None]:

@@ -10,9 +10,6 @@ import click
 from cli import options
 from sae_train.config import CacheConfig
 
-PACKINGS = ("documents", "packed")
-DTYPES = ("bfloat16", "float16", "float32")
-
 
 @click.command(
     epilog=options.example(
@@ -24,19 +21,11 @@ DTYPES = ("bfloat16", "float16", "float32")
 @options.text_option()
 @options.hook_point_option(multiple=True)
 @options.out_option("The store, an HDF5 file.")
-@options.field_option(CacheConfig, "ctx_len", type=int, help="Tokens in a window.")
-@options.field_option(CacheConfig, "max_tokens", type=int, help="Rows to store; the whole text by default.")
-@options.field_option(
-    CacheConfig, "packing", type=click.Choice(PACKINGS), help="Documents apart, or several in a window."
-)
-@options.field_option(
-    CacheConfig, "batch_size", type=int, help="Windows in a forward pass; about 4,096 tokens by default."
-)
-@options.field_option(CacheConfig, "dtype", type=click.Choice(DTYPES), help="Format on disk.")
-@options.lm_dtype_option(*DTYPES)
+@options.config_options(CacheConfig, only=("ctx_len", "max_tokens", "packing", "batch_size", "dtype"))
+@options.lm_dtype_option("bfloat16", "float16", "float32")
 @options.file_option("--entities", "entities to mix in (JSON lines)", world="entities", required=False)
 @options.file_option("--templates", "prompt templates (JSON)", world="templates", required=False)
-@options.field_option(CacheConfig, "entity_share", type=float, help="Share of rows that are last name tokens.")
+@options.config_options(CacheConfig, only=("entity_share",))
 @options.seed_option()
 @options.device_option
 @options.overwrite_option

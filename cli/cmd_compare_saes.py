@@ -51,14 +51,14 @@ def command(
     of twins are also weighted by how often a latent fires.
     """
     from cli.render import emit, note
-    from sae_train.config import require
+    from sae_train.fields import require
     from sae_train.saes.comparison import compare_saes
     from sae_train.saes.interop import load_sae
 
-    require(max_rows >= 1, "--max-rows", max_rows, ">= 1")
+    require(max_rows >= 1, "max_rows", max_rows, ">= 1")
     first, second = load_sae(a), load_sae(b)
     for latent in latents:
-        require(0 <= latent < first.sae.d_sae, "--latent", latent, f"0 to {first.sae.d_sae - 1}")
+        require(0 <= latent < first.sae.d_sae, "latents", latent, f"0 to {first.sae.d_sae - 1}")
     if first.hook_point != second.hook_point:
         note(f"they read different places, {first.hook_point} and {second.hook_point}: cosines mean little")
     found = compare_saes(first.sae, second.sae, threshold=threshold, seed=seed, max_hungarian=max_hungarian)

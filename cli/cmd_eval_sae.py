@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cli import options
-from sae_train.config import SaeTrainConfig, require
+from sae_train.config import SaeTrainConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,9 +28,18 @@ MOST_DOCUMENTS = 100_000  # of a text that is not the store's
 @options.sae_option()
 @options.activations_option
 @options.model_option(required=False, help="Language model, for the loss with the SAE spliced in.")
-@options.text_option(required=False, help="Text for that loss.")
-@options.field_option(SaeTrainConfig, "holdout_share", type=float, help="Share of documents to measure on.")
-@click.option("--max-tokens", type=int, default=CE_WINDOWS_TOKENS, show_default=True, help="Tokens of text to splice.")
+@options.text_option(
+    required=False,
+    help="Text for the loss with the SAE spliced in: .txt, .jsonl, .parquet, a hub dataset id, or fact-world.",
+)
+@options.config_options(SaeTrainConfig, only=("holdout_share",))
+@click.option(
+    "--max-tokens",
+    type=int,
+    default=CE_WINDOWS_TOKENS,
+    show_default=True,
+    help="Tokens of the text on which the loss is measured.",
+)
 @options.seed_option()
 @options.device_option
 @options.common_options
@@ -62,7 +71,6 @@ def command(
     from sae_train.runs import resolve_device
     from sae_train.saes.interop import load_sae
 
-    require(0 < holdout_share < 1, "--holdout-share", holdout_share, "0 < share < 1")
     if (model is None) != (text is None):
         raise ConfigError("CE recovered needs both", got=f"--model {model}, --text {text}", expected="both, or neither")
     loaded = load_sae(sae, device=resolve_device(device))
@@ -90,18 +98,19 @@ def _spliced(
     device: str,
 ) -> dict[str, Any]:
     """Measure what the SAE costs the model, on held-out documents where the text is the store's."""
-    from cli.inputs import documents_of, load_model
     from cli.render import note
     from sae_train.intervals import flat
     from sae_train.lm.hooks import check_hook_point
+    from sae_train.lm.models import load_lm
+    from sae_train.lm.tokens import load_documents
     from sae_train.lm.windows import plan_windows
     from sae_train.splice import heldout_documents, spliced_loss
 
-    lm = load_model(model, device=device)
+    lm = load_lm(model, device=device)
     name = check_hook_point(lm.model, hook_point, model_name=model)
-    documents = heldout_documents(store, held_out, documents_of(text), lm, most=max_tokens)
+    documents = heldout_documents(store, held_out, load_documents(text), lm, most=max_tokens)
     if documents is None:
         note(f"{text} is not the text of the store: all its documents are taken, whether the SAE saw them or not")
-    chosen = itertools.islice(documents_of(text), MOST_DOCUMENTS) if documents is None else documents
+    chosen = itertools.islice(load_documents(text), MOST_DOCUMENTS) if documents is None else documents
     plan = plan_windows(chosen, lm.tokenizer, ctx_len=min(CTX_LEN, lm.max_positions), max_rows=max_tokens)
     return {**flat(spliced_loss(lm, sae, name, plan)), "text_held_out": documents is not None}

@@ -11,6 +11,7 @@ import click
 from cli import options
 from cli.checks import check_configs, check_options
 from features.config import SelectionRule
+from sae_train.fields import described
 
 
 @click.command(
@@ -32,10 +33,7 @@ from features.config import SelectionRule
 @click.option("--acts-out", type=click.Path(path_type=Path), help="Keep the activations at names, HDF5.")
 @options.out_option("The analysis, HDF5; a .json and a .html go beside it.")
 @options.file_option("--activations", "activation store, for the rate on running text", required=False)
-@options.field_option(SelectionRule, "top", type=click.IntRange(min=1), help="Latents per direction and hook point.")
-@options.field_option(SelectionRule, "max_q", help="Largest Benjamini-Hochberg q.")
-@options.field_option(SelectionRule, "min_separation", help="Smallest MaxMin separation.")
-@options.field_option(SelectionRule, "max_general_rate", help="Largest rate on running text; 1: no rule.")
+@options.config_options(SelectionRule, without=("max_null_p", "n_shuffles"))
 @options.lm_dtype_option("float32", "bfloat16")
 @check_options
 @options.seed_option()
@@ -52,17 +50,13 @@ def command(
     acts_out: Path | None,
     out: Path,
     activations: Path | None,
-    top: int,
-    max_q: float,
-    min_separation: float,
-    max_general_rate: float,
     lm_dtype: str,
     seed: int,
     device: str,
     overwrite: bool,
     as_json: bool,
     config_path: Path | None,
-    **checks: Any,
+    **given: Any,
 ) -> None:
     """Mine latents on one half of the labelled entities and report them on the other half.
 
@@ -84,8 +78,8 @@ def command(
 
     claim_outputs(check_name(out), acts_out, overwrite=overwrite)
     loaded = [load_sae(s, device=resolve_device(device)) for s in saes]
-    wanted: Any = check_configs(checks, seed)
-    rule = SelectionRule(top=top, max_q=max_q, min_separation=min_separation, max_general_rate=max_general_rate)
+    wanted: Any = check_configs(given, seed)
+    rule = SelectionRule(**{name: given[name] for name in described(SelectionRule).keys() & given.keys()})
     with ExitStack() as stack:
         store = stack.enter_context(ActivationStore(activations)) if activations else None
         asked = load_asked(model, labels, templates, acts, device=device, dtype=lm_dtype)

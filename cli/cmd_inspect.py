@@ -47,7 +47,7 @@ def command(
     if html is not None:
         if html.is_dir():
             raise OutputExistsError(f"'{html}' is a folder", got=f"{html} (--html)", expected="a file, as in acts.html")
-        claim_output(html, overwrite=overwrite, option="--html")
+        claim_output(html, overwrite=overwrite, field="html")
     tokenizer = load_tokenizer(model) if model is not None else None
     found = inspect_file(file, verify=verify, against=against, tokenizer=tokenizer)
     if html is not None:

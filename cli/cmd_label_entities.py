@@ -9,7 +9,8 @@ import click
 
 from cli import options
 from cli.entity_source import EntitySource
-from features.rules import RULES, KnowledgeRule
+from features.config import KnowledgeRule
+from sae_train.config import Decoding
 from sae_train.errors import ConfigError
 
 CHATS = ("auto", "on", "off")
@@ -31,30 +32,21 @@ DUPLICATES = ("error", "first", "merge")
 @options.file_option("--templates", "prompt templates (JSON)", world="templates", required=False)
 @options.file_option("--labels", "labels made before: their answers are judged again, nothing is asked", required=False)
 @options.out_option("The labels, JSON lines.", required=False)
-@click.option(
-    "--rule",
-    "name",
-    type=click.Choice(sorted(RULES)),
-    help="When an entity is known.  [default: ferrando with samples, else paraphrases]",
+@options.config_options(
+    KnowledgeRule, names={"name": "--rule"}, depends={"name": "ferrando with samples, else paraphrases"}
 )
-@options.field_option(KnowledgeRule, "min_known_attributes", type=int, help="Attributes a known entity has.")
-@options.field_option(
-    KnowledgeRule, "min_right_share", type=float, help="paraphrases: more than this share of the wordings is right."
+@options.config_options(
+    Decoding, only=("samples", "temperature"), depends={"samples": "10 with --rule ferrando, else 0"}
 )
-@options.field_option(
-    KnowledgeRule, "min_sample_share", type=float, help="ferrando: at least this share of the samples is right."
-)
-@click.option(
-    "--samples",
-    type=int,
-    help="Sampled answers per question, besides the greedy one.  [default: 10 with --rule ferrando, else 0]",
-)
-@click.option("--temperature", type=float, default=1.0, show_default=True, help="Of the samples.")
 @click.option(
     "--chat", type=click.Choice(CHATS), default="off", show_default=True, help="Ask in the model's chat template."
 )
 @click.option(
-    "--duplicates", type=click.Choice(DUPLICATES), default="error", show_default=True, help="A name twice in its type."
+    "--duplicates",
+    type=click.Choice(DUPLICATES),
+    default="error",
+    show_default=True,
+    help="What becomes of a name that is there twice in its type.",
 )
 @click.option("--stats", is_flag=True, help="Show labels by type, name length and popularity, and some answers.")
 @options.lm_dtype_option("float32", "bfloat16")

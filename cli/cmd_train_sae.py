@@ -9,8 +9,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.sae_options import train_options
-from sae_train.config import SPREADS
+from sae_train.config import SPREADS, SaeTrainConfig
 
 TABLE = ("fvu", "l0", "frac_dead", "tokens_per_s")  # of several SAEs
 SHOWN = ("step", "fvu", "mse", "l0", "frac_dead")  # beside the progress, where the loss has them
@@ -25,7 +24,12 @@ SHOWN = ("step", "fvu", "mse", "l0", "frac_dead")  # beside the progress, where 
 @options.activations_option
 @options.hook_point_option(multiple=True)
 @options.out_option("The SAE folder; SAELens reads it as it is. Of several SAEs: a folder with one for each.")
-@train_options
+@options.config_options(
+    SaeTrainConfig,
+    without=("hook_point", "seed"),
+    names={"matryoshka_prefixes": "--matryoshka-prefix"},
+    repeatable=("k", "expansion"),
+)
 @click.option(
     "--spread",
     type=click.Choice(SPREADS),

@@ -12,6 +12,8 @@ from cli.unlearn_options import explicit, param_option, unlearn_options
 from unlearn.config import configure
 from unlearn.settings import read_params
 
+NOT_SETTINGS = ("latents", "labels", "templates", "text", "original", "out", "overwrite", "resume", "wandb")
+
 
 @click.command(
     epilog=options.example(
@@ -44,21 +46,12 @@ from unlearn.settings import read_params
 def command(
     model: str,
     saes: tuple[Path, ...],
-    latents: Path,
-    labels: Path,
-    templates: Path,
     forget: tuple[str, ...],
     forget_file: Path | None,
-    text: str | None,
-    original: str | None,
-    out: Path,
     device: str,
-    overwrite: bool,
-    resume: bool,
     as_json: bool,
     config_path: Path | None,
     param: tuple[str, ...],
-    wandb: str | None,
     **given: Any,
 ) -> None:
     """Make the model not know the named entities: their activations move to where unknown ones lie.
@@ -70,25 +63,10 @@ def command(
     from sae_train.processes import joined_processes
     from unlearn import unlearn
 
-    names = options.forget_names(forget, forget_file)
+    names, files = options.forget_names(forget, forget_file), {name: given.pop(name) for name in NOT_SETTINGS}
     config = configure(**explicit(given), **read_params(given["method"], param))
     with joined_processes() as processes:
-        found = unlearn(
-            model,
-            latents,
-            forget=names,
-            sae=saes,
-            labels=labels,
-            templates=templates,
-            text=text,
-            original=original,
-            out=out,
-            config=config,
-            resume=resume,
-            overwrite=overwrite,
-            device=processes.own_device(device),
-            processes=processes,
-            wandb=wandb,
-        )
+        place = {"device": processes.own_device(device), "processes": processes}
+        found = unlearn(model, forget=names, sae=saes, config=config, **files, **place)
     if processes.is_first:
         emit(found.result, as_json=as_json, title=f"Forgotten: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")

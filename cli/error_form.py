@@ -1,6 +1,8 @@
-"""Click's usage errors in the house form: what, got, expected, try."""
+"""Errors as the command line says them: click's usage errors in the house form, fields by the names of options."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import click
 from click.core import ParameterSource
@@ -29,6 +31,23 @@ def usage_as_input_error(error: click.UsageError) -> ConfigError:
     if isinstance(error, click.BadParameter):
         return ConfigError(_message(error), got=_source(error), try_=try_)
     return ConfigError(_message(error), try_=try_)
+
+
+def option_namer(command: click.Command) -> Callable[[str], str]:
+    """Return a function that says how a field or parameter is given to a command; names it does not know stay.
+
+    Example:
+        >>> command = click.Command("x", params=[click.Option(["--attack-step", "attack_steps"], multiple=True)])
+        >>> option_namer(command)("attack_steps"), option_namer(command)("beta")
+        ('--attack-step', 'beta')
+    """
+    names: dict[str, str] = {}
+    for command_ in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
+        for option in (p for p in command_.params if isinstance(p, click.Option)):
+            flag = next((name for name in option.opts if name.startswith("--")), option.opts[0])
+            names |= {name: f"{flag} {name}" for name in getattr(option.type, "names", ()) if name not in names}
+            names |= {flag.removeprefix("--").replace("-", "_"): flag, str(option.name): flag}
+    return lambda name: names.get(name, name)
 
 
 def _option_names(command: click.Command) -> list[str]:

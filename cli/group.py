@@ -7,10 +7,11 @@ attribute `command`. Adding a command is one line here and one file.
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
 
-from sae_train.errors import ConfigError, nearest_first
+from sae_train.errors import ConfigError, WorkbenchError, nearest_first
 
 COMMANDS: dict[str, str] = {
     "demo": "Run the whole story on the embedded world and write a report.",
@@ -56,6 +57,17 @@ class LazyGroup(click.Group):
                 try_="wb --help",
             )
         return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what it raises names fields, and says them here as the command's options."""
+        try:
+            return super().invoke(ctx)
+        except WorkbenchError as error:
+            if ctx.invoked_subcommand in COMMANDS:
+                from cli.error_form import option_namer
+
+                error.name_of = option_namer(load_command(ctx.invoked_subcommand))
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table of commands without importing any of them."""

@@ -10,17 +10,18 @@ from typing import Any
 from rich.console import Console
 
 from cli.inputs import load_model
-from cli.render import PIPE_WIDTH, result_table
+from cli.render import PIPE_WIDTH, progress, result_table
 from features.answer_log import AnswerLog
+from features.config import KnowledgeRule
 from features.entities import LABELS, Entity, entity_line, load_entities
 from features.knowledge import GREEDY, label_entities, relabel
 from features.label_stats import label_stats
 from features.prompts import Prompt, check_types, in_chat, load_templates, questions
-from features.rules import FERRANDO, PARAPHRASES, RULES, KnowledgeRule
+from features.rules import FERRANDO, PARAPHRASES, RULES
+from sae_train.config import Decoding
 from sae_train.errors import ConfigError, OutputExistsError
-from sae_train.lm.answering import Decoding
 from sae_train.lm.chat import has_chat_template
-from sae_train.lm.models import LanguageModel, weights_hash
+from sae_train.lm.models import LanguageModel, load_lm, weights_hash
 from sae_train.progress import shown
 from sae_train.runs import claim_output, text_hash
 
@@ -58,7 +59,7 @@ def ask_and_label(
     subjects = load_entities(given["entities"], duplicates=given["duplicates"])
     templates = load_templates(given["templates"])
     check_types(subjects, templates)
-    lm = load_model(given["model"], device=given["device"], dtype=given["lm_dtype"])
+    lm = load_lm(given["model"], device=given["device"], dtype=given["lm_dtype"])
     chat = given["chat"] == "on" or (given["chat"] == "auto" and has_chat_template(lm.tokenizer))
     plain = [p for e in subjects for p in questions(e, templates, heldout=False)]
     prompts = [in_chat(p, lm.tokenizer) for p in plain] if chat else plain

@@ -9,12 +9,13 @@ from typing import NamedTuple
 import click
 
 from cli.inputs import load_model
+from cli.render import progress
 from features.entities import Entity, load_entities
 from features.name_acts import NameData, collect_names, load_names, save_names
 from features.prompts import Templates, contexts, load_templates
 from features.selection import split_entities
 from sae_train.lm.hooks import check_hook_point
-from sae_train.lm.models import LanguageModel
+from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.progress import shown
 from sae_train.runs import claim_output
 from sae_train.saes.interop import LoadedSae
@@ -49,7 +50,7 @@ def load_asked(
     if model is None or labels is None or templates is None:
         return None
     subjects, texts = load_entities(labels, need_labels=True), load_templates(templates)
-    return Asked(load_model(model, device=device, dtype=dtype), subjects, texts)
+    return Asked(load_lm(model, device=device, dtype=dtype), subjects, texts)
 
 
 def names_of(

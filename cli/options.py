@@ -12,12 +12,12 @@ from typing import Any, TypeVar
 import click
 
 from cli.config_file import load_config
-from cli.param_types import FACT_WORLD, Device, ExistingFile, ExistingFolder, ModelSpec
-from sae_train.config import default_of
+from cli.field_options import config_options
+from cli.param_types import Device, ExistingFile, ExistingFolder, ModelSpec
 from sae_train.errors import ConfigError, FileFormatError
 
 # Commands import this one module; the types are part of what it offers.
-__all__ = ["FACT_WORLD", "Device", "ExistingFile", "ExistingFolder", "ModelSpec"]
+__all__ = ["Device", "ExistingFile", "ExistingFolder", "ModelSpec", "config_options"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
@@ -34,26 +34,6 @@ def example(*lines: str) -> str:
         '\x08\nExample:\n  wb inspect acts.h5'
     """
     return "\n".join(["\b", "Example:", *(f"  {line}" for line in lines)])
-
-
-def field_option(kind: type, field: str, *, help: str, name: str | None = None, **attrs: Any) -> Decorator[Any]:
-    """Return an option for a field of a config dataclass: its name, default and type are the field's.
-
-    Args:
-        kind: The dataclass; the default lives there and nowhere else.
-        field: The field, `lr_warmup_steps`; also the keyword the command receives.
-        help: What it does, and its unit.
-        name: The option's name where it is not the field's with dashes: `--expansion`.
-        attrs: Passed on to `click.option`; `type` is needed where the default is None. A repeatable option (`multiple`)
-            for a field of one value has that value once.
-    """
-    flag = name or f"--{field.replace('_', '-')}"
-    default = default_of(kind, field)
-    if isinstance(default, bool):
-        flag = f"{flag}/--no-{flag.removeprefix('--')}"
-    if attrs.get("multiple") and not isinstance(default, tuple):
-        default = (default,)
-    return click.option(flag, field, default=default, show_default=default is not None, help=help, **attrs)
 
 
 def option_list(*added: Decorator[Any]) -> Decorator[Any]:
@@ -138,7 +118,7 @@ def device_option(command: F) -> F:
         default="auto",
         show_default=True,
         metavar="auto|cpu|cuda[:N]|mps",
-        help="Where the tensors live.",
+        help="Device on which everything is computed.",
     )(command)
 
 
@@ -149,7 +129,7 @@ def lm_dtype_option(*dtypes: str) -> Decorator[Any]:
         type=click.Choice(dtypes),
         default="float32",
         show_default=True,
-        help="Format the model computes in.",
+        help="Number format the language model computes in.",
     )
 
 
@@ -204,7 +184,7 @@ def file_option(name: str, what: str, *, world: str | None = None, required: boo
     Args:
         name: The option: `--labels`.
         what: What it holds, for its help and its error message: "labelled entities (JSON lines)".
-        world: Which part of the embedded world `fact-world` stands for: `entities` or `templates`.
+        world: Which part of a world its name (`fact-world`) stands for: `entities` or `templates`.
         required: Whether the command needs it.
     """
     note = ", or fact-world" if world else ""
@@ -241,6 +221,29 @@ def forget_options(command: F) -> F:
     add_file = file_option("--forget-file", "names to forget, one per line", required=False)
     add_name = click.option("--forget", multiple=True, metavar="NAME", help="Name of an entity to forget. Repeatable.")
     return add_name(add_file(command))
+
+
+def check_audited(
+    unlearned: str | None,
+    ledger: Path | None,
+    forget: tuple[str, ...],
+    forget_file: Path | None,
+    compare: tuple[str, ...],
+) -> None:
+    """Refuse an audit of nothing, and options of one request beside a ledger, which has requests of its own.
+
+    Raises:
+        ConfigError: Neither a model nor a ledger, or both a ledger and a request.
+    """
+    if ledger is None and unlearned is None:
+        raise ConfigError("which model is to be audited?", got="no --unlearned", expected="--unlearned, or --ledger")
+    names = (*forget, *([] if forget_file is None else [str(forget_file)]))
+    if ledger is not None and names:
+        raise ConfigError("the names are those of the ledger", got=f"{names[0]} with --ledger", expected="no --forget")
+    if ledger is not None and compare:
+        raise ConfigError(
+            "one request at a time is compared", got=f"--compare {compare[0]} with --ledger", expected="--forget"
+        )
 
 
 def forget_names(forget: tuple[str, ...], forget_file: Path | None) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """Parameter types of the command line: paths that must be there, models, devices.
 
-What is wrong comes out as one of our errors, with the nearest names, never as click's. The word `fact-world`
-stands for the embedded world wherever a model, entities or templates are asked for.
+What is wrong comes out as one of our errors, with the nearest names, never as click's. The name of a world
+(`fact-world`; `sae_train/lm/worlds.py`) stands for its part wherever a model, entities or templates are asked for.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from sae_train.errors import ConfigError, MissingFileError, nearest_first
+from sae_train.lm.worlds import find_world, install_hint
 
-FACT_WORLD = "fact-world"
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -23,7 +23,7 @@ class ExistingFile(click.ParamType):
 
     Args:
         what: What the file holds, as the error message calls it: "labels".
-        world_file: Which file of the embedded world the word `fact-world` stands for, if any.
+        world_file: Which file of a world its name stands for, if any: `entities` or `templates`.
     """
 
     name = "file"
@@ -38,13 +38,16 @@ class ExistingFile(click.ParamType):
         Raises:
             MissingFileError: There is no such file.
         """
-        if self.world_file is not None and str(value) == FACT_WORLD:
-            return world_file(self.world_file)
-        path = Path(value)
+        world = find_world(str(value)) if self.world_file is not None else None
+        path = Path(value) if world is None else getattr(world, self.world_file or "")
         if not path.is_file():
+            hint = install_hint(str(value)) if self.world_file is not None else None
+            if hint:
+                got = f"{value} ({option_name(param)})"
+                raise MissingFileError(f"no {self.what} '{value}'", got=got, expected="a file", try_=hint)
             from sae_train.runs import require_file  # imports torch, which only a failing call pays for
 
-            require_file(path, self.what, option=option_name(param))
+            require_file(path, self.what, field=param.name if param is not None else None)
         return path
 
 
@@ -80,13 +83,9 @@ class ExistingFolder(click.ParamType):
 
 
 class ModelSpec(click.ParamType):
-    """A language model: hub id, Hugging Face folder, `.gguf` file, or `fact-world`."""
+    """A language model, as `load_lm` takes it: hub id, Hugging Face folder, `.gguf` file, or the name of a world."""
 
     name = "model"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """Return what `sae_train.lm.models.load_lm` takes."""
-        return str(world_file("model")) if value == FACT_WORLD else str(value)
 
 
 class Device(click.ParamType):
@@ -114,11 +113,3 @@ def option_name(param: click.Parameter | None) -> str:
     if param is None:
         return "path"
     return next((name for name in param.opts if name.startswith("--")), param.human_readable_name)
-
-
-def world_file(part: str) -> Path:
-    """Return one part of the embedded world: `model` (its folder), `entities` or `templates`."""
-    from features.factworld import shipped_world
-
-    files = {"model": ".", "entities": "entities.jsonl", "templates": "templates.json"}
-    return shipped_world() / files[part]

@@ -1,4 +1,4 @@
-"""Write the generated parts of the documentation: table of commands, their help texts, the file tree, the API's names.
+"""Write the generated parts of the documentation: commands, options, settings, the file tree, the API's names.
 
     python docs/generate.py             rewrite what stands between the markers
     python docs/generate.py --check     only say which files are not up to date; exit code 1 if any
@@ -13,7 +13,7 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,9 @@ from types import ModuleType
 import click
 
 from cli.group import COMMANDS, load_command, wb
+from sae_train.fields import described
+from unlearn.config import UnlearnConfig
+from unlearn.settings import METHOD_SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("sae_train", "features", "unlearn", "cli")
@@ -36,17 +39,66 @@ def command_table() -> str:
 
 
 def command_help() -> str:
-    """Return the help text of `wb` and of each command, each under its own heading."""
+    """Return what `wb` and each command do, with a table of its options, each under its own heading."""
     return "\n\n".join([_section("wb", _help_text(wb, None)), *(_command_section(name) for name in COMMANDS)])
 
 
 def _command_section(name: str) -> str:
-    """Return the heading and help text of one command."""
+    """Return the heading, help text and options of one command."""
     command, parent = load_command(name), click.Context(wb, info_name="wb")
-    own = _section(f"wb {name}", _help_text(command, parent))
+    if not isinstance(command, click.Group):
+        return _explained(f"wb {name}", command, parent)
     inside = click.Context(command, info_name=name, parent=parent)
-    children = command.commands if isinstance(command, click.Group) else {}
-    return "\n\n".join([own, *(_section(f"wb {name} {w}", _help_text(c, inside)) for w, c in children.items())])
+    children = [_explained(f"wb {name} {word}", child, inside) for word, child in command.commands.items()]
+    return "\n\n".join([_section(f"wb {name}", _help_text(command, parent)), *children])
+
+
+def _explained(heading: str, command: click.Command, parent: click.Context) -> str:
+    """Return what a command does, its example and the table of its options."""
+    context = click.Context(command, info_name=command.name, parent=parent, help_option_names=["-h", "--help"])
+    formatter = click.HelpFormatter(width=HELP_WIDTH)
+    command.format_usage(context, formatter)
+    command.format_help_text(context, formatter)
+    command.format_epilog(context, formatter)
+    text = "\n".join(line.rstrip() for line in formatter.getvalue().splitlines())
+    rows = [_option_row(p, context) for p in command.get_params(context) if isinstance(p, click.Option)]
+    return f"{_section(heading, text)}\n\n{_table(('option', 'default', 'range', 'meaning'), rows)}"
+
+
+def _option_row(option: click.Option, context: click.Context) -> tuple[str, ...]:
+    """Return an option as a row: how it is written, its default, its range, what it does."""
+    record = option.get_help_record(context)
+    assert record is not None, f"{option.name} is hidden"
+    extra = option.get_help_extra(context)
+    default = "required" if "required" in extra else extra.get("default", "")
+    return f"`{record[0]}`", default, extra.get("range", ""), option.help or ""
+
+
+def _table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    """Return a Markdown table."""
+    head = list(columns)
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *cells])
+
+
+def method_settings() -> str:
+    """Return the settings of every unlearning method: defaults that differ from the shared ones, and its own."""
+    return "\n\n".join(_method_section(method) for method in METHOD_SETTINGS)
+
+
+def _method_section(method: str) -> str:
+    """Return the settings of one method."""
+    kind = METHOD_SETTINGS[method]
+    shared = {name: spec.default for name, spec in described(UnlearnConfig).items()}
+    rate = {} if kind().edits_weights else {"lr": f"{kind.lr:g} * 96 / width"}  # a closed form takes no steps
+    values = {**rate, **{k: v for k, v in kind.shared.items() if v != shared[k]}}
+    defaults = ", ".join(f"`{name}` {value}" for name, value in values.items())
+    rows = [
+        (f"`{s.name}`", str(s.default).lower() if s.type is bool else str(s.default), s.rule, s.sentence)
+        for s in described(kind).values()
+    ]
+    table = _table(("setting", "default", "value", "meaning"), rows) if rows else "No settings of its own."
+    return f"### `{method}`\n\nDefaults of its own: {defaults}.\n\n{table}"
 
 
 def _help_text(command: click.Command, parent: click.Context | None) -> str:
@@ -110,6 +162,7 @@ def defined_at(package: ModuleType, name: str) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "commands": command_table,
     "help": command_help,
+    "settings": method_settings,
     "tree": file_tree,
     **{f"api {floor}": partial(api_entries, floor) for floor in FLOORS if floor != "cli"},
 }

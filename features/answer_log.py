@@ -80,7 +80,7 @@ class AnswerLog:
                 f"'{self.path}' belongs to another run",
                 got=", ".join(f"{k} {job.get(k)}" for k in other),
                 expected=", ".join(f"{k} {theirs.get(k)}" for k in other),
-                try_="the same options as before, or --overwrite in the place of --resume",
+                try_="the same options as before, or `overwrite` in the place of `resume`",
             )
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))

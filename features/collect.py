@@ -1,8 +1,4 @@
-"""Activations at names: language model + prompts -> rows per prompt and hook point.
-
-Where a token lies is decided by the character offsets of the tokenizer: a token belongs to a name if it stands for one
-of its characters. Tokens that share a character (the bytes of an accent) all do.
-"""
+"""Activations at names: language model + prompts -> rows per prompt and hook point."""
 
 from __future__ import annotations
 
@@ -14,28 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from features.prompts import Prompt, tokenize
-from sae_train.errors import ConfigError, nearest_first
-from sae_train.lm.answering import batches_by_length
-from sae_train.lm.hooks import capture
+from features.name_tokens import encode, span_of
+from features.prompts import Prompt
 from sae_train.lm.models import LanguageModel
-
-Span = list[int]
-
-
-def _name_span(prompt: Prompt, offsets: Sequence[tuple[int, int]]) -> Span:
-    """Return the tokens that stand for a character of the name."""
-    found = [i for i, (a, b) in enumerate(offsets) if a < prompt.name_end and b > max(a, prompt.name_start)]
-    assert found, f"no token of the name in {prompt.text[prompt.name_start : prompt.name_end]!r}: {offsets}"
-    return found
-
-
-POSITIONS: dict[str, Callable[[Prompt, Sequence[tuple[int, int]]], Span]] = {
-    "last": lambda prompt, offsets: _name_span(prompt, offsets)[-1:],  # last token of the name
-    "first": lambda prompt, offsets: _name_span(prompt, offsets)[:1],  # first token of the name
-    "all": _name_span,  # every token of the name
-    "end": lambda prompt, offsets: [len(offsets) - 1],  # last token of the whole prompt, behind the name
-}
+from sae_train.lm.token_acts import acts_at
 
 
 @dataclass(frozen=True)
@@ -53,41 +31,6 @@ class TokenRows:
     acts: dict[str, Tensor]
 
 
-def token_positions(lm: LanguageModel, prompts: Sequence[Prompt], position: str = "last") -> list[Span]:
-    """Return the tokens of each prompt that a position names.
-
-    Args:
-        lm: For its tokenizer.
-        prompts: Texts with a name.
-        position: An entry of `POSITIONS`.
-
-    Raises:
-        ConfigError: There is no such position.
-    """
-    return _placed(lm, prompts, position)[1]
-
-
-def name_token_index(lm: LanguageModel, prompts: Sequence[Prompt]) -> tuple[list[list[int]], list[int]]:
-    """Tokenize prompts and find the last token of each name.
-
-    Returns:
-        Token ids behind the prefix token, and the index of the last name token in them.
-    """
-    ids, where = _placed(lm, prompts, "last")
-    return ids, [w[-1] for w in where]
-
-
-def _placed(lm: LanguageModel, prompts: Sequence[Prompt], position: str) -> tuple[list[list[int]], list[Span]]:
-    """Return token ids and chosen tokens."""
-    if position not in POSITIONS:
-        raise ConfigError(
-            f"no position '{position}' in a prompt", got=position, expected=nearest_first(position, POSITIONS)
-        )
-    read = tokenize(lm.tokenizer, prompts)
-    return read.ids, [POSITIONS[position](p, o) for p, o in zip(prompts, read.offsets, strict=True)]
-
-
-@torch.no_grad()
 def token_rows(
     lm: LanguageModel,
     prompts: Sequence[Prompt],
@@ -97,31 +40,18 @@ def token_rows(
     batch_size: int = 128,
     advance: Callable[[int], None] = lambda n: None,
 ) -> TokenRows:
-    """Return the activations at the tokens a position names, prompt by prompt.
-
-    A prompt is run only up to its last chosen token: what comes later cannot change what lies there.
+    """Return the activations at the tokens that a position (`name_tokens.POSITIONS`) names, prompt by prompt.
 
     Raises:
         ConfigError: There is no such position.
     """
-    ids, where = _placed(lm, prompts, position)
-    upto = [i[: w[-1] + 1] for i, w in zip(ids, where, strict=True)]
-    rows: dict[str, list[Tensor]] = {name: [torch.empty(0)] * len(upto) for name in hook_points}
-    for batch in batches_by_length([len(i) for i in upto], batch_size):
-        tokens = torch.tensor([upto[i] for i in batch], device=lm.device)
-        acts = capture(lm, tokens, torch.ones_like(tokens), hook_points)
-        at_row = torch.tensor([r for r, i in enumerate(batch) for _ in where[i]], device=lm.device)
-        at_token = torch.tensor([t for i in batch for t in where[i]], device=lm.device)
-        counts = [len(where[i]) for i in batch]
-        for name in hook_points:
-            parts = acts[name][at_row, at_token].float().cpu().split(counts)
-            for index, part in zip(batch, parts, strict=True):
-                rows[name][index] = part
-        advance(len(batch))
+    read = encode(lm, prompts)
+    where = [span_of(r, position) for r in read]
+    acts = acts_at(lm, [r.ids for r in read], where, hook_points, batch_size=batch_size, advance=advance)
     return TokenRows(
         prompt=np.repeat(np.arange(len(where)), [len(w) for w in where]),
         position=np.array([t for w in where for t in w], dtype=np.int64),
-        acts={name: torch.cat(found) if found else torch.empty(0, lm.d_model) for name, found in rows.items()},
+        acts={name: torch.cat(rows) if rows else torch.empty(0, lm.d_model) for name, rows in acts.items()},
     )
 
 

@@ -1,94 +1,136 @@
-"""Frozen configs of selection and causal checks; the command line reads the defaults from here, without torch."""
+"""Frozen configs of labelling, mining and the causal checks. Defaults, ranges and help texts live here only.
+
+Imports no torch, so that the command line reads it for free.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from sae_train.config import require
+from sae_train.fields import Field, config_class, require
 
-TOKEN_CHOICES = ("last", "all")
+NameTokens = Literal["last", "all"]
+_Positive = Annotated[float, Field(gt=0)]
 
 
-@dataclass(frozen=True)
+@config_class
+class KnowledgeRule:
+    """Which rule labels entities, and its thresholds; the rules stand in `features/rules.py`."""
+
+    name: Annotated[
+        Literal["paraphrases", "ferrando"],
+        Field(description="Rule by which an entity counts as known: over greedy answers, or over sampled ones."),
+    ] = "paraphrases"
+    min_known_attributes: Annotated[
+        int,
+        Field(
+            ge=1, description="Attributes of a known entity that must be known, or all that it has if they are fewer."
+        ),
+    ] = 2
+    min_right_share: Annotated[
+        float,
+        Field(
+            ge=0, lt=1, description="Share of an attribute's greedy answers above which it is known (rule paraphrases)."
+        ),
+    ] = 0.5
+    min_sample_share: Annotated[
+        float,
+        Field(
+            gt=0, le=1, description="Share of an attribute's sampled answers from which it is known (rule ferrando)."
+        ),
+    ] = 0.3
+
+
+@config_class
 class SelectionRule:
-    """What a latent must do on the mining half to be selected.
+    """What a latent must do on the mining half to be selected."""
 
-    Attributes:
-        top: At most this many per direction and hook point.
-        max_q: Largest Benjamini-Hochberg q.
-        min_separation: Smallest MaxMin separation. Below it a list stays empty: no latent tells the classes apart.
-        max_general_rate: Largest share of running-text tokens on which it may fire; 1 switches the rule off. A latent
-            is left out where the lower end of its rate's 95 % interval is above: one that straddles the rule stays.
-        max_null_p: Largest family-wise p of the best MaxMin separation of a direction, from label shuffles. Above it
-            the whole list stays empty: the best of so many latents would do as well if labels meant nothing.
-        n_shuffles: Label shuffles.
-    """
+    top: Annotated[int, Field(ge=1, description="Most latents selected per direction and hook point.")] = 5
+    max_q: Annotated[
+        float, Field(ge=0, le=1, description="Largest Benjamini-Hochberg q of a selected latent's separation.")
+    ] = 0.05
+    min_separation: Annotated[
+        float,  # minus infinity takes every latent
+        Field(
+            le=1,
+            allow_inf_nan=True,
+            description="Smallest MaxMin separation (a difference of firing rates) of a selected latent.",
+        ),
+    ] = 0.1
+    # A latent is left out where the lower end of its rate's 95 % interval is above: one that straddles the rule stays.
+    max_general_rate: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Largest share of running-text tokens on which a selected latent fires; 1 is no rule.",
+        ),
+    ] = 0.02
+    # Above it the whole list stays empty: the best of so many latents would do as well if labels meant nothing.
+    max_null_p: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Largest family-wise p of a direction's best separation, from shuffles of the labels.",
+        ),
+    ] = 0.05
+    n_shuffles: Annotated[int, Field(ge=1, description="Shuffles of the labels for the family-wise p.")] = 1000
 
-    top: int = 5
-    max_q: float = 0.05
-    min_separation: float = 0.1
-    max_general_rate: float = 0.02
-    max_null_p: float = 0.05
-    n_shuffles: int = 1000
 
-
-@dataclass(frozen=True)
+@config_class
 class GateConfig:
-    """How the gate is measured, and when it is passed.
+    """How the gate is measured, and when it is passed."""
 
-    Attributes:
-        n_entities: Held-out known entities asked about, at most.
-        n_questions: Questions per entity, at most; held-out wordings where there are any.
-        tokens: Which name tokens are patched: `all`, or the `last` one alone, which leaves the others to be read.
-        n_blocks: Blocks at which the residual patch alone is measured too, evenly spread; 0 measures none.
-        min_recall: Recall without a patch; below it there is nothing to measure.
-        min_passing: Share of that recall which the residual patch has to take.
-        min_latents: Share of the recall taken that all latents at the unknown level take as well.
-        min_reconstruction: Share of the recall taken that the reconstruction has to keep.
-        seed: Draws entities, questions and random latents.
-    """
-
-    n_entities: int = 60
-    n_questions: int = 4
-    tokens: str = "all"
-    n_blocks: int = 0
-    min_recall: float = 0.3
-    min_passing: float = 0.5
-    min_latents: float = 0.5
-    min_reconstruction: float = 0.5
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.n_entities >= 2, "--gate-entities", self.n_entities, ">= 2")
-        require(self.n_questions >= 1, "--gate-questions", self.n_questions, ">= 1")
-        require(self.tokens in TOKEN_CHOICES, "--gate-tokens", self.tokens, ", ".join(TOKEN_CHOICES))
-        require(self.n_blocks >= 0, "--gate-blocks", self.n_blocks, ">= 0")
-        for name in ("min_recall", "min_passing", "min_latents", "min_reconstruction"):
-            require(0 <= getattr(self, name) <= 1, f"--gate-{name}", getattr(self, name), "0 to 1")
+    n_entities: Annotated[int, Field(ge=2, description="Most held-out known entities that the gate asks about.")] = 60
+    n_questions: Annotated[
+        int, Field(ge=1, description="Most questions per entity in the gate, held-out wordings where there are any.")
+    ] = 4
+    tokens: Annotated[
+        NameTokens,
+        Field(description="Name tokens patched in the gate: all, or the last one, which leaves the others to be read."),
+    ] = "all"
+    n_blocks: Annotated[
+        int, Field(ge=0, description="Blocks, evenly spread, at which the whole residual stream is patched as well.")
+    ] = 0
+    min_recall: Annotated[
+        float, Field(ge=0, le=1, description="Recall without a patch below which the gate has nothing to measure.")
+    ] = 0.3
+    min_passing: Annotated[
+        float, Field(ge=0, le=1, description="Share of the recall that the residual patch has to take.")
+    ] = 0.5
+    min_latents: Annotated[
+        float,
+        Field(ge=0, le=1, description="Share of the recall taken that all latents at the unknown level take as well."),
+    ] = 0.5
+    min_reconstruction: Annotated[
+        float, Field(ge=0, le=1, description="Share of the recall taken that the SAE's reconstruction has to keep.")
+    ] = 0.5
+    seed: Annotated[int, Field(description="Seed of the gate's entities, questions and random latents.")] = 0
 
 
-@dataclass(frozen=True)
+@config_class
 class SteeringConfig:
-    """How latents are pushed.
+    """How latents are pushed."""
 
-    Attributes:
-        strengths: In multiples of the latents' mean active values; 0 is measured in any case.
-        n_entities: Held-out entities asked about, at most.
-        n_questions: Questions per entity, at most.
-        tokens: Which name tokens are pushed: `last` or `all`.
-        n_windows: Windows of running text on which the loss is measured.
-        seed: Draws entities, questions, random latents and windows.
-    """
-
-    strengths: tuple[float, ...] = (1.0, 2.0, 5.0, 10.0)
-    n_entities: int = 40
-    n_questions: int = 2
-    tokens: str = "all"
-    n_windows: int = 64
-    seed: int = 0
+    strengths: Annotated[
+        tuple[_Positive, ...],
+        Field(
+            min_length=1,
+            description="Strength of a push in multiples of the latents' mean active values, growing; 0 is always "
+            "measured.",
+        ),
+    ] = (1.0, 2.0, 5.0, 10.0)
+    n_entities: Annotated[int, Field(ge=2, description="Most held-out entities that steering asks about.")] = 40
+    n_questions: Annotated[int, Field(ge=1, description="Most questions per entity in steering.")] = 2
+    tokens: Annotated[NameTokens, Field(description="Name tokens at which steering pushes: all, or the last one.")] = (
+        "all"
+    )
+    n_windows: Annotated[
+        int, Field(ge=0, description="Windows of running text on which steering measures the loss.")
+    ] = 64
+    seed: Annotated[int, Field(description="Seed of steering's entities, questions, random latents and windows.")] = 0
 
     def __post_init__(self) -> None:
-        growing = tuple(sorted(set(self.strengths))) == tuple(self.strengths) and all(s > 0 for s in self.strengths)
-        require(growing and len(self.strengths) > 0, "--steering-strength", self.strengths, "growing, above 0")
-        require(self.n_entities >= 2, "--steering-entities", self.n_entities, ">= 2")
-        require(self.tokens in TOKEN_CHOICES, "--gate-tokens", self.tokens, ", ".join(TOKEN_CHOICES))
+        growing = tuple(sorted(set(self.strengths))) == self.strengths
+        require(growing, "strengths", self.strengths, "growing, above 0")

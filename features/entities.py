@@ -69,9 +69,7 @@ def load_entities(source: Path | str, *, need_labels: bool = False, duplicates: 
         EntityError: No entity, or the same one twice.
     """
     if isinstance(source, Path):
-        require_file(
-            source, "labels" if need_labels else "entities", option="--labels" if need_labels else "--entities"
-        )
+        require_file(source, "labels" if need_labels else "entities", field="labels" if need_labels else "`entities`")
     found: dict[str, Entity] = {}
     first_at: dict[str, str] = {}
     settle = DUPLICATES[duplicates]
@@ -228,7 +226,7 @@ def save_entities(entities: Iterable[Entity], path: Path) -> None:
     write_text(path, "\n".join(map(entity_line, entities)) + "\n")
 
 
-def find_entity(entities: Sequence[Entity], name: str, *, option: str = "--forget") -> Entity:
+def find_entity(entities: Sequence[Entity], name: str, *, field: str = "forget") -> Entity:
     """Return the entity called `name`; `type:name` tells namesakes apart.
 
     Raises:
@@ -238,11 +236,10 @@ def find_entity(entities: Sequence[Entity], name: str, *, option: str = "--forge
     if len(hits) == 1:
         return hits[0]
     if hits:
-        raise EntityError(
-            f"'{name}' is not unique", got=f"{name} ({option})", expected=" or ".join(h.key for h in hits)
-        )
+        raise EntityError(f"'{name}' is not unique", got=name, field=field, expected=" or ".join(h.key for h in hits))
     raise EntityError(
         f"no entity '{name}' in the set",
-        got=f"{name} ({option})",
+        got=name,
+        field=field,
         expected=nearest_first(name, {e.name for e in entities}, most=4),
     )

@@ -89,7 +89,7 @@ def _check_head(head: list[str], path: Path) -> None:
 
 def _hub(name: str) -> Iterator[Row]:
     """Stream a hub dataset's rows."""
-    for number, row in enumerate(hub_rows(name, option="--entities"), start=1):
+    for number, row in enumerate(hub_rows(name, field="entities"), start=1):
         yield Row(f"row {number} of '{name}'", from_columns(row))
 
 

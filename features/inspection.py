@@ -106,7 +106,7 @@ def _check_kind(path: Path, kind: str, version: int, against: Path | None) -> No
     if against is not None and kind != ACTIVATIONS:
         raise ConfigError(
             f"cannot compare '{path}' with another file",
-            got=f"{kind} (--against {against})",
+            got=f"{kind} (`against` {against})",
             expected="two activation stores",
         )
 
@@ -148,7 +148,8 @@ def _check_tokenizer(store: ActivationStore, tokenizer: Any) -> None:
     if recorded is not None and recorded != tokenizer_hash(tokenizer):
         raise ConfigError(
             f"another tokenizer than that of '{store.path}'",
-            got=f"{tokenizer.name_or_path} (--model)",
+            got=f"{tokenizer.name_or_path}",
+            field="model",
             expected=f"{store.attrs.get('model')}, or a model with the same vocabulary",
         )
 

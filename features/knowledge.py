@@ -10,12 +10,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from features.answer_log import AnswerLog
-from features.collect import token_positions
+from features.config import KnowledgeRule
 from features.entities import Entity
-from features.matching import Rivals, Verdict, first_line, is_over, is_right, judge, normalize
-from features.prompts import Prompt, Templates, in_chat, mentions, questions, tokenize
-from features.rules import AttributeRecord, KnowledgeRule, label_of
-from sae_train.lm.answering import Decoding, write_answers
+from features.matching import Rivals, Verdict, is_right, judge, normalize
+from features.name_tokens import encode
+from features.prompts import Prompt, Templates, in_chat, mentions, questions
+from features.rules import AttributeRecord, label_of
+from sae_train.config import Decoding
+from sae_train.lm.answer_end import first_line
+from sae_train.lm.answering import write_answers
 from sae_train.lm.models import LanguageModel
 
 __all__ = ["KnowledgeRule", "ask", "first_line", "is_right", "judge", "label_entities", "label_of", "normalize"]
@@ -73,7 +76,7 @@ def ask(
     for start in range(0, len(prompts), ASK_BLOCK):
         block = prompts[start : start + ASK_BLOCK]
         asked = [in_chat(p, lm.tokenizer) for p in block] if chat else block
-        written = write_answers(lm, tokenize(lm.tokenizer, asked).ids, decoding, is_over=is_over)
+        written = write_answers(lm, [read.ids for read in encode(lm, asked)], decoding)
         for prompt, said in zip(asked, written, strict=True):
             attribute = prompt.attribute or ""
             accepted = facts[prompt.entity][attribute]
@@ -150,7 +153,7 @@ def _with_answers(
 ) -> list[Entity]:
     """Put what was said, and the length of the name in tokens, to each entity."""
     named = [next(mentions(e, templates)) for e in entities]
-    lengths = [len(where) for where in token_positions(lm, named, "all")]
+    lengths = [len(read.name) for read in encode(lm, named)]
     answered = []
     for entity, name_tokens in zip(entities, lengths, strict=True):
         answers: dict[str, list[str]] = {}

@@ -13,11 +13,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from features.config import KnowledgeRule
 from features.entities import LABELS, Entity
 from features.knowledge import records_of, rivals_of
 from features.matching import VERDICTS
 from features.prompts import by_type
-from features.rules import KnowledgeRule, label_of
+from features.rules import label_of
 
 N_QUANTILES = 4
 
@@ -60,7 +61,7 @@ class AnswerRow(NamedTuple):
 
 @dataclass(frozen=True)
 class LabelStats:
-    """Everything `--stats` shows.
+    """Everything that the statistics of labels show.
 
     Attributes:
         rows: Counts by group.

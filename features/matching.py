@@ -12,6 +12,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
+from sae_train.lm.answer_end import first_line
+
 Verdict = Literal["right", "refusal", "wrong", "empty"]
 VERDICTS: tuple[Verdict, ...] = ("right", "refusal", "wrong", "empty")
 
@@ -41,8 +43,6 @@ _BEGINNINGS = (
     r"as a language model",
 )
 _REFUSAL = re.compile(rf"{_POLITE}(?:{'|'.join(_BEGINNINGS)})\b")
-_SENTENCE_END = re.compile(r"\n|(?<!\b[A-Z])(?<!\b[A-Z][a-z])\.(?:\s|$)")  # not behind one or two letters: F., St.
-_SENTENCE_OVER = re.compile(r"\n|(?<!\b[A-Z])(?<!\b[A-Z][a-z])\.\s")  # the text goes on, so the full stop was one
 
 
 def normalize(text: str) -> str:
@@ -54,26 +54,6 @@ def normalize(text: str) -> str:
     """
     plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
     return " ".join(re.sub(r"[^\w]+", " ", plain.casefold()).split())
-
-
-def first_line(answer: str) -> str:
-    """Return the answer up to its first full stop or line break; initials and `St.` end no sentence.
-
-    Example:
-        >>> first_line(" Kenya. The city is"), first_line(" St. Petersburg. It is")
-        ('Kenya', 'St. Petersburg')
-    """
-    return _SENTENCE_END.split(answer.strip(), maxsplit=1)[0].strip()
-
-
-def is_over(answer: str) -> bool:
-    """Tell whether the first line of an answer is whole: writing on cannot change it.
-
-    Example:
-        >>> [is_over(t) for t in (" Kenya.", " Kenya. It", " 3.5", " St. P", "\\n Kenya", " Kenya\\n")]
-        [False, True, False, False, True, True]
-    """
-    return "\n" in answer or _SENTENCE_OVER.search(answer.lstrip()) is not None
 
 
 def is_right(answer: str, accepted: Sequence[str], rivals: Iterable[str] = ()) -> bool:

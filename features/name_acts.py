@@ -19,9 +19,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from features.collect import token_positions, token_rows
+from features.collect import token_rows
 from features.entities import Entity
-from features.prompts import Prompt, Templates, check_types, contexts, tokenize
+from features.name_tokens import encode
+from features.prompts import Prompt, Templates, check_types, contexts
 from sae_train import h5
 from sae_train.errors import HookPointError, nearest_first
 from sae_train.lm.models import LanguageModel, weights_hash
@@ -63,8 +64,9 @@ class NameData:
         if hook_point not in self.acts:
             raise HookPointError(
                 f"no activations at names at '{hook_point}'",
-                got=f"{hook_point} (--sae)",
-                expected=nearest_first(hook_point, self.acts) + " (--acts)",
+                got=f"{hook_point}",
+                field="sae",
+                expected=nearest_first(hook_point, self.acts) + " (`acts`)",
             )
         return self.acts[hook_point]
 
@@ -82,8 +84,8 @@ def collect_names(
 
     Args:
         lm, labels, templates, hook_points, advance: As elsewhere.
-        position: Which tokens (`collect.POSITIONS`): `last` of the name, `first`, `all` of them (a row each), or `end`
-            of the prompt.
+        position: Which tokens (`name_tokens.POSITIONS`): `last` of the name, `first`, `all` of them (a row each), or
+            `end` of the prompt.
 
     Raises:
         EntityError: A type without templates.
@@ -122,9 +124,7 @@ def _number(value: float | None) -> float:
 
 def _name_ids(lm: LanguageModel, prompts: Sequence[Prompt]) -> list[np.ndarray]:
     """Return the ids of the tokens that hold any of the name's characters."""
-    where = token_positions(lm, prompts, "all") if prompts else []
-    ids = tokenize(lm.tokenizer, prompts).ids if prompts else []
-    return [np.array(row)[at] for row, at in zip(ids, where, strict=True)]
+    return [np.array(read.ids[read.name_from : read.name_at + 1]) for read in encode(lm, prompts)]
 
 
 def save_names(data: NameData, path: Path) -> None:

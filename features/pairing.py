@@ -80,7 +80,7 @@ def _choices(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Ent
         own = [t for t in targets if t.type == kind]
         pool = [u for u in unknown if u.type == kind]
         if not pool:
-            raise EntityError(f"no unknown entity of type '{kind}' to aim at", got="0", expected=">= 1 (--labels)")
+            raise EntityError(f"no unknown entity of type '{kind}' to aim at", got="0", expected=">= 1", field="labels")
         pool = pool * (-(-len(own) // len(pool)))
         cost = [[_name_distance(ids[t.key], ids[u.key]) + SAYS_IT * _says_answer(u, t) for u in pool] for t in own]
         found.append(_Choice(own, pool, np.array(cost)))

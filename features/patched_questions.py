@@ -9,14 +9,15 @@ import numpy as np
 from torch import Tensor
 
 from features.entities import Entity
-from features.knowledge import ANSWER_TOKENS, Verdict, judge
+from features.knowledge import GREEDY, Verdict, judge
+from features.name_tokens import encode, span_of
 from features.pairing import pair
 from features.prompts import Prompt, Templates, questions, render
 from sae_train.errors import EntityError
-from sae_train.lm.generate import greedy_answers
+from sae_train.lm.answering import write_answers
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.patching import Patch, patched_answers, rows_at
-from sae_train.lm.tokens import bos_prefix, encode_plain, last_token_of_span
+from sae_train.lm.patching import Patch, patched_answers
+from sae_train.lm.token_acts import acts_at
 from sae_train.rng import rng
 
 Advance = Callable[[int], None]
@@ -30,13 +31,29 @@ class NameQuestions:
         entities: Who is asked about.
         prompts: Questions, entity by entity.
         entity: Index of each prompt's entity, (n_prompts,).
+        ids: Token ids of each prompt.
         places: Token indices of each name, first to last; the last name token alone where only that is patched.
     """
 
     entities: list[Entity]
     prompts: list[Prompt]
     entity: np.ndarray
-    places: list[list[int]]
+    ids: list[list[int]]
+    places: list[range]
+
+    @classmethod
+    def of(
+        cls, lm: LanguageModel, entities: Sequence[Entity], prompts: Sequence[Prompt], entity: np.ndarray, tokens: str
+    ) -> NameQuestions:
+        """Tokenize questions and find the names in them.
+
+        Args:
+            lm: For its tokenizer.
+            entities, prompts, entity: As above.
+            tokens: Which tokens of a name are patched: `all` or `last`, as in `name_tokens.POSITIONS`.
+        """
+        read = encode(lm, prompts)
+        return cls(list(entities), list(prompts), entity, [r.ids for r in read], [span_of(r, tokens) for r in read])
 
     @property
     def types(self) -> list[str]:
@@ -45,7 +62,8 @@ class NameQuestions:
 
     def repeated(self, times: int) -> NameQuestions:
         """Return all questions several times, one round after the other."""
-        return NameQuestions(self.entities, self.prompts * times, np.tile(self.entity, times), self.places * times)
+        entity = np.tile(self.entity, times)
+        return NameQuestions(self.entities, self.prompts * times, entity, self.ids * times, self.places * times)
 
     def per_entity(self, values: Sequence[float] | np.ndarray) -> np.ndarray:
         """Return the mean over each entity's prompts, (n_entities,)."""
@@ -73,24 +91,12 @@ def name_questions(
     kept = [(e, found) for e, found in drawn if found]
     prompts = [p for _, found in kept for p in found]
     entity = np.array([i for i, (_, found) in enumerate(kept) for _ in found], dtype=np.int64)
-    return NameQuestions([e for e, _ in kept], prompts, entity, name_places(lm, prompts, tokens))
-
-
-def name_places(lm: LanguageModel, prompts: Sequence[Prompt], tokens: str) -> list[list[int]]:
-    """Return the token indices of each prompt's name, or the last one's alone (`last`), by character offsets."""
-    n_front = len(bos_prefix(lm.tokenizer))
-    offsets = encode_plain(lm.tokenizer, [p.text for p in prompts])[1] if prompts else []
-    places = []
-    for spans, prompt in zip(offsets, prompts, strict=True):
-        last = last_token_of_span(spans, prompt.name_end)
-        first = next(i for i, (start, end) in enumerate(spans) if end > max(start, prompt.name_start))
-        places.append([n_front + i for i in range(last if tokens == "last" else first, last + 1)])
-    return places
+    return NameQuestions.of(lm, [e for e, _ in kept], prompts, entity, tokens)
 
 
 def read_rows(lm: LanguageModel, asked: NameQuestions, hook_points: Sequence[str]) -> dict[str, list[Tensor]]:
     """Return the activations at the names' tokens, by hook point, one (n_places, d_in) per prompt."""
-    return rows_at(lm, [p.text for p in asked.prompts], asked.places, hook_points)
+    return acts_at(lm, asked.ids, asked.places, hook_points)
 
 
 def verdicts(
@@ -103,13 +109,12 @@ def verdicts(
         asked: The questions.
         patch: Hook point, and what comes to each prompt's places.
     """
-    texts = [p.text for p in asked.prompts]
     if patch is None:
-        answers = greedy_answers(lm, texts, max_new_tokens=ANSWER_TOKENS)
+        written = write_answers(lm, asked.ids, GREEDY)
     else:
-        answers = patched_answers(lm, texts, Patch(patch[0], asked.places, patch[1]), max_new_tokens=ANSWER_TOKENS)
+        written = patched_answers(lm, asked.ids, Patch(patch[0], asked.places, patch[1]), GREEDY)
     accepted = [asked.entities[i].facts[p.attribute or ""] for i, p in zip(asked.entity, asked.prompts, strict=True)]
-    return [judge(a, right) for a, right in zip(answers, accepted, strict=True)]
+    return [judge(w.greedy, right) for w, right in zip(written, accepted, strict=True)]
 
 
 def recall_per_entity(asked: NameQuestions, found: Sequence[Verdict]) -> np.ndarray:
@@ -126,8 +131,7 @@ def partner_rows(
     """
     partners = pair(lm, asked.entities, pool)
     prompts = [render(p.template, partners[i], p.attribute) for i, p in zip(asked.entity, asked.prompts, strict=True)]
-    other = NameQuestions(partners, prompts, asked.entity, name_places(lm, prompts, tokens))
-    rows = read_rows(lm, other, hook_points)
+    rows = read_rows(lm, NameQuestions.of(lm, partners, prompts, asked.entity, tokens), hook_points)
     counts = [len(places) for places in asked.places]
     return partners, {
         name: [aligned(row, n) for row, n in zip(found, counts, strict=True)] for name, found in rows.items()

@@ -1,4 +1,4 @@
-"""Templates and prompts: where a name stands in a text, found by character offsets, never by guessing."""
+"""Templates and prompts: the characters of a text that are the name; which tokens these are: `name_tokens.py`."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 
 from features.entities import Entity
 from sae_train.errors import EntityError, FileFormatError, nearest_first
-from sae_train.lm.chat import chat_text, encode_chat
-from sae_train.lm.tokens import Document, bos_prefix, encode_plain
+from sae_train.lm.chat import chat_text
+from sae_train.lm.tokens import Document
 from sae_train.rng import rng
 from sae_train.runs import require_file
 
@@ -75,7 +75,7 @@ def load_templates(path: Path) -> Templates:
         FileFormatError: Not JSON of the documented form, a template without exactly one `{name}`, or a held-out
             wording that is a training one too.
     """
-    require_file(path, "templates", option="--templates")
+    require_file(path, "templates", field="templates")
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -158,35 +158,6 @@ def in_chat(prompt: Prompt, tokenizer: Any) -> Prompt:
         name_end=prompt.name_end + shift,
         is_chat=True,
     )
-
-
-@dataclass(frozen=True)
-class Tokenized:
-    """Prompts as a model reads them.
-
-    Attributes:
-        ids: Token ids of each prompt.
-        offsets: For every token the span of characters it stands for; a token put in front stands for none.
-    """
-
-    ids: list[list[int]]
-    offsets: list[list[tuple[int, int]]]
-
-
-def tokenize(tokenizer: Any, prompts: Sequence[Prompt]) -> Tokenized:
-    """Tokenize prompts; plain ones go behind the beginning-of-sequence token, where there is one."""
-    prefix = bos_prefix(tokenizer)
-    ids: list[list[int]] = [[] for _ in prompts]
-    offsets: list[list[tuple[int, int]]] = [[] for _ in prompts]
-    for is_chat, encode, front in ((False, encode_plain, prefix), (True, encode_chat, [])):
-        which = [i for i, p in enumerate(prompts) if p.is_chat is is_chat]
-        if not which:
-            continue
-        tokens, spans = encode(tokenizer, [prompts[i].text for i in which])
-        for row, index in enumerate(which):
-            ids[index] = [*front, *tokens[row]]
-            offsets[index] = [(0, 0)] * len(front) + spans[row]
-    return Tokenized(ids, offsets)
 
 
 def questions(entity: Entity, templates: Templates, *, heldout: bool) -> Iterator[Prompt]:

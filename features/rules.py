@@ -16,38 +16,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from features.config import KnowledgeRule
 from features.matching import Verdict
-from sae_train.config import require
-from sae_train.errors import ConfigError, nearest_first
+from sae_train.errors import ConfigError
 
 PARAPHRASES, FERRANDO = "paraphrases", "ferrando"
-
-
-@dataclass(frozen=True)
-class KnowledgeRule:
-    """Which rule labels entities, and its thresholds.
-
-    Attributes:
-        name: Entry of `RULES`.
-        min_known_attributes: Attributes that must be known, if the entity has that many.
-        min_right_share: `paraphrases`: more than this share of an attribute's greedy answers is right.
-        min_sample_share: `ferrando`: at least this share of an attribute's sampled answers is right.
-    """
-
-    name: str = PARAPHRASES
-    min_known_attributes: int = 2
-    min_right_share: float = 0.5
-    min_sample_share: float = 0.3
-
-    def __post_init__(self) -> None:
-        if self.name not in RULES:
-            raise ConfigError(
-                f"no rule '{self.name}'", got=f"{self.name} (--rule)", expected=nearest_first(self.name, RULES)
-            )
-        attributes, share, sampled = self.min_known_attributes, self.min_right_share, self.min_sample_share
-        require(attributes >= 1, "--min-known-attributes", attributes, "1 or more")
-        require(0 <= share < 1, "--min-right-share", share, "from 0 to below 1")
-        require(0 < sampled <= 1, "--min-sample-share", sampled, "above 0, at most 1")
 
 
 @dataclass(frozen=True)
@@ -95,7 +68,7 @@ def _enough_samples(record: AttributeRecord, rule: KnowledgeRule) -> bool:
     """At least a share of the samples is right."""
     if not record.sampled:
         raise ConfigError(
-            f"the rule '{FERRANDO}' reads sampled answers", got="none", expected="10 a question", try_="--samples 10"
+            f"the rule '{FERRANDO}' reads sampled answers", got="none", expected="10 a question", try_="`samples`=10"
         )
     return record.right_share(record.sampled) >= rule.min_sample_share - 1e-12  # 3 / 10 is not exactly 0.3
 

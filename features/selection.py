@@ -33,7 +33,7 @@ def split_entities(entities: Sequence[Entity], seed: int) -> np.ndarray:
             count = sum(1 for e, s in zip(entities, side, strict=True) if s and e.label == label)
             if count < 2:
                 raise EntityError(
-                    f"too few {label} entities in the {name} half", got=f"{count}", expected=">= 2 (--labels)"
+                    f"too few {label} entities in the {name} half", got=f"{count}", expected=">= 2", field="labels"
                 )
     return held_out
 

@@ -28,7 +28,8 @@ from features.patched_questions import Advance, NameQuestions, name_questions, r
 from features.prompts import Templates
 from features.store import HookPointAnalysis, LatentAnalysis
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.patching import Patch, losses_behind, rows_at
+from sae_train.lm.patching import Patch, losses_behind
+from sae_train.lm.token_acts import acts_at
 
 OPPOSITE = {"unknown": "known", "known": "unknown"}
 TEXT_CTX, PUSHED_AT = 32, 8  # tokens of a window of running text, and which one of them is pushed
@@ -151,6 +152,6 @@ def pushed_text_loss(
     if not windows:
         return float("nan")
     places = [[PUSHED_AT]] * len(windows)
-    rows = rows_at(lm, windows, places, [hook_point])[hook_point]
+    rows = acts_at(lm, windows, places, [hook_point])[hook_point]
     moved = [row + pushes[i % len(pushes)] for i, row in enumerate(rows)]
     return losses_behind(lm, windows, Patch(hook_point, places, moved))

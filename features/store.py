@@ -200,7 +200,7 @@ class LatentAnalysis:
         return found.hook_point if alone else f"{found.hook_point} ({found.sae})"
 
     def summary(self) -> dict[str, Any]:
-        """Return what `latents.json` and `--json` hold; the best hook point gives the two single AUROCs.
+        """Return what `latents.json` holds and the command prints; the best hook point gives the two single AUROCs.
 
         The best one is chosen on the mining half, where its own AUROC is cross-validated.
         """
@@ -263,7 +263,8 @@ def check_name(path: Path) -> Path:
     if path.suffix.lower() in (".json", ".html"):
         raise FileFormatError(
             f"the analysis is an HDF5 file: '{path}'",
-            got=f"{path.name} (--out)",
+            got=f"{path.name}",
+            field="out",
             expected=f"{path.stem}.h5; {path.stem}.json and {path.stem}.html are written beside it",
         )
     return path

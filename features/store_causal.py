@@ -13,7 +13,7 @@ from features.causal import Gate, HookPointGate, SteeringCurve
 from features.config import GateConfig
 from features.evidence import LatentEvidence, Snippet
 from sae_train import h5
-from sae_train.config import from_mapping
+from sae_train.fields import from_mapping
 
 
 def save_gate(file: h5.H5File, gate: Gate | None) -> None:

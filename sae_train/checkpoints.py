@@ -75,6 +75,6 @@ def load_checkpoint(folder: Path, identity: Mapping[str, str]) -> tuple[dict[str
                 f"cannot continue '{folder}': the {key} has changed",
                 got=value[:300],
                 expected=str(metadata.get(key))[:300],
-                try_="the same options, or --overwrite to start again",
+                try_="the same options, or `overwrite` to start again",
             )
     return tensors, int(metadata["step"])

@@ -1,89 +1,55 @@
-"""Frozen, strict configs of the ground floor. Defaults live here only; the command line reads them from here."""
+"""Frozen, strict configs of the ground floor. Defaults, ranges and help texts live here only. Imports no torch."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Annotated, Literal, get_args
 
-from sae_train.errors import ConfigError, nearest_first
+from sae_train.fields import Field, config_class, require
 
-T = TypeVar("T")
-ARCH_NAMES = ("topk", "batch-topk", "relu", "jumprelu", "matryoshka")  # the keys of saes.ARCHS, without torch
+Arch = Literal["topk", "batch-topk", "relu", "jumprelu", "matryoshka"]
+SearchDtype = Literal["auto", "float32", "bfloat16", "int8"]
+BDecInit = Literal["mean", "geometric-median"]
+ARCH_NAMES: tuple[str, ...] = get_args(Arch)  # the keys of saes.ARCHS, without torch
 SPREADS = ("auto", "saes", "batch")  # what several processes divide among them
-SEARCH_DTYPES = ("auto", "float32", "bfloat16", "int8")  # by place in a checkpoint
-B_DEC_INITS = ("mean", "geometric-median")  # the keys of centers.CENTERS, without torch
+SEARCH_DTYPES: tuple[str, ...] = get_args(SearchDtype)  # by place in a checkpoint
+B_DEC_INITS: tuple[str, ...] = get_args(BDecInit)  # the keys of centers.CENTERS, without torch
 BATCH_TOKENS = 4096  # tokens in one forward pass where nobody says how many windows
 
 
-def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
-    """Build a config from a mapping; an unknown key is an error.
-
-    Raises:
-        ConfigError: A key is not a field of `kind`.
-    """
-    fields = [f.name for f in dataclasses.fields(kind)]  # type: ignore[arg-type]
-    for key in values:
-        if key not in fields:
-            raise ConfigError(f"{kind.__name__} has no key '{key}'", got=key, expected=nearest_first(key, fields))
-    return kind(**values)
-
-
-def default_of(kind: type, field: str) -> Any:
-    """Return a field's default, for the command line.
-
-    Example:
-        >>> default_of(CacheConfig, "ctx_len")
-        128
-    """
-    return next(f.default for f in dataclasses.fields(kind) if f.name == field)
-
-
-def require(condition: bool, option: str, got: object, expected: str) -> None:
-    """Raise ConfigError unless the condition holds."""
-    if not condition:
-        raise ConfigError(f"{option} is out of range", got=f"{got} ({option})", expected=expected)
-
-
-@dataclass(frozen=True)
+@config_class
 class CacheConfig:
-    """How a language model's activations are cached.
+    """How a language model's activations are cached."""
 
-    Attributes:
-        hook_points: Canonical names, stored in one pass.
-        ctx_len: Tokens in a window, the beginning-of-sequence token included.
-        max_tokens: Rows to store; None stores the whole text.
-        packing: `documents` keeps documents apart, `packed` fills every window with several.
-        batch_size: Windows in one forward pass; None takes about 4,096 tokens.
-        dtype: `bfloat16`, `float16` or `float32` on disk.
-        entity_share: Share of rows that are last name tokens of entity contexts.
-        seed: Shuffles the entity contexts and their places among the text.
-    """
-
-    hook_points: tuple[str, ...]
-    ctx_len: int = 128
-    max_tokens: int | None = None
-    packing: str = "documents"
-    batch_size: int | None = None
-    dtype: str = "bfloat16"
-    entity_share: float = 0.0
-    seed: int = 0
+    hook_points: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, description="Places in the model whose activations are stored in one pass."),
+    ]
+    ctx_len: Annotated[
+        int, Field(ge=2, description="Tokens in a window, the beginning-of-sequence token included.")
+    ] = 128
+    max_tokens: Annotated[
+        int | None, Field(ge=1, description="Rows (one a token) to store; by default the whole text.")
+    ] = None
+    packing: Annotated[
+        Literal["documents", "packed"],
+        Field(
+            description="Layout of the text: a document a window (documents), or windows filled with several (packed)."
+        ),
+    ] = "documents"
+    batch_size: Annotated[
+        int | None,
+        Field(ge=1, description="Windows in one forward pass; by default as many as hold about 4,096 tokens."),
+    ] = None
+    dtype: Annotated[
+        Literal["bfloat16", "float16", "float32"], Field(description="Number format of the activations on disk.")
+    ] = "bfloat16"
+    entity_share: Annotated[
+        float, Field(ge=0, lt=1, description="Share of the rows that are last name tokens in contexts of entities.")
+    ] = 0.0
+    seed: Annotated[int, Field(description="Seed of the order of entity contexts and of their places in the text.")] = 0
 
     def __post_init__(self) -> None:
-        require(len(self.hook_points) > 0, "--hook-point", "none", "at least one")
-        require(len(set(self.hook_points)) == len(self.hook_points), "--hook-point", self.hook_points, "each once")
-        require(self.ctx_len >= 2, "--ctx-len", self.ctx_len, ">= 2")
-        require(self.max_tokens is None or self.max_tokens >= 1, "--max-tokens", self.max_tokens, ">= 1")
-        require(self.packing in ("documents", "packed"), "--packing", self.packing, "documents, packed")
-        require(self.batch_size is None or self.batch_size >= 1, "--batch-size", self.batch_size, ">= 1")
-        require(
-            self.dtype in ("bfloat16", "float16", "float32"),
-            "--dtype",
-            self.dtype,
-            "bfloat16, float16, float32",
-        )
-        require(0 <= self.entity_share < 1, "--entity-share", self.entity_share, "0 <= share < 1")
+        require(len(set(self.hook_points)) == len(self.hook_points), "hook_points", self.hook_points, "each once")
 
     @property
     def windows_per_batch(self) -> int:
@@ -96,75 +62,111 @@ class CacheConfig:
         return self.batch_size or max(1, BATCH_TOKENS // self.ctx_len)
 
 
-@dataclass(frozen=True)
+@config_class
 class SaeTrainConfig:
     """How an SAE is trained.
 
-    Attributes:
-        hook_point: Which activations of the store.
-        arch: `topk`, `batch-topk`, `relu`, `jumprelu` or `matryoshka`.
-        k: Latents kept per token (`topk`), on average over a batch (`batch-topk`, `matryoshka`), or the mean number
-            that the loss aims at (`jumprelu`).
-        expansion: `d_sae / d_in`; ignored when `d_sae` is given.
-        d_sae: Number of latents; None means `expansion * d_in`.
-        tokens: Rows to train on, repeats included; None means one pass.
-        batch_size: Rows a step, those of all processes together.
-        accumulate: Micro batches a step is taken in, one after the other: memory for fewer rows at a time. The gradient
-            is that of the undivided step where the loss is a mean over tokens; where it is not (AuxK's denominator, the
-            choice of `batch-topk` and `matryoshka`, the L0 of `jumprelu`), each micro batch is a batch of its own.
-        autocast: Dense products in bfloat16, weights and sums in float32. `topk` has none but the search and AuxK.
-        lr: Adam's step size; None means 2e-4 / sqrt(d_sae / 2**14) (the scaling of Gao et al. 2024, sec. 2.3).
-        lr_warmup_steps: Steps of linear warm-up.
-        lr_decay_share: Share of the run, at its end, in which the step size falls linearly to zero.
-        l1_coefficient: Weight of the sparsity term (`relu`).
-        l1_warmup_share: Share of the run in which the weight of a sparsity term grows from zero (`relu`, `jumprelu`).
-        l0_coefficient: Weight of the squared distance from the L0 target (`jumprelu`).
-        jumprelu_bandwidth: Width of the window around a threshold in which it is learned (`jumprelu`), in units of
-            activations scaled to a mean norm of sqrt(d_in).
-        matryoshka_prefixes: Shares of the latents that reconstruct on their own (`matryoshka`), the last one 1.
-        auxk_alpha: Weight of the loss that revives dead latents (`topk`, `batch-topk`, `matryoshka`); 1/32 in Gao et
-            al. 2024.
-        search_dtype: In what `topk` looks for the k largest: `float32`, or `int8` or `bfloat16` for candidates, which
-            are computed again in float32. `auto` takes int8 on processors that have instructions for it, if few rows of
-            a sample have to be searched again; on CUDA bfloat16, if a timing and a sample speak for it. The latents
-            found are the same, the order of addition is not: runs on two kinds of machine differ in the last bits.
-        b_dec_init: Where `b_dec` starts: `mean` or `geometric-median` of a sample.
-        dead_after_tokens: A latent is dead when it has not fired in that many; None means a tenth of the run.
-        holdout_share: Share of the documents that are never trained on.
-        eval_every: Steps between evaluations on held-out documents; 0 evaluates at the end only.
-        save_every: Steps between checkpoints.
-        buffer_mb: Memory for the shuffle window.
-        seed: Draws the weights, and where `data_seed` is None the rows too.
-        data_seed: Draws the held-out documents and the order of rows, so that SAEs of several seeds can share them.
+    The gradient of a step taken in micro batches (`accumulate`) is that of the undivided step where the loss is a mean
+    over tokens. Where it is not (AuxK's denominator, the choice of `batch-topk` and `matryoshka`, the L0 of `jumprelu`)
+    each micro batch is a batch of its own. The latents that any `search_dtype` finds are the same, the order of
+    addition is not: runs on two kinds of machine differ in the last bits.
     """
 
-    hook_point: str
-    arch: str = "topk"
-    k: int = 32
-    expansion: int = 8
-    d_sae: int | None = None
-    tokens: int | None = None
-    batch_size: int = 2048
-    accumulate: int = 1
-    autocast: bool = False
-    lr: float | None = None
-    lr_warmup_steps: int = 50
-    lr_decay_share: float = 0.2
-    l1_coefficient: float = 5.0
-    l1_warmup_share: float = 0.05
-    l0_coefficient: float = 1.0
-    jumprelu_bandwidth: float = 0.05
-    matryoshka_prefixes: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
-    auxk_alpha: float = 1 / 32
-    search_dtype: str = "auto"
-    b_dec_init: str = "mean"
-    dead_after_tokens: int | None = None
-    holdout_share: float = 0.05
-    eval_every: int = 0
-    save_every: int = 500
-    buffer_mb: int = 256
-    seed: int = 0
-    data_seed: int | None = None
+    hook_point: Annotated[str, Field(description="Place in the model whose activations are read from the store.")]
+    arch: Annotated[Arch, Field(description="Architecture of the SAE.")] = "topk"
+    k: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Latents kept per token: exactly (topk), on average over a batch (batch-topk, matryoshka), or "
+            "as the mean number that the loss aims at (jumprelu).",
+        ),
+    ] = 32
+    expansion: Annotated[
+        int, Field(ge=1, description="Latents per input dimension, d_sae / d_in; not used where d_sae is given.")
+    ] = 8
+    d_sae: Annotated[int | None, Field(ge=1, description="Number of latents, in the place of the expansion.")] = None
+    tokens: Annotated[
+        int | None, Field(ge=1, description="Rows to train on, repeats included; by default one pass over the store.")
+    ] = None
+    batch_size: Annotated[int, Field(ge=1, description="Rows in a step, those of all processes together.")] = 2048
+    accumulate: Annotated[
+        int, Field(ge=1, description="Micro batches that a step is taken in one after the other, to save memory.")
+    ] = 1
+    autocast: Annotated[
+        bool,
+        Field(description="Compute dense products in bfloat16, weights in float32; not faster on every processor."),
+    ] = False
+    lr: Annotated[
+        float | None,
+        # The scaling of Gao et al. 2024, sec. 2.3.
+        Field(gt=0, description="Step size of Adam; by default 2e-4 / sqrt(d_sae / 16384)."),
+    ] = None
+    lr_warmup_steps: Annotated[int, Field(ge=0, description="Steps in which the step size grows from zero.")] = 50
+    lr_decay_share: Annotated[
+        float, Field(ge=0, le=1, description="Share of the run, at its end, in which the step size falls to zero.")
+    ] = 0.2
+    l1_coefficient: Annotated[float, Field(ge=0, description="Weight of the L1 sparsity term (relu).")] = 5.0
+    l1_warmup_share: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Share of the run in which the weight of the sparsity term grows from zero (relu, jumprelu).",
+        ),
+    ] = 0.05
+    l0_coefficient: Annotated[
+        float, Field(ge=0, description="Weight of the squared distance from the L0 target (jumprelu).")
+    ] = 1.0
+    jumprelu_bandwidth: Annotated[
+        float,
+        Field(
+            gt=0,
+            description="Width of the window around a threshold in which it is learned (jumprelu), for activations "
+            "scaled to a mean norm of sqrt(d_in).",
+        ),
+    ] = 0.05
+    matryoshka_prefixes: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...],
+        Field(
+            min_length=1,
+            description="Share of the latents that reconstructs on its own (matryoshka); growing, the last one is 1.",
+        ),
+    ] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+    auxk_alpha: Annotated[
+        float,  # 1/32 in Gao et al. 2024
+        Field(ge=0, description="Weight of the loss that revives dead latents (topk, batch-topk, matryoshka)."),
+    ] = 1 / 32
+    search_dtype: Annotated[
+        SearchDtype,
+        Field(
+            description="Number format in which topk looks for candidates of the k largest, which are computed again "
+            "in float32; auto takes int8 on processors with instructions for it and bfloat16 on CUDA, where a sample "
+            "speaks for it."
+        ),
+    ] = "auto"
+    b_dec_init: Annotated[BDecInit, Field(description="Centre of a sample of rows at which b_dec starts.")] = "mean"
+    dead_after_tokens: Annotated[
+        int | None,
+        Field(ge=1, description="Tokens without firing after which a latent is dead; by default a tenth of the run."),
+    ] = None
+    holdout_share: Annotated[
+        float, Field(gt=0, lt=1, description="Share of the documents that quality is measured on, never trained on.")
+    ] = 0.05
+    eval_every: Annotated[
+        int, Field(ge=0, description="Steps between evaluations on held-out documents; 0 evaluates at the end only.")
+    ] = 0
+    save_every: Annotated[int, Field(ge=1, description="Steps between checkpoints.")] = 500
+    buffer_mb: Annotated[int, Field(ge=1, description="Memory in MiB of the window in which rows are shuffled.")] = 256
+    seed: Annotated[int, Field(description="Seed of the weights and, where data_seed is not given, of the rows.")] = 0
+    data_seed: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            description="Seed of the held-out documents and of the order of rows, which SAEs of several seeds can "
+            "share; by default the first seed.",
+        ),
+    ] = None
 
     @property
     def rows_seed(self) -> int:
@@ -177,34 +179,20 @@ class SaeTrainConfig:
         return self.seed if self.data_seed is None else self.data_seed
 
     def __post_init__(self) -> None:
-        require(self.k >= 1, "--k", self.k, ">= 1")
-        require(self.expansion >= 1, "--expansion", self.expansion, ">= 1")
-        require(self.d_sae is None or self.d_sae >= 1, "--d-sae", self.d_sae, ">= 1")
-        require(self.tokens is None or self.tokens >= 1, "--tokens", self.tokens, ">= 1")
-        require(self.batch_size >= 1, "--batch-size", self.batch_size, ">= 1")
-        divides = self.accumulate >= 1 and self.batch_size % self.accumulate == 0
-        require(divides, "--accumulate", self.accumulate, f">= 1, a divisor of {self.batch_size} (--batch-size)")
-        require(self.data_seed is None or self.data_seed >= 0, "--data-seed", self.data_seed, ">= 0")
-        require(self.lr is None or self.lr > 0, "--lr", self.lr, "> 0")
-        require(self.lr_warmup_steps >= 0, "--lr-warmup-steps", self.lr_warmup_steps, ">= 0")
-        require(0 <= self.lr_decay_share <= 1, "--lr-decay-share", self.lr_decay_share, "0 <= share <= 1")
-        require(self.l1_coefficient >= 0, "--l1-coefficient", self.l1_coefficient, ">= 0")
-        require(0 <= self.l1_warmup_share <= 1, "--l1-warmup-share", self.l1_warmup_share, "0 <= share <= 1")
-        require(self.l0_coefficient >= 0, "--l0-coefficient", self.l0_coefficient, ">= 0")
-        require(self.jumprelu_bandwidth > 0, "--jumprelu-bandwidth", self.jumprelu_bandwidth, "> 0")
-        shares = tuple(self.matryoshka_prefixes)
-        growing = shares == tuple(sorted(set(shares))) and shares[:1] > (0,) and shares[-1:] == (1,)
-        require(growing, "--matryoshka-prefix", shares, "growing shares above 0, the last one 1")
-        require(self.search_dtype in SEARCH_DTYPES, "--search-dtype", self.search_dtype, ", ".join(SEARCH_DTYPES))
-        require(self.b_dec_init in B_DEC_INITS, "--b-dec-init", self.b_dec_init, ", ".join(B_DEC_INITS))
-        require(self.auxk_alpha >= 0, "--auxk-alpha", self.auxk_alpha, ">= 0")
-        require(
-            self.dead_after_tokens is None or self.dead_after_tokens >= 1,
-            "--dead-after-tokens",
-            self.dead_after_tokens,
-            ">= 1",
-        )
-        require(self.eval_every >= 0, "--eval-every", self.eval_every, ">= 0")
-        require(0 < self.holdout_share < 1, "--holdout-share", self.holdout_share, "0 < share < 1")
-        require(self.save_every >= 1, "--save-every", self.save_every, ">= 1")
-        require(self.buffer_mb >= 1, "--buffer-mb", self.buffer_mb, ">= 1")
+        divides = self.batch_size % self.accumulate == 0
+        require(divides, "accumulate", self.accumulate, f">= 1, a divisor of {self.batch_size} (`batch_size`)")
+        shares = self.matryoshka_prefixes
+        growing = shares == tuple(sorted(set(shares))) and shares[-1] == 1
+        require(growing, "matryoshka_prefixes", shares, "growing shares above 0, the last one 1")
+
+
+@config_class
+class Decoding:
+    """How a model writes answers."""
+
+    max_new_tokens: Annotated[int, Field(ge=1, description="Tokens of the longest answer.")] = 12
+    samples: Annotated[int, Field(ge=0, description="Sampled answers per question, besides the greedy one.")] = 0
+    temperature: Annotated[
+        float, Field(gt=0, description="Temperature by which logits are divided before an answer is sampled.")
+    ] = 1.0
+    seed: Annotated[int, Field(description="Seed of the sampled answers.")] = 0

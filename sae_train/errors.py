@@ -5,7 +5,7 @@ and keeps its traceback. The command line turns the tree into exit codes in one 
 
     WorkbenchError                 something the user can act on
     ├── InputError                 bad input or usage                             exit code 2
-    │   ├── ConfigError            an option or a config key is out of range
+    │   ├── ConfigError            a setting is unknown or out of range
     │   ├── MissingFileError       a path does not exist or cannot be read
     │   ├── FileFormatError        a file is not what it should be
     │   │   └── SchemaError        one of ours, but of another kind or version
@@ -28,37 +28,69 @@ and keeps its traceback. The command line turns the tree into exit codes in one 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
+
+_FIELD = re.compile(r"`([a-z][a-z0-9_]*)`")  # how a message marks the name of a field or parameter
 
 
 class WorkbenchError(Exception):
     """Say what could not be done, what came in, what was expected and what to try.
 
+    The library names fields and parameters, marked with backticks in any of the texts; what they are called where the
+    user gave them is known to the caller alone, who sets `name_of`: the command line calls `lr` `--lr`.
+
     Args:
         what: What could not be done, naming the thing.
-        got: The value, and where it came from.
+        got: The value.
         expected: The rule or the allowed values, nearest match first.
-        try_: One command or option that helps.
+        try_: One command or setting that helps.
+        field: The field or parameter that `got` was given for.
+
+    Attributes:
+        name_of: Returns what a field or parameter is called where the user gave it; in the library its name.
 
     Example:
-        >>> print(InputError("no hook point 'layer.1'", got="layer.1 (--hook-point)", expected="layers.1"))
+        >>> error = InputError("no hook point 'layer.1'", got="layer.1", expected="layers.1", field="hook_point")
+        >>> print(error)
         no hook point 'layer.1'
-          got:      layer.1 (--hook-point)
+          got:      layer.1 (hook_point)
           expected: layers.1
+        >>> error = ConfigError("lr is out of range", got=-1.0, expected="> 0", try_="a smaller `lr`", field="lr")
+        >>> error.name_of = lambda name: f"--{name}"
+        >>> print(error)
+        lr is out of range
+          got:      -1.0 (--lr)
+          expected: > 0
+          try:      a smaller --lr
     """
 
     exit_code = 1
 
-    def __init__(self, what: str, *, got: object = None, expected: object = None, try_: str | None = None) -> None:
+    def __init__(
+        self,
+        what: str,
+        *,
+        got: object = None,
+        expected: object = None,
+        try_: str | None = None,
+        field: str | None = None,
+    ) -> None:
         self.what = what
         self.got = got
         self.expected = expected
         self.try_ = try_
-        lines = [what]
-        for label, value in (("got", got), ("expected", expected), ("try", try_)):
+        self.field = field
+        self.name_of: Callable[[str], str] = str
+        super().__init__(what)
+
+    def __str__(self) -> str:
+        got = self.got if self.field is None else f"{self.got} ({self.name_of(self.field)})"
+        lines = [self.what]
+        for label, value in (("got", got), ("expected", self.expected), ("try", self.try_)):
             if value is not None:
                 lines.append(f"  {label + ':':<9} {value}")
-        super().__init__("\n".join(lines))
+        return _FIELD.sub(lambda found: self.name_of(found[1]), "\n".join(lines))
 
 
 class InputError(WorkbenchError):
@@ -68,7 +100,7 @@ class InputError(WorkbenchError):
 
 
 class ConfigError(InputError):
-    """An option or a config key is unknown or out of range."""
+    """A setting is unknown or out of range."""
 
 
 class MissingFileError(InputError):
@@ -84,7 +116,7 @@ class SchemaError(FileFormatError):
 
 
 class OutputExistsError(InputError):
-    """The output path is taken and neither --overwrite nor --resume was given."""
+    """The output path is taken, and it is neither to be replaced nor to be continued."""
 
 
 class HookPointError(InputError):

@@ -47,7 +47,7 @@ class LossWatch:
                 f"training diverged at step {step}",
                 got=shown,
                 expected=f"finite losses; {stays}",
-                try_="a smaller --lr",
+                try_="a smaller `lr`",
             )
         error = next(values[name] for name in ERROR_TERMS if name in values)
         if self._errors and error > (limit := max(1.0, EXPLODES * median(self._errors))):
@@ -55,7 +55,7 @@ class LossWatch:
                 f"the loss explodes at step {step}",
                 got=shown,
                 expected=f"an error of at most {limit:.4g}, {EXPLODES:g} times its running median, or 1; {stays}",
-                try_="a smaller --lr",
+                try_="a smaller `lr`",
             )
         self._errors.append(error)
         if values["frac_dead"] > 1 - 1e-6:  # a sum over processes
@@ -63,7 +63,7 @@ class LossWatch:
                 f"all latents are dead at step {step}",
                 got=shown,
                 expected=f"latents that fire; {stays}",
-                try_="a smaller --lr or --l1-coefficient, or a larger --dead-after-tokens",
+                try_="a smaller `lr` or `l1_coefficient`, or a larger `dead_after_tokens`",
             )
 
     def check_weights(self, tensors: Mapping[str, Tensor], step: int) -> None:
@@ -78,5 +78,5 @@ class LossWatch:
                 f"training diverged before step {step}",
                 got=f"NaN or Inf in {', '.join(bad)}",
                 expected=f"finite weights; the last checkpoint in {self.out} stays",
-                try_="a smaller --lr",
+                try_="a smaller `lr`",
             )

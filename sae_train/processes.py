@@ -100,8 +100,8 @@ class Processes:
         if wanted not in ("auto", "cuda") or n_here > n_devices:
             raise ConfigError(
                 "several processes need a device each",
-                got=f"{wanted} (--device), {n_here} processes and {n_devices} CUDA devices on this machine",
-                expected="--device auto or cuda with no more processes than devices, or --device cpu",
+                got=f"{wanted} (`device`), {n_here} processes and {n_devices} CUDA devices on this machine",
+                expected="`device`=auto or cuda with no more processes than devices, or `device`=cpu",
                 try_=f"torchrun --nproc-per-node {max(1, n_devices)}",
             )
         return self.device("auto")

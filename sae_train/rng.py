@@ -90,7 +90,7 @@ TORCH_SALTS: dict[str, int] = {
     "comparison.null": 0xC0515E,  # random directions that two SAEs' agreement is compared with
     "output_matrices.push": 0,  # the vectors an MLP's output is pushed by, to see whether they arrive
     "adapter.weights": 0,  # a new adapter's weights (PEFT draws from the global generator)
-    "candidates.sampling": 0,  # sampled continuations (transformers draws from the global generator)
+    "candidates.sampling": 0,  # answers that an audit draws at temperature one
     "factworld.weights": 0,  # a new fact world model
     "factworld.batches": 0,  # the order of its training batches
     "rmu.direction": 0,  # the direction that RMU pushes activations along
@@ -120,14 +120,15 @@ def rng(name: str, *keys: int) -> np.random.Generator:
     return np.random.default_rng([*keys] if salt is None else [salt, *keys])
 
 
-def torch_rng(name: str, seed: int) -> torch.Generator:
-    """Return a fresh torch generator of a named stream, on the CPU: the same numbers whatever the device.
+def torch_rng(name: str, seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """Return a fresh torch generator of a named stream; on the CPU its numbers are the same on every machine.
 
     Args:
         name: An entry of `TORCH_SALTS`.
         seed: Tells the draws of one stream apart.
+        device: Where the numbers are drawn.
     """
-    return torch.Generator().manual_seed(_torch_seed(name, seed))
+    return torch.Generator(device).manual_seed(_torch_seed(name, seed))
 
 
 @contextmanager

@@ -38,13 +38,13 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
-def claim_output(path: Path, *, overwrite: bool, resume: bool = False, option: str = "--out") -> None:
+def claim_output(path: Path, *, overwrite: bool, resume: bool = False, field: str = "out") -> None:
     """Refuse an output path that is taken, and one whose parent cannot hold it.
 
     Args:
         path: Where the output is to lie.
         overwrite, resume: The flags of the command.
-        option: The option that named the path, for the message; only `--out` can be resumed.
+        field: The parameter that named the path, for the message; only `out` can be resumed.
 
     Raises:
         OutputExistsError: `path` exists (a non-empty folder, or any file) and neither flag allows it, it is to be
@@ -59,17 +59,19 @@ def claim_output(path: Path, *, overwrite: bool, resume: bool = False, option: s
     if resume and not overwrite and _is_finished(path):
         raise OutputExistsError(
             f"the run is finished: '{path}'",
-            got=f"{path} (--out) with --resume",
-            expected="an interrupted run, or --overwrite in the place of --resume to start again",
+            got=f"{path}, with `resume`",
+            field="out",
+            expected="an interrupted run, or `overwrite` in the place of `resume` to start again",
         )
     is_taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
     if is_taken and not overwrite and not resume:
         raise OutputExistsError(
             f"the output exists already: '{path}'",
-            got=f"{path} ({option})",
-            expected="a new path, --overwrite to replace it"
-            + (", or --resume to continue it" if option == "--out" else ""),
-            try_=f"{option} {path.with_name(path.stem + '-2' + path.suffix)}",
+            got=path,
+            field=field,
+            expected="a new path, `overwrite` to replace it"
+            + (", or `resume` to continue it" if field == "out" else ""),
+            try_=f"`{field}`={path.with_name(path.stem + '-2' + path.suffix)}",
         )
     if overwrite and not resume:
         _refuse_foreign(path)  # now, not after the work
@@ -85,7 +87,7 @@ def _is_finished(folder: Path) -> bool:
 
 
 def clear_output(path: Path, *, overwrite: bool) -> None:
-    """Remove what `--overwrite` allows to be replaced; folders of ours only (those with a run.json)."""
+    """Remove what overwriting allows to be replaced; folders of ours only (those with a run.json)."""
     if not overwrite or not path.exists():
         return
     _refuse_foreign(path)
@@ -108,7 +110,7 @@ def _refuse_foreign(path: Path) -> None:
 OWN_FOLDER_MARKS = ("run.json", "world.json", "unlearning.json", "audit.json", "ledger.json", "demo.json")
 
 
-def require_file(path: Path, what: str, *, option: str = "") -> Path:
+def require_file(path: Path, what: str, *, field: str | None = None) -> Path:
     """Return `path` if it is a readable file.
 
     Raises:
@@ -120,7 +122,7 @@ def require_file(path: Path, what: str, *, option: str = "") -> Path:
         got, expected = f"{path} is a folder", f"a file with {what}"
     else:
         names = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        got = f"{path}" + (f" ({option})" if option else "")
+        got = f"{path}"
         expected = f"a file with {what}" + (f"; nearest: {nearest_first(path.name, names, most=3)}" if names else "")
     raise MissingFileError(f"cannot read {what}: '{path}'", got=got, expected=expected)
 
@@ -138,7 +140,7 @@ def require_disk(path: Path, n_bytes: int) -> None:
             f"the disk is too small for '{path}'",
             got=f"{free / 2**20:,.0f} MiB free in {folder}",
             expected=f"{(n_bytes + DISK_RESERVE_BYTES) / 2**20:,.0f} MiB",
-            try_="a smaller --max-tokens, fewer --hook-point, --dtype bfloat16, or another disk",
+            try_="a smaller `max_tokens`, fewer `hook_point`, `dtype`=bfloat16, or another disk",
         )
 
 
@@ -219,7 +221,7 @@ def resolve_device(device: str) -> torch.device:
         chosen = torch.device(device)
     except RuntimeError as error:
         raise ConfigError(
-            f"no such device '{device}'", got=f"{device} (--device)", expected="auto, cpu, cuda, cuda:N, mps"
+            f"no such device '{device}'", got=f"{device}", field="device", expected="auto, cpu, cuda, cuda:N, mps"
         ) from error
     missing = (chosen.type == "cuda" and not torch.cuda.is_available()) or (
         chosen.type == "mps" and not torch.backends.mps.is_available()
@@ -227,9 +229,10 @@ def resolve_device(device: str) -> torch.device:
     if missing or chosen.type not in ("cpu", "cuda", "mps"):
         raise ConfigError(
             f"this machine has no device '{device}'",
-            got=f"{device} (--device)",
+            got=f"{device}",
+            field="device",
             expected="auto, cpu, or an accelerator that torch sees",
-            try_="--device auto",
+            try_="`device`=auto",
         )
     return chosen
 

@@ -45,23 +45,24 @@ def sae_jobs(
         >>> jobs[1].config.seed, jobs[1].config.rows_seed
         (1, 0)
     """
-    options = {"--hook-point": hook_points, "--k": k, "--expansion": expansion, "--seed": seed}
-    for option, values in options.items():
+    several = {"hook_points": hook_points, "k": k, "expansion": expansion, "seed": seed}
+    for name, values in several.items():
         if not values or len(set(values)) != len(values):
             raise ConfigError(
                 "every SAE is trained once",
-                got=f"{', '.join(map(str, values)) or 'none'} ({option})",
+                got=", ".join(map(str, values)) or "none",
+                field=name,
                 expected="each once",
             )
     if d_sae is not None and len(expansion) > 1:
-        got = f"{d_sae} (--d-sae), {', '.join(map(str, expansion))} (--expansion)"
-        raise ConfigError("the number of latents is given twice", got=got, expected="--d-sae, or several --expansion")
+        got = f"{d_sae} (`d_sae`), {', '.join(map(str, expansion))} (`expansion`)"
+        raise ConfigError("the number of latents is given twice", got=got, expected="`d_sae`, or several `expansion`")
     rows_seed = seed[0] if len(seed) > 1 and data_seed is None else data_seed
     jobs = []
     for values in itertools.product(hook_points, k, expansion, seed):
         setting = dict(zip(("hook_point", "k", "expansion", "seed"), values, strict=True))
         config = SaeTrainConfig(**setting, d_sae=d_sae, data_seed=rows_seed, **shared)  # type: ignore[arg-type]
-        parts = zip(("", "k", "x", "seed"), options.values(), values, strict=True)
+        parts = zip(("", "k", "x", "seed"), several.values(), values, strict=True)
         name = "-".join(f"{prefix}{value}" for prefix, several, value in parts if len(several) > 1)
         jobs.append(SaeJob(config, out / name if name else out))
     return jobs

@@ -44,9 +44,9 @@ class WandbSink:
         except Exception as error:  # noqa: BLE001  the library raises unrelated types here
             raise ConfigError(
                 "cannot log to wandb",
-                got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]} (--wandb {project})",
+                got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:160]} (`wandb` {project})",
                 expected="a login that may write to this project",
-                try_="wandb login, or WANDB_MODE=offline, or no --wandb: metrics.jsonl holds the same",
+                try_="wandb login, or WANDB_MODE=offline, or no `wandb`: metrics.jsonl holds the same",
             ) from error
 
     @property

@@ -245,7 +245,7 @@ def _finished_result(job: SaeJob) -> dict[str, Any] | None:
                 f"cannot continue '{job.out.parent}': the config of {job.out.name} has changed",
                 got=f"{name} {value}",
                 expected=f"{name} {then.get(name)}",
-                try_="the same options, or --overwrite to start again",
+                try_="the same options, or `overwrite` to start again",
             )
     return json.loads(result.read_text(encoding="utf-8"))
 
@@ -268,8 +268,9 @@ def check_jobs(
     if spread == "saes" and len(jobs) < processes.count:
         raise ConfigError(
             "some processes would have nothing to do",
-            got=f"{len(jobs)} SAEs for {processes.count} processes, saes (--spread)",
-            expected="at least one SAE for each, or --spread batch",
+            got=f"{len(jobs)} SAEs for {processes.count} processes, saes",
+            field="spread",
+            expected="at least one SAE for each, or `spread`=batch",
         )
     n_sharing = 1 if _apart(jobs, processes, spread) else processes.count
     for job in jobs:
@@ -277,8 +278,8 @@ def check_jobs(
         if job.config.batch_size % n_parts:
             raise ConfigError(
                 "the batch cannot be divided evenly",
-                got=f"{job.config.batch_size} (--batch-size), {n_sharing} processes of {job.config.accumulate} "
-                "micro batches (--accumulate)",
+                got=f"{job.config.batch_size} (`batch_size`), {n_sharing} processes of {job.config.accumulate} "
+                "micro batches (`accumulate`)",
                 expected=f"a multiple of {n_parts}",
             )
     needed = max((training_bytes(group, store) for group in _groups(jobs)), default=0)
@@ -288,7 +289,7 @@ def check_jobs(
             "the memory is too small for these SAEs",
             got=f"{free / 2**30:.1f} GiB free on {where}",
             expected=f"at least {needed / 2**30:.1f} GiB",
-            try_="fewer SAEs at a hook point at a time, or a smaller --expansion",
+            try_="fewer SAEs at a hook point at a time, or a smaller `expansion`",
         )
     return where
 

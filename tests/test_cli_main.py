@@ -30,6 +30,7 @@ HEAVY = (
     "wandb",
     "matplotlib",
     "rich",
+    "pydantic",
 )
 ROOT = Path(main.__file__).resolve().parent.parent
 

@@ -136,3 +136,13 @@ def test_the_gate_finds_the_commands_of_the_readme(mark):
 def test_a_session_is_its_commands_without_their_output():
     page = "<!-- s -->\n```console\n$ wb a \\\n  --b\nfvu 0.3\n$ wb c\n```\n"
     assert load(".ci/readme_commands.py").commands(page, "s") == ["wb a   --b", "wb c"]
+
+
+def test_what_a_method_has_to_have_is_what_the_loop_asks_for():
+    """The page on adding a method names functions of the protocols that `unlearn()` looks for, and all of them."""
+    from unlearn.finetune import Objective, Preparing, WeightEdit
+
+    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    (entry,) = re.findall(r"- \*\*An unlearning method\*\*(.*?)\n- ", page, re.DOTALL)
+    asked_for = {n for kind in (Objective, Preparing, WeightEdit) for n in vars(kind) if not n.startswith("_")}
+    assert set(re.findall(r"`(\w+)\(", entry)) == asked_for == {"parts", "prepare", "edit"}

@@ -14,17 +14,20 @@ from features.causal_checks import gate_line
 from features.config import GateConfig, SteeringConfig
 from features.evidence import Snippet, collect_evidence, store_windows, top_contexts
 from features.gate import random_masks, run_gate
-from features.patched_questions import aligned, draw_questions, name_places, name_questions
+from features.name_tokens import name_spans
+from features.patched_questions import aligned, draw_questions, name_questions
 from features.separation import Separation
 from features.steering import pushes_of, run_steering
 from features.store import HookPointAnalysis, LatentAnalysis, load_analysis, save_analysis
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import ConfigError
 from sae_train.intervals import Interval
+from sae_train.lm.answering import Decoding
 from sae_train.lm.generate import encode_prompts, greedy_answers
 from sae_train.lm.hooks import replaced
 from sae_train.lm.models import load_lm
-from sae_train.lm.patching import Patch, patched_answers, rows_at
+from sae_train.lm.patching import Patch, patched_answers
+from sae_train.lm.token_acts import acts_at
 from sae_train.saes.interop import LoadedSae
 from sae_train.saes.relu import ReluSae
 
@@ -121,7 +124,8 @@ def test_a_patched_prompt_is_answered_as_if_patched_at_every_step(tiny_llama_dir
     texts = ["The city of Velmora lies on", "Mira Tolvan was born", "The city of Tashu lies on"]
     rows = [torch.randn(2, 32, generator=torch.Generator().manual_seed(i)) * 5 for i in range(3)]
     patch = Patch("layers.0", [[2, 3]] * 3, rows)
-    found = patched_answers(lm, texts, patch, max_new_tokens=5)
+    ids = encode_prompts(lm, texts)
+    found = [w.greedy for w in patched_answers(lm, ids, patch, Decoding(5))]
     for text, row, answer in zip(texts, rows, found, strict=True):
         tokens = torch.tensor(encode_prompts(lm, [text]))
         n = tokens.shape[1]
@@ -137,18 +141,18 @@ def test_a_patched_prompt_is_answered_as_if_patched_at_every_step(tiny_llama_dir
                 tokens = torch.cat([tokens, logits.argmax(1, keepdim=True)], 1)
         assert lm.tokenizer.decode(tokens[0, n:], skip_special_tokens=True).startswith(answer)
     assert found != greedy_answers(lm, texts, max_new_tokens=5), "the patch changes something"
-    own = rows_at(lm, texts, patch.positions, ["layers.0"])["layers.0"]
-    same = patched_answers(lm, texts, replace(patch, rows=own), max_new_tokens=5)
-    assert same == greedy_answers(lm, texts, max_new_tokens=5), "own rows change nothing"
+    own = acts_at(lm, ids, patch.positions, ["layers.0"])["layers.0"]
+    same = patched_answers(lm, ids, replace(patch, rows=own), Decoding(5))
+    assert [w.greedy for w in same] == greedy_answers(lm, texts, max_new_tokens=5), "own rows change nothing"
 
 
 def test_name_places_are_the_names_tokens(world_lm, labels, world_templates):
     prompts = [p for e in labels[:3] for p in draw_questions(e, world_templates, 2, 0)]
     ids = encode_prompts(world_lm, [p.text for p in prompts])
-    for prompt, own, every in zip(prompts, ids, name_places(world_lm, prompts, "all"), strict=True):
+    for prompt, own, every in zip(prompts, ids, name_spans(world_lm, prompts, "all"), strict=True):
         name = prompt.text[prompt.name_start : prompt.name_end]
         assert world_lm.tokenizer.decode([own[i] for i in every]).strip() == name
-    assert name_places(world_lm, prompts, "last") == [p[-1:] for p in name_places(world_lm, prompts, "all")]
+    assert name_spans(world_lm, prompts, "last") == [p[-1:] for p in name_spans(world_lm, prompts, "all")]
 
 
 def test_rows_are_aligned_from_the_end():
@@ -247,10 +251,7 @@ def curves(world_lm, labels, world_templates, analysis_of):
         )
         for label in ("known", "unknown")
     }
-    means = {
-        k: torch.cat(rows_at(world_lm, [p.text for p in s.prompts], s.places, [AT])[AT]).mean(0)
-        for k, s in sides.items()
-    }
+    means = {k: torch.cat(acts_at(world_lm, s.ids, s.places, [AT])[AT]).mean(0) for k, s in sides.items()}
     gap = (means["unknown"] - means["known"]).numpy()
     rows = np.random.default_rng(0).normal(size=(6, D))
     rows[0] = gap

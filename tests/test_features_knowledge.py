@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from features.answer_log import AnswerLog
+from features.config import KnowledgeRule
 from features.entities import Entity, entity_line, load_entities, save_entities
 from features.knowledge import (
     GREEDY,
@@ -19,10 +20,11 @@ from features.knowledge import (
     recall,
     relabel,
 )
-from features.matching import Rivals, is_over
+from features.matching import Rivals
 from features.prompts import Prompt, Templates
-from features.rules import AttributeRecord, KnowledgeRule, label_of
+from features.rules import AttributeRecord, label_of
 from sae_train.errors import ConfigError
+from sae_train.lm.answer_end import first_line_is_whole
 
 
 @pytest.mark.parametrize(
@@ -127,12 +129,12 @@ def test_first_line(text, line):
 
 @pytest.mark.parametrize("text", [" Kenya. It", " Kenya\nIt", "Dr. Nope. Then", " 3.5 km. So"])
 def test_what_is_written_behind_the_first_line_changes_nothing(text):
-    assert is_over(text)
+    assert first_line_is_whole(text)
     for cut in range(len(text)):
-        if is_over(text[:cut]):
+        if first_line_is_whole(text[:cut]):
             assert first_line(text[:cut]) == first_line(text)
             break
-    assert not is_over(first_line(text)), "the control"
+    assert not first_line_is_whole(first_line(text)), "the control"
 
 
 def test_a_longer_value_of_another_entity_is_not_a_right_one():
@@ -186,7 +188,7 @@ def test_ferrando_counts_samples_and_no_greedy_answer(n_right, label):
 def test_ferrando_needs_samples():
     with pytest.raises(ConfigError) as caught:
         label_of(records(a=[True]), KnowledgeRule("ferrando"))
-    assert "--samples 10" in str(caught.value)
+    assert "samples=10" in str(caught.value)
 
 
 def test_the_rule_can_ask_for_more():

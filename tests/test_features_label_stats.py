@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 
+from features.config import KnowledgeRule
 from features.entities import Entity
 from features.label_stats import answer_examples, known_by_chance, label_stats
-from features.rules import KnowledgeRule
 
 
 def city(name: str, label: str, said: list[str], country: str = "Kenya", **more) -> Entity:

@@ -7,8 +7,9 @@ import json
 import pytest
 import torch
 
-from features.collect import name_activations, name_token_index
+from features.collect import name_activations
 from features.entities import Entity
+from features.name_tokens import encode
 from features.prompts import (
     Templates,
     by_type,
@@ -94,20 +95,19 @@ def test_the_last_name_token_holds_the_last_letter_of_the_name(world_lm, name):
     prompts = [
         render(t, Entity(name, "city")) for t in ("{name}", "About {name}, we read", "({name})", "{name}s lie in")
     ]
-    ids, where = name_token_index(world_lm, prompts)
-    for prompt, tokens, at in zip(prompts, ids, where, strict=True):
+    for prompt, read in zip(prompts, encode(world_lm, prompts), strict=True):
         offsets = world_lm.tokenizer(
             prompt.text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True
         )["offset_mapping"]
-        start, end = offsets[at - (len(tokens) - len(offsets))]
+        start, end = offsets[read.name_at - (len(read.ids) - len(offsets))]
         assert start < prompt.name_end <= end
 
 
 def test_activations_are_those_at_the_name_not_at_the_end(world_lm):
     prompts = [render("{name} works as a", Entity(n, "person")) for n in ("Jiros Fotrim Vafuk", "Levast Kibon")]
     found = name_activations(world_lm, prompts, ["layers.1", "layers.3"], batch_size=1)
-    ids, where = name_token_index(world_lm, prompts)
-    for row, (tokens, at) in enumerate(zip(ids, where, strict=True)):
+    for row, read in enumerate(encode(world_lm, prompts)):
+        tokens, at = read.ids, read.name_at
         assert at < len(tokens) - 1
         whole = capture(world_lm, torch.tensor([tokens]), None, ["layers.1", "layers.3"])
         for name, acts in whole.items():

@@ -159,7 +159,7 @@ def test_the_store_knows_its_hook_points(lm, plan, tmp_path):
         held = store.holdout_rows(0.25, seed=0)
         assert not set(store.doc_id[held]) & set(store.doc_id[~held])
         assert len(set(store.doc_id[held])) == round(len(set(store.doc_id)) * 0.25)
-        with pytest.raises(ConfigError, match="--holdout-share"):
+        with pytest.raises(ConfigError, match="holdout_share"):
             store.holdout_rows(0.0001, seed=0)
         stats = hook_point_stats(store, "layers.0")
         rows = store.rows("layers.0", slice(0, 400)).double()
@@ -205,7 +205,7 @@ def test_a_small_disk_is_noticed_before_the_model_runs(lm, plan, tmp_path, monke
     needed = store_bytes(plan, _config(), lm.d_model) + 64 * 2**20
     monkeypatch.setattr("shutil.disk_usage", lambda _p: usage(10**12, 0, needed - 1))
     monkeypatch.setattr(forward, "capture", no_capture)
-    with pytest.raises(DiskSpaceError, match="--max-tokens"):
+    with pytest.raises(DiskSpaceError, match="max_tokens"):
         _write(lm, plan, tmp_path / "a.h5")
     assert not list(tmp_path.iterdir())
     monkeypatch.setattr("shutil.disk_usage", lambda _p: usage(10**12, 0, needed))
@@ -221,7 +221,7 @@ def test_the_disk_estimate_is_close(lm, plan, tmp_path):
 def test_an_output_that_is_there_is_not_overwritten(tmp_path):
     taken = tmp_path / "a.h5"
     taken.write_text("mine")
-    with pytest.raises(OutputExistsError, match="--overwrite"):
+    with pytest.raises(OutputExistsError, match="overwrite"):
         claim_output(taken, overwrite=False)
     claim_output(taken, overwrite=True)
     claim_output(tmp_path / "b.h5", overwrite=False)
@@ -336,7 +336,7 @@ def test_an_unfinished_store_is_refused_with_the_way_on(lm, plan, tmp_path, smal
     out = tmp_path / "a.h5"
     with pytest.raises(_Stop):
         _write(lm, plan, out, advance=_stop_after(4))
-    with pytest.raises(FileFormatError, match="--resume") as error:
+    with pytest.raises(FileFormatError, match="resume") as error:
         ActivationStore(partial_path(out))
     assert error.value.got.endswith("of 400 rows")
 

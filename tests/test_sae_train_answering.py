@@ -8,10 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from sae_train.config import Decoding
 from sae_train.errors import ConfigError
-from sae_train.lm.answering import Decoding, _choose, _read, write_answers
+from sae_train.lm.answering import _read, batches_by_length, write_answers
 from sae_train.lm.chat import chat_text, encode_chat
-from sae_train.lm.generate import encode_prompts
+from sae_train.lm.draws import PerBatch, PerQuestion, choose_by_number
+from sae_train.lm.generate import encode_prompts, greedy_answers, sampled_answers
+from sae_train.lm.hooks import capture
+from sae_train.lm.patching import Patch, patched_answers
+from sae_train.lm.token_acts import acts_at
 
 TEXTS = [
     "The city of Velmora",
@@ -75,19 +80,19 @@ def test_samples_follow_the_softmax_at_the_temperature():
     """6,000 draws of three tokens with logits 0, 1, 2 at temperature 2: shares e^0, e^.5, e^1 over their sum."""
     logits = torch.tensor([[0.0, 1.0, 2.0]]).repeat(6_000, 1)
     uniform = torch.from_numpy(np.random.default_rng(0).random(6_000, dtype=np.float32))
-    drawn = Counter(_choose(logits, uniform, torch.zeros(6_000, dtype=torch.bool), 2.0).tolist())
+    drawn = Counter(choose_by_number(logits, uniform, torch.zeros(6_000, dtype=torch.bool), 2.0).tolist())
     weights = np.exp([0, 0.5, 1])
     expected = weights / weights.sum()
     # the standard error of a share is below 0.0065; four of them
     assert [drawn[i] / 6_000 for i in range(3)] == pytest.approx(expected.tolist(), abs=0.026)
-    greedy = _choose(logits, uniform, torch.ones(6_000, dtype=torch.bool), 2.0)
+    greedy = choose_by_number(logits, uniform, torch.ones(6_000, dtype=torch.bool), 2.0)
     assert greedy.tolist() == [2] * 6_000
 
 
 def test_no_token_without_probability_is_ever_drawn():
     logits = torch.tensor([[-torch.inf, 0.0, -torch.inf]]).repeat(3, 1)
     uniform = torch.tensor([0.0, 0.5, 1 - 2**-24])
-    assert _choose(logits, uniform, torch.zeros(3, dtype=torch.bool), 1.0).tolist() == [1, 1, 1]
+    assert choose_by_number(logits, uniform, torch.zeros(3, dtype=torch.bool), 1.0).tolist() == [1, 1, 1]
 
 
 def test_a_low_temperature_is_greedy(lm, prompts):
@@ -104,6 +109,92 @@ def test_an_answer_ends_where_it_is_over_and_others_go_on(lm, prompts):
     lengths = {len(s) for w in cut for s in w.samples}
     assert len(lengths) > 1, "rows left the batch at different steps"
     assert cut != whole
+
+
+def test_samples_of_one_stream_are_those_of_generate(lm, prompts):
+    """Audits keep the random stream of transformers' `generate`: what is drawn is the same, cut where it is over."""
+    from transformers import GenerationConfig
+
+    config = GenerationConfig(
+        do_sample=True, top_k=0, top_p=1.0, num_return_sequences=3, max_new_tokens=7, eos_token_id=2, pad_token_id=0
+    )
+    asked = prompts * 3
+    expected = [[] for _ in asked]
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(4)
+        for batch in batches_by_length([len(p) for p in asked], 4):
+            ids = torch.tensor([asked[i] for i in batch])
+            out = lm.model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=config)
+            said = lm.tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+            for row, index in enumerate(batch):
+                expected[index] = said[row * 3 : (row + 1) * 3]
+    whole = write_answers(
+        lm, asked, Decoding(7, samples=3, seed=4), rows=4 * 4, draws=PerBatch, is_over=lambda text: False
+    )
+    assert [list(w.samples) for w in whole] == expected
+    assert len({s for w in whole for s in w.samples}) > 10
+    cut = write_answers(
+        lm, asked, Decoding(7, samples=3, seed=4), rows=4 * 4, draws=PerBatch, is_over=lambda text: len(text) >= 4
+    )
+    for long, short in zip(whole, cut, strict=True):
+        assert all(
+            a.startswith(b) and (a == b or len(b) >= 4) for a, b in zip(long.samples, short.samples, strict=True)
+        )
+    assert cut != whole
+    assert [w.greedy for w in whole] == [
+        w.greedy for w in write_answers(lm, asked, Decoding(7), is_over=lambda _: False)
+    ]
+
+
+def test_a_stream_goes_on_until_every_sample_has_ended(lm, prompts):
+    """Rows whose answer is over take numbers all the same; a batch in which all have ended takes no more."""
+    draws = PerBatch(1, 4, 1.0, 0, lm.device)
+    rows = [0, 1, 2, 3]  # two questions: greedy, sampled, greedy, sampled
+    assert draws.staying(rows, [True] * 4, [False] * 4) == rows
+    assert draws.staying(rows, [True] * 4, [True, True, True, False]) == rows
+    assert draws.staying(rows, [True] * 4, [False, True, False, True]) == []
+    assert PerQuestion(1, 4, 1.0, 0, lm.device).staying(rows, [True, False, True, True], [False] * 4) == [1]
+
+
+def test_one_rule_ends_greedy_sampled_and_patched_answers(lm, prompts):
+    """All three stop behind the first token whose text makes the first line whole: nothing is written behind it."""
+    stop = lm.tokenizer.encode(". ", add_special_tokens=False)
+    assert len(stop) == 2, "a full stop, and the blank that makes it one"
+    steps = iter(range(10**6))
+
+    def push(_module, _args, out):
+        return out.index_fill(-1, torch.tensor(stop[next(steps) % 2]), 1e4)
+
+    rows = acts_at(lm, prompts, [[0]] * len(prompts), ["layers.0"])["layers.0"]
+    writers = {
+        "greedy": lambda p: greedy_answers(lm, [TEXTS[p]], max_new_tokens=8)[0],
+        "sampled": lambda p: sampled_answers(lm, [TEXTS[p]], n_samples=1, max_new_tokens=8, seed=0)[0][0],
+        "patched": lambda p: (
+            patched_answers(lm, [prompts[p]], Patch("layers.0", [[0]], [rows[p]]), Decoding(8))[0].greedy
+        ),
+    }
+    handle = lm.model.lm_head.register_forward_hook(push)
+    try:
+        for write in writers.values():
+            steps = iter(range(10**6))
+            assert write(0) == ". "
+    finally:
+        handle.remove()
+
+
+def test_activations_at_tokens_are_those_of_a_plain_loop(lm, prompts):
+    """One prompt at a time, whole, without cutting or batches; rows come in the order asked for."""
+    places = [[len(p) - 1, 0, (len(p) - 1) // 2] for p in prompts]
+    done = []
+    found = acts_at(lm, prompts, places, ["layers.0", "layers.1"], batch_size=2, advance=done.append)
+    for index, (prompt, where) in enumerate(zip(prompts, places, strict=True)):
+        whole = capture(lm, torch.tensor([prompt]), None, ["layers.0", "layers.1"])
+        for name, acts in whole.items():
+            torch.testing.assert_close(found[name][index], acts[0, where], rtol=1e-4, atol=1e-5)
+            assert not torch.allclose(found[name][index][0], acts[0, 0]) or len(prompt) == 1, "the order matters"
+    assert sum(done) == len(prompts)
+    cut = acts_at(lm, prompts, [[0]] * len(prompts), ["layers.1"])["layers.1"]
+    torch.testing.assert_close(torch.cat(cut), torch.stack([f[1] for f in found["layers.1"]]), rtol=1e-4, atol=1e-5)
 
 
 def test_what_prompts_begin_with_is_read_once(lm, prompts):

@@ -69,5 +69,5 @@ def test_the_bias_of_an_untrained_sae_is_the_center_asked_for(make_store, tmp_pa
 
 def test_other_centers_are_refused():
     assert tuple(CENTERS) == B_DEC_INITS
-    with pytest.raises(ConfigError, match="--b-dec-init"):
+    with pytest.raises(ConfigError, match="b_dec_init"):
         SaeTrainConfig("layers.0", b_dec_init="median")

@@ -167,8 +167,8 @@ def test_what_cannot_be_compared(monkeypatch):
     with pytest.raises(ShapeError, match="32 and 16"):
         compare_saes(_sae(0), _sae(0, d_in=16))
     for threshold in (0.0, 1.0, -0.5, float("nan")):
-        with pytest.raises(ConfigError, match="--threshold"):
+        with pytest.raises(ConfigError, match="threshold"):
             compare_saes(_sae(0), _sae(1), threshold=threshold)
     monkeypatch.setattr(comparison.psutil, "virtual_memory", lambda: type("m", (), {"available": 1000})())
-    with pytest.raises(MemoryShortError, match="max-hungarian"):
+    with pytest.raises(MemoryShortError, match="max_hungarian"):
         compare_saes(_sae(0), _sae(1))

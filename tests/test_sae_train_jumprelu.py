@@ -134,7 +134,7 @@ def test_thresholds_start_where_the_target_is_met(make_sae, make_acts):
 
 @pytest.mark.parametrize("k", [0, 41])
 def test_an_impossible_target_is_refused(k):
-    with pytest.raises(ConfigError, match="--k"):
+    with pytest.raises(ConfigError, match=r"\(k\)"):
         build_sae("jumprelu", 12, 40, k=k)
 
 

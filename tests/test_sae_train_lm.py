@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from sae_train.errors import ConfigError, FileFormatError, HookPointError, InputError, MissingFileError
+from sae_train.lm.answer_end import first_line_is_whole
 from sae_train.lm.generate import continuation_log_probs, encode_prompts, greedy_answers, text_loss
 from sae_train.lm.hook_names import canonical_hook_point, saelens_name
 from sae_train.lm.hooks import capture, captured, check_hook_point, hook_points, replaced, verify_hook_points
@@ -344,9 +345,9 @@ def test_special_tokens_written_in_a_text_are_plain_text(toy_tokenizer):
 
 
 def test_plans_refuse_what_gives_no_rows(toy_tokenizer):
-    with pytest.raises(ConfigError, match="--text"):
+    with pytest.raises(ConfigError, match="text"):
         plan_windows([], toy_tokenizer, ctx_len=16)
-    with pytest.raises(ConfigError, match="--ctx-len"):
+    with pytest.raises(ConfigError, match="ctx_len"):
         plan_windows([Document(TEXT)], toy_tokenizer, ctx_len=1)
 
 
@@ -406,7 +407,7 @@ def test_missing_texts_and_columns(tmp_path):
     import pyarrow
     import pyarrow.parquet
 
-    with pytest.raises(MissingFileError, match="--text"):
+    with pytest.raises(MissingFileError, match="text"):
         list(load_documents(str(tmp_path / "corpus.jsonl")))
     pyarrow.parquet.write_table(pyarrow.table({"body": ["a"]}), tmp_path / "b.parquet")
     with pytest.raises(FileFormatError, match="body"):
@@ -415,16 +416,17 @@ def test_missing_texts_and_columns(tmp_path):
 
 # -------------------------------------------------------------------------------------------------------------- answers
 def _greedy(lm, prompt: str, n: int) -> str:
-    """The plain loop: one prompt, no cache, the most likely token, until <eos> or a line break."""
+    """The plain loop: one prompt, no cache, the most likely token, until <eos> or the first line is whole."""
     ids = torch.tensor(encode_prompts(lm, [prompt]))
     start = ids.shape[1]
     for _ in range(n):
         with torch.no_grad():
             best = lm.model(input_ids=ids, use_cache=False).logits[:, -1].argmax(dim=-1, keepdim=True)
         ids = torch.cat([ids, best], dim=1)
-        if best.item() == 2 or "\n" in lm.tokenizer.decode(best[0]):
+        text = lm.tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+        if best.item() == 2 or first_line_is_whole(text):
             break
-    return lm.tokenizer.decode(ids[0, start:], skip_special_tokens=True)
+    return text
 
 
 PROMPTS = ("The city of", "Mira Tolvan was born in", "Mira", "Where was Edo Karvin born? In", "The river of Tashu")
@@ -489,9 +491,9 @@ def _variant(source: Path, target: Path) -> Path:
 
 
 def test_missing_models_are_refused(tmp_path):
-    with pytest.raises(MissingFileError, match="--model"):
+    with pytest.raises(MissingFileError, match="model"):
         load_lm(str(tmp_path / "nothing"))
-    with pytest.raises(MissingFileError, match="--model"):
+    with pytest.raises(MissingFileError, match="model"):
         load_lm("no-such-model")
     with pytest.raises(FileFormatError, match=r"config\.json"):
         load_lm(str(tmp_path))

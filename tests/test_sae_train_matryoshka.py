@@ -78,7 +78,7 @@ def test_prefix_sizes_of_narrow_saes_are_counted_once():
 
 @pytest.mark.parametrize("shares", [(), (0.5,), (0.5, 0.25, 1.0), (0.5, 0.5, 1.0), (0.0, 1.0), (-0.5, 1.0), (0.5, 2.0)])
 def test_prefixes_that_are_not_nested_shares_are_refused(shares):
-    with pytest.raises(ConfigError, match="--matryoshka-prefix"):
+    with pytest.raises(ConfigError, match="matryoshka_prefix"):
         SaeTrainConfig("layers.0", arch="matryoshka", matryoshka_prefixes=shares)
 
 

@@ -116,6 +116,25 @@ def test_sparse_decode_equals_dense_with_gradients():
 
 
 # ------------------------------------------------------------------------------ architectures
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("shape", [(D_IN,), (24, D_IN), (4, 6, D_IN), (2, 3, 4, D_IN), (0, 5, D_IN)])
+def test_leading_axes_are_free(arch, shape):
+    """One token, a batch of tokens, (batch, position, d_in): each token gets what it gets as a row among rows."""
+    sae = _sae(arch)
+    if "threshold" in dict(sae.named_buffers()):
+        sae.threshold.fill_(0.3)
+    acts = torch.randn(shape, generator=_generator(5)) + 0.5
+    rows = acts.reshape(-1, D_IN)
+    latents = sae.encode(acts)
+    assert latents.shape == (*shape[:-1], D_SAE)
+    assert torch.equal(latents.reshape(-1, D_SAE), sae.encode(rows))
+    assert len(rows) == 0 or 0 < int((latents != 0).sum()) < latents.numel()
+    for found, expected in ((sae.decode(latents), sae.decode(sae.encode(rows))), (sae(acts), sae(rows))):
+        assert found.shape == acts.shape
+        torch.testing.assert_close(found.reshape(-1, D_IN), expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(sae.pre_acts(acts).reshape(-1, D_SAE), sae.pre_acts(rows))
+
+
 def test_topk_keeps_the_k_largest():
     sae, acts = _sae("topk"), _acts()
     pre_acts, latents = sae.pre_acts(acts), sae.encode(acts)
@@ -228,7 +247,7 @@ def test_the_decoder_keeps_its_length():
 
 def test_impossible_saes_are_refused():
     for k in (0, D_SAE + 1):
-        with pytest.raises(ConfigError, match="--k"):
+        with pytest.raises(ConfigError, match=r"\(k\)"):
             build_sae("topk", D_IN, D_SAE, k=k)
     with pytest.raises(ConfigError, match="topk"):
         build_sae("top-k", D_IN, D_SAE, k=1)

@@ -236,7 +236,7 @@ def test_a_disk_that_fills_up_behind_the_first_rows_keeps_them(lm, plan, tmp_pat
             raise OSError("Can't write data (file write failed: errno = 28, error message = 'No space left on device')")
         real(self, name, rows)
 
-    with monkeypatch.context() as patch, pytest.raises(StoppedError, match="--resume"):
+    with monkeypatch.context() as patch, pytest.raises(StoppedError, match="resume"):
         patch.setattr(layout.RowWriter, "_write", full)
         _write(lm, plan, out)
     with h5py.File(partial_path(out)) as file:
@@ -284,7 +284,7 @@ def test_the_estimate_refuses_what_cannot_fit_and_times_a_probe(lm, plan, tmp_pa
     assert found.seconds == pytest.approx(len(plan.tokens) / found.tokens_per_s)
     assert "500 rows" in str(found) and not list(tmp_path.iterdir())
     memory = psutil.virtual_memory()
-    with monkeypatch.context() as patch, pytest.raises(MemoryShortError, match="--max-tokens"):
+    with monkeypatch.context() as patch, pytest.raises(MemoryShortError, match="max_tokens"):
         patch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=10_000))
         estimate_store(lm, plan, config, tmp_path / "a.h5", n_processes=1)
     usage = shutil.disk_usage(tmp_path)

@@ -18,8 +18,8 @@ from features.entities import Entity
 from features.knowledge import ask, recall
 from features.prompts import questions
 from sae_train.intervals import Interval
-from sae_train.lm.candidates import option_scores, sampled_answers
-from sae_train.lm.generate import continuation_log_probs, encode_prompts
+from sae_train.lm.candidates import option_scores
+from sae_train.lm.generate import continuation_log_probs, encode_prompts, sampled_answers
 from sae_train.lm.hooks import decoder_blocks
 from sae_train.lm.models import weights_hash
 from sae_train.lm.tokens import encode_plain

@@ -70,7 +70,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is(monkeypatch, tmp_path)
     monkeypatch.setattr(benchmarks, "find_spec", lambda name: None)
     with pytest.raises(ConfigError) as caught:
         check_tasks(("hellaswag",))
-    assert caught.value.try_ == INSTALL and "hellaswag (--lm-eval)" in str(caught.value.got)
+    assert caught.value.try_ == INSTALL and "hellaswag (lm_eval)" in str(caught.value)
     monkeypatch.setattr(benchmarks, "find_spec", lambda name: "there")
     with pytest.raises(MissingFileError):
         check_tasks((str(tmp_path / "none.yaml"),))

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from features.entities import Entity
+from features.name_tokens import encode
 from features.prompts import questions
 from sae_train.errors import EntityError
 from sae_train.lm.tokens import Document, encode_plain
 from unlearn.data import (
-    encode,
     mining_half,
     pair,
     resolve_targets,

@@ -14,9 +14,10 @@ from features.factworld import shipped_world
 from features.knowledge import ask, recall
 from sae_train.errors import CollapseError, ConfigError
 from sae_train.lm.generate import continuation_log_probs
-from sae_train.lm.models import load_lm
+from sae_train.lm.models import load_lm, weights_hash
 from unlearn.config import configure
 from unlearn.examples import answer_log_probs, own_answers, refusal, refused_answers
+from unlearn.finetune import Objective, Preparing, WeightEdit
 from unlearn.methods import METHODS, build_method
 from unlearn.methods.crisp import salient_latents
 from unlearn.methods.ga import ascent
@@ -123,9 +124,25 @@ def test_defaults_of_a_method_give_way_to_what_is_given():
 def test_bad_params_are_refused(word):
     with pytest.raises(ConfigError) as caught:
         read_params("npo", [word])
-    assert word in str(caught.value.got) or "high" in str(caught.value.got)
+    assert str(caught.value.got).strip("'") in word, "the name, or the value, that was refused"
     if word == "betta=0.1":
         assert "beta" in str(caught.value.expected)
+
+
+@pytest.mark.parametrize(
+    ("method", "own"),
+    [*((m, {"crisp": {"ratio": 1.2}}.get(m, {})) for m in METHODS), ("redirect", {"init": "closed-form"})],
+)
+def test_building_a_method_leaves_the_model_as_it_is(world_problem, method, own):
+    problem = world_problem(method=method, **own)
+    before = weights_hash(problem.lm.model)
+    built = build_method(problem)
+    assert weights_hash(problem.lm.model) == before == weights_hash(problem.reference)
+    steps = {Objective: "parts", WeightEdit: "edit", Preparing: "prepare"}
+    changing = [name for kind, name in steps.items() if isinstance(built, kind) and name != "parts"]
+    if own.get("init") or "edit" in changing:  # the control: the step that is there for it does change the model
+        getattr(built, changing[-1])()
+        assert weights_hash(problem.lm.model) != before == weights_hash(problem.reference)
 
 
 @pytest.mark.parametrize("method", LOSSES)

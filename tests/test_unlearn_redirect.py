@@ -14,6 +14,7 @@ import torch
 
 from features.factworld import shipped_world
 from features.knowledge import ask, recall
+from features.name_tokens import encode
 from sae_train.errors import CollapseError, ConfigError, HookPointError, NoChangeError, NumericalError
 from sae_train.lm.hooks import captured, replaced
 from sae_train.lm.models import load_lm, weights_hash
@@ -21,7 +22,7 @@ from sae_train.processes import Processes
 from sae_train.progress import no_advance
 from unlearn.attacks.relearn import Teacher
 from unlearn.config import configure
-from unlearn.data import encode, training_prompts
+from unlearn.data import training_prompts
 from unlearn.finetune import TuneState, _can_save, adamw, trainable_parameters
 from unlearn.hook_choice import choose_hook_point
 from unlearn.methods import METHODS
@@ -226,7 +227,21 @@ def test_trainable_parameters_leave_the_embedding_alone(world_lm):
 
 def test_the_steps_can_start_from_the_closed_form(world_problem, terms_of):
     """Nothing has been trained yet, and the targets are nearer their aims than in the model as it was."""
-    assert terms_of(world_problem(init="closed-form"))["block"] < 0.9 * terms_of(world_problem())["block"]
+    problem = world_problem(init="closed-form")
+    start = terms_of(problem)["block"]
+    assert start == terms_of(world_problem())["block"], "building it changes nothing"
+    Redirect(problem).prepare()
+    assert terms_of(problem)["block"] < 0.9 * start
+
+
+def test_a_run_that_starts_from_the_closed_form_records_the_step_size_of_its_steps(run):
+    """It writes weights first, and then takes steps: of these the size is known."""
+    _, solved = run("solved", steps=2, init="closed-form", guard_weight=0.0)
+    _, plain = run("plain", steps=2, guard_weight=0.0)
+    assert solved["lr"] == plain["lr"] == pytest.approx(3e-3)
+    assert solved["relative_change"] > plain["relative_change"], "the closed form is in it"
+    _, edited = run("edited", method="redirect-closed-form", train="down_proj")
+    assert edited["lr"] is None, "no step at all"
 
 
 # --------------------------------------------------------------------------------------------- relearning

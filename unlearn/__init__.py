@@ -14,12 +14,24 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from unlearn.audit_report import AuditReport
+    from unlearn.demo import run_demo
     from unlearn.ledger import Ledger
+    from unlearn.reaudit import audit_ledger
+    from unlearn.removal_audit import audit
     from unlearn.unlearned import Unlearned
     from unlearn.unlearning import unlearn
 
-__all__ = ["Ledger", "Unlearned", "unlearn"]
-_WHERE = {"Ledger": "unlearn.ledger", "Unlearned": "unlearn.unlearned", "unlearn": "unlearn.unlearning"}
+__all__ = ["AuditReport", "Ledger", "Unlearned", "audit", "audit_ledger", "run_demo", "unlearn"]
+_WHERE = {
+    "AuditReport": "unlearn.audit_report",
+    "Ledger": "unlearn.ledger",
+    "Unlearned": "unlearn.unlearned",
+    "audit": "unlearn.removal_audit",
+    "audit_ledger": "unlearn.reaudit",
+    "run_demo": "unlearn.demo",
+    "unlearn": "unlearn.unlearning",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -60,7 +60,7 @@ def run_audit(
     """
     started = time.monotonic()
     config, policy = config or AuditConfig(), policy or default_policy()
-    check_names(config.skip, "--skip")
+    check_names(config.skip, "skip")
     check_names(policy.required, "policy key 'required'")
     check_tasks(config.lm_eval)
     context = make_context(before, after, request, config)
@@ -93,25 +93,25 @@ def check_names(names: Iterable[str], where: str) -> None:
     """Refuse what is neither an evaluation nor an attack."""
     for name in names:
         if name not in PARTS:
-            raise ConfigError(f"no evaluation or attack '{name}'", got=f"{name} ({where})", expected=", ".join(PARTS))
+            raise ConfigError(f"no evaluation or attack '{name}'", got=name, expected=", ".join(PARTS), field=where)
 
 
 def not_tested(context: AuditContext, found: Findings) -> list[str]:
     """Return, for the reader, what this audit did not look at."""
-    lines = [f"{n}: left out (--skip)" for n in PARTS if n in context.config.skip]
+    lines = [f"{n}: left out (skip)" for n in PARTS if n in context.config.skip]
     lines += [
         f"{n}: nothing to measure it on with these targets"
         for n in PARTS
         if n not in found.evaluated and n not in ("sae-fit", "lm-eval") and n not in context.config.skip
     ]
     if not context.saes:
-        lines.append("the latents and the error term of an SAE: none was given (--sae)")
+        lines.append("the latents and the error term of an SAE: none was given (saes)")
     elif len({s.hook_point for s in context.saes}) == len(context.saes):
-        lines.append("a second SAE of another seed at one hook point: one was given (--sae)")
+        lines.append("a second SAE of another seed at one hook point: one was given (saes)")
     if context.analysis is None:
-        lines.append("steering along mined latents: none were given (--latents)")
+        lines.append("steering along mined latents: none were given (analysis)")
     if not context.config.lm_eval:
-        lines.append("benchmarks of language models: none was given (--lm-eval)")
+        lines.append("benchmarks of language models: none was given (lm_eval)")
     if not context.config.n_samples:
         lines.append("answers drawn at temperature one")
     for attack in found.attacks.values():

@@ -86,7 +86,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
 def _measure(context: AuditContext, other: Other, name: str, advance: Advance) -> ComparedModel:
     """Load one model and run what is not skipped."""
     lm = other.load()
-    check_pair(context.before, lm, option=f"--compare {other.path}")
+    check_pair(context.before, lm, field="compare")
     skip = context.config.skip
     left_out = {*skip, *(INSIDE if set(PRICE) & set(skip) else ())}
     shared = {

@@ -2,81 +2,101 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from dataclasses import field, fields, replace
+from typing import Annotated, Any, Literal
 
-from sae_train.config import require
-from sae_train.errors import ConfigError, nearest_first
-from unlearn.settings import LR_WIDTH, MethodSettings, RedirectSettings, setting_names, settings_of
+from sae_train.fields import Field, config_class, require
+from unlearn.settings import (
+    LR_WIDTH,
+    METHOD_SETTINGS,
+    MethodSettings,
+    RedirectSettings,
+    check_setting,
+    settings_of,
+)
 
-TRAIN_CHOICES = ("full", "down_proj", "lora")
 
-
-@dataclass(frozen=True)
+@config_class
 class UnlearnConfig:
-    """What all methods share; what only one has stands in its settings. Build it with `configure`.
+    """What all methods share; what only one has stands in its settings. Build it with `configure`."""
 
-    Attributes:
-        method: Name in the registry of methods.
-        settings: The method's own config, of the class that `METHOD_SETTINGS` names.
-        steps: Optimizer steps.
-        lr: AdamW's step size at its highest; None takes the method's own, which falls with the model's width.
-        batch_size: Target prompts in a step; as many unknown ones and text windows, twice as many known ones.
-        retain_weight: Weight of everything that has to stay as it is.
-        train: Parameters that may change: `full` (all but the embedding), `down_proj` (MLP output matrices) or `lora`.
-        lora_rank: Rank of the adapter on every linear layer.
-        lora_alpha: Its scale: the change of a matrix is alpha / rank times the product of the adapter's two.
-        merge: Write an adapter merged into the whole model, not on its own.
-        accumulate: Batches whose gradients make one step, in every process.
-        autocast: Compute in bfloat16 where that is safe; weights and optimizer stay float32.
-        stop_early: Hold one training wording per attribute apart and stop as soon as the targets pass on it.
-        check_every: Steps between two looks at it.
-        hook_point: SAE's hook point to use; None takes the best one in the latents file.
-        retain_share: Share of the other known entities used for retention; the rest is never trained on.
-        warmup_steps: Steps of linear warm-up.
-        max_loss_increase: Relative rise of the retained text's loss that counts as collapse.
-        save_every: Steps between checkpoints; in several processes more, where a method carries something along.
-        seed: Draws pairs, splits and batches.
-    """
-
-    method: str = "redirect"
-    settings: MethodSettings = field(default_factory=RedirectSettings)
-    steps: int = 280
-    lr: float | None = None
-    batch_size: int = 16
-    retain_weight: float = 12.0
-    train: str = "full"
-    lora_rank: int = 8
-    lora_alpha: int = 16
-    merge: bool = False
-    accumulate: int = 1
-    autocast: bool = False
-    stop_early: bool = False
-    check_every: int = 25
-    hook_point: str | None = None
-    retain_share: float = 0.75
-    warmup_steps: int = 20
-    max_loss_increase: float = 0.25
-    save_every: int = 50
-    seed: int = 0
+    method: Annotated[
+        str, Field(description="Unlearning method.", json_schema_extra={"choices": [*METHOD_SETTINGS]})
+    ] = "redirect"
+    settings: Annotated[MethodSettings, Field(description="Settings that only this method has.")] = field(
+        default_factory=RedirectSettings
+    )
+    steps: Annotated[int, Field(ge=1, description="Optimizer steps.")] = 280
+    lr: Annotated[
+        float | None,
+        Field(
+            gt=0, description="AdamW's step size at its highest; by default the method's own * 96 / the model's width."
+        ),
+    ] = None
+    batch_size: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Target prompts in a step, beside as many unknown ones and text windows and twice as many "
+            "known ones.",
+        ),
+    ] = 16
+    retain_weight: Annotated[float, Field(ge=0, description="Weight of everything that has to stay as it is.")] = 12.0
+    train: Annotated[
+        Literal["full", "down_proj", "lora"],
+        Field(
+            description="Parameters that may change: all but the embedding (full), the MLPs' output matrices "
+            "(down_proj), or an adapter (lora)."
+        ),
+    ] = "full"
+    lora_rank: Annotated[int, Field(ge=1, description="Rank of the LoRA adapter on every linear layer.")] = 8
+    lora_alpha: Annotated[
+        int, Field(ge=1, description="Scale of the LoRA adapter: the product of its two matrices counts alpha / rank.")
+    ] = 16
+    merge: Annotated[bool, Field(description="Write an adapter merged into the whole model, not on its own.")] = False
+    accumulate: Annotated[int, Field(ge=1, description="Batches whose gradients make one step, in every process.")] = 1
+    autocast: Annotated[
+        bool, Field(description="Compute in bfloat16 where that is safe; weights and optimizer stay float32.")
+    ] = False
+    stop_early: Annotated[
+        bool, Field(description="Stop when the targets pass on one training wording per attribute that is held apart.")
+    ] = False
+    check_every: Annotated[
+        int, Field(ge=1, description="Steps between two looks at whether the targets pass (early stopping).")
+    ] = 25
+    hook_point: Annotated[
+        str | None,
+        Field(
+            description="Hook point of the SAE to use; by default the one in the latents file that tells known from "
+            "unknown best."
+        ),
+    ] = None
+    retain_share: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="Share of the other known entities used for retention; the rest is never trained on.",
+        ),
+    ] = 0.75
+    warmup_steps: Annotated[int, Field(ge=0, description="Steps in which the step size grows from zero.")] = 20
+    max_loss_increase: Annotated[
+        float, Field(ge=0, description="Relative rise of the retained text's loss that counts as a collapse.")
+    ] = 0.25
+    save_every: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Steps between checkpoints; more in several processes where a method carries something along.",
+        ),
+    ] = 50
+    seed: Annotated[int, Field(description="Seed of pairs, splits and batches.")] = 0
 
     def __post_init__(self) -> None:
         kind = settings_of(self.method)
         assert type(self.settings) is kind, f"{type(self.settings).__name__} are not the settings of {self.method}"
-        require(self.steps >= 1, "--steps", self.steps, ">= 1")
-        require(self.lr is None or self.lr > 0, "--lr", self.lr, "> 0")
-        require(self.batch_size >= 1, "--batch-size", self.batch_size, ">= 1")
-        require(self.retain_weight >= 0, "--retain-weight", self.retain_weight, ">= 0")
-        require(self.max_loss_increase >= 0, "--max-loss-increase", self.max_loss_increase, ">= 0")
-        require(self.warmup_steps >= 0, "--warmup-steps", self.warmup_steps, ">= 0")
-        require(self.train in TRAIN_CHOICES, "--train", self.train, ", ".join(TRAIN_CHOICES))
-        for name in ("lora_rank", "accumulate", "check_every"):
-            require(getattr(self, name) >= 1, f"--{name.replace('_', '-')}", getattr(self, name), ">= 1")
-        require(self.lora_alpha >= 1, "--lora-alpha", self.lora_alpha, ">= 1")
         can_train = self.train != "lora" or not self.settings.edits_weights
-        require(can_train, "--train", self.train, "full or down_proj, where weights are solved for in closed form")
-        require(0 < self.retain_share <= 1, "--retain-share", self.retain_share, "0 < share <= 1")
-        require(self.save_every >= 1, "--save-every", self.save_every, ">= 1")
+        require(can_train, "train", self.train, "full or down_proj, where weights are solved for in closed form")
 
     def step_size(self, width: int) -> float:
         """Return AdamW's step size at its highest: the one given, or the method's own times LR_WIDTH / width.
@@ -107,70 +127,57 @@ def configure(method: str = UnlearnConfig.method, **given: Any) -> UnlearnConfig
     kind = settings_of(method)
     shared = {f.name for f in fields(UnlearnConfig)} - {"method", "settings"}
     own = {k: v for k, v in given.items() if k not in shared}
-    names = setting_names(kind)
     for name in own:
-        if name not in names:
-            raise ConfigError(
-                f"{method} has no setting '{name}'",
-                got=f"{name} = {own[name]!r} (--param)",
-                expected=nearest_first(name, names) or "none: this method has no settings of its own",
-            )
+        check_setting(method, name)
     values = {**kind.shared, **{k: v for k, v in given.items() if k in shared}}
     return UnlearnConfig(method=method, settings=kind(**own), **values)
 
 
-@dataclass(frozen=True)
+@config_class
 class AuditConfig:
-    """How an audit samples.
+    """How an audit samples."""
 
-    Attributes:
-        n_neighbours: Neighbours per target, nearest first.
-        max_retain: Other known entities asked; None asks all.
-        n_candidates: Candidates among which a true answer is ranked, itself included.
-        max_blocks: Blocks at which activations are compared, spread over the whole model.
-        control_draws: Draws of never-known groups for the control range.
-        permutations: Of the two-sample test.
-        n_samples: Answers drawn at temperature one per question; 0 draws none.
-        max_attacked: Targets, and never-known entities, that are attacked.
-        max_wordings: Held-out wordings of an attribute that are asked under attack.
-        attack_steps: Optimizer steps after which relearning is measured; the last is that of fine-tuning too.
-        attack_lrs: Step sizes of relearning; fine-tuning takes the middle one.
-        lm_eval: Tasks of `lm-eval`: names or task files.
-        lm_eval_limit: Examples of each of them; None takes all.
-        skip: Evaluations and attacks left out.
-        seed: Draws everything.
-    """
-
-    n_neighbours: int = 10
-    max_retain: int | None = None
-    n_candidates: int = 20
-    max_blocks: int = 6
-    control_draws: int = 10
-    permutations: int = 999
-    n_samples: int = 5
-    max_attacked: int = 20
-    max_wordings: int = 1
-    attack_steps: tuple[int, ...] = (10, 30, 60)
-    attack_lrs: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
-    lm_eval: tuple[str, ...] = ()
-    lm_eval_limit: int | None = None
-    skip: tuple[str, ...] = ()
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.n_neighbours >= 0, "--n-neighbours", self.n_neighbours, ">= 0")
-        require(self.max_retain is None or self.max_retain >= 1, "--max-retain", self.max_retain, ">= 1")
-        require(self.n_candidates >= 2, "--n-candidates", self.n_candidates, ">= 2")
-        for name in ("max_blocks", "max_attacked", "max_wordings", "permutations"):
-            require(getattr(self, name) >= 1, f"--{name.replace('_', '-')}", getattr(self, name), ">= 1")
-        limit = self.lm_eval_limit
-        require(limit is None or limit >= 1, "--lm-eval-limit", limit, ">= 1")
-        for name in ("control_draws", "n_samples"):
-            require(getattr(self, name) >= 0, f"--{name.replace('_', '-')}", getattr(self, name), ">= 0")
-        require(
-            bool(self.attack_steps) and min(self.attack_steps) >= 1, "--attack-steps", self.attack_steps, "each >= 1"
-        )
-        require(bool(self.attack_lrs) and min(self.attack_lrs) > 0, "--attack-lrs", self.attack_lrs, "each > 0")
+    n_neighbours: Annotated[int, Field(ge=0, description="Neighbours asked about per target, nearest first.")] = 10
+    max_retain: Annotated[
+        int | None, Field(ge=1, description="Most other known entities asked about; by default all.")
+    ] = None
+    n_candidates: Annotated[
+        int, Field(ge=2, description="Candidates among which a true answer is ranked, itself included.")
+    ] = 20
+    max_blocks: Annotated[
+        int, Field(ge=1, description="Most blocks at which activations are compared, spread over the whole model.")
+    ] = 6
+    control_draws: Annotated[int, Field(ge=0, description="Draws of never-known groups for the control range.")] = 10
+    permutations: Annotated[int, Field(ge=1, description="Permutations of the two-sample test.")] = 999
+    n_samples: Annotated[
+        int, Field(ge=0, description="Answers drawn per question at temperature one; 0 draws none.")
+    ] = 5
+    max_attacked: Annotated[
+        int, Field(ge=1, description="Most targets, and never-known entities, that are attacked.")
+    ] = 20
+    max_wordings: Annotated[
+        int, Field(ge=1, description="Most held-out wordings of an attribute that are asked under attack.")
+    ] = 1
+    attack_steps: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(
+            min_length=1,
+            description="Optimizer steps after which relearning is measured; the last one is that of fine-tuning, too.",
+        ),
+    ] = (10, 30, 60)
+    attack_lrs: Annotated[
+        tuple[Annotated[float, Field(gt=0)], ...],
+        Field(min_length=1, description="Step size of relearning; fine-tuning takes the middle one."),
+    ] = (1e-4, 3e-4, 1e-3)
+    lm_eval: Annotated[
+        tuple[str, ...],
+        Field(description="Task of lm-eval to run before and after: a name, or the path of a task file (.yaml)."),
+    ] = ()
+    lm_eval_limit: Annotated[
+        int | None, Field(ge=1, description="Most examples of each lm-eval task; by default all.")
+    ] = None
+    skip: Annotated[tuple[str, ...], Field(description="Evaluation or attack to leave out, by its name.")] = ()
+    seed: Annotated[int, Field(description="Seed of everything that the audit draws.")] = 0
 
     def quick(self) -> AuditConfig:
         """Return a cheaper config: fewer draws, one relearning run, no samples, fewer targets under attack."""

@@ -13,12 +13,13 @@ import torch
 from features.collect import entity_means, name_activations
 from features.entities import Entity, find_entity
 from features.knowledge import normalize
+from features.name_tokens import Encoded, encode
 from features.pairing import pair
 from features.prompts import Prompt, Templates, check_types, contexts, mentions, questions
 from features.store import LatentAnalysis
 from sae_train.errors import EntityError
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.tokens import Document, bos_prefix, encode_plain, first_token_of_span, last_token_of_span
+from sae_train.lm.tokens import Document
 from sae_train.lm.windows import plan_windows
 from sae_train.rng import rng
 
@@ -59,15 +60,14 @@ def resolve_targets(labels: Sequence[Entity], names: Sequence[str]) -> list[Enti
         EntityError: No name, an unknown name, or an entity that the model does not know.
     """
     if not names:
-        raise EntityError(
-            "nothing to forget", got="an empty list", expected="--forget NAME, or --forget-file with names"
-        )
+        raise EntityError("nothing to forget", got="an empty list", expected="at least one name (`forget`)")
     targets = list({e.key: e for e in (find_entity(labels, name) for name in names)}.values())
     for target in targets:
         if target.label != "known":
             raise EntityError(
                 f"'{target.name}' cannot be forgotten",
-                got=f"label {target.label} (--labels)",
+                got=f"label {target.label}",
+                field="labels",
                 expected="label known",
             )
     return targets
@@ -109,11 +109,11 @@ def split_sets(
     """
     forget = resolve_targets(labels, names)
     check_types(forget, templates)
-    gone = [find_entity(labels, key, option="unlearning.json") for key in earlier]
+    gone = [find_entity(labels, key, field="unlearning.json") for key in earlier]
     again = sorted({e.key for e in gone} & {e.key for e in forget})
     if again:
         raise EntityError(
-            "already removed from this model", got=", ".join(again), expected="targets that it still knows (--model)"
+            "already removed from this model", got=", ".join(again), expected="targets that it still knows (`model`)"
         )
     chosen = {e.key for e in (*forget, *gone)}
     known = [e for e in labels if e.label == "known"]
@@ -163,37 +163,6 @@ def _balanced(
     acts = torch.cat([*name_activations(lm, prompts, blocks).values()], dim=1).numpy()
     means, keys = entity_means(acts, np.array([p.entity for p in prompts]))
     return pair(lm, targets, pool, readings=dict(zip(keys, means, strict=True)), seed=seed)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A tokenized prompt.
-
-    Attributes:
-        ids: Token ids, prefix included.
-        name_at: Index of the last name token.
-        name_from: Index of the first one.
-    """
-
-    ids: list[int]
-    name_at: int
-    name_from: int
-
-
-def encode(lm: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[str] | None = None) -> list[Encoded]:
-    """Tokenize prompts, with an answer behind each where given."""
-    prefix = bos_prefix(lm.tokenizer)
-    behind = [""] * len(prompts) if answers is None else [f" {a}" if a else "" for a in answers]
-    texts = [p.text + a for p, a in zip(prompts, behind, strict=True)]
-    ids, offsets = encode_plain(lm.tokenizer, texts) if texts else ([], [])
-    return [
-        Encoded(
-            prefix + i,
-            name_at=last_token_of_span(o, p.name_end) + len(prefix),
-            name_from=first_token_of_span(o, p.name_start) + len(prefix),
-        )
-        for i, o, p in zip(ids, offsets, prompts, strict=True)
-    ]
 
 
 def training_prompts(entity: Entity, templates: Templates) -> list[Prompt]:

@@ -42,13 +42,25 @@ Part = Callable[[], LossTerms]
 
 @runtime_checkable
 class Objective(Protocol):
-    """What a method contributes: the loss of a batch, a function of model and batch number alone; see `Carrying`."""
+    """What a method contributes: the loss of a batch, a function of model and batch number alone.
+
+    More that it may have: `Preparing`, `Carrying`.
+    """
 
     def parts(self, step: int) -> Sequence[Part]:
         """Return the parts whose sum is the loss of one batch; batches and steps are the same with one batch a step.
 
         They may run at the same time: each on modules of its own (`Problem.beside`), the longest first.
         """
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """An objective that changes the model before the first step; building it changes nothing."""
+
+    def prepare(self) -> None:
+        """Change the model's weights in place; called once, also where a run is resumed."""
         ...
 
 
@@ -268,7 +280,7 @@ def _checked(terms: dict[str, Tensor], step: int) -> dict[str, float]:
     if not all(map(math.isfinite, values.values())):
         shown = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
         raise NumericalError(
-            f"unlearning diverged at step {step}", got=shown, expected="finite losses", try_="a smaller --lr"
+            f"unlearning diverged at step {step}", got=shown, expected="finite losses", try_="a smaller `lr`"
         )
     return values
 

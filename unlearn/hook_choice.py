@@ -32,8 +32,8 @@ def choose_hook_point(
     if not usable:
         raise HookPointError(
             "SAE and latents do not fit",
-            got=f"{wanted or ', '.join(s.hook_point for s in saes)} (hook point of the SAEs)",
-            expected=", ".join(f.hook_point for f in analysis.hook_points) + " (of the latents)",
+            got=f"{wanted or ', '.join(s.hook_point for s in saes)} (`hook_point`, `sae`)",
+            expected=", ".join(f.hook_point for f in analysis.hook_points) + " (`latents`)",
         )
     fitting = [(s, f) for s, f in usable if file_hash(s.folder / WEIGHTS) == f.sae_hash]
     if not fitting:
@@ -41,6 +41,7 @@ def choose_hook_point(
         raise HookPointError(
             "the latents were mined with another SAE",
             got=f"{loaded.folder} at {found.hook_point}",
+            field="sae",
             expected=f"the SAE called '{found.sae}' with weights {found.sae_hash[:12]}…",
         )
     advised = None if analysis.gate is None else analysis.gate.recommended

@@ -203,7 +203,7 @@ class Ledger:
     def _mark(self, audit: Path, model_hash: str) -> AuditMark:
         """Return where an audit lies, its hash and its verdict; refuse one of another model."""
         path = audit / "audit.json" if audit.is_dir() else audit
-        require_file(path, "an audit")
+        require_file(path, "an audit", field="audit")
         report = load_report(path)
         of = report.request.unlearned_hash
         if of != model_hash:

@@ -114,7 +114,7 @@ def read_entries(path: Path) -> list[Entry]:
         FileFormatError: A line is no entry, is not spelled as it was written, or does not continue the chain.
         SchemaError: The file is of another kind, or newer than this program.
     """
-    require_file(path, "a ledger")
+    require_file(path, "a ledger", field="ledger")
     try:
         text = path.read_bytes().decode("utf-8")
     except UnicodeDecodeError as error:

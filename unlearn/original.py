@@ -36,14 +36,15 @@ def find_original(
         if given is not None:
             raise ConfigError(
                 "not the model that the first removal started from",
-                got=f"{found.name} (original)",
+                got=found.name,
+                field="original",
                 expected=f"{recorded.spec} with weights {recorded.weights_hash[:12]}…, as the record says",
             )
         found = None
     if found is None and record.removed:
         note(
             "the model before the first removal is not at hand: everything else is kept as it is in the model given, "
-            "and the costs of the removals add up (original)"
+            "and the costs of the removals add up (`original`)"
         )
     return found
 

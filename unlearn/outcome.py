@@ -67,7 +67,7 @@ def check_outcome(problem: Problem) -> Outcome:
             "the run changed nothing",
             got=f"{n_changed} parameters changed, relative change {share:.2g}",
             expected=f"a relative change of at least {SMALLEST_CHANGE:g}",
-            try_="a larger lr or more steps",
+            try_="a larger `lr` or more `steps`",
         )
     kept = problem.sets.holdout or problem.sets.retain
     asked = [e.ids for e in retained_prompts(problem.lm, kept[:KEPT_ENTITIES], problem.templates)]
@@ -79,6 +79,6 @@ def check_outcome(problem: Problem) -> Outcome:
             "the model collapsed",
             got=f"retained loss {before:.3f} -> {after:.3f}",
             expected=f"a rise of at most {config.max_loss_increase:.0%}",
-            try_=f"a smaller lr than {config.step_size(problem.lm.d_model):.2g} or a larger retain_weight",
+            try_=f"a smaller `lr` than {config.step_size(problem.lm.d_model):.2g} or a larger `retain_weight`",
         )
     return Outcome(n_changed, share, before, after)

@@ -11,12 +11,13 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from features.entities import Entity
+from features.name_tokens import Encoded, encode, matching_offsets
 from features.pairing import stand_ins
 from features.prompts import Prompt, Templates, render
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.packing import Batch, Places, lay_out
 from sae_train.rng import rng
-from unlearn.data import Encoded, UnlearnSets, encode, training_prompts
+from unlearn.data import UnlearnSets, training_prompts
 
 Pair = tuple[Encoded, Encoded]
 AVERAGED = 8  # unknown entities whose activations make a mean
@@ -73,7 +74,10 @@ def aimed_prompts(
         drawn = [pools]
     lists = [paired_prompts(lm, sets, templates, others=others, **words) for others in drawn]
     return [
-        [p if _offsets(*p, positions) == _offsets(*m, positions) else m for p, m in zip(pairs, matched, strict=True)]
+        [
+            p if matching_offsets(*p, positions) == matching_offsets(*m, positions) else m
+            for p, m in zip(pairs, matched, strict=True)
+        ]
         for pairs in lists
     ]
 
@@ -140,8 +144,8 @@ def pair_batch(pairs: Sequence[Pair], positions: str, device: torch.device, *, p
     """
     own = lay_out([one.ids for one, _ in pairs], device, packed=packed)
     other = lay_out([two.ids for _, two in pairs], device, packed=packed)
-    matching = [(n, one, two, o) for n, (one, two) in enumerate(pairs) for o in _offsets(one, two, positions)]
-    names = own.places([(n, at) for n, (one, _) in enumerate(pairs) for at in range(one.name_from, one.name_at + 1)])
+    matching = [(n, one, two, o) for n, (one, two) in enumerate(pairs) for o in matching_offsets(one, two, positions)]
+    names = own.places([(n, at) for n, (one, _) in enumerate(pairs) for at in one.name])
     is_name = torch.zeros_like(own.ids, dtype=torch.bool)
     is_name[names.rows, names.columns] = True
     return PairBatch(
@@ -151,17 +155,3 @@ def pair_batch(pairs: Sequence[Pair], positions: str, device: torch.device, *, p
         other.places([(n, two.name_at + offset) for n, _, two, offset in matching]),
         is_name,
     )
-
-
-def _offsets(own: Encoded, other: Encoded, positions: str) -> range:
-    """Return the matching tokens of one pair, counted from the last name token."""
-    length = own.name_at - own.name_from
-    front = -length if length == other.name_at - other.name_from else 0
-    tail = len(own.ids) - own.name_at if own.ids[own.name_at + 1 :] == other.ids[other.name_at + 1 :] else 1
-    spans = {
-        "last-name-token": range(1),
-        "name-tokens": range(front, 1),
-        "from-name-on": range(tail),
-        "name-and-behind": range(front, tail),
-    }
-    return spans[positions]

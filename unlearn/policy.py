@@ -6,13 +6,12 @@ import dataclasses
 import hashlib
 import json
 import tomllib
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from sae_train.config import from_mapping, require
-from sae_train.errors import FileFormatError
+from sae_train.errors import ConfigError, FileFormatError
+from sae_train.fields import Field, check_field, config_class, described, from_mapping, require
 from sae_train.runs import require_file
 from unlearn.audit_report import PolicyRecord
 
@@ -20,53 +19,89 @@ DEFAULT_POLICY = Path(__file__).parent / "policies" / "default-v3.toml"
 VERSION = 3  # of the set of keys and of what they are compared with
 
 
-@dataclass(frozen=True)
+@config_class
 class AuditPolicy:
-    """Limits of the verdict, fixed before any audit; the values are in the policy file alone.
+    """Limits of the verdict, fixed before any audit; the values are in the policy file alone."""
 
-    Attributes:
-        version: Of the set of keys; a file with another one is refused.
-        name: What the report calls it.
-        required: Evaluations and attacks without which there is no `pass`.
-        reported_places: Beginnings of the kinds of place (`evaluations/places.py`) whose classifiers decide nothing.
-        max_recall: Target recall on held-out wordings, after.
-        max_rank_first: Share of target questions whose true answer is ranked first among candidates, after.
-        max_gibberish: Largest share of gibberish among the answers about targets.
-        max_drop: Largest loss of recall of neighbours and of other known entities.
-        max_loss_increase: Largest relative rise of the loss on general text.
-        max_unknown_gain: Largest gain of recall of unknown entities.
-        max_entropy_loss: Largest relative fall of the n-gram entropy of what is written freely.
-        max_auroc: Largest AUROC of a fresh classifier, targets against unknown entities, at any audited place,
-            unless it lies inside the range that never-known entities reach among themselves, or spelling alone does.
-        min_probe_reads: Share of really unknown entities' contexts that the original model's probe must call unknown in
-            the model after. Below it the probe does not read that model: it is shown, and a probe of the model after
-            alone decides.
-        min_called_unknown: Share of target contexts that a known-unknown probe must call unknown ...
-        probe_margin: ... or this much less than what it calls unknown of really unknown entities.
-        min_p: Smallest p of the two-sample test.
-        attack_margin: How far recall under an attack may lie above the interval of never-known entities.
-    """
-
-    version: int
-    name: str
-    required: tuple[str, ...]
-    reported_places: tuple[str, ...]
-    max_recall: float
-    max_rank_first: float
-    max_gibberish: float
-    max_drop: float
-    max_loss_increase: float
-    max_unknown_gain: float
-    max_entropy_loss: float
-    max_auroc: float
-    min_probe_reads: float
-    min_called_unknown: float
-    probe_margin: float
-    min_p: float
-    attack_margin: float
+    version: Annotated[int, Field(description="Version of the set of keys; a file with another one is refused.")]
+    name: Annotated[str, Field(description="What the report calls the policy.")]
+    required: Annotated[tuple[str, ...], Field(description="Evaluations and attacks without which there is no pass.")]
+    reported_places: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Beginnings of the kinds of place (`evaluations/places.py`) whose classifiers decide nothing."
+        ),
+    ]
+    max_recall: Annotated[
+        float, Field(ge=0, le=1, description="Largest recall of the targets on held-out wordings in the model after.")
+    ]
+    max_rank_first: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Largest share of target questions whose true answer is ranked first among candidates in the "
+            "model after.",
+        ),
+    ]
+    max_gibberish: Annotated[
+        float, Field(ge=0, le=1, description="Largest share of gibberish among the answers about targets.")
+    ]
+    max_drop: Annotated[
+        float, Field(ge=0, le=1, description="Largest loss of recall of neighbours and of other known entities.")
+    ]
+    max_loss_increase: Annotated[
+        float, Field(ge=0, le=1, description="Largest relative rise of the loss on general text.")
+    ]
+    max_unknown_gain: Annotated[float, Field(ge=0, le=1, description="Largest gain of recall of unknown entities.")]
+    max_entropy_loss: Annotated[
+        float, Field(ge=0, le=1, description="Largest relative fall of the n-gram entropy of what is written freely.")
+    ]
+    max_auroc: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Largest AUROC of a fresh classifier, targets against unknown entities, at any audited place, "
+            "unless never-known entities or spelling alone reach it.",
+        ),
+    ]
+    min_probe_reads: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Smallest share of really unknown entities' contexts that the original model's probe must "
+            "call unknown in the model after; below it only a probe of the model after decides.",
+        ),
+    ]
+    min_called_unknown: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Smallest share of target contexts that a known-unknown probe must call unknown, unless the "
+            "probe margin excuses less.",
+        ),
+    ]
+    probe_margin: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="How much less a known-unknown probe may call targets unknown than really unknown entities.",
+        ),
+    ]
+    min_p: Annotated[float, Field(ge=0, le=1, description="Smallest p of the two-sample test.")]
+    attack_margin: Annotated[
+        float,
+        Field(
+            ge=0, le=1, description="How far recall under an attack may lie above the interval of never-known entities."
+        ),
+    ]
 
     def __post_init__(self) -> None:
-        require(self.version == VERSION, "policy version", self.version, str(VERSION))
+        require(self.version == VERSION, "version", self.version, str(VERSION))
 
     @property
     def sha256(self) -> str:
@@ -88,36 +123,24 @@ def load_policy(path: Path) -> AuditPolicy:
         FileFormatError: It is not TOML, or keys are missing.
         ConfigError: An unknown key, a version that this program does not know, or a limit out of range.
     """
-    require_file(path, "policy", option="--policy")
+    require_file(path, "policy", field="policy")
     try:
         raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise FileFormatError(f"cannot read the policy '{path}'", got=str(error), expected="TOML") from error
-    require(raw.get("version") == VERSION, "policy version", raw.get("version"), f"{VERSION} (in '{path}')")
+    require(raw.get("version") == VERSION, "version", raw.get("version"), f"{VERSION} (in '{path}')")
     missing = [f.name for f in dataclasses.fields(AuditPolicy) if f.name not in raw]
     if missing:
         raise FileFormatError(
             f"the policy '{path}' is not whole", got=f"no {', '.join(missing)}", expected="every key of the default"
         )
-    lists = {key: _names(raw[key], key, path) for key in ("required", "reported_places")}
-    if not isinstance(raw["name"], str):
-        raise FileFormatError(f"'{path}', name", got=repr(raw["name"])[:80], expected="a text")
-    limits = {k: _limit(v, k, path) for k, v in raw.items() if k not in ("version", "name", *lists)}
-    return from_mapping(AuditPolicy, {**limits, **lists, "version": VERSION, "name": raw["name"]})
-
-
-def _names(value: object, key: str, path: Path) -> tuple[str, ...]:
-    """Return a list of names."""
-    if not isinstance(value, list) or not all(isinstance(n, str) for n in value):
-        raise FileFormatError(f"'{path}', {key}", got=repr(value)[:80], expected="a list of names")
-    return tuple(value)
-
-
-def _limit(value: object, key: str, path: Path) -> float:
-    """Return a limit as a float."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise FileFormatError(f"'{path}', {key}", got=repr(value)[:80], expected="a number from 0 to 1")
-    return float(value)
+    for key in described(AuditPolicy).keys() & raw.keys():
+        value = tuple(raw[key]) if isinstance(raw[key], list) else raw[key]
+        try:
+            check_field(AuditPolicy, key, value)
+        except ConfigError as error:
+            raise FileFormatError(f"'{path}', {key}", got=repr(raw[key])[:80], expected=error.expected) from None
+    return from_mapping(AuditPolicy, raw)
 
 
 @cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from features.store import LatentAnalysis
 from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import Document
-from sae_train.runs import claim_output, clear_output
+from sae_train.runs import claim_output, clear_output, write_json
 from unlearn.audit_figures import Figure
 from unlearn.audit_report import AuditReport
 from unlearn.data import first_documents, resolve_targets
@@ -103,9 +103,7 @@ def audit_ledger(
         resolve_targets(known.labels, entry.targets)  # refuses a wrong name before a model is loaded
     documents = list(first_documents(documents_of(text), TEXT_CHARS))
     before = loaded(lm, device)
-    after = (
-        newest if isinstance(newest, Unlearned | LanguageModel) else replace(loaded(newest, device), name=str(newest))
-    )
+    after = newest if isinstance(newest, Unlearned) else loaded(newest, device)
     if folder is not None:
         clear_output(folder, overwrite=overwrite)
     shared = {"sae": known.load_saes(before.device), "labels": known.labels, "templates": known.templates}
@@ -116,4 +114,14 @@ def audit_ledger(
             before, after, known.analysis, forget=entry.targets, text=documents, out=place, **shared, **options
         )
         found.append(Removal(entry, report))
+    if folder is not None:
+        write_json(folder / "ledger.json", summary_of(found, chain.path, folder))
     return found
+
+
+def summary_of(removals: Sequence[Removal], ledger: Path, folder: Path) -> dict[str, Any]:
+    """Return what `ledger.json` says: one row a removal, and how many came back."""
+    rows = [{**r.summary(), "page": str(folder / f"entry-{r.entry.index}" / "audit.html")} for r in removals]
+    unlearned = removals[0].report.request.unlearned
+    came_back = sum(r.came_back for r in removals)
+    return {"ledger": str(ledger), "unlearned": unlearned, "came_back": came_back, "removals": rows}

@@ -10,6 +10,7 @@ from typing import Any
 
 from sae_train.errors import FileFormatError
 from sae_train.lm.adapters import Base
+from sae_train.lm.worlds import find_world
 
 RECORD = "unlearning.json"
 
@@ -33,7 +34,7 @@ class RemovalRecord:
             FileFormatError: The file is not JSON.
         """
         path = Path(model) / RECORD
-        if not path.is_file():
+        if not path.is_file() or find_world(str(model)) is not None:  # nothing was removed from a world
             return cls()
         try:
             found: Any = json.loads(path.read_text(encoding="utf-8"))

@@ -30,11 +30,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from features.name_tokens import encode
 from features.prompts import render
 from sae_train.checkpoints import restore, state_tensors
 from sae_train.lm.generate import answer_loss
 from sae_train.lm.packing import Batch, can_pack
-from unlearn.data import encode, training_prompts
+from unlearn.data import training_prompts
 from unlearn.divergence import next_token_kl
 from unlearn.examples import Answered, encode_answered
 from unlearn.finetune import CLIP_NORM, adamw

@@ -19,11 +19,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from features.name_tokens import encode
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import captured
 from sae_train.lm.packing import can_pack, lay_out
 from sae_train.rng import rng
-from unlearn.data import encode, retained_prompts, training_prompts
+from unlearn.data import retained_prompts, training_prompts
 from unlearn.divergence import token_kl
 from unlearn.problem import Problem
 

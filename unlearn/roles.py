@@ -51,7 +51,7 @@ def make_context(before: LanguageModel, after: LanguageModel, request: Request, 
         raise EntityError(
             "nothing to compare the targets with",
             got=f"{len(known_mining)} other known and {len(unknown_mining)} unknown entities in the mining half, "
-            f"{len(unknown)} held-out unknown ones of the targets' types (--labels, --latents)",
+            f"{len(unknown)} held-out unknown ones of the targets' types (`labels`, `latents`)",
             expected=">= 1, >= 1 and >= 2",
         )
     matched = near_in_length(before, forget, _shuffled(unknown, generator))[:MAX_UNKNOWN]
@@ -83,19 +83,21 @@ def make_context(before: LanguageModel, after: LanguageModel, request: Request, 
     )
 
 
-def check_pair(before: LanguageModel, after: LanguageModel, *, option: str = "--unlearned") -> None:
+def check_pair(before: LanguageModel, after: LanguageModel, *, field: str = "unlearned") -> None:
     """Refuse models of different shapes or tokenizers: their activations cannot be compared."""
     if (before.n_blocks, before.d_model) != (after.n_blocks, after.d_model):
         raise ShapeError(
             "the two models are not a pair",
-            got=f"{after.n_blocks} blocks of width {after.d_model} ({option})",
-            expected=f"{before.n_blocks} blocks of width {before.d_model} (--model)",
+            got=f"{after.n_blocks} blocks of width {after.d_model} in '{after.name}'",
+            field=field,
+            expected=f"{before.n_blocks} blocks of width {before.d_model} (`model`)",
         )
     if before.tokenizer_hash != after.tokenizer_hash:
         raise ShapeError(
             "the two models do not share a tokenizer",
-            got=f"{after.tokenizer_hash[:12]} ({option})",
-            expected=f"{before.tokenizer_hash[:12]} (--model)",
+            got=f"{after.tokenizer_hash[:12]}",
+            field=field,
+            expected=f"{before.tokenizer_hash[:12]} (`model`)",
         )
 
 
@@ -177,5 +179,5 @@ def _require_heldout(targets: Sequence[Entity], templates: Templates) -> None:
             raise EntityError(
                 f"no held-out question can be asked about '{target.name}'",
                 got=f"type {target.type}, facts {', '.join(target.facts) or 'none'}",
-                expected='templates with "heldout" wordings (--templates)',
+                expected='templates with "heldout" wordings (`templates`)',
             )

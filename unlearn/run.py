@@ -27,10 +27,10 @@ from sae_train.runs import Run, file_hash, jsonable, text_hash
 from sae_train.saes.interop import WEIGHTS, LoadedSae
 from unlearn.config import UnlearnConfig
 from unlearn.data import split_sets, text_windows, without_targets
-from unlearn.finetune import Tuned, WeightEdit, finetune
+from unlearn.finetune import Objective, Preparing, Tuned, WeightEdit, finetune
 from unlearn.hook_choice import choose_hook_point
 from unlearn.methods import build_method
-from unlearn.outcome import Outcome, check_outcome
+from unlearn.outcome import check_outcome
 from unlearn.problem import Problem
 from unlearn.record import RemovalRecord
 from unlearn.roles import check_pair
@@ -130,11 +130,27 @@ def run_removal(
     if processes.is_first:
         run = Run(folder, config=config, command="unlearn", inputs=prepared.inputs, wandb=wandb)
     adapter = adapter_for(problem.lm, config)
-    stopper, tuned = tune(prepared, run, folder, resume=resume, processes=processes, advance=advance)
+    method, stopper = build_method(problem), None
+    if isinstance(method, Preparing):
+        method.prepare()
+    if config.stop_early:
+        stopper = Stopper(problem, prepared.validation, run)
+    tuned = tune(prepared, method, stopper, run, folder, resume=resume, processes=processes, advance=advance)
     outcome = check_outcome(problem)
     if stopper is not None:
         stopper.require_reached(tuned.steps)
-    result = result_of(problem, tuned, outcome, stopper, name=name, seconds=time.monotonic() - started)
+    result = {
+        "model": name,
+        "method": config.method,
+        "steps": tuned.steps,
+        "lr": None if isinstance(method, WeightEdit) else config.step_size(problem.lm.d_model),
+        "seconds": time.monotonic() - started,
+        **asdict(outcome),
+        "hook_point": problem.latents.hook_point,
+        "terms": tuned.terms,
+        "is_adapter": config.train == "lora" and not config.merge,
+        **({} if stopper is None else {"validation": asdict(stopper.last)}),
+    }
     if run is not None and result["is_adapter"]:
         save_adapter(adapter, problem.lm.tokenizer, folder / ADAPTER, prepared.base)
     if adapter is not None:
@@ -150,7 +166,7 @@ def prepare(task: RemovalTask) -> Prepared:
     """Draw sets and partners, read the general text, copy the model."""
     lm, config = task.lm, task.config
     if task.original is not None:
-        check_pair(lm, task.original, option="original")
+        check_pair(lm, task.original, field="original")
     loaded, latents = choose_hook_point(task.saes, task.analysis, config.hook_point)
     wordings, validation = hold_apart(task.templates) if config.stop_early else (task.templates, task.templates)
     sets = split_sets(
@@ -174,18 +190,24 @@ def prepare(task: RemovalTask) -> Prepared:
 
 
 def tune(
-    prepared: Prepared, run: Run | None, folder: Path, *, resume: bool, processes: Processes, advance: Advance
-) -> tuple[Stopper | None, Tuned]:
+    prepared: Prepared,
+    method: Objective | WeightEdit,
+    stopper: Stopper | None,
+    run: Run | None,
+    folder: Path,
+    *,
+    resume: bool,
+    processes: Processes,
+    advance: Advance,
+) -> Tuned:
     """Let the method change the model: solve for weights, or take optimizer steps."""
     problem, config = prepared.problem, prepared.problem.config
-    method = build_method(problem)
-    stopper = Stopper(problem, prepared.validation, run) if config.stop_early else None
     if isinstance(method, WeightEdit):
         tuned = Tuned(method.edit(), config.steps)
         if run is not None:
             run.log(step=0, **tuned.terms)
-        return stopper, tuned
-    tuned = finetune(
+        return tuned
+    return finetune(
         problem.lm,
         method,
         config,
@@ -197,26 +219,6 @@ def tune(
         passes=None if stopper is None else stopper.passes,
         advance=advance,
     )
-    return stopper, tuned
-
-
-def result_of(
-    problem: Problem, tuned: Tuned, outcome: Outcome, stopper: Stopper | None, *, name: str, seconds: float
-) -> dict[str, Any]:
-    """Return what a run reports."""
-    config = problem.config
-    result = {
-        "model": name,
-        "method": config.method,
-        "steps": tuned.steps,
-        "lr": None if config.settings.edits_weights else config.step_size(problem.lm.d_model),
-        "seconds": seconds,
-        **asdict(outcome),
-        "hook_point": problem.latents.hook_point,
-        "terms": tuned.terms,
-        "is_adapter": config.train == "lora" and not config.merge,
-    }
-    return result if stopper is None else {**result, "validation": asdict(stopper.last)}
 
 
 def adapter_for(lm: LanguageModel, config: UnlearnConfig) -> Any:

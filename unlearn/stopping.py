@@ -59,5 +59,5 @@ class Stopper:
                 f"{self.start.rank_first:.3f} -> {self.last.rank_first:.3f}, other entities {self.start.kept:.3f} -> "
                 f"{self.last.kept:.3f}",
                 expected=f"recall <= {MAX_RECALL}, ranked first <= {MAX_RANK_FIRST}, others down by <= {MAX_COST}",
-                try_="more --steps, another --method, or --no-stop-early to keep what was reached",
+                try_="more `steps`, another `method`, or no `stop_early`, to keep what was reached",
             )

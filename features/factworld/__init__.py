@@ -14,12 +14,16 @@ can know it.
     check.py      what it knows, measured
     build.py      all of it into one folder, which any tool reads as a Hugging Face model
 
-World 0 is shipped with its weights (`shipped_world`); its corpus is made again in a second (`world_corpus`).
+World 0 is shipped with its weights (`shipped_world`); its corpus is made again in a second (`world_corpus`). It goes by
+the name `fact-world`: pyproject.toml registers `SHIPPED` under it (`sae_train/lm/worlds.py`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+
+from sae_train.lm.worlds import World
 
 
 def shipped_world() -> Path:
@@ -30,3 +34,13 @@ def shipped_world() -> Path:
         True
     """
     return Path(__file__).parent / "seed0"
+
+
+def _shipped_corpus() -> Iterator[str]:
+    """Make the texts of world 0 again."""
+    from features.factworld.corpus import world_corpus
+
+    return (document.text for document in world_corpus(0))
+
+
+SHIPPED = World(folder=shipped_world(), documents=_shipped_corpus)

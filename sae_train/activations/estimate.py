@@ -75,7 +75,7 @@ def estimate_store(lm: LanguageModel, plan: TokenPlan, config: CacheConfig, out:
             "the memory is too small for this run",
             got=f"{_size(free)} free",
             expected=_size(memory),
-            try_="a smaller --max-tokens or --batch-size, or more processes",
+            try_="a smaller `max_tokens` or `batch_size`, or more processes",
         )
     speed = _probe(lm, plan, config)
     folder = next(p for p in out.absolute().parents if p.exists())

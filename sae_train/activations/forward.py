@@ -114,13 +114,13 @@ def checked_rows(rows: Float[Tensor, "row d_in"], name: str, dtype: str) -> Floa
             f"the model's activations at {name} are not finite",
             got=f"{n_bad} of {len(rows)} rows with NaN or Inf",
             expected="finite numbers",
-            try_="--lm-dtype float32",
+            try_="`lm_dtype`=float32",
         )
     if dtype == "float16" and largest > FLOAT16_MAX:
         raise DtypeError(
             f"float16 cannot hold the activations at {name}",
-            got=f"a maximum of {largest:,.0f} (--dtype float16)",
+            got=f"a maximum of {largest:,.0f} (`dtype`=float16)",
             expected=f"at most {FLOAT16_MAX:,.0f}",
-            try_="--dtype bfloat16",
+            try_="`dtype`=bfloat16",
         )
     return rows

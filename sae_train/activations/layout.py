@@ -151,7 +151,7 @@ def claim_parts(out: Path, n_processes: int, *, resume: bool) -> None:
             f"cannot continue '{out}': the number of processes has changed",
             got=f"{n_processes} now",
             expected=f"that of {others[0].name}",
-            try_="as many processes as before, or --overwrite to start again",
+            try_="as many processes as before, or `overwrite` to start again",
         )
     for path in [] if resume else found:
         path.unlink()

@@ -60,7 +60,7 @@ class ActivationStore:
                 f"'{self.path}' is not finished",
                 got=f"{self.attrs.get('rows_committed')} of {self.attrs.get('n_rows')} rows",
                 expected="a complete store",
-                try_="the same wb cache-activations command with --resume",
+                try_="the same call of cache-activations with `resume`",
             )
 
     def _check_shapes(self) -> dict[str, np.ndarray]:
@@ -98,7 +98,8 @@ class ActivationStore:
         if canonical not in self.hook_points:
             raise HookPointError(
                 f"no hook point '{name}' in '{self.path}'",
-                got=f"{name} (--hook-point)",
+                got=f"{name}",
+                field="hook_point",
                 expected=nearest_first(canonical, self.hook_points),
             )
         return canonical
@@ -168,7 +169,8 @@ class ActivationStore:
         if n_held < 1 or n_held >= len(documents):
             raise ConfigError(
                 "the held-out split is empty",
-                got=f"{len(documents)} documents, share {share} (--holdout-share)",
+                got=f"{len(documents)} documents, share {share}",
+                field="holdout_share",
                 expected="at least one document on either side",
             )
         return np.isin(self.doc_id, generator.permutation(documents)[:n_held])

@@ -204,7 +204,7 @@ def _check_identity(path: Path, identity: dict[str, Any], schema: str) -> None:
                 f"cannot continue '{path}': {_NAMES.get(key, key)} has changed",
                 got=f"{value} now",
                 expected=f"{found.get(key)} as when the file was begun",
-                try_="the same inputs and options, or --overwrite to start again",
+                try_="the same inputs and options, or `overwrite` to start again",
             )
 
 
@@ -278,7 +278,7 @@ def _disk_may_fill(partial: Path, n_rows: int) -> Iterator[None]:
             f"the disk is full: '{partial}'",
             got=str(error)[:160],
             expected=f"room for {n_rows:,} rows",
-            try_="free some space, then the same command with --resume",
+            try_="free some space, then the same command with `resume`",
         ) from error
 
 

@@ -87,7 +87,8 @@ def save_adapter(adapter: Any, tokenizer: Any, folder: Path, base: Base) -> None
     shutil.rmtree(partial, ignore_errors=True)
     for config in adapter.peft_config.values():
         config.base_model_name_or_path = base.spec
-    adapter.save_pretrained(partial, safe_serialization=True)
+    # The embedding is not adapted. Left to find that out, PEFT looks for the base on the hub, a world or path included.
+    adapter.save_pretrained(partial, safe_serialization=True, save_embedding_layers=False)
     (partial / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     tokenizer.save_pretrained(partial)
     write_json(partial / BASE, base)

@@ -1,8 +1,8 @@
 """Answers of a language model: greedy and sampled in one pass, with a key-value cache.
 
-What prompts have in common is computed once: the tokens that all prompts of a batch begin with, and a prompt itself
-for all its samples. A row leaves the batch when its answer is over. Every question has its own random numbers, from the
-seed and its tokens, so neither its neighbours in the batch nor the order of the questions decide what is drawn.
+The one decoder: labelling, the gate's patched answers and the audits' samples come from here. What prompts have in
+common is computed once: the tokens that all prompts of a batch begin with, and a prompt itself for all its samples.
+When an answer is over is said in `answer_end.py`, how its tokens are drawn in `draws.py`.
 """
 
 from __future__ import annotations
@@ -10,43 +10,24 @@ from __future__ import annotations
 import inspect
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from os.path import commonprefix
 from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_train.config import require
+from sae_train.config import Decoding
 from sae_train.errors import ConfigError
+from sae_train.lm.answer_end import first_line_is_whole
+from sae_train.lm.draws import Draws, PerQuestion
 from sae_train.lm.models import LanguageModel
-from sae_train.rng import rng
 
 ROWS = 128  # answers written at the same time
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How answers are written.
-
-    Attributes:
-        max_new_tokens: Longest answer.
-        samples: Sampled answers per prompt, besides the greedy one.
-        temperature: Logits are divided by it before a sample is drawn from all tokens.
-        seed: Of the samples.
-    """
-
-    max_new_tokens: int = 12
-    samples: int = 0
-    temperature: float = 1.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        require(self.samples >= 0, "--samples", self.samples, "0 or more")
-        require(self.temperature > 0, "--temperature", self.temperature, "above 0; greedy answers are always there")
+Reading = Callable[[list[int]], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
@@ -60,11 +41,6 @@ class Written:
 
     greedy: str
     samples: tuple[str, ...] = ()
-
-
-def has_line_break(text: str) -> bool:
-    """Tell whether an answer is over because it wrote a line break."""
-    return "\n" in text
 
 
 def batches_by_length(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
@@ -89,82 +65,85 @@ def write_answers(
     prompts: Sequence[Sequence[int]],
     decoding: Decoding,
     *,
-    is_over: Callable[[str], bool] = has_line_break,
+    is_over: Callable[[str], bool] = first_line_is_whole,
     rows: int = ROWS,
+    draws: type[Draws] = PerQuestion,
+    while_reading: Reading | None = None,
 ) -> list[Written]:
-    """Return what the model writes behind each prompt, without special tokens.
+    """Return what the model writes behind each prompt, without special tokens, up to where it is over.
 
     Args:
         lm: The language model.
         prompts: Token ids, none of them empty.
         decoding: Length, number of samples, temperature, seed.
-        is_over: Tells from the text so far that the rest of an answer is not wanted.
+        is_over: Tells from the text so far that the rest is not wanted; the default is the rule for answers.
         rows: Answers written at the same time.
+        draws: Where the random numbers come from.
+        while_reading: Given the numbers of a batch's prompts, a context in which these are read: in one pass, nothing
+            shared between them. What is written is written outside of it.
 
     Raises:
         ConfigError: The model keeps no cache of keys and values.
     """
     per_prompt = 1 + decoding.samples
-    order = sorted(
-        range(len(prompts)), key=lambda i: (len(prompts[i]), tuple(prompts[i]))
-    )  # alike beginnings side by side
+    drawn = draws(decoding.samples, decoding.max_new_tokens, decoding.temperature, decoding.seed, lm.device)
+    order = drawn.order(prompts)
     found: list[Written] = [Written("")] * len(prompts)
     for places in batches_by_length([len(prompts[i]) for i in order], max(1, rows // per_prompt)):
         batch = [order[i] for i in places]
-        uniform = np.stack([_uniform(prompts[i], decoding) for i in batch])
-        texts = _write(lm, [prompts[i] for i in batch], uniform, decoding, is_over)
+        own = [prompts[i] for i in batch]
+        if while_reading is None:
+            logits, cache = _read(lm, own)
+        else:
+            with while_reading(batch):
+                logits, cache = cached_forward(lm)(torch.tensor(own, device=lm.device), None)
+        if per_prompt > 1:
+            logits = logits.repeat_interleave(per_prompt, dim=0)
+            cache.batch_repeat_interleave(per_prompt)
+        drawn.begin(own)
+        texts = _write(lm, logits, cache, drawn, is_over)
         for row, index in enumerate(batch):
-            greedy, *drawn = texts[row * per_prompt : (row + 1) * per_prompt]
-            found[index] = Written(greedy, tuple(drawn))
+            greedy, *sampled = texts[row * per_prompt : (row + 1) * per_prompt]
+            found[index] = Written(greedy, tuple(sampled))
     return found
-
-
-def _uniform(prompt: Sequence[int], decoding: Decoding) -> np.ndarray:
-    """Return the random numbers of one question, (1 + samples, max_new_tokens); the greedy row uses none of its own."""
-    generator = rng("answering.samples", decoding.seed, *prompt)
-    drawn = generator.random((decoding.samples, decoding.max_new_tokens), dtype=np.float32)
-    return np.concatenate([np.zeros((1, decoding.max_new_tokens), np.float32), drawn])
 
 
 def _write(
     lm: LanguageModel,
-    prompts: list[Sequence[int]],
-    uniform: np.ndarray,
-    decoding: Decoding,
+    logits: Float[Tensor, "row vocab"],
+    cache: Any,
+    draws: Draws,
     is_over: Callable[[str], bool],
 ) -> list[str]:
-    """Write the answers of prompts of one length; row i of prompt p is p * (1 + samples) + i, row 0 the greedy one."""
-    per_prompt = 1 + decoding.samples
-    logits, cache = _read(lm, prompts)
-    if per_prompt > 1:
-        logits = logits.repeat_interleave(per_prompt, dim=0)
-        cache.batch_repeat_interleave(per_prompt)
-    draws = torch.from_numpy(uniform.reshape(-1, decoding.max_new_tokens)).to(lm.device)
-    is_greedy = torch.arange(len(draws), device=lm.device) % per_prompt == 0
-    ends, model = end_tokens(lm), cached_forward(lm)
-    written: list[list[int]] = [[] for _ in range(len(draws))]
-    texts = [""] * len(draws)
-    alive = list(range(len(draws)))  # which answer each row of the batch is
-    for step in range(decoding.max_new_tokens):
-        tokens = _choose(logits, draws[alive, step], is_greedy[alive], decoding.temperature)
-        for index, token in zip(alive, tokens.tolist(), strict=True):  # one transfer a step: which answers are over
-            written[index].append(token)
-        said = lm.tokenizer.batch_decode([written[i] for i in alive], skip_special_tokens=True)
-        texts_now = dict(zip(alive, said, strict=True))
-        for index, text in texts_now.items():
-            texts[index] = text
-        going = [r for r, i in enumerate(alive) if written[i][-1] not in ends and not is_over(texts[i])]
-        if not going or step + 1 == decoding.max_new_tokens:
+    """Write the answer of every row of a batch, behind what is in the cache."""
+    ends, forward = end_tokens(lm), cached_forward(lm)
+    n_rows = len(logits)
+    written: list[list[int]] = [[] for _ in range(n_rows)]
+    texts, over, ended = [""] * n_rows, [False] * n_rows, [False] * n_rows
+    rows = list(range(n_rows))  # which row each place of the batch is
+    for step in range(draws.max_new_tokens):
+        tokens = draws.choose(logits, rows, step)
+        going = [row for row in rows if not over[row]]
+        for row, token in zip(rows, tokens.tolist(), strict=True):  # one transfer a step: which answers are over
+            ended[row] |= token in ends
+            if not over[row]:
+                written[row].append(token)
+        if going:  # of no rows the tokenizer makes one text
+            said = lm.tokenizer.batch_decode([written[row] for row in going], skip_special_tokens=True)
+            for row, text in zip(going, said, strict=True):
+                texts[row], over[row] = text, ended[row] or is_over(text)
+        stay = draws.staying(rows, over, ended)
+        if not stay or step + 1 == draws.max_new_tokens:
             break
-        if len(going) < len(alive):
-            keep = torch.tensor(going, device=lm.device)
+        if len(stay) < len(rows):
+            keep = torch.tensor(stay, device=lm.device)
             cache.batch_select_indices(keep)
-            tokens, alive = tokens[keep], [alive[r] for r in going]
-        logits = model(tokens.unsqueeze(1), cache)[0]
+            tokens, rows = tokens[keep], [rows[place] for place in stay]
+        logits = forward(tokens.unsqueeze(1), cache)[0]
     return texts
 
 
-def _read(lm: LanguageModel, prompts: list[Sequence[int]]) -> tuple[Float[Tensor, "batch vocab"], Any]:
+def _read(lm: LanguageModel, prompts: Sequence[Sequence[int]]) -> tuple[Float[Tensor, "batch vocab"], Any]:
     """Return the logits behind each prompt, and the cache; what all of them begin with is read once."""
     forward = cached_forward(lm)
     ids = torch.tensor([list(p) for p in prompts], device=lm.device)
@@ -207,19 +186,3 @@ def end_tokens(lm: LanguageModel) -> set[int]:
     settings = getattr(model.generation_config, "eos_token_id", None)
     found = settings if isinstance(settings, list) else [settings]
     return {int(i) for i in (*found, lm.tokenizer.eos_token_id) if i is not None}
-
-
-def _choose(
-    logits: Float[Tensor, "row vocab"],
-    uniform: Float[Tensor, " row"],
-    is_greedy: Bool[Tensor, " row"],
-    temperature: float,
-) -> Int[Tensor, " row"]:
-    """Return the likeliest token, or the first one whose cumulated probability exceeds the row's random number."""
-    likeliest = logits.argmax(dim=-1)
-    if bool(is_greedy.all()):
-        return likeliest
-    cumulated = (logits.float() / temperature).softmax(dim=-1).cumsum(dim=-1)
-    target = (uniform * cumulated[:, -1]).unsqueeze(1)
-    drawn = torch.searchsorted(cumulated, target, right=True).squeeze(1).clamp_max(logits.shape[1] - 1)
-    return torch.where(is_greedy, likeliest, drawn)

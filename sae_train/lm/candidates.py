@@ -1,4 +1,4 @@
-"""Scores of several continuations of one prompt; the prompt is read once. And answers drawn at temperature one."""
+"""Scores of several continuations of one prompt; the prompt is read once."""
 
 from __future__ import annotations
 
@@ -8,12 +8,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
 from sae_train.lm.generate import batches_by_length, encode_prompts, pad_right
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
-from sae_train.rng import torch_global_rng
 
 ROWS = 256  # continuations in one forward pass
 
@@ -86,33 +84,3 @@ def _continue(
             totals[i] += score
             greedy[i] += hits[row][: len(rows[i][1]) - 1]
     return list(zip(totals, greedy, strict=True))
-
-
-@torch.no_grad()
-def sampled_answers(
-    lm: LanguageModel, prompts: Sequence[str], *, n_samples: int, max_new_tokens: int, seed: int, batch_size: int = 32
-) -> list[list[str]]:
-    """Return `n_samples` answers to every prompt, drawn at temperature one from the whole distribution."""
-    ids = encode_prompts(lm, prompts)
-    found: list[list[str]] = [[] for _ in ids]
-    pad, eos = lm.tokenizer.pad_token_id, lm.tokenizer.eos_token_id
-    config = GenerationConfig(
-        do_sample=True,
-        temperature=1.0,
-        top_k=0,
-        top_p=1.0,
-        num_return_sequences=n_samples,
-        max_new_tokens=max_new_tokens,
-        eos_token_id=eos,
-        pad_token_id=pad if pad is not None else (eos if eos is not None else 0),
-    )
-    model: Any = lm.model
-    devices = [lm.device] if lm.device.type == "cuda" else []
-    with torch_global_rng("candidates.sampling", seed, devices):
-        for batch in batches_by_length([len(i) for i in ids], batch_size):
-            tokens = torch.tensor([ids[i] for i in batch], device=lm.device)
-            out = model.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=config)
-            texts = lm.tokenizer.batch_decode(out[:, tokens.shape[1] :], skip_special_tokens=True)
-            for row, index in enumerate(batch):
-                found[index] = texts[row * n_samples : (row + 1) * n_samples]
-    return found

@@ -36,18 +36,30 @@ def chat_text(tokenizer: Any, user: str, start: str = "") -> ChatText:
         InputError: The words hold a special token of the model, which the template would turn into one.
     """
     if not has_chat_template(tokenizer):
-        raise ConfigError("the model has no chat template", got="--chat on", expected="--chat auto or off")
-    special = [token for token in tokenizer.all_special_tokens if token in user or token in start]
-    if special:
-        raise InputError(
-            "a question holds a special token of the model", got=f"{special[0]} in '{user}{start}'", expected="words"
-        )
+        raise ConfigError("the model has no chat template", got="`chat`=on", expected="`chat`=auto or off")
+    refuse_special_tokens(tokenizer, user, start)
     turns = [{"role": "user", "content": user}]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     user_at = text.rfind(user)
     if user_at < 0:
         raise ConfigError("the model's chat template changes the words of the user", got=text[:120], expected=user)
     return ChatText(text + start, user_at, len(text))
+
+
+def refuse_special_tokens(tokenizer: Any, *texts: str) -> None:
+    """Refuse words that a conversation would turn into special tokens.
+
+    Raises:
+        InputError: A text holds one.
+    """
+    for text in texts:
+        special = [token for token in tokenizer.all_special_tokens if token in text]
+        if special:
+            raise InputError(
+                "a question or answer holds a special token of the model",
+                got=f"{special[0]} in '{text}'",
+                expected="words",
+            )
 
 
 def encode_chat(tokenizer: Any, texts: list[str]) -> tuple[list[list[int]], list[list[tuple[int, int]]]]:

@@ -1,15 +1,18 @@
-"""Greedy answers and next-token log-probabilities of texts, batched by exact length: nothing is padded in front."""
+"""Answers to texts, and next-token log-probabilities, batched by exact length: nothing is padded in front."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from sae_train.lm.answering import ROWS, Decoding, batches_by_length, logits_of_last, write_answers
+from sae_train.config import Decoding
+from sae_train.lm.answer_end import first_line_is_whole
+from sae_train.lm.answering import ROWS, batches_by_length, logits_of_last, write_answers
+from sae_train.lm.draws import PerBatch
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.packing import lay_out
 from sae_train.lm.tokens import bos_prefix, encode_plain
@@ -24,11 +27,29 @@ def encode_prompts(lm: LanguageModel, prompts: Sequence[str]) -> list[list[int]]
 
 
 def greedy_answers(
-    lm: LanguageModel, prompts: Sequence[str], *, max_new_tokens: int = 12, batch_size: int = ROWS
+    lm: LanguageModel,
+    prompts: Sequence[str],
+    *,
+    max_new_tokens: int = 12,
+    batch_size: int = ROWS,
+    is_over: Callable[[str], bool] = first_line_is_whole,
 ) -> list[str]:
-    """Return what the model writes after each prompt, greedily and without special tokens, up to a line break."""
-    written = write_answers(lm, encode_prompts(lm, prompts), Decoding(max_new_tokens), rows=batch_size)
-    return [w.greedy for w in written]
+    """Return what the model writes behind each prompt, greedily and without special tokens; as `write_answers`."""
+    ids = encode_prompts(lm, prompts)
+    return [w.greedy for w in write_answers(lm, ids, Decoding(max_new_tokens), rows=batch_size, is_over=is_over)]
+
+
+def sampled_answers(
+    lm: LanguageModel, prompts: Sequence[str], *, n_samples: int, max_new_tokens: int, seed: int, batch_size: int = 32
+) -> list[list[str]]:
+    """Return `n_samples` answers to every prompt, drawn at temperature one from the whole distribution.
+
+    The random numbers are one stream over all prompts (`draws.PerBatch`): audits that were published drew so.
+    """
+    decoding = Decoding(max_new_tokens, samples=n_samples, seed=seed)
+    rows = batch_size * (1 + n_samples)
+    written = write_answers(lm, encode_prompts(lm, prompts), decoding, rows=rows, draws=PerBatch)
+    return [list(w.samples) for w in written]
 
 
 def pad_right(

@@ -59,7 +59,8 @@ def check_hook_point(model: nn.Module, name: str, *, model_name: str = "the mode
         last = len(decoder_blocks(model)) - 1
         raise HookPointError(
             f"no hook point '{name}' in {model_name}",
-            got=f"{name} (--hook-point)",
+            got=f"{name}",
+            field="hook_point",
             expected=f"embed, layers.0 … layers.{last}, each with '.mlp' or '.self_attn'; "
             f"nearest: {nearest_first(canonical, allowed, most=2)}",
         )

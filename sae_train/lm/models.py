@@ -1,4 +1,4 @@
-"""Load a causal language model and its tokenizer: hub id, Hugging Face folder or GGUF file. Never a pickle."""
+"""Load a causal language model and its tokenizer: hub id, Hugging Face folder, GGUF file or world. Never a pickle."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from torch import nn
 
 from sae_train.errors import ConfigError, FileFormatError, MissingFileError
 from sae_train.lm.adapters import is_adapter, put_on, read_base
+from sae_train.lm.worlds import find_world, install_hint, world_names
 from sae_train.runs import partial_path, resolve_device
 
 transformers.utils.logging.disable_progress_bar()  # the command line shows its own progress
@@ -82,19 +83,20 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
     """Load a model for inference or fine-tuning; gradients are off until someone turns them on.
 
     Args:
-        spec: A hub id (`org/name`), a Hugging Face folder, a `.gguf` file, or the folder of an adapter.
+        spec: A hub id (`org/name`), a Hugging Face folder, a `.gguf` file, the folder of an adapter, or the name of a
+            world (`fact-world`), which the model then goes by.
         device: `auto`, `cpu`, `cuda[:n]` or `mps`.
         dtype: `float32`, `bfloat16` or `float16`.
         base: An adapter's base, where it is not to be loaded from where the adapter says.
 
     Raises:
-        MissingFileError: Neither a folder, nor a `.gguf` file, nor a hub id.
+        MissingFileError: Neither a folder, nor a `.gguf` file, nor a hub id, nor a world.
         FileFormatError: The files are not a causal language model with all its weights as safetensors and a fast
             tokenizer.
     """
     if dtype not in DTYPES:
-        raise ConfigError(f"no such dtype '{dtype}'", got=f"{dtype} (--lm-dtype)", expected=", ".join(DTYPES))
-    if is_adapter(Path(spec)):
+        raise ConfigError(f"no such dtype '{dtype}'", got=f"{dtype}", field="lm_dtype", expected=", ".join(DTYPES))
+    if find_world(spec) is None and is_adapter(Path(spec)):
         return _with_adapter(spec, base, device=device, dtype=dtype)
     source, options = _locate(spec)
     try:
@@ -148,7 +150,7 @@ def load_tokenizer(spec: str) -> Any:
     """Load a model's tokenizer alone, as `load_lm` would.
 
     Raises:
-        MissingFileError: Neither a folder, nor a `.gguf` file, nor a hub id.
+        MissingFileError: Neither a folder, nor a `.gguf` file, nor a hub id, nor a world.
         FileFormatError: There is no tokenizer, or it cannot be read.
     """
     source, options = _locate(spec)
@@ -163,8 +165,9 @@ def load_tokenizer(spec: str) -> Any:
 
 
 def _locate(spec: str) -> tuple[str, dict[str, Any]]:
-    """Tell a folder, a GGUF file and a hub id apart."""
-    path = Path(spec)
+    """Tell a world's name, a folder, a GGUF file and a hub id apart."""
+    world = find_world(spec)
+    path = Path(spec) if world is None else world.folder
     safe: dict[str, Any] = {"trust_remote_code": False}
     if path.suffix == ".gguf" and path.is_file():
         return str(path.parent), {**safe, "gguf_file": path.name, "local_files_only": True}
@@ -180,8 +183,10 @@ def _locate(spec: str) -> tuple[str, dict[str, Any]]:
         return spec, safe
     raise MissingFileError(
         f"no language model '{spec}'",
-        got=f"{spec} (--model)",
-        expected="fact-world, a folder with config.json, a .gguf file, or a hub id such as org/name",
+        got=spec,
+        field="model",
+        expected=", ".join([*world_names(), "a folder with config.json, a .gguf file, or a hub id such as org/name"]),
+        try_=install_hint(spec),
     )
 
 

@@ -35,7 +35,7 @@ def output_matrices(model: nn.Module) -> list[nn.Module]:
                 f"{type(model).__name__} has no MLP output matrix to solve for",
                 got=f"block {index} without one",
                 expected=f"one called {', '.join(_NAMES)}",
-                try_="another --method",
+                try_="another `method`",
             )
         found.append(matrix)
     return found
@@ -89,5 +89,5 @@ def check_writes_straight(lm: LanguageModel, input_ids: Int[Tensor, "batch pos"]
                 f"the MLPs of {type(lm.model).__name__} do not write straight into the residual stream",
                 got=f"a push at {name}.mlp arrives at {name} changed by {gap:.0%}",
                 expected="an architecture without a norm behind the MLP: Llama, Qwen2, Mistral, GPT-2, NeoX",
-                try_="--method redirect",
+                try_="`method`=redirect",
             )

@@ -1,4 +1,4 @@
-"""Text to tokens: documents from files or a hub dataset, and their encoding without special tokens.
+"""Text to tokens: documents from files, a hub dataset or a world, and their encoding without special tokens.
 
 Documents come one at a time, so that a text may be larger than memory. Special tokens are never recognised inside a
 text; which ones a tokenizer puts in front is asked once (`bos_prefix`).
@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sae_train.errors import FileFormatError, InputError
+from sae_train.errors import FileFormatError, InputError, MissingFileError
+from sae_train.lm.worlds import find_world, install_hint, world_names
 from sae_train.runs import require_file
 
 _TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
@@ -36,18 +37,38 @@ class Document:
 
 
 def load_documents(source: str) -> Iterator[Document]:
-    """Yield the documents of `.txt` (blank lines part them), `.jsonl` (field `text`), `.parquet` or a hub dataset.
+    """Return the documents of a file, a hub dataset or a world, one at a time.
+
+    The first one is read at once, so that a text that cannot be read is refused before anything is done with it.
+
+    Args:
+        source: `.txt` (blank lines part the documents), `.jsonl` (field `text`), both also with `.gz` behind,
+            `.parquet` (column `text`), the id of a hub dataset, or the name of a world (`fact-world`): its corpus.
 
     Raises:
         MissingFileError: The file is not there.
         FileFormatError: A line is not JSON, has no field `text`, or holds what is not Unicode text.
     """
+    documents = _documents(source)
+    return itertools.chain(list(itertools.islice(documents, 1)), documents)
+
+
+def _documents(source: str) -> Iterator[Document]:
+    """Tell the sources apart and yield the documents."""
+    world = find_world(source)
+    if world is not None:
+        yield from map(Document, world.documents())
+        return
     path = Path(source)
     name = path.name.lower()
-    if not name.endswith(_TEXT_SUFFIXES) and not path.exists() and "/" in source and not source.startswith((".", "/")):
+    is_format = name.endswith(_TEXT_SUFFIXES)
+    if not is_format and not path.exists() and "/" in source and not source.startswith((".", "/")):
         yield from _hub_documents(source)
         return
-    require_file(path, "text", option="--text")
+    hint = install_hint(source)
+    if hint and not path.exists():
+        raise MissingFileError(f"no text '{source}'", got=source, field="text", expected="a file", try_=hint)
+    require_file(path, "text", field="text")
     if name.endswith((".txt", ".txt.gz")):
         yield from _paragraphs(path)
     elif name.endswith((".jsonl", ".jsonl.gz")):
@@ -57,8 +78,9 @@ def load_documents(source: str) -> Iterator[Document]:
     else:
         raise FileFormatError(
             f"cannot read text: '{path}'",
-            got=f"{path.suffix or 'no suffix'} (--text)",
-            expected=", ".join(_TEXT_SUFFIXES) + ", or a hub dataset id",
+            got=path.suffix or "no suffix",
+            field="text",
+            expected=", ".join([*_TEXT_SUFFIXES, *world_names()]) + ", or a hub dataset id",
         )
 
 
@@ -129,18 +151,18 @@ def _parquet_documents(path: Path) -> Iterator[Document]:
 
 def _hub_documents(name: str) -> Iterator[Document]:
     """Read the column `text` of a hub dataset."""
-    for row in hub_rows(name, option="--text"):
+    for row in hub_rows(name, field="text"):
         text = row.get("text")
         if isinstance(text, str) and text.strip():
             yield Document(text)
 
 
-def hub_rows(name: str, *, option: str) -> Iterator[dict[str, Any]]:
+def hub_rows(name: str, *, field: str) -> Iterator[dict[str, Any]]:
     """Stream the rows of a hub dataset's train split; the only place that reads one.
 
     Args:
         name: The dataset's id.
-        option: What named it, for the message.
+        field: The parameter that named it, for the message.
 
     Raises:
         InputError: It cannot be opened.
@@ -152,7 +174,8 @@ def hub_rows(name: str, *, option: str) -> Iterator[dict[str, Any]]:
     except Exception as error:  # noqa: BLE001  the library raises a dozen unrelated types here
         raise InputError(
             f"cannot open the dataset '{name}'",
-            got=f"{type(error).__name__}: {str(error)[:160]} ({option})",
+            got=f"{type(error).__name__}: {str(error)[:160]}",
+            field=field,
             expected="a file, or a hub dataset id with a train split",
         ) from error
     yield from (dict(row) for row in stream)

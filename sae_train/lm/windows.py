@@ -132,7 +132,7 @@ def plan_windows(
         both = windows + extra
         windows = [both[i] for i in order]
     if not windows:
-        raise ConfigError("the text has no tokens", got="0 tokens (--text)", expected="at least one document")
+        raise ConfigError("the text has no tokens", got="0 tokens", field="text", expected="at least one document")
     for start in range(0, len(windows), SORT_WINDOWS):
         block = windows[start : start + SORT_WINDOWS]
         windows[start : start + SORT_WINDOWS] = sorted(block, key=lambda w: -len(w.tokens))
@@ -183,7 +183,9 @@ def _cut(
     prefix = np.array(bos_prefix(tokenizer), dtype=np.int32)
     room = ctx_len - len(prefix)
     if room < 1:
-        raise ConfigError("the context is too short", got=f"{ctx_len} (--ctx-len)", expected=f">= {len(prefix) + 1}")
+        raise ConfigError(
+            "the context is too short", got=f"{ctx_len}", field="ctx_len", expected=f">= {len(prefix) + 1}"
+        )
     pieces = _pieces(documents, tokenizer, first_id)
     if is_packed:
         pieces = _packed(pieces, tokenizer.eos_token_id, room)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from sae_train.config import SaeTrainConfig
-from sae_train.errors import ConfigError, nearest_first
 from sae_train.saes.base import Sae
 from sae_train.saes.batch_topk import BatchTopKSae
 from sae_train.saes.jumprelu import JumpReluSae
@@ -21,14 +20,8 @@ def sae_from_config(config: SaeTrainConfig, d_in: int) -> Sae:
     """Build the SAE a config asks for, with zero weights.
 
     Raises:
-        ConfigError: No such architecture, or a setting does not fit the number of latents.
+        ConfigError: A setting does not fit the number of latents.
     """
-    if config.arch not in ARCHS:
-        raise ConfigError(
-            f"no SAE architecture '{config.arch}'",
-            got=f"{config.arch} (--arch)",
-            expected=nearest_first(config.arch, ARCHS),
-        )
     return ARCHS[config.arch].from_config(config, d_in, sae_width(config, d_in))
 
 
@@ -36,13 +29,14 @@ def build_sae(arch: str, d_in: int, d_sae: int, **settings: Any) -> Sae:
     """Build an SAE with zero weights from its sizes; `settings` are fields of `SaeTrainConfig`.
 
     Raises:
-        ConfigError: As `sae_from_config`, or a setting is out of range.
+        ConfigError: As `sae_from_config`, no such architecture, or a setting is out of range.
 
     Example:
         >>> build_sae("topk", 4, 16, k=2).W_enc.shape
         torch.Size([4, 16])
     """
-    return sae_from_config(SaeTrainConfig(hook_point="", arch=arch, d_sae=d_sae, **settings), d_in)
+    fields: dict[str, Any] = {"hook_point": "", "arch": arch, "d_sae": d_sae, **settings}
+    return sae_from_config(SaeTrainConfig(**fields), d_in)
 
 
 def sae_width(config: SaeTrainConfig, d_in: int) -> int:

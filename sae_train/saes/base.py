@@ -122,16 +122,18 @@ class Sae(nn.Module, ABC):
     def choose_search_dtype(self, acts: Float[Tensor, "batch d_in"], wanted: str) -> None:  # noqa: B027  as above
         """Set `search_dtype` to what is wanted, or (`auto`) to what is best on a sample of scaled activations."""
 
-    def pre_acts(self, acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+    def pre_acts(self, acts: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
         """Return the latents before the activation function."""
         return self.centered_pre_acts(acts - self.b_dec)
 
-    def centered_pre_acts(self, centered: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
+    def centered_pre_acts(self, centered: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
         """Return the latents before the activation function, given x - b_dec; autocast concerns the product only."""
+        if centered.ndim != 2:  # addmm takes rows; the same rows give the same numbers, whatever their leading axes
+            return self.centered_pre_acts(centered.reshape(-1, self.d_in)).view(*centered.shape[:-1], self.d_sae)
         return torch.addmm(self.b_enc, centered, self.W_enc).to(centered.dtype)
 
     @abstractmethod
-    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+    def activate(self, pre_acts: Float[Tensor, "*tokens d_sae"]) -> Float[Tensor, "*tokens d_sae"]:
         """Apply the activation function."""
 
     @abstractmethod
@@ -152,15 +154,15 @@ class Sae(nn.Module, ABC):
         for name in ("W_enc", "b_enc", "W_dec", "b_dec"):
             getattr(self, name).copy_(tensors[name])
 
-    def encode(self, acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_sae"]:
-        """Return the latents of activations in the model's own scale."""
+    def encode(self, acts: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
+        """Return the latents of activations in the model's own scale; leading axes (batch, position) are free."""
         return self.activate(self.pre_acts(acts))
 
-    def decode(self, latents: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_in"]:
+    def decode(self, latents: Float[Tensor, "*tokens d_sae"]) -> Float[Tensor, "*tokens d_in"]:
         """Return the reconstruction that these latents stand for."""
         return latents @ self.W_dec + self.b_dec
 
-    def forward(self, acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+    def forward(self, acts: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_in"]:
         """Return the reconstruction."""
         return self.decode(self.encode(acts))
 

@@ -122,7 +122,9 @@ class BatchTopKSae(ThresholdSae):
     def __init__(self, d_in: int, d_sae: int, *, k: int) -> None:
         super().__init__(d_in, d_sae)
         if not 1 <= k <= d_sae:
-            raise ConfigError("k does not fit the SAE", got=f"k {k} (--k), d_sae {d_sae}", expected="1 <= k <= d_sae")
+            raise ConfigError(
+                "k does not fit the SAE", got=f"k {k}, d_sae {d_sae}", expected="1 <= k <= d_sae", field="k"
+            )
         self.k = k
         self.register_buffer("threshold", torch.zeros(()))
         self.register_buffer("n_batches", torch.zeros((), dtype=torch.int64))

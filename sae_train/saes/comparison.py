@@ -160,7 +160,9 @@ def compare_saes(
         MemoryShortError: The assignment's table, 8 bytes a pair of latents, does not fit.
     """
     if not 0 < threshold < 1:
-        raise ConfigError("the threshold is no cosine", got=f"{threshold} (--threshold)", expected="0 < cosine < 1")
+        raise ConfigError(
+            "the threshold is no cosine", got=f"{threshold}", field="threshold", expected="0 < cosine < 1"
+        )
     if a.d_in != b.d_in:
         raise ShapeError(
             "the two SAEs read activations of different width", got=f"d_in {a.d_in} and {b.d_in}", expected="the same"
@@ -235,7 +237,7 @@ def _cost_table(n_a: int, n_b: int) -> Float[np.ndarray, "d_sae_a d_sae_b"]:
             "the memory is too small to match these SAEs",
             got=f"{free / 2**20:,.0f} MiB free",
             expected=f"{needed / 2**20:,.0f} MiB for {n_a:,} times {n_b:,} cosines",
-            try_="--max-hungarian 0, which matches mutual nearest neighbours",
+            try_="`max_hungarian`=0, which matches mutual nearest neighbours",
         )
     return np.empty((n_a, n_b))
 

@@ -104,7 +104,7 @@ def load_sae(folder: Path, *, device: torch.device | str = "cpu") -> LoadedSae:
 
 def _read_cfg(folder: Path) -> dict[str, Any]:
     """Read and check `cfg.json`."""
-    path = require_file(folder / "cfg.json", "an SAE's config", option="--sae")
+    path = require_file(folder / "cfg.json", "an SAE's config", field="sae")
     try:
         cfg = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -126,7 +126,7 @@ def _require_keys(cfg: dict[str, Any], keys: tuple[str, ...], folder: Path) -> N
 
 def _load_weights(sae: Sae, folder: Path) -> None:
     """Copy the tensors in; names and shapes must be exactly these."""
-    path = require_file(folder / WEIGHTS, "an SAE's weights", option="--sae")
+    path = require_file(folder / WEIGHTS, "an SAE's weights", field="sae")
     try:
         tensors = load_file(path)
     except SafetensorError as error:

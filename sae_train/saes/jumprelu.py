@@ -100,7 +100,9 @@ class JumpReluSae(ThresholdSae):
     ) -> None:
         super().__init__(d_in, d_sae)
         if not 1 <= k <= d_sae:
-            raise ConfigError("k does not fit the SAE", got=f"k {k} (--k), d_sae {d_sae}", expected="1 <= k <= d_sae")
+            raise ConfigError(
+                "k does not fit the SAE", got=f"k {k}, d_sae {d_sae}", expected="1 <= k <= d_sae", field="k"
+            )
         self.k, self.l0_coefficient, self.bandwidth = k, l0_coefficient, jumprelu_bandwidth
         self.register_buffer("start_threshold", torch.full((d_sae,), START_THRESHOLD * d_in**0.5))
         self.log_growth = nn.Parameter(torch.zeros(d_sae))

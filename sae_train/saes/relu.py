@@ -20,7 +20,7 @@ class ReluSae(Sae):
 
     arch: ClassVar[str] = "relu"
 
-    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+    def activate(self, pre_acts: Float[Tensor, "*tokens d_sae"]) -> Float[Tensor, "*tokens d_sae"]:
         """Zero the negative ones."""
         return pre_acts.relu()
 

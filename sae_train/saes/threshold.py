@@ -19,7 +19,7 @@ class ThresholdSae(Sae):
     def thresholds(self) -> Float[Tensor, " d_sae"]:
         """Return every latent's threshold, none below zero, in the scale of the weights."""
 
-    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+    def activate(self, pre_acts: Float[Tensor, "*tokens d_sae"]) -> Float[Tensor, "*tokens d_sae"]:
         """Keep what is above its threshold, zero the others."""
         return torch.where(pre_acts > self.thresholds(), pre_acts, 0.0)
 

@@ -34,7 +34,9 @@ class TopKSae(Sae):
     def __init__(self, d_in: int, d_sae: int, *, k: int) -> None:
         super().__init__(d_in, d_sae)
         if not 1 <= k <= d_sae:
-            raise ConfigError("k does not fit the SAE", got=f"k {k} (--k), d_sae {d_sae}", expected="1 <= k <= d_sae")
+            raise ConfigError(
+                "k does not fit the SAE", got=f"k {k}, d_sae {d_sae}", expected="1 <= k <= d_sae", field="k"
+            )
         self.k = k
         self._memory = Memory()
 
@@ -44,21 +46,21 @@ class TopKSae(Sae):
         self.search_dtype = best_dtype(acts - self.b_dec, self.W_enc, self.b_enc, self.k) if auto else wanted
 
     def largest(
-        self, pre_acts: Float[Tensor, "batch d_sae"]
-    ) -> tuple[Float[Tensor, "batch k"], Int[Tensor, "batch k"]]:
+        self, pre_acts: Float[Tensor, "*tokens d_sae"]
+    ) -> tuple[Float[Tensor, "*tokens k"], Int[Tensor, "*tokens k"]]:
         """Return values (not below zero) and indices of the k largest pre-activations."""
-        values, indices = torch.topk(pre_acts, self.k, dim=1, sorted=False)
+        values, indices = torch.topk(pre_acts, self.k, dim=-1, sorted=False)
         return values.relu(), indices
 
-    def activate(self, pre_acts: Float[Tensor, "batch d_sae"]) -> Float[Tensor, "batch d_sae"]:
+    def activate(self, pre_acts: Float[Tensor, "*tokens d_sae"]) -> Float[Tensor, "*tokens d_sae"]:
         """Keep the k largest, zero the others."""
         values, indices = self.largest(pre_acts)
-        return torch.zeros_like(pre_acts).scatter_(1, indices, values)
+        return torch.zeros_like(pre_acts).scatter_(-1, indices, values)
 
-    def forward(self, acts: Float[Tensor, "batch d_in"]) -> Float[Tensor, "batch d_in"]:
+    def forward(self, acts: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_in"]:
         """Return the reconstruction, decoding only the k latents that are on."""
-        values, indices = self.largest(self.pre_acts(acts))
-        return sparse_decode(values, indices, self.W_dec) + self.b_dec
+        values, indices = (found.reshape(-1, self.k) for found in self.largest(self.pre_acts(acts)))
+        return sparse_decode(values, indices, self.W_dec).view(acts.shape) + self.b_dec
 
     def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
         """Return FVU plus the weighted AuxK term."""

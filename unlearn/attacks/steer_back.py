@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from features.entities import Entity
-from features.patched_questions import NameQuestions, name_places, read_rows, verdicts
+from features.patched_questions import NameQuestions, read_rows, verdicts
 from features.prompts import Prompt
 from unlearn.attack_results import AttackResult, AttackSetting
 from unlearn.attacks.common import asked, attacked, by_entity, interval, recall_before, result
@@ -52,7 +52,7 @@ def _questions(context: AuditContext, entities: Sequence[Entity]) -> NameQuestio
     """Return the questions that attacks ask about some entities, and every token of the names in them."""
     prompts, index = asked(context, entities), {e.key: i for i, e in enumerate(entities)}
     of = np.array([index[p.entity] for p in prompts], dtype=np.int64)
-    return NameQuestions(list(entities), prompts, of, name_places(context.after, prompts, "all"))
+    return NameQuestions.of(context.after, entities, prompts, of, "all")
 
 
 def _pushes(context: AuditContext) -> list[tuple[str, str, Push]]:

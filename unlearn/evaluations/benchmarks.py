@@ -1,4 +1,4 @@
-"""Benchmarks: tasks of EleutherAI's `lm-eval`, before and after, where any are asked for (`--lm-eval`).
+"""Benchmarks: tasks of EleutherAI's `lm-eval`, before and after, where any are asked for (`AuditConfig.lm_eval`).
 
 The package is optional and imported here only. A task is one of its names, whose data it downloads, or the path of a
 task file (YAML), which may name local data and then needs no network. A task file can also name Python functions, which
@@ -48,18 +48,19 @@ def check_tasks(tasks: Sequence[str]) -> None:
         return
     if find_spec("lm_eval") is None:
         raise ConfigError(
-            "lm-eval is not installed", got=f"{tasks[0]} (--lm-eval)", expected="the package lm-eval", try_=INSTALL
+            "lm-eval is not installed", got=f"{tasks[0]}", field="lm_eval", expected="the package lm-eval", try_=INSTALL
         )
     files = [t for t in tasks if t.endswith(TASK_FILES)]
     for path in files:
         if not Path(path).is_file():
-            raise MissingFileError(f"no task file '{path}'", got=f"{path} (--lm-eval)", expected="a YAML file")
+            raise MissingFileError(f"no task file '{path}'", got=f"{path}", field="lm_eval", expected="a YAML file")
     named = [t for t in tasks if t not in files]
     for name in named:
         if name not in _manager(with_named=True).all_tasks:
             raise ConfigError(
                 f"lm-eval has no task '{name}'",
-                got=f"{name} (--lm-eval)",
+                got=f"{name}",
+                field="lm_eval",
                 expected="a name that `lm-eval ls tasks` lists, or the path of a .yaml file",
             )
 

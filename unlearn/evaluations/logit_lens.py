@@ -17,18 +17,17 @@ import torch
 from torch import Tensor
 
 from features.entities import Entity
+from features.name_tokens import encode
 from features.prompts import Prompt
 from sae_train.intervals import Interval
-from sae_train.lm.generate import batches_by_length
-from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
+from sae_train.lm.token_acts import acts_at
 from sae_train.lm.tokens import encode_plain
 from sae_train.lm.unembed import final_norm, unembedding
 from sae_train.rng import rng
 from unlearn.audit_figures import ReadOff
 from unlearn.audit_report import Findings
 from unlearn.context import AuditContext, mean_interval, units
-from unlearn.data import encode
 from unlearn.evaluations.ranking import ranked_cases
 
 BATCH_SIZE = 64
@@ -92,7 +91,6 @@ def _row(found: dict[str, Interval]) -> ReadOff:
     return ReadOff(after=found["after"], control=found["control"], before=found["before"].value)
 
 
-@torch.no_grad()
 def _questions(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity]) -> _Questions:
     """Run one question per attribute through the model and keep the activations."""
     cases = ranked_cases(context, entities)
@@ -101,17 +99,16 @@ def _questions(context: AuditContext, lm: LanguageModel, entities: Sequence[Enti
         heads = [ids[0] for ids in encode_plain(lm.tokenizer, [f" {t}" for t in texts])[0]]
         options.append([heads[0], *dict.fromkeys(h for h in heads[1:] if h != heads[0])])
     encoded = encode(lm, [p for p, _ in cases])
-    points = context.blocks
-    end = {h: torch.zeros(len(cases), lm.d_model) for h in points}
-    name = {h: torch.zeros(len(cases), lm.d_model) for h in points}
-    for batch in batches_by_length([len(e.ids) for e in encoded], BATCH_SIZE):
-        ids = torch.tensor([encoded[i].ids for i in batch], device=lm.device)
-        at = torch.tensor([encoded[i].name_at for i in batch], device=lm.device)
-        acts = capture(lm, ids, torch.ones_like(ids), points)
-        for h in points:
-            end[h][batch] = acts[h][:, -1].float().cpu()
-            name[h][batch] = acts[h][torch.arange(len(batch)), at].float().cpu()
-    return _Questions([p for p, _ in cases], options, end, name)
+    places = [[e.name_at, e.end] for e in encoded]
+    rows = acts_at(lm, [e.ids for e in encoded], places, context.blocks, batch_size=BATCH_SIZE)
+    name, end = (
+        {
+            h: torch.stack([r[place] for r in found]) if found else torch.zeros(0, lm.d_model)
+            for h, found in rows.items()
+        }
+        for place in (0, 1)
+    )
+    return _Questions([p for p, _ in cases], options, end=end, name=name)
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ import numpy as np
 
 from features.entities import Entity
 from features.knowledge import Answer, normalize
+from sae_train.lm.answer_end import has_line_break
 from sae_train.lm.generate import encode_prompts, greedy_answers
 from unlearn.audit_figures import Figure, GroupResult, Writing
 from unlearn.audit_report import Findings
@@ -83,7 +84,7 @@ def _writing(context: AuditContext) -> Writing:
     beginnings = tokenizer.batch_decode([w[:BEGINNING_TOKENS] for w in windows], skip_special_tokens=True)
     found: dict[str, float] = {}
     for when in ("before", "after"):
-        texts = greedy_answers(context.model(when), beginnings, max_new_tokens=WRITTEN_TOKENS)
+        texts = greedy_answers(context.model(when), beginnings, max_new_tokens=WRITTEN_TOKENS, is_over=has_line_break)
         written = encode_prompts(context.model(when), [b + t for b, t in zip(beginnings, texts, strict=True)])
         found |= {
             f"entropy_{when}": float(np.mean([fluency(w) for w in written])) if written else float("nan"),

@@ -15,11 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from features.name_tokens import encode
 from features.prompts import Prompt, contexts
-from sae_train.lm.generate import batches_by_length
-from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.tokens import bos_prefix, encode_plain, last_token_of_span
+from sae_train.lm.token_acts import acts_at
 from unlearn.context import MIN_ENTITIES, AuditContext
 
 MAX_CONTEXTS = 4  # per entity
@@ -116,28 +115,16 @@ class _Read(NamedTuple):
     n_tokens: np.ndarray
 
 
-@torch.no_grad()
 def _read(lm: LanguageModel, prompts: Sequence[Prompt], hook_points: Sequence[str]) -> _Read:
     """Read the rows of every prompt."""
-    prefix = bos_prefix(lm.tokenizer)
-    ids, offsets = encode_plain(lm.tokenizer, [p.text for p in prompts])
-    spans = [
-        (len(prefix) + _first_token_of_span(o, p.name_start), len(prefix) + last_token_of_span(o, p.name_end))
-        for o, p in zip(offsets, prompts, strict=True)
-    ]
+    encoded = encode(lm, prompts)
+    places = [[*read.name, read.end] for read in encoded]
+    acts = acts_at(lm, [read.ids for read in encoded], places, hook_points, batch_size=BATCH_SIZE)
     rows = {h: torch.full((END + 1 + MAX_EARLIER, len(prompts), lm.d_model), torch.nan) for h in hook_points}
-    for batch in batches_by_length([len(i) for i in ids], BATCH_SIZE):
-        tokens = torch.tensor([prefix + ids[i] for i in batch], device=lm.device)
-        acts = capture(lm, tokens, torch.ones_like(tokens), hook_points)
-        for name in hook_points:
-            for index, own in zip(batch, acts[name].float().cpu(), strict=True):
-                start, end = spans[index]
-                rows[name][: END + 1, index] = torch.stack([own[end], own[start : end + 1].mean(0), own[-1]])
-                earlier = own[max(start, end - MAX_EARLIER) : end].flip(0)
-                rows[name][END + 1 : END + 1 + len(earlier), index] = earlier
-    return _Read(rows, np.array([end - start + 1 for start, end in spans]))
-
-
-def _first_token_of_span(offsets: Sequence[tuple[int, int]], char_start: int) -> int:
-    """Return the index of the first token that reaches behind `char_start`."""
-    return next(i for i, (_, end) in enumerate(offsets) if end > char_start)
+    for hook_point, found in acts.items():
+        for index, own in enumerate(found):
+            name = own[:-1]
+            rows[hook_point][: END + 1, index] = torch.stack([name[-1], name.mean(0), own[-1]])
+            earlier = name[max(0, len(name) - 1 - MAX_EARLIER) : -1].flip(0)
+            rows[hook_point][END + 1 : END + 1 + len(earlier), index] = earlier
+    return _Read(rows, np.array([len(read.name) for read in encoded]))

@@ -6,7 +6,7 @@ import numpy as np
 
 from features.knowledge import first_line, is_right, normalize
 from features.prompts import questions
-from sae_train.lm.candidates import sampled_answers
+from sae_train.lm.generate import sampled_answers
 from unlearn.audit_figures import GroupResult
 from unlearn.audit_report import Findings
 from unlearn.context import AuditContext, figure, units

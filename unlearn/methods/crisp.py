@@ -53,7 +53,7 @@ class Crisp(ActivationForgetting):
                 "crisp finds no latent that stands out on the targets",
                 got=f"none at least {settings.ratio:g} times as active as on retained entities",
                 expected="at least one",
-                try_="--param ratio=1.5, or another SAE",
+                try_="a smaller `ratio`, or another SAE",
             )
         self.unit = target[:, self.salient].sum(dim=1).mean()
 

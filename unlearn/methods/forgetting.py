@@ -11,10 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from features.entities import Entity
+from features.name_tokens import Encoded, encode
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import captured
 from sae_train.rng import rng
-from unlearn.data import Encoded, encode, training_prompts
+from unlearn.data import training_prompts
 from unlearn.examples import Answered, answer_log_probs, own_answers
 from unlearn.finetune import LossTerms, Part
 from unlearn.problem import Problem
@@ -89,7 +90,7 @@ class ActivationForgetting(ForgetRetain):
         ids, mask = pad_right([e.ids for e in batch], device=self.problem.lm.device)
         with captured(model, [self.hook_point]) as found:
             model(input_ids=ids, attention_mask=mask, use_cache=False)
-        return found[self.hook_point][name_tokens(batch)].float()
+        return found[self.hook_point][from_name_on(batch)].float()
 
     @torch.no_grad()
     def reference_acts(self, prompts: Sequence[Encoded], *, at_most: int = STATISTICS_PROMPTS) -> Tensor:
@@ -99,7 +100,7 @@ class ActivationForgetting(ForgetRetain):
         return torch.cat([self.acts(self.problem.reference, chosen[i : i + 64]) for i in range(0, len(chosen), 64)])
 
 
-def name_tokens(batch: Sequence[Encoded]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+def from_name_on(batch: Sequence[Encoded]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     """Return (row, position) of every prompt's last name token and of every token behind it."""
     places = [(row, at) for row, e in enumerate(batch) for at in range(e.name_at, len(e.ids))]
     rows, positions = zip(*places, strict=True)

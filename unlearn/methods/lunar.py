@@ -18,9 +18,9 @@ from torch import Tensor
 
 from features.entities import Entity
 from features.knowledge import judge
+from features.name_tokens import Encoded, encode
 from features.prompts import questions
 from sae_train.errors import EntityError
-from unlearn.data import Encoded, encode
 from unlearn.methods.forgetting import ActivationForgetting, drawn, variance
 from unlearn.problem import Problem
 
@@ -65,9 +65,10 @@ class Lunar(ActivationForgetting):
         if not found:
             raise EntityError(
                 "lunar has nothing to aim at",
-                got=f"no refusal among the answers about {len(unknown)} unknown entities (--labels)",
+                got=f"no refusal among the answers about {len(unknown)} unknown entities",
+                field="labels",
                 expected="a model that says of some entities that it does not know them",
-                try_="--method redirect, or mean-difference",
+                try_="`method`=redirect, or mean-difference",
             )
         return encode(self.problem.lm, found)
 
@@ -81,4 +82,4 @@ class Lunar(ActivationForgetting):
 
 def _at_last_token(prompts: Sequence[Encoded]) -> list[Encoded]:
     """Read a question where its answer begins."""
-    return [Encoded(p.ids, len(p.ids) - 1, len(p.ids) - 1) for p in prompts]
+    return [Encoded(p.ids, p.end, p.end) for p in prompts]

@@ -71,8 +71,8 @@ class Redirect:
     def __init__(self, problem: Problem) -> None:
         assert isinstance(problem.config.settings, RedirectSettings)
         self.problem, self.settings = problem, problem.config.settings
-        if self.settings.init == "closed-form":
-            RedirectClosedForm(problem, ClosedFormSettings()).edit()
+        is_solved_first = self.settings.init == "closed-form"
+        self.closed_form = RedirectClosedForm(problem, ClosedFormSettings()) if is_solved_first else None
         sets = problem.sets
         new, earlier = self._aimed(sets), self._aimed(sets.with_targets(sets.earlier, sets.earlier_partner))
         self.aimed = [a + b for a, b in zip(new, earlier, strict=True)]
@@ -88,6 +88,14 @@ class Redirect:
         std = torch.tensor(problem.latents.pre_act_std.max(0))[self.chosen].clamp_min(MIN_STD).float()
         self.std = std.to(problem.lm.device)
         self.guard = RelearnGuard(problem.beside(), self.settings)
+
+    def prepare(self) -> None:
+        """Solve for a few blocks in closed form, where the steps are to start from there; changes the model in place.
+
+        Nothing read while building depends on it: aims and retention are those of the original model.
+        """
+        if self.closed_form is not None:
+            self.closed_form.edit()
 
     @property
     def is_guarded(self) -> bool:

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from features.entities import Entity
 from features.knowledge import normalize
+from features.name_tokens import Encoded, encode
 from features.prompts import NAME, Prompt, Templates, contexts, questions, render
-from sae_train.config import require
+from sae_train.fields import require
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.output_matrices import add_to_matrix, captured_keys, check_writes_straight, output_matrices
-from unlearn.data import Encoded, UnlearnSets, encode
+from unlearn.data import UnlearnSets
 from unlearn.key_solve import KeyMoment, solve_update
 from unlearn.pairs import PairBatch, pair_batch
 from unlearn.problem import Problem
@@ -65,7 +66,7 @@ class RedirectClosedForm:
         last, n_blocks = self.settings.last_block, self.problem.lm.n_blocks
         if last is None:
             last = round(DEPTH * n_blocks)
-        require(last < n_blocks, "--param last_block", last, f"< {n_blocks}, the blocks of {self.problem.lm.name}")
+        require(last < n_blocks, "last_block", last, f"< {n_blocks}, the blocks of {self.problem.lm.name}")
         return list(range(max(0, last - self.settings.n_blocks + 1), last + 1))
 
     def _target_batches(self) -> list[PairBatch]:

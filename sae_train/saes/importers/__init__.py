@@ -85,15 +85,19 @@ def read_source(config: ImportConfig) -> tuple[str, SaeDraft]:
         if config.source in error.what:
             raise
         raise type(error)(
-            f"cannot import '{config.source}': {error.what}", got=error.got, expected=error.expected, try_=error.try_
+            f"cannot import '{config.source}': {error.what}",
+            got=error.got,
+            expected=error.expected,
+            try_=error.try_,
+            field=error.field,
         ) from error
     hook_point = known_hook_point(config.hook_point) if config.hook_point is not None else draft.hook_point
     if hook_point is None:
         raise ConfigError(
             f"where does the SAE of '{config.source}' read?",
-            got="nothing that says it" if config.hook_point is None else f"{config.hook_point} (--hook-point)",
+            got="nothing that says it" if config.hook_point is None else f"{config.hook_point} (`hook_point`)",
             expected="embed, layers.N, layers.N.mlp or layers.N.self_attn",
-            try_="--hook-point layers.N",
+            try_="`hook_point`=layers.N",
         )
     draft = with_unit_rows(draft) if config.unit_norm else draft
     return module.NAME, replace(draft, hook_point=hook_point, model_name=config.model_name or draft.model_name)

@@ -37,7 +37,7 @@ _OWN = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
 class _State(NamedTuple):
-    """The tensors, the `trainer` part of config.json, and `--k`."""
+    """The tensors, the `trainer` part of config.json, and the `k` given."""
 
     tensors: dict[str, Tensor]
     trainer: dict[str, Any]
@@ -117,7 +117,7 @@ def _draft(state: _State, architecture: str, **parts: Any) -> SaeDraft:
     """Return a draft with what config.json says about its origin."""
     trainer, tensors = state.trainer, state.tensors
     if architecture != "topk" and state.k is not None and "k" not in tensors:
-        raise ConfigError("this dictionary has no k", got=f"{state.k} (--k)", expected="no --k")
+        raise ConfigError("this dictionary has no k", got=state.k, expected="no `k`", field="k")
     module = str(trainer.get("submodule_name") or "")
     site = f"layers.{module.removeprefix('resid_post_layer_')}" if module.startswith("resid_post_layer_") else module
     found = {"hook_point": known_hook_point(site), "model_name": model_of(trainer.get("lm_name"))}

@@ -113,10 +113,10 @@ def with_unit_rows(draft: SaeDraft) -> SaeDraft:
         return draft
     if draft.architecture == "topk":
         raise ConfigError(
-            "--unit-norm would change which latents a TopK SAE keeps",
+            "`unit_norm` would change which latents a TopK SAE keeps",
             got=f"decoder rows of length {float(norms.min()):.4g} to {float(norms.max()):.4g}",
             expected="rows of length one, or a ReLU or JumpReLU SAE",
-            try_="the command without --unit-norm",
+            try_="the command without `unit_norm`",
         )
     return _rescaled(draft, norms, "decoder rows brought to length one")
 

@@ -38,7 +38,7 @@ def read(source: str, k: int | None) -> SaeDraft:
         ConfigError: `k` is given; a JumpReLU SAE has none.
     """
     if k is not None:
-        raise ConfigError("a Gemma Scope SAE has no k", got=f"{k} (--k)", expected="no --k")
+        raise ConfigError("a Gemma Scope SAE has no k", got=k, expected="no `k`", field="k")
     path = Path(source)
     path = path / WEIGHTS if path.is_dir() else path
     arrays = _read_arrays(path)

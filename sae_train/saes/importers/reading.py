@@ -83,9 +83,9 @@ def agreed_k(given: int | None, *found: object) -> int:
     if len(said) != 1:
         raise ConfigError(
             "k is not clear" if said else "the source does not say k",
-            got=f"{', '.join(map(str, sorted(said)))} (--k {given}, the files: {found})" if said else "no k",
+            got=f"{', '.join(map(str, sorted(said)))} (`k` {given}, the files: {found})" if said else "no k",
             expected="one number",
-            try_="--k N" if not said else None,
+            try_="`k`=N" if not said else None,
         )
     return said.pop()
 

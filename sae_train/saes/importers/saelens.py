@@ -139,7 +139,7 @@ def draft_of(sae: Any, source: str, k: int | None) -> SaeDraft:
     if architecture == "topk":
         parts["k"] = agreed_k(k, cfg.k)
     elif k is not None:
-        raise ConfigError(f"'{source}' has no k", got=f"{k} (--k)", expected=f"no --k: it is {architecture}")
+        raise ConfigError(f"'{source}' has no k", got=k, expected=f"no `k`: it is {architecture}", field="k")
     metadata = _metadata(cfg)
     draft = SaeDraft(
         architecture="jumprelu" if architecture == "gated" else architecture,

@@ -1,0 +1,260 @@
+"""Config classes whose fields are written once: type, default, range and one sentence; everything else reads that.
+
+    @config_class
+    class TrainConfig:
+        \"\"\"How something is trained.\"\"\"
+
+        lr: Annotated[float, Field(gt=0, description="Step size of Adam.")] = 1e-3
+
+The class is a frozen dataclass (`replace`, `asdict` and `fields` of `dataclasses` work) that checks itself, strictly: a
+value of another type is refused, never converted, but for an int where a float belongs. Rules that concern several
+fields stand in its `__post_init__`. `described` gives what the command line, `--param`, TOML files and the
+documentation need. Imports no torch; pydantic does the checking.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, wraps
+from typing import Annotated, Any, Literal, TypeVar, Union, dataclass_transform, get_args, get_origin, get_type_hints
+
+import pydantic
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from sae_train.errors import ConfigError, nearest_first
+
+__all__ = [
+    "Field",
+    "FieldSpec",
+    "check_field",
+    "config_class",
+    "default_of",
+    "described",
+    "from_mapping",
+    "read_field",
+    "require",
+]
+
+T = TypeVar("T")
+STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+
+@dataclass_transform(frozen_default=True)
+def config_class(cls: type[T]) -> type[T]:
+    """Make a class a frozen dataclass that checks its fields and raises ConfigError, naming the field.
+
+    Example:
+        >>> @config_class
+        ... class Toy:
+        ...     lr: Annotated[float, Field(gt=0, description="Step size.")] = 1e-3
+        >>> Toy(lr=0.0)
+        Traceback (most recent call last):
+        sae_train.errors.ConfigError: lr is out of range
+          got:      0.0 (lr)
+          expected: a number > 0
+    """
+    made: Any = pydantic.dataclasses.dataclass(cls, frozen=True, config=STRICT)
+    checked = made.__init__
+
+    @wraps(checked)
+    def __init__(self: Any, *args: Any, **given: Any) -> None:
+        __tracebackhide__ = True
+        try:
+            checked(self, *args, **given)
+        except ValidationError as error:
+            raise _as_config_error(made, error) from None
+
+    made.__init__ = __init__
+    return made
+
+
+def _as_config_error(kind: type, error: ValidationError) -> ConfigError:
+    """Return the first complaint as one of ours; a failed assertion of a `__post_init__` stays what it is."""
+    first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, Exception):
+        raise cause
+    name = str(first["loc"][0]) if first["loc"] else ""
+    fields = described(kind)
+    if first["type"] == "unexpected_keyword_argument":
+        return unknown_field(kind.__name__, name, fields)
+    if first["type"] == "missing":
+        return ConfigError(f"{kind.__name__} needs `{name}`", got="nothing", expected=fields[name].rule, field=name)
+    return _out_of_range(fields[name], first["input"])
+
+
+def unknown_field(owner: str, name: str, known: Iterable[str]) -> ConfigError:
+    """Return the error for a name that is no field of `owner`, the nearest names first."""
+    names = list(known)
+    return ConfigError(f"{owner} has no field '{name}'", got=name, expected=nearest_first(name, names) or "no fields")
+
+
+def _out_of_range(spec: FieldSpec, value: object) -> ConfigError:
+    """Return the error for a value that its field refuses."""
+    if spec.choices and isinstance(value, str):
+        expected = nearest_first(value, spec.choices, most=len(spec.choices))
+        return ConfigError(f"no such {spec.name}: '{value}'", got=value, expected=expected, field=spec.name)
+    return ConfigError(f"{spec.name} is out of range", got=repr(value), expected=spec.rule, field=spec.name)
+
+
+@dataclasses.dataclass(frozen=True)
+class FieldSpec:
+    """What a field takes and means, for those who ask the user for it.
+
+    Attributes:
+        name: The field.
+        type: `int`, `float`, `bool` or `str`: of the value, or of each value.
+        sentence: What it does, in one sentence that stands alone.
+        default: Its default; `dataclasses.MISSING` where it has none.
+        choices: The allowed texts, if only some are.
+        limits: The allowed range, as in `> 0 and <= 1`; empty where there is none.
+        is_optional: Whether None is allowed.
+        is_many: Whether it takes any number of values, as a tuple.
+    """
+
+    name: str
+    type: type
+    sentence: str
+    default: Any
+    choices: tuple[str, ...]
+    limits: str
+    is_optional: bool
+    is_many: bool
+
+    @property
+    def rule(self) -> str:
+        """Return what is expected, for messages and tables: `a number > 0, or none`."""
+        one = ", ".join(self.choices) or f"{WORDS.get(self.type, self.type.__name__)} {self.limits}".strip()
+        return ("at least one, each " if self.is_many else "") + one + (", or none" if self.is_optional else "")
+
+
+@cache
+def described(kind: type) -> Mapping[str, FieldSpec]:
+    """Return what the fields of a config class take and mean, by name, in the order of the class.
+
+    Example:
+        >>> @config_class
+        ... class Toy:
+        ...     k: Annotated[int | None, Field(ge=1, description="Latents kept per token.")] = None
+        >>> described(Toy)["k"].rule
+        'a whole number >= 1, or none'
+    """
+    infos: Mapping[str, FieldInfo] = kind.__pydantic_fields__
+    defaults = {f.name: f.default for f in dataclasses.fields(kind)}
+    return types.MappingProxyType({name: _spec(name, info, defaults[name]) for name, info in infos.items()})
+
+
+def _spec(name: str, info: FieldInfo, default: Any) -> FieldSpec:
+    """Return the description of one field."""
+    kind, metadata = info.annotation, list(info.metadata)
+    is_optional = type(None) in get_args(kind)
+    if get_origin(kind) in (Union, types.UnionType):
+        kind = next(arg for arg in get_args(kind) if arg is not type(None))
+    is_many = get_origin(kind) is tuple and Ellipsis in get_args(kind)
+    if is_many:
+        kind, metadata = get_args(kind)[0], []
+        if get_origin(kind) is Annotated:
+            kind, metadata = kind.__origin__, list(FieldInfo.from_annotation(kind).metadata)
+    extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}  # choices that are no Literal
+    choices = tuple(get_args(kind) if get_origin(kind) is Literal else map(str, extra.get("choices", ())))  # type: ignore[arg-type]
+    base = str if choices else kind if isinstance(kind, type) else tuple
+    return FieldSpec(name, base, info.description or "", default, choices, _limits(metadata), is_optional, is_many)
+
+
+def _limits(metadata: Iterable[Any]) -> str:
+    """Return a range as one reads it."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    found = [f"{sign} {getattr(m, key)}" for m in metadata for key, sign in signs.items() if hasattr(m, key)]
+    return " and ".join(found)
+
+
+@cache
+def _adapter(kind: type, name: str) -> TypeAdapter:
+    """Return the check of one field."""
+    return TypeAdapter(get_type_hints(kind, include_extras=True)[name], config=STRICT)
+
+
+def check_field(kind: type, name: str, value: Any) -> Any:
+    """Return a value as its field holds it (a float for an int given as one).
+
+    Raises:
+        ConfigError: The field refuses it.
+    """
+    spec = described(kind)[name]
+    try:
+        value = _adapter(kind, name).validate_python(value)
+    except ValidationError:
+        raise _out_of_range(spec, value) from None
+    if spec.choices and value not in spec.choices:
+        raise _out_of_range(spec, value)
+    return value
+
+
+def read_field(kind: type, name: str, text: str) -> Any:
+    """Read a field's value from a text, as in `NAME=VALUE`; several values stand between commas.
+
+    Raises:
+        ConfigError: There is no such field, the text is no value of its type, or it is out of range.
+
+    Example:
+        >>> @config_class
+        ... class Toy:
+        ...     shares: Annotated[tuple[float, ...], Field(description="Shares.")] = (1.0,)
+        ...     k: Annotated[int | None, Field(ge=1, description="Latents.")] = None
+        >>> read_field(Toy, "shares", "0.5,1"), read_field(Toy, "k", "none")
+        ((0.5, 1.0), None)
+    """
+    fields = described(kind)
+    if name not in fields:
+        raise unknown_field(kind.__name__, name, fields)
+    spec = fields[name]
+    if spec.is_optional and text.strip().lower() == "none":
+        return None
+    try:
+        words = text.split(",") if spec.is_many else [text]
+        values = [parsed(spec.type, word) for word in words]
+    except ValueError:
+        raise _out_of_range(spec, text) from None
+    return check_field(kind, name, tuple(values) if spec.is_many else values[0])
+
+
+def parsed(kind: type, text: str) -> Any:
+    """Read one value of a type from a text.
+
+    Raises:
+        ValueError: The text is none.
+    """
+    readers: dict[type, Callable[[str], Any]] = {int: int, float: float, bool: _truth, str: str}
+    return readers[kind](text.strip())
+
+
+def _truth(text: str) -> bool:
+    """Read a truth value."""
+    if text.lower() not in TRUTH:
+        raise ValueError(text)
+    return TRUTH[text.lower()]
+
+
+def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Build a config from what a JSON or TOML file holds: lists become tuples.
+
+    Raises:
+        ConfigError: A key is not a field of `kind`, or a value is refused.
+    """
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
+
+
+def default_of(kind: type, field: str) -> Any:
+    """Return a field's default."""
+    return described(kind)[field].default
+
+
+def require(condition: bool, field: str, got: object, expected: str) -> None:
+    """Raise ConfigError unless the condition holds: a rule that concerns several fields, or what a run found."""
+    if not condition:
+        raise ConfigError(f"{field} is out of range", got=got, expected=expected, field=field)

@@ -29,12 +29,13 @@ import numpy as np
 import torch
 from activation_store import content, datasets_of, differences, interleaved
 
+from sae_train import train_sae
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.config import CacheConfig, SaeTrainConfig
 from sae_train.errors import WorkbenchError
+from sae_train.progress import silent
 from sae_train.rng import rng, seed_torch
-from sae_train.trainer import train_sae
 
 D_IN, VOCAB, CTX_LEN = 576, 32_768, 512  # of the stand-in model whose activations are random rows of its embedding
 BATCH_WINDOWS, BATCH_ROWS, BUFFER_MB, READ_BYTES = 32, 4096, 256, 16 * 2**20
@@ -235,7 +236,8 @@ def train(path: str, out: str, steps: int) -> dict[str, Any]:
             hook_point=store.hook_points[0], k=32, d_sae=8 * D_IN, batch_size=BATCH_ROWS, tokens=steps * BATCH_ROWS,
             buffer_mb=BUFFER_MB, dead_after_tokens=10**9, save_every=10**6, holdout_share=1 / (int(store.doc_id.max()) + 1),
         )  # fmt: skip
-        return {"rows_per_s": train_sae(store, config, Path(out) / "sae", device="cpu")["tokens_per_s"]}
+        sae = train_sae(store, config=config, out=Path(out) / "sae", overwrite=True, device="cpu", progress=silent)
+    return {"rows_per_s": sae.metrics["tokens_per_s"]}
 
 
 def judge_flips(path: str, flips: list[tuple[int, int]]) -> dict[str, Any]:

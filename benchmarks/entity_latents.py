@@ -36,13 +36,11 @@ from features.prompts import load_templates
 from features.selection import split_entities
 from features.separation import EntityLatents, entity_latents, separation
 from features.store import LatentAnalysis
-from sae_train.activations.store import ActivationStore
-from sae_train.config import SaeTrainConfig
+from sae_train import ActivationStore, Sae, train_sae
 from sae_train.lm.models import load_lm
+from sae_train.progress import silent
 from sae_train.rng import rng
 from sae_train.runs import jsonable
-from sae_train.saes.interop import LoadedSae, load_sae
-from sae_train.trainer import train_sae
 
 PARTS = ("speed", "fact-world", "cities")
 HOOK_POINT = "layers.2"
@@ -129,29 +127,28 @@ def world_inputs(world: Path, out: Path) -> tuple[NameData, Path]:
     return load_names(folder / "names.h5"), folder / "acts.h5"
 
 
-def world_saes(acts: Path, seeds: int) -> list[LoadedSae]:
+def world_saes(acts: Path, seeds: int) -> list[Sae]:
     """Train SAEs that differ by seed only, with the demo's settings."""
     found = []
     for seed in range(seeds):
         folder = acts.parent / f"sae-seed-{seed}"
         if not (folder / "cfg.json").exists():
-            settings = SaeTrainConfig(
-                HOOK_POINT, k=8, expansion=2, tokens=400_000, batch_size=1024, holdout_share=0.1, seed=seed
+            settings = {"k": 8, "expansion": 2, "tokens": 400_000, "batch_size": 1024, "holdout_share": 0.1}
+            train_sae(
+                acts, HOOK_POINT, out=folder, overwrite=True, device="cpu", progress=silent, seed=seed, **settings
             )
-            with ActivationStore(acts) as store:
-                train_sae(store, settings, folder, device="cpu")
-        found.append(load_sae(folder))
+        found.append(Sae.load(folder, device="cpu"))
     return found
 
 
-def silent_shuffles(data: NameData, sae: LoadedSae) -> int:
+def silent_shuffles(data: NameData, sae: Sae) -> int:
     """Return in how many label shuffles no latent passes q < 0.05 on the mining half."""
     mining = ~split_entities(data.entities, 0)
     types = list(dict.fromkeys(e.type for e in data.entities))
     known = np.array([e.label == "known" for e in data.entities])[mining]
     kind = np.array([types.index(e.type) for e in data.entities])[mining]
     with torch.no_grad():
-        contexts = csr_array(sae.sae.encode(data.at(sae.hook_point)).numpy())
+        contexts = csr_array(sae.encode(data.at(sae.hook_point)).numpy())
     latents = entity_latents(contexts, data.entity, len(data.entities)).take(mining)
     rows = shuffled_labels(known, kind, N_SHUFFLES, 1)
     return sum(not (q_values(separation(latents, r, kind, len(types)).p_value) < 0.05).any() for r in rows)
@@ -196,7 +193,7 @@ def fact_world(world: Path, out: Path, seeds: int) -> dict[str, Any]:
 # --------------------------------------------------------------------------------------------------------------- cities
 def cities(names: Path, acts: Path, saes: list[Path]) -> dict[str, Any]:
     """Mine a real model; the number of selected latents is chosen on the mining half."""
-    data, loaded = load_names(names), [load_sae(s) for s in saes]
+    data, loaded = load_names(names), [Sae.load(s, device="cpu") for s in saes]
     tried: list[dict[str, Any]] = []
     with ActivationStore(acts) as store:
         for top in TOPS:

@@ -30,7 +30,8 @@ from sae_train.lm.adapters import merge_adapter
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
 from sae_train.rng import rng
-from sae_train.saes.interop import LoadedSae, load_sae
+from sae_train.saes.base import Sae
+from sae_train.saes.interop import load_sae
 from unlearn.attacks.relearn import RelearnConfig, relearn
 from unlearn.attacks.steer_back import attack_steer_back
 from unlearn.config import AuditConfig, UnlearnConfig, configure
@@ -60,7 +61,7 @@ class World:
     labels: list[Entity]
     templates: Templates
     analysis: LatentAnalysis
-    saes: list[LoadedSae]
+    saes: list[Sae]
     documents: list[Document]
 
 
@@ -97,7 +98,7 @@ def make_problem(world: World, names: Sequence[str], config: UnlearnConfig) -> P
 
 def problem_of(
     lm: LanguageModel,
-    saes: Sequence[LoadedSae],
+    saes: Sequence[Sae],
     analysis: LatentAnalysis,
     labels: Sequence[Entity],
     templates: Templates,
@@ -111,7 +112,7 @@ def problem_of(
     kept = without_targets(documents, sets.forget)
     text = text_windows(lm.tokenizer, kept, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
     original = copy.deepcopy(lm.model)
-    return Problem(lm, original, original, sets, templates, loaded.sae, latents, text, config)
+    return Problem(lm, original, original, sets, templates, loaded, latents, text, config)
 
 
 def tune(problem: Problem) -> None:

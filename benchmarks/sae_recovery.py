@@ -38,11 +38,12 @@ from sae_lens.training.sae_trainer import SAETrainer
 from sae_recovery_page import render
 from torch import Tensor
 
+from sae_train import train_sae
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
+from sae_train.progress import silent
 from sae_train.rng import seed_torch
-from sae_train.trainer import train_sae
 
 SAELENS_LR = 3e-4  # SAETrainerConfig's
 EVAL_ROWS, EVAL_BATCH, BLOCK_ROWS = 50_000, 10_000, 16_384
@@ -102,9 +103,8 @@ def plan_of(folder: Path) -> dict[str, Any]:
 
 def ours(world: World, arch: str, folder: Path) -> SAE[Any]:
     """Train with the workbench; return what SAELens reads from its folder."""
-    with ActivationStore(world.path) as store:
-        train_sae(store, world.config(arch), folder, device="cpu")
-    return SAE.load_from_disk(str(folder), device="cpu")
+    sae = train_sae(world.path, out=folder, overwrite=True, config=world.config(arch), device="cpu", progress=silent)
+    return sae.to_saelens()
 
 
 def their_sae(world: World, arch: str) -> Any:

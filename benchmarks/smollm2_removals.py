@@ -32,7 +32,8 @@ from features.store import LatentAnalysis, load_analysis
 from sae_train.lm.generate import text_loss
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document, load_documents
-from sae_train.saes.interop import LoadedSae, load_sae
+from sae_train.saes.base import Sae
+from sae_train.saes.interop import load_sae
 from unlearn.audit_json import findings_to_json
 from unlearn.config import AuditConfig, UnlearnConfig, configure
 from unlearn.data import text_windows
@@ -94,7 +95,7 @@ class Model:
     """
 
     lm: LanguageModel
-    saes: list[LoadedSae]
+    saes: list[Sae]
     documents: list[Document]
     windows: list[list[int]]
     loss_before: float

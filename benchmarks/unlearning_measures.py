@@ -21,7 +21,8 @@ from sae_train.lm.generate import text_loss
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document, load_documents
 from sae_train.rng import rng
-from sae_train.saes.interop import LoadedSae, load_sae
+from sae_train.saes.base import Sae
+from sae_train.saes.interop import load_sae
 from unlearn.attacks.relearn import RelearnConfig, relearn
 from unlearn.context import nearest_known
 from unlearn.data import mining_half, text_windows, without_targets
@@ -43,7 +44,7 @@ class World:
     labels: list[Entity]
     templates: Templates
     analysis: LatentAnalysis
-    saes: list[LoadedSae]
+    saes: list[Sae]
     documents: list[Document]
 
     def model(self) -> LanguageModel:

@@ -34,6 +34,10 @@ from sae_train.config import CacheConfig
 def command(
     model: str,
     text: str,
+    entities: Path | None,
+    templates: Path | None,
+    device: str,
+    lm_dtype: str,
     out: Path,
     overwrite: bool,
     resume: bool,
@@ -47,21 +51,23 @@ def command(
     run leaves OUT.partial, which --resume continues to the same result. Started by torchrun, the processes share
     the rows: torchrun --nproc-per-node 2 --no-python wb cache-activations ...
     """
-    from cli.caching import prepare, run
-    from cli.render import emit
-    from sae_train.activations.layout import claim_parts
+    from cli.inputs import mixed_in
+    from cli.render import emit, interruptible, show_log
+    from sae_train import cache_activations, load_lm
+    from sae_train.lm.tokens import corpus_of
     from sae_train.processes import joined_processes
-    from sae_train.runs import claim_output, clear_output
+    from sae_train.runs import claim_output
 
+    show_log("sae_train.activations.caching")
     with joined_processes() as processes:
-        claim_output(out, overwrite=overwrite, resume=resume)
-        processes.wait()
-        job = prepare(model, text, given, processes)
+        claim_output(out, overwrite=overwrite, resume=resume)  # bad input is refused before the model is loaded
+        config = CacheConfig(**given)
+        contexts, corpus = mixed_in(entities, templates, config), corpus_of(text)
+        lm = load_lm(model, device=processes.device(device), dtype=lm_dtype)
+        where = {"out": out, "overwrite": overwrite, "resume": resume, "processes": processes}
+        with interruptible(out):
+            store = cache_activations(lm, corpus, entity_documents=contexts, config=config, **where)
+    with store:
+        assert store.result is not None
         if processes.is_first:
-            if not resume:
-                clear_output(out, overwrite=overwrite)
-            claim_parts(out, processes.count, resume=resume)
-        processes.wait()
-        result = run(job, out, {"text": text, "lm_dtype": given["lm_dtype"]}, resume, processes)
-    if processes.is_first:
-        emit({"out": str(out), **result}, as_json=as_json, title="Cached activations")
+            emit({"out": str(out), **store.result.summary()}, as_json=as_json, title="Cached activations")

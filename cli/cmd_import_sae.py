@@ -41,12 +41,10 @@ def command(
     Nothing but tensors is unpickled.
     """
     from cli.render import emit, note
-    from sae_train.runs import claim_output
-    from sae_train.saes.importers import ImportConfig, import_sae
+    from sae_train import import_sae
 
-    claim_output(out, overwrite=overwrite)
-    config = ImportConfig(source, hook_point=hook_point, model_name=model_name, k=k, unit_norm=unit_norm)
-    found = import_sae(config, out, overwrite=overwrite)
+    settings = {"hook_point": hook_point, "model_name": model_name, "k": k, "unit_norm": unit_norm}
+    found = import_sae(source, out=out, overwrite=overwrite, **settings).metrics
     for text in found["notes"]:
         note(text)
     if not 0.99 < found["decoder_norm_low"] <= found["decoder_norm_high"] < 1.01:

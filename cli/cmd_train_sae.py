@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from cli import options
 from sae_train.config import SPREADS, SaeTrainConfig
 
+if TYPE_CHECKING:
+    from sae_train import Sae
+
 TABLE = ("fvu", "l0", "frac_dead", "tokens_per_s")  # of several SAEs
-SHOWN = ("step", "fvu", "mse", "l0", "frac_dead")  # beside the progress, where the loss has them
 
 
 @click.command(
@@ -64,52 +66,31 @@ def command(
     """
     from cli.render import emit
     from features.training_page import write_training_page
-    from sae_train.activations.store import ActivationStore
+    from sae_train import train_saes
     from sae_train.processes import joined_processes
-    from sae_train.progress import shown
-    from sae_train.runs import claim_output, clear_output
-    from sae_train.sae_grid import sae_jobs
-    from sae_train.trainer import check_jobs, train_saes
 
+    where = {"out": out, "device": device, "overwrite": overwrite, "resume": resume, "wandb": wandb, "spread": spread}
     with joined_processes() as processes:
-        claim_output(out, overwrite=overwrite, resume=resume)
-        sae_jobs(out, **given)  # refuses bad values before a file is opened
-        processes.wait()
-        with ActivationStore(activations) as store:
-            jobs = sae_jobs(out, **{**given, "hook_points": [store.hook_point(name) for name in given["hook_points"]]})
-            check_jobs(jobs, store, device=device, processes=processes, spread=spread)
-            if processes.is_first and not resume:
-                clear_output(out, overwrite=overwrite)
-            processes.wait()
-            n_rows = (jobs[0].config.tokens or store.n_rows) * len(jobs)
-            latest: dict[str, float] = {}
-            bar = shown("training", n_rows, unit="tokens")
-            with bar if processes.is_first else nullcontext(_quiet) as advance:
-                results = train_saes(
-                    store,
-                    jobs,
-                    out,
-                    device=device,
-                    resume=resume,
-                    wandb=wandb,
-                    log=latest.update,
-                    advance=lambda n, _terms: advance(n, **{k: latest[k] for k in SHOWN if k in latest}),
-                    skip=lambda n: advance(0, earlier=n),
-                    processes=processes,
-                    spread=spread,
-                )
+        saes = train_saes(activations, **where, processes=processes, **given)
     if not processes.is_first:
         return
-    for job in jobs:
-        write_training_page(job.out)
-    if len(jobs) == 1:
-        emit({"out": str(out), **results[0]}, as_json=as_json, title=f"SAE at {jobs[0].config.hook_point}")
+    for sae in saes:
+        write_training_page(folder_of(sae))
+    if len(saes) == 1:
+        emit({"out": str(out), **saes[0].metrics}, as_json=as_json, title=f"SAE at {saes[0].hook_point}")
         return
-    rows = [(job.out.name, *(result[name] for name in TABLE)) for job, result in zip(jobs, results, strict=True)]
-    settings = [{name: getattr(job.config, name) for name in ("hook_point", "k", "seed")} for job in jobs]
-    saes = [{"out": str(j.out), **s, **result} for j, s, result in zip(jobs, settings, results, strict=True)]
-    emit({"out": str(out), "saes": saes}, as_json=as_json, title=f"SAEs in {out}", rows=rows, columns=("SAE", *TABLE))
+    rows = [(sae.name, *(sae.metrics[name] for name in TABLE)) for sae in saes]
+    found = [{"out": str(sae.folder), **settings_of(sae), **sae.metrics} for sae in saes]
+    emit({"out": str(out), "saes": found}, as_json=as_json, title=f"SAEs in {out}", rows=rows, columns=("SAE", *TABLE))
 
 
-def _quiet(*_: object, **__: object) -> None:
-    """Show nothing: the first process does."""
+def folder_of(sae: Sae) -> Path:
+    """Return where an SAE lies."""
+    assert sae.folder is not None
+    return sae.folder
+
+
+def settings_of(sae: Sae) -> dict[str, Any]:
+    """Return the settings in which SAEs trained together may differ, from the config in its folder."""
+    config = json.loads((folder_of(sae) / "config.json").read_text(encoding="utf-8"))
+    return {name: config[name] for name in ("hook_point", "k", "seed")}

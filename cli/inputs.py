@@ -1,12 +1,33 @@
-"""The model before the first removal, for `wb unlearn`. Imported inside the command only."""
+"""What several commands read. Imported inside commands only."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from features.entities import load_entities
+from features.prompts import entity_documents, load_templates
+from sae_train.config import CacheConfig
 from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel, load_lm, weights_hash
+from sae_train.lm.tokens import Document
 from sae_train.lm.worlds import find_world
+
+
+def mixed_in(entities: Path | None, templates: Path | None, config: CacheConfig) -> list[Document]:
+    """Return the entity contexts of `--entities` and `--templates`, in the order drawn by the seed.
+
+    Raises:
+        ConfigError: One of the two, or the share of rows, is missing.
+    """
+    if (config.entity_share > 0) != (entities is not None and templates is not None):
+        raise ConfigError(
+            "entity contexts need all three of --entities, --templates, --entity-share",
+            got=f"--entities {entities}, --templates {templates}, --entity-share {config.entity_share}",
+            expected="all of them, or none",
+        )
+    if entities is None or templates is None:
+        return []
+    return entity_documents(load_entities(entities), load_templates(templates), seed=config.seed)
 
 
 def load_original(model: str, given: str | None, *, device: str) -> tuple[LanguageModel | None, str | None]:

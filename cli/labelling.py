@@ -9,8 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cli.inputs import load_model
-from cli.render import PIPE_WIDTH, progress, result_table
+from cli.render import PIPE_WIDTH, result_table
 from features.answer_log import AnswerLog
 from features.config import KnowledgeRule
 from features.entities import LABELS, Entity, entity_line, load_entities

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 import click
 
-from cli.inputs import load_model
-from cli.render import progress
 from features.entities import Entity, load_entities
 from features.name_acts import NameData, collect_names, load_names, save_names
 from features.prompts import Templates, contexts, load_templates
@@ -18,7 +16,7 @@ from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.progress import shown
 from sae_train.runs import claim_output
-from sae_train.saes.interop import LoadedSae
+from sae_train.saes.base import Sae
 
 
 class Asked(NamedTuple):
@@ -57,7 +55,7 @@ def names_of(
     asked: Asked | None,
     acts: Path | None,
     acts_out: Path | None,
-    saes: Sequence[LoadedSae],
+    saes: Sequence[Sae],
     *,
     position: str | None,
     seed: int,

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from glob import escape
+from pathlib import Path
 from typing import Any
 
 import click
@@ -91,6 +95,33 @@ def result_table(title: str, rows: Iterable[Sequence[object]], columns: Sequence
     for row in body:
         table.add_row(*(Text(value_text(value)) for value in row))
     return table
+
+
+@contextmanager
+def interruptible(out: Path) -> Iterator[None]:
+    """Say how to go on where a store that grows under `out` is interrupted."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if any(out.parent.glob(f"{escape(out.name)}*.partial")):
+            note(f"what is written so far is kept: the same command with --resume continues {out}")
+        raise
+
+
+class _Notes(logging.Handler):
+    """Writes what is logged as notes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one."""
+        note(record.getMessage())
+
+
+def show_log(name: str) -> None:
+    """Say on stderr what a module of the library logs, from the level of information on."""
+    logger = logging.getLogger(name)
+    logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _Notes) for handler in logger.handlers):
+        logger.addHandler(_Notes())
 
 
 def note(text: str) -> None:

@@ -16,14 +16,14 @@ from features.store import LatentAnalysis
 from sae_train.activations.store import ActivationStore
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import bos_prefix
-from sae_train.saes.interop import LoadedSae
+from sae_train.saes.base import Sae
 
 Stage = Callable[[str, float | None], AbstractContextManager[Callable[..., None]]]
 
 
 def add_checks(
     lm: LanguageModel,
-    saes: Sequence[LoadedSae],
+    saes: Sequence[Sae],
     labels: Sequence[Entity],
     templates: Templates,
     analysis: LatentAnalysis,

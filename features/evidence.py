@@ -16,7 +16,7 @@ from sae_train.activations.store import ActivationStore
 from sae_train.lm.logit_lens import logit_lens, top_tokens
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
-from sae_train.saes.interop import LoadedSae
+from sae_train.saes.base import Sae
 
 MAX_ROWS = 60_000  # rows of running text that are searched
 N_SNIPPETS = 6
@@ -59,7 +59,7 @@ class LatentEvidence:
 
 def collect_evidence(
     lm: LanguageModel,
-    saes: Sequence[LoadedSae],
+    saes: Sequence[Sae],
     selected: Sequence[Mapping[str, Sequence[int]]],
     store: ActivationStore | None,
 ) -> list[LatentEvidence]:
@@ -78,7 +78,7 @@ def collect_evidence(
             continue
         has_text = store is not None and loaded.hook_point in store.hook_points
         snippets = top_contexts(lm, loaded, latents, store) if store is not None and has_text else [[]] * len(latents)
-        rows = loaded.sae.W_dec.detach()[latents]
+        rows = loaded.W_dec.detach()[latents]
         logits = logit_lens(lm, rows) if rows.shape[1] == lm.d_model else None
         for index, latent in enumerate(latents):
             words = [[], []] if logits is None else [top_tokens(lm, s * logits[index], N_WORDS) for s in (1, -1)]
@@ -87,19 +87,17 @@ def collect_evidence(
 
 
 @torch.no_grad()
-def top_contexts(
-    lm: LanguageModel, loaded: LoadedSae, latents: Sequence[int], store: ActivationStore
-) -> list[list[Snippet]]:
+def top_contexts(lm: LanguageModel, loaded: Sae, latents: Sequence[int], store: ActivationStore) -> list[list[Snippet]]:
     """Return, for each latent, the places of running text where it is strongest, one per document."""
     is_text = store.row_field("from_entity") == 0
     stop = min(store.n_rows, MAX_ROWS)
     values = np.zeros((stop, len(latents)), dtype=np.float32)
-    device = loaded.sae.W_dec.device
+    device = loaded.W_dec.device
     step = store.chunk_rows(loaded.hook_point) * 4
     for start in range(0, stop, step):
         part = slice(start, min(start + step, stop))
         acts = store.rows(loaded.hook_point, part).to(device)
-        values[part] = loaded.sae.encode(acts)[:, list(latents)].float().cpu().numpy()
+        values[part] = loaded.encode(acts)[:, list(latents)].float().cpu().numpy()
     values[~is_text[:stop]] = 0.0
     document, token = store.doc_id[:stop], store.row_field("token_id")[:stop]
     return [_snippets(lm, values[:, i], document, token, is_text[:stop]) for i in range(len(latents))]

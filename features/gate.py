@@ -47,7 +47,6 @@ from sae_train.lm.hooks import decoder_blocks
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
 from sae_train.saes.base import Sae
-from sae_train.saes.interop import LoadedSae
 
 CONDITIONS = (
     "reconstruction",
@@ -65,7 +64,7 @@ LEVEL_ENTITIES = 100  # unknown and known ones of the mining half whose mean is 
 
 def run_gate(
     lm: LanguageModel,
-    saes: Sequence[LoadedSae],
+    saes: Sequence[Sae],
     labels: Sequence[Entity],
     templates: Templates,
     analysis: LatentAnalysis,
@@ -110,8 +109,8 @@ def run_gate(
     found = []
     for loaded, mined in zip(saes, analysis.hook_points, strict=True):
         at = mined.hook_point
-        levels = {label: _levels(loaded.sae, sides[label], level_rows[label][at]) for label in sides}
-        edits = patched_rows(loaded.sae, asked, own[at], other[at], levels, mined, config.seed)
+        levels = {label: _levels(loaded, sides[label], level_rows[label][at]) for label in sides}
+        edits = patched_rows(loaded, asked, own[at], other[at], levels, mined, config.seed)
         recall = {}
         for condition, rows in edits.items():
             recall[condition] = recall_per_entity(asked, verdicts(lm, asked, (at, rows)))

@@ -28,8 +28,8 @@ from sae_train.activations.store import ActivationStore
 from sae_train.errors import ShapeError
 from sae_train.evaluate import firing_rate
 from sae_train.intervals import NO_INTERVAL
-from sae_train.runs import file_hash
-from sae_train.saes.interop import WEIGHTS, LoadedSae
+from sae_train.saes.base import Sae
+from sae_train.saes.interop import sae_hash
 
 GENERAL_ROWS = 200_000  # running-text rows on which general rates are measured
 
@@ -50,7 +50,7 @@ class MinedSae:
         allowed: Which latents the rule on running text leaves, (d_sae,) bool.
     """
 
-    loaded: LoadedSae
+    loaded: Sae
     acts: Tensor
     contexts: NameLatents
     names: NameReadings
@@ -68,7 +68,7 @@ class MinedSae:
 
 
 def score_sae(
-    loaded: LoadedSae,
+    loaded: Sae,
     data: NameData,
     held_out: np.ndarray,
     rule: SelectionRule,
@@ -83,15 +83,15 @@ def score_sae(
         ShapeError: The SAE reads activations of another width.
     """
     acts = data.at(loaded.hook_point)
-    if acts.shape[1] != loaded.sae.d_in:
+    if acts.shape[1] != loaded.d_in:
         raise ShapeError(
             f"the SAE does not fit the activations at {loaded.hook_point}",
             got=f"activations (contexts, {acts.shape[1]})",
-            expected=f"(contexts, d_in = {loaded.sae.d_in})",
+            expected=f"(contexts, d_in = {loaded.d_in})",
         )
     n, types = len(data.entities), list(dict.fromkeys(e.type for e in data.entities))
     is_known = np.array([e.label == "known" for e in data.entities])
-    contexts = name_latents(loaded.sae, acts, data.entity, np.where(held_out, -1, np.where(is_known, 0, 1)), 2)
+    contexts = name_latents(loaded, acts, data.entity, np.where(held_out, -1, np.where(is_known, 0, 1)), 2)
     names = NameReadings(
         latents=entity_latents(contexts.contexts, data.entity, n),
         acts=group_matrix(data.entity, n, mean=True) @ acts.numpy().astype(np.float64),
@@ -112,11 +112,11 @@ def score_sae(
         heldout=names.scores(held_out),
         general_rate=rate,
         general_interval=interval,
-        allowed=allowed_latents(None if interval is None else interval[0], loaded.sae.d_sae, rule),
+        allowed=allowed_latents(None if interval is None else interval[0], loaded.d_sae, rule),
     )
 
 
-def _general_rate(loaded: LoadedSae, store: ActivationStore | None) -> tuple[np.ndarray | None, np.ndarray | None]:
+def _general_rate(loaded: Sae, store: ActivationStore | None) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Return the share of running-text rows on which each latent fires, and its interval.
 
     A row is a token, so that long documents count by their length; entity rows that were mixed in do not count.
@@ -127,7 +127,7 @@ def _general_rate(loaded: LoadedSae, store: ActivationStore | None) -> tuple[np.
     n_rows = min(GENERAL_ROWS, int(text_rows.sum()))
     if not n_rows:
         return None, None
-    rate = firing_rate(loaded.sae, store, loaded.hook_point, text_rows, max_rows=GENERAL_ROWS).numpy()
+    rate = firing_rate(loaded, store, loaded.hook_point, text_rows, max_rows=GENERAL_ROWS).numpy()
     return rate, wilson(np.round(rate.astype(np.float64) * n_rows), n_rows)
 
 
@@ -153,7 +153,7 @@ def analyse_sae(
         covariates: Of every entity.
         rule: What is selected.
     """
-    names, sae = mined.names, mined.loaded.sae
+    names, sae = mined.names, mined.loaded
     chosen = select(mined.mining, q, mined.allowed, rule, null_p)
     latents = together(chosen)
     penalty = names.penalty(names.acts)
@@ -174,7 +174,7 @@ def analyse_sae(
     return HookPointAnalysis(
         hook_point=mined.loaded.hook_point,
         sae=mined.loaded.name,
-        sae_hash=file_hash(mined.loaded.folder / WEIGHTS),
+        sae_hash=sae_hash(mined.loaded),
         mining=mined.mining,
         heldout=mined.heldout,
         q_value=q,

@@ -22,7 +22,7 @@ from features.tables import rows_of
 from sae_train.activations.store import ActivationStore
 from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel
-from sae_train.saes.interop import LoadedSae
+from sae_train.saes.base import Sae
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Finding:
 
 def find_entity_latents(
     lm: LanguageModel,
-    saes: Sequence[LoadedSae],
+    saes: Sequence[Sae],
     labels: Sequence[Entity],
     templates: Templates,
     rule: SelectionRule,
@@ -80,7 +80,7 @@ def find_entity_latents(
 
 def mine_names(
     data: NameData,
-    saes: Sequence[LoadedSae],
+    saes: Sequence[Sae],
     rule: SelectionRule,
     *,
     store: ActivationStore | None = None,
@@ -103,7 +103,7 @@ def mine_names(
     held_out = split_entities(data.entities, seed)
     mined = [score_sae(sae, data, held_out, rule, store=store, seed=seed) for sae in saes]
     q = q_values(np.concatenate([m.mining.p_value for m in mined]))
-    per_sae = np.split(q, np.cumsum([m.loaded.sae.d_sae for m in mined])[:-1])
+    per_sae = np.split(q, np.cumsum([m.loaded.d_sae for m in mined])[:-1])
     names = mined[0].names
     labels = shuffled_labels(names.is_known[~held_out], names.kind[~held_out], rule.n_shuffles, seed)
     nulls = [m.null(labels) for m in mined]

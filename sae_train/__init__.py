@@ -1,1 +1,63 @@
-"""Ground floor: language model -> activations on disk -> sparse autoencoder. Imports none of the other floors."""
+"""The ground floor: language model -> activations on disk -> sparse autoencoder. It imports no other floor.
+
+Its front door, imported when it is first used, so that `import sae_train` costs nothing:
+
+    load_lm               a language model and its tokenizer
+    cache_activations     language model + text -> ActivationStore, all hook points in one pass
+    ActivationStore       an activation store, open for reading
+    train_sae, train_saes ActivationStore -> Sae, without any language model in memory
+    Sae                   a sparse autoencoder: encode, decode, load, save, to_saelens
+    eval_sae              how good an SAE is, and what it costs the language model
+    import_sae            an SAE of another library -> Sae
+    compare_saes          which latents of one SAE another one has too
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sae_train.activations.caching import cache_activations
+    from sae_train.activations.store import ActivationStore
+    from sae_train.evaluation import compare_saes, eval_sae
+    from sae_train.lm.models import load_lm
+    from sae_train.sae_training import train_sae, train_saes
+    from sae_train.saes.base import Sae
+    from sae_train.saes.importers import import_sae
+
+__all__ = [
+    "ActivationStore",
+    "Sae",
+    "cache_activations",
+    "compare_saes",
+    "eval_sae",
+    "import_sae",
+    "load_lm",
+    "train_sae",
+    "train_saes",
+]
+
+_MODULES = {
+    "ActivationStore": "sae_train.activations.store",
+    "Sae": "sae_train.saes.base",
+    "cache_activations": "sae_train.activations.caching",
+    "compare_saes": "sae_train.evaluation",
+    "eval_sae": "sae_train.evaluation",
+    "import_sae": "sae_train.saes.importers",
+    "load_lm": "sae_train.lm.models",
+    "train_sae": "sae_train.sae_training",
+    "train_saes": "sae_train.sae_training",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for (PEP 562); names of modules are left to the import system."""
+    if name not in _MODULES:
+        raise AttributeError(f"module 'sae_train' has no attribute '{name}'")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the names of the front door."""
+    return sorted(__all__)

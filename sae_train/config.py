@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from sae_train.fields import Field, config_class, require
+from sae_train.fields import Field, config_class, default_of, require
 
 Arch = Literal["topk", "batch-topk", "relu", "jumprelu", "matryoshka"]
 SearchDtype = Literal["auto", "float32", "bfloat16", "int8"]
@@ -196,3 +196,38 @@ class Decoding:
         float, Field(gt=0, description="Temperature by which logits are divided before an answer is sampled.")
     ] = 1.0
     seed: Annotated[int, Field(description="Seed of the sampled answers.")] = 0
+
+
+@config_class
+class SaeEvalConfig:
+    """What an SAE is measured on."""
+
+    holdout_share: Annotated[
+        float,
+        Field(
+            gt=0,
+            lt=1,
+            description="Share of the store's documents to measure on, drawn as in training.",
+        ),
+    ] = default_of(SaeTrainConfig, "holdout_share")
+    max_tokens: Annotated[
+        int, Field(ge=1, description="Most tokens of text on which the SAE is spliced into the model.")
+    ] = 20_000
+    seed: Annotated[int, Field(ge=0, description="Seed of the draw of documents.")] = 0
+
+
+@config_class
+class CompareConfig:
+    """How the latents of two SAEs are matched."""
+
+    threshold: Annotated[float, Field(gt=0, lt=1, description="Cosine from which a partner is a twin.")] = 0.7
+    max_hungarian: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Latents of the larger SAE up to which the best one-to-one matching is found; above it, mutual "
+            "nearest neighbours.",
+        ),
+    ] = 16_384
+    max_rows: Annotated[int, Field(ge=1, description="Most rows on which firings are counted.")] = 100_000
+    seed: Annotated[int, Field(ge=0, description="Seed of the random directions that stand for chance.")] = 0

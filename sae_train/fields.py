@@ -249,6 +249,25 @@ def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
 
 
+def config_of(kind: type[T], config: T | None, settings: Mapping[str, Any]) -> T:
+    """Return a config with some of its fields set anew; a function's `config` and `**settings`.
+
+    Raises:
+        ConfigError: A setting is not a field of `kind`, or a field without a default is missing.
+
+    Example:
+        >>> config_of(CacheConfig, CacheConfig(("embed",), ctx_len=64), {"seed": 3}).ctx_len
+        64
+    """
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    known = {} if config is None else {field.name: getattr(config, field.name) for field in fields}
+    values = {**known, **settings}
+    needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
+    for name in (name for name in needed if name not in values):
+        raise ConfigError(f"{name} is missing", got=", ".join(values) or "nothing", expected=name)
+    return from_mapping(kind, values)
+
+
 def default_of(kind: type, field: str) -> Any:
     """Return a field's default."""
     return described(kind)[field].default

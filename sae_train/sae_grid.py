@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError
+from sae_train.fields import from_mapping
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def sae_jobs(
     and can be compared, on the same rows.
 
     Raises:
-        ConfigError: A value is given twice, several widths meet `d_sae`, or a setting is out of range.
+        ConfigError: A setting does not exist or is out of range, a value is given twice, or two widths meet `d_sae`.
 
     Example:
         >>> jobs = sae_jobs(Path("saes"), hook_points=["layers.1", "layers.2"], k=[16], expansion=[8], seed=[0, 1])
@@ -61,8 +62,8 @@ def sae_jobs(
     jobs = []
     for values in itertools.product(hook_points, k, expansion, seed):
         setting = dict(zip(("hook_point", "k", "expansion", "seed"), values, strict=True))
-        config = SaeTrainConfig(**setting, d_sae=d_sae, data_seed=rows_seed, **shared)  # type: ignore[arg-type]
+        config = from_mapping(SaeTrainConfig, {**setting, "d_sae": d_sae, "data_seed": rows_seed, **shared})
         parts = zip(("", "k", "x", "seed"), several.values(), values, strict=True)
-        name = "-".join(f"{prefix}{value}" for prefix, several, value in parts if len(several) > 1)
+        name = "-".join(f"{prefix}{value}" for prefix, tried, value in parts if len(tried) > 1)
         jobs.append(SaeJob(config, out / name if name else out))
     return jobs

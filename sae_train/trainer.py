@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError, MemoryShortError
 from sae_train.processes import ALONE, Processes
+from sae_train.progress import Advance, no_advance
 from sae_train.runs import Run, jsonable, resolve_device, write_json
 from sae_train.sae_grid import SaeJob
 from sae_train.saes import sae_from_config
@@ -33,16 +34,9 @@ from sae_train.training import LOG_EVERY, NOT_IN_IDENTITY, Training
 __all__ = ["LOG_EVERY", "Plan", "TrainState", "in_memory_order", "lr_factor", "prepare", "train_step"]
 
 ADAM_BYTES = 3 * 4  # a parameter and its two moments, float32
-Advance = Callable[[int, dict[str, float]], None]
-Skip = Callable[[int], None]
-Log = Callable[[dict[str, float]], None]
 
 
-def _quiet(*_: object) -> None:
-    """Say nothing."""
-
-
-def train_sae(
+def train_one(
     store: ActivationStore,
     config: SaeTrainConfig,
     out: Path,
@@ -50,9 +44,7 @@ def train_sae(
     device: str = "auto",
     resume: bool = False,
     wandb: str | None = None,
-    advance: Advance = _quiet,
-    skip: Skip = _quiet,
-    log: Log = _quiet,
+    advance: Advance = no_advance,
     processes: Processes = ALONE,
 ) -> dict[str, Any]:
     """Train one SAE, evaluate it on held-out documents, and leave an SAE folder at `out`.
@@ -64,9 +56,8 @@ def train_sae(
         device: Of the tensors.
         resume: Continue from the checkpoint in `out`, if there is one, to the same weights.
         wandb: Project to log to as well.
-        advance: Called after each step with its rows.
-        skip: Called before the first step with the rows that an earlier run trained on, where there are any.
-        log: Called with what is logged.
+        advance: Called after each step with its rows and the terms logged last; before the first step with those that
+            an earlier run trained on.
         processes: Processes that each take a part of every batch. The result is, but for rounding, that of one.
 
     Returns:
@@ -79,13 +70,12 @@ def train_sae(
     """
     job = SaeJob(config, out)
     where = check_jobs([job], store, device=device, processes=processes, spread="batch")
-    told = {"advance": advance, "skip": skip, "log": log}
-    (result,) = _train_together(store, [job], where, processes, resume=resume, wandb=wandb, **told)
+    (result,) = _train_together(store, [job], where, processes, resume=resume, wandb=wandb, advance=advance)
     processes.wait()
     return result or json.loads((out / "metrics.json").read_text(encoding="utf-8"))
 
 
-def train_saes(
+def train_jobs(
     store: ActivationStore,
     jobs: Sequence[SaeJob],
     out: Path,
@@ -93,9 +83,7 @@ def train_saes(
     device: str = "auto",
     resume: bool = False,
     wandb: str | None = None,
-    advance: Advance = _quiet,
-    skip: Skip = _quiet,
-    log: Log = _quiet,
+    advance: Advance = no_advance,
     processes: Processes = ALONE,
     spread: str = "auto",
 ) -> list[dict[str, Any]]:
@@ -109,36 +97,26 @@ def train_saes(
         store: The activations.
         jobs: What to train, and where it goes.
         out: The folder that holds all of them; its `run.json` and `metrics.json` are about the whole. A single SAE
-            is trained by `train_sae`, into the folder of its job.
-        device: As in `train_sae`.
+            is trained by `train_one`, into the folder of its job.
+        device: As in `train_one`.
         resume: Finished SAEs are left alone, others continue.
-        wandb: As in `train_sae`; each SAE is a run of its own.
-        advance: As in `train_sae`, once for every SAE and step.
-        skip: As in `train_sae`, once for every hook point, with the rows of all its SAEs.
-        log: As in `train_sae`.
+        wandb: As in `train_one`; each SAE is a run of its own.
+        advance: As in `train_one`, once for every SAE and step; earlier rows once for every hook point.
         processes: Processes that share the work.
         spread: What they divide: `saes` (each trains some of them alone), `batch` (each takes a part of every batch),
             or `auto`: SAEs, if there are at least as many as processes.
 
     Returns:
-        What `train_sae` returns, in the order of the jobs; `tokens_per_s` is that of the SAEs side by side. Of several
+        What `train_one` returns, in the order of the jobs; `tokens_per_s` is that of the SAEs side by side. Of several
         processes, the first has it.
 
     Raises:
-        ConfigError, MemoryShortError, NumericalError: As `train_sae`, with nothing written where a config is to blame.
+        ConfigError, MemoryShortError, NumericalError: As `train_one`, with nothing written where a config is to blame.
     """
     where = check_jobs(jobs, store, device=device, processes=processes, spread=spread)
+    how = {"resume": resume, "wandb": wandb, "advance": advance}
     if len(jobs) == 1:
-        how = {
-            "device": device,
-            "resume": resume,
-            "wandb": wandb,
-            "advance": advance,
-            "skip": skip,
-            "log": log,
-            "processes": processes,
-        }
-        return [train_sae(store, jobs[0].config, jobs[0].out, **how)]
+        return [train_one(store, jobs[0].config, jobs[0].out, device=device, processes=processes, **how)]
     own, sharing = (jobs, processes)
     if _apart(jobs, processes, spread):
         own, sharing = jobs[processes.part(len(jobs))], ALONE
@@ -148,8 +126,7 @@ def train_saes(
         run = Run(out, config={"saes": [job.config for job in jobs]}, command="train-sae", inputs=inputs)
     processes.wait()
     for group in _groups(own):
-        told = {"advance": advance, "skip": skip, "log": log}
-        _train_together(store, group, where, sharing, resume=resume, wandb=wandb, **told)
+        _train_together(store, group, where, sharing, **how)
     processes.wait()
     if run is None:
         return []
@@ -169,8 +146,6 @@ def _train_together(
     resume: bool,
     wandb: str | None,
     advance: Advance,
-    skip: Skip,
-    log: Log,
 ) -> list[dict[str, Any]]:
     """Train the SAEs that see the same batches; return their results, empty where a process wrote none."""
     first = jobs[0].config
@@ -179,14 +154,14 @@ def _train_together(
     waiting = [job for job in jobs if not finished.get(job.out)]
     sample = statistics_sample(store, first, ~held_out) if waiting else None
     common = {"held_out": held_out, "where": where, "processes": processes, "sample": sample, "wandb": wandb}
-    trainings = {j.out: Training(store, j.config, j.out, **common, resume=resume, log=log) for j in waiting}
+    trainings = {j.out: Training(store, j.config, j.out, **common, resume=resume) for j in waiting}
     del sample, common
     for training in trainings.values():
         training.open_folder()
     n_before = sum(result["trained_tokens"] for result in finished.values() if result)
     n_before += sum(training.first_step * training.config.batch_size for training in trainings.values())
     if n_before:
-        skip(n_before)
+        advance(0, earlier=n_before)
     seconds = _run(list(trainings.values()), store, processes, advance) if trainings else 0.0
     return [finished.get(job.out) or trainings.pop(job.out).finish(seconds) for job in jobs]
 
@@ -205,6 +180,7 @@ def _run(trainings: list[Training], store: ActivationStore, processes: Processes
         pin_memory=where.type == "cuda",
     ).from_batch(first_step)
     part = processes.part(config.batch_size)
+    shown: dict[str, int | float] = {}
     for step in itertools.count(first_step):
         due = [training for training in trainings if training.state.step == step]  # a resumed one may be ahead
         for training in due:
@@ -215,8 +191,8 @@ def _run(trainings: list[Training], store: ActivationStore, processes: Processes
         acts = next(batches)[part].to(where, non_blocking=True)
         for training in due:
             if not training.is_done:
-                training.train(acts)
-                advance(config.batch_size, {})
+                shown |= training.train(acts)
+                advance(config.batch_size, **shown)
     return time.monotonic() - started
 
 

@@ -6,7 +6,6 @@ Of several processes that share each batch, the first writes and evaluates, and 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from sae_train.train_state import prepare
 from sae_train.train_step import lr_factor, train_step
 
 LOG_EVERY = 25
+SHOWN = ("step", "fvu", "mse", "l0", "frac_dead")  # beside the progress, where the loss has them
 NOT_IN_IDENTITY = ("eval_every", "save_every")  # how often to evaluate or save decides nothing
 
 
@@ -46,7 +46,6 @@ class Training:
         sample: What statistics are taken from, or None.
         resume: Whether to take up a checkpoint that is there.
         wandb: Project to log to as well, or None.
-        log: Called with what is logged.
 
     Raises:
         ConfigError: The config or the store has changed since the checkpoint.
@@ -65,10 +64,9 @@ class Training:
         sample: Tensor | None,
         resume: bool,
         wandb: str | None,
-        log: Callable[[dict[str, float]], None],
     ) -> None:
         self.store, self.config, self.out, self.held_out = store, config, out, held_out
-        self.where, self.processes, self.log, self.wandb = where, processes, log, wandb
+        self.where, self.processes, self.wandb = where, processes, wandb
         self.state, self.plan = prepare(store, config, ~held_out, where, sample=sample)
         if resume:
             self._continue()
@@ -107,8 +105,8 @@ class Training:
                 tensors = state_tensors(self.state.tensors(), self.state.optimizer) | self.state.extras()
                 save_checkpoint(self.out, tensors, step=self.state.step, identity=self._identity())
 
-    def train(self, acts: Tensor) -> None:
-        """Take one step with this process's rows of a batch, in the model's own scale."""
+    def train(self, acts: Tensor) -> dict[str, int | float]:
+        """Take one step with this process's rows of a batch, in the model's own scale; return what is to be shown."""
         self._terms = train_step(self.state, acts, self.config, self.plan, self.processes)
         step = self.state.step
         if step == self.first_step + 1:
@@ -118,7 +116,8 @@ class Training:
             if self.run:
                 lr = self.plan.lr * lr_factor(step - 1, self.config, self.plan.n_steps)
                 self.run.log(step=step, tokens=step * self.config.batch_size, lr=lr, **values)
-                self.log({"step": step, **values})
+                return {name: value for name, value in {"step": step, **values}.items() if name in SHOWN}
+        return {}
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Fold the scale in, write the SAE folder, evaluate it; return the result (nothing in the other processes)."""

@@ -68,11 +68,11 @@ def saelens_agrees(tmp_path: Path):
         save_sae(sae, tmp_path / "sae", hook_point="layers.3", metadata={"model_name": "toy"})
         theirs, ours = SAE.load_from_disk(str(tmp_path / "sae"), device="cpu"), load_sae(tmp_path / "sae")
         with torch.no_grad():
-            latents = ours.sae.encode(acts)
+            latents = ours.encode(acts)
             torch.testing.assert_close(theirs.encode(acts), latents, rtol=0, atol=0)
-            torch.testing.assert_close(theirs(acts), ours.sae(acts), rtol=1e-6, atol=1e-6)
+            torch.testing.assert_close(theirs(acts), ours(acts), rtol=1e-6, atol=1e-6)
             torch.testing.assert_close(latents, sae.encode(acts), rtol=0, atol=0)
-            torch.testing.assert_close(ours.sae(acts), sae(acts), rtol=0, atol=0)
+            torch.testing.assert_close(ours(acts), sae(acts), rtol=0, atol=0)
         assert 0 < (latents != 0).float().mean() < 0.5  # the thresholds cut something, or all would agree
         return ours
 
@@ -92,7 +92,7 @@ def resumes_exactly(make_store, tmp_path: Path):
     from sae_train.checkpoints import load_checkpoint
     from sae_train.config import SaeTrainConfig
     from sae_train.saes.interop import WEIGHTS
-    from sae_train.trainer import train_sae
+    from sae_train.trainer import train_one
 
     def check(arch: str, *in_checkpoint: str) -> None:
         rows = torch.randn(600, 32, generator=torch.Generator().manual_seed(2)) * 3 + 1
@@ -100,19 +100,19 @@ def resumes_exactly(make_store, tmp_path: Path):
         config = SaeTrainConfig("layers.0", arch=arch, lr=3e-3, dead_after_tokens=64, save_every=5, **sizes)
         steps = iter(range(7))
 
-        def stop(_n, _terms):
+        def stop(_n=1, **_info):
             if next(steps, None) is None:
                 raise _Stop
 
         with ActivationStore(make_store(rows)) as store:
-            train_sae(store, config, tmp_path / "straight", device="cpu")
+            train_one(store, config, tmp_path / "straight", device="cpu")
             # Another way to evaluate and save on the way must change nothing either.
-            train_sae(store, replace(config, eval_every=3), tmp_path / "looked-at", device="cpu")
+            train_one(store, replace(config, eval_every=3), tmp_path / "looked-at", device="cpu")
             with pytest.raises(_Stop):
-                train_sae(store, config, tmp_path / "resumed", device="cpu", advance=stop)
+                train_one(store, config, tmp_path / "resumed", device="cpu", advance=stop)
             tensors, step = load_checkpoint(tmp_path / "resumed", {})
             assert step == 5 and {f"parameter.{name}" for name in in_checkpoint} <= set(tensors)
-            train_sae(store, config, tmp_path / "resumed", device="cpu", resume=True)
+            train_one(store, config, tmp_path / "resumed", device="cpu", resume=True)
         expected = (tmp_path / "straight" / WEIGHTS).read_bytes()
         assert (tmp_path / "resumed" / WEIGHTS).read_bytes() == expected
         assert (tmp_path / "looked-at" / WEIGHTS).read_bytes() == expected
@@ -133,7 +133,7 @@ def planted_and_shuffled(make_store, tmp_path: Path):
     from sae_train.activations.store import ActivationStore
     from sae_train.config import SaeTrainConfig
     from sae_train.saes.interop import WEIGHTS
-    from sae_train.trainer import train_sae
+    from sae_train.trainer import train_one
 
     def train(arch: str, *, steps: int = 300, **settings):
         generator = torch.Generator().manual_seed(11)  # not the trainer's seed, which draws the first decoder rows
@@ -147,7 +147,7 @@ def planted_and_shuffled(make_store, tmp_path: Path):
         for name, rows in {"found": acts, "control": apart, "untrained": acts}.items():
             still = {"tokens": 1, "lr": 1e-12} if name == "untrained" else {}
             with ActivationStore(make_store(rows, name=f"{name}.h5", chunk_rows=500)) as store:
-                result = train_sae(store, replace(config, **still), tmp_path / name, device="cpu")
+                result = train_one(store, replace(config, **still), tmp_path / name, device="cpu")
             cosines = directions @ load_file(tmp_path / name / WEIGHTS)["W_dec"].T
             found[name] = {**result, "recovered": float((cosines.amax(1) > 0.9).float().mean())}
         return found

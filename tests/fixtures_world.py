@@ -99,12 +99,12 @@ def world_sae(world_store: Path):
     from sae_train.activations.store import ActivationStore
     from sae_train.config import SaeTrainConfig
     from sae_train.saes.interop import load_sae
-    from sae_train.trainer import train_sae
+    from sae_train.trainer import train_one
 
     folder = world_store.parent / "sae"
     config = SaeTrainConfig("layers.2", k=8, expansion=2, tokens=80_000, batch_size=512, lr=2e-3, holdout_share=0.1)
     with ActivationStore(world_store) as store:
-        train_sae(store, config, folder, device="cpu")
+        train_one(store, config, folder, device="cpu")
     return load_sae(folder)
 
 
@@ -163,7 +163,7 @@ def world_problem(world_lm, world_sae, world_analysis, world_templates, world_se
         base = copy.deepcopy(world_lm.model)
         for parameter in trainable_parameters(lm.model, config.train).values():
             parameter.requires_grad_(True)
-        return Problem(lm, base, base, world_sets, world_templates, world_sae.sae, latents, world_text, config)
+        return Problem(lm, base, base, world_sets, world_templates, world_sae, latents, world_text, config)
 
     return build
 

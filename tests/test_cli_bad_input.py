@@ -218,7 +218,7 @@ def test_a_disk_that_is_too_small(refused, monkeypatch):
 def test_an_sae_that_was_not_mined(refused, wb_files, tmp_path):
     from sae_train.saes.interop import load_sae, save_sae
 
-    sae = load_sae(wb_files.sae).sae
+    sae = load_sae(wb_files.sae)
     sae.b_enc += 0.01
     save_sae(sae, tmp_path / "other", hook_point="layers.2", metadata={})
     assert "another SAE" in refused("unlearn", sae=tmp_path / "other")

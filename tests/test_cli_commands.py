@@ -69,7 +69,7 @@ def test_the_sae_is_a_folder_that_reads(wb_files):
     assert 0 < found["fvu"] < 0.9
     assert found["l0"] <= 8
     loaded = load_sae(wb_files.sae)
-    assert (loaded.hook_point, loaded.sae.d_sae) == ("layers.2", 192)
+    assert (loaded.hook_point, loaded.d_sae) == ("layers.2", 192)
     assert json.loads((wb_files.sae / "run.json").read_text())["ended"]
     assert wb_files.json["eval-sae"]["fvu"] == pytest.approx(found["fvu"], rel=1e-4), "the same held-out documents"
 

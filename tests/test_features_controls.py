@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -16,7 +17,8 @@ from features.name_acts import NameData, collect_names, load_names, save_names
 from features.store import load_analysis, save_analysis
 from sae_train import h5
 from sae_train.errors import HookPointError, SchemaError, ShapeError
-from sae_train.saes.interop import WEIGHTS, LoadedSae
+from sae_train.saes.base import Sae
+from sae_train.saes.interop import WEIGHTS
 from sae_train.saes.relu import ReluSae
 
 D_IN, PLANTED, TYPES, PER_CELL, TEMPLATES = 12, 4, ("person", "city"), 24, 3
@@ -50,7 +52,7 @@ def planted_names(*, strength: float = 3.0, seed: int = 0) -> NameData:
 def constructed(tmp_path):
     """Return a function that makes an SAE whose latent j is activation j above 0.5, the latents in a given order."""
 
-    def build(name: str = "sae", order: np.ndarray | None = None) -> LoadedSae:
+    def build(name: str = "sae", order: np.ndarray | None = None) -> Sae:
         sae = ReluSae(D_IN, D_IN)
         rows = torch.eye(D_IN)[np.arange(D_IN) if order is None else order]
         with torch.no_grad():
@@ -59,7 +61,8 @@ def constructed(tmp_path):
             sae.b_enc.fill_(-0.5)
         (tmp_path / name).mkdir()
         (tmp_path / name / WEIGHTS).write_bytes(name.encode())
-        return LoadedSae(sae=sae, hook_point="layers.0", folder=tmp_path / name, cfg={})
+        sae.hook_point, sae.folder = "layers.0", tmp_path / name
+        return sae
 
     return build
 
@@ -95,7 +98,7 @@ def test_what_comes_back(constructed):
     assert rows[-1]["left_out"] == "b" and rows[-1]["cosine"] == pytest.approx(1)
     other = constructed("c")
     with torch.no_grad():
-        other.sae.W_dec[PLANTED] = torch.ones(D_IN) / D_IN**0.5
+        other.W_dec[PLANTED] = torch.ones(D_IN) / D_IN**0.5
     rows = mine_names(planted_names(), [constructed("d"), other], RULE).hook_points[0].tables["stability"]
     (alone,) = [r for r in rows if r["kind"] == "sae" and r["direction"] == "unknown"]
     assert alone["n_back"] == 0, "its direction is not there"
@@ -155,8 +158,10 @@ def test_names_are_stored_and_mined_without_the_model(
     assert found.hook_points[0].selected == world_analysis.hook_points[0].selected
     np.testing.assert_array_equal(found.hook_points[0].q_value, world_analysis.hook_points[0].q_value)
     assert set(name_covariates(again, None)) == {"name_tokens"}
+    elsewhere = copy.deepcopy(world_sae)
+    elsewhere.hook_point = "layers.1"
     with pytest.raises(HookPointError):
-        mine_names(again, [replace(world_sae, hook_point="layers.1")], SelectionRule())
+        mine_names(again, [elsewhere], SelectionRule())
     wide = replace(again, acts={"layers.2": torch.zeros(len(again.entity), 3)})
     with pytest.raises(ShapeError):
         mine_names(wide, [world_sae], SelectionRule())

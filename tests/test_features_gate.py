@@ -28,7 +28,7 @@ from sae_train.lm.hooks import replaced
 from sae_train.lm.models import load_lm
 from sae_train.lm.patching import Patch, patched_answers
 from sae_train.lm.token_acts import acts_at
-from sae_train.saes.interop import LoadedSae
+from sae_train.saes.base import Sae
 from sae_train.saes.relu import ReluSae
 
 D = 96  # width of the shipped world's model
@@ -59,8 +59,9 @@ def mined(d_sae: int, selected: dict[str, list[int]], *, at: str = AT, W_dec=Non
     )
 
 
-def loaded(sae: ReluSae, at: str = AT) -> LoadedSae:
-    return LoadedSae(sae=sae, hook_point=at, folder=Path("made"), cfg={})
+def loaded(sae: ReluSae, at: str = AT) -> Sae:
+    sae.hook_point, sae.folder = at, Path("made")
+    return sae
 
 
 @torch.no_grad()

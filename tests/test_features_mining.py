@@ -20,7 +20,6 @@ from features.separation import entity_latents, separation
 from features.store import LatentAnalysis, load_analysis, save_analysis
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import EntityError, FileFormatError, HookPointError, MissingFileError, SchemaError
-from sae_train.saes.interop import LoadedSae
 
 ROW_KEYS = {"hook_point", "latent", "separation", "heldout_separation", "auroc", "q_value", "general_rate"}
 
@@ -68,7 +67,7 @@ def test_nothing_of_the_held_out_half_reaches_the_selection(
     held = {k for k, h in zip(world_analysis.entity_keys, world_analysis.held_out, strict=True) if h}
     mining = [e for e in world_labels if e.key not in held]
     data = collect_names(world_lm, mining, world_templates, ["layers.2"])
-    contexts = csr_array(world_sae.sae.encode(data.acts["layers.2"]).detach().numpy())
+    contexts = csr_array(world_sae.encode(data.acts["layers.2"]).detach().numpy())
     latents = entity_latents(contexts, data.entity, len(data.entities))
     known = np.array([e.label == "known" for e in data.entities])
     kind = np.array([world_analysis.types.index(e.type) for e in data.entities])
@@ -95,7 +94,7 @@ def test_the_general_rate_counts_running_text_only(world_sae, world_store, world
     with ActivationStore(world_store) as store:
         acts = store.rows("layers.2", slice(0, store.n_rows))
         text = torch.from_numpy(store.row_field("from_entity") == 0)
-    plain = (world_sae.sae.encode(acts) > 0).float()
+    plain = (world_sae.encode(acts) > 0).float()
     found = world_analysis.hook_points[0].general_rate
     np.testing.assert_allclose(found, plain[text].mean(0).numpy(), atol=1e-6)
     assert np.abs(found - plain.mean(0).numpy()).max() > 0.01, "the entity rows would have shown"
@@ -114,7 +113,7 @@ def stretched(world_lm, world_sae, world_labels, world_templates) -> LatentAnaly
     """What is found without a store, with an SAE whose decoder rows are twice as long."""
     longer = copy.deepcopy(world_sae)
     with torch.no_grad():
-        longer.sae.W_dec *= 2
+        longer.W_dec *= 2
     return find_entity_latents(world_lm, [longer], world_labels, world_templates, SelectionRule())
 
 
@@ -202,7 +201,8 @@ def test_other_files_are_refused(tmp_path, world_store):
 
 
 def test_an_sae_of_another_model_is_refused(world_lm, world_sae, world_labels, world_templates):
-    wrong = LoadedSae(sae=world_sae.sae, hook_point="layers.12", folder=world_sae.folder, cfg=world_sae.cfg)
+    wrong = copy.deepcopy(world_sae)
+    wrong.hook_point = "layers.12"
     with pytest.raises(HookPointError) as caught:
         find_entity_latents(world_lm, [wrong], world_labels, world_templates, SelectionRule())
     assert "layers.12" in str(caught.value.got)

@@ -15,7 +15,7 @@ from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError, FileFormatError, MissingFileError
 from sae_train.runs import Run
-from sae_train.trainer import train_sae
+from sae_train.trainer import train_one
 
 torch.set_num_threads(1)
 SIZES = {"k": 3, "d_sae": 48, "batch_size": 16, "lr": 3e-3, "holdout_share": 0.1}
@@ -28,7 +28,7 @@ def trained(make_store, tmp_path):
     def train(arch: str = "topk", steps: int = 60, **how):
         config = SaeTrainConfig("layers.0", arch=arch, tokens=16 * steps, eval_every=25, **SIZES)
         with ActivationStore(make_store(rows)) as store:
-            train_sae(store, config, tmp_path / "a<b", device="cpu", **how)
+            train_one(store, config, tmp_path / "a<b", device="cpu", **how)
         return tmp_path / "a<b"
 
     return train

@@ -40,6 +40,7 @@ from sae_train.lm.hooks import capture
 from sae_train.lm.models import load_lm
 from sae_train.lm.tokens import Document
 from sae_train.lm.windows import plan_windows
+from sae_train.progress import no_advance
 from sae_train.runs import claim_output, partial_path
 
 torch.set_num_threads(1)
@@ -71,7 +72,7 @@ def _config(**settings) -> CacheConfig:
     return CacheConfig(**{"hook_points": NAMES, "ctx_len": 24, "batch_size": 4, "dtype": "float32", **settings})
 
 
-def _write(lm, plan, out: Path, *, resume: bool = False, advance=lambda n: None, **settings):
+def _write(lm, plan, out: Path, *, resume: bool = False, advance=no_advance, **settings):
     provenance = {"model": "toy", "text": "corpus"}
     return write_store(lm, plan, _config(**settings), out, provenance=provenance, resume=resume, advance=advance)
 
@@ -237,7 +238,7 @@ class _Stop(BaseException):
 def _stop_after(n: int):
     calls = iter(range(n))
 
-    def advance(_rows: int) -> None:
+    def advance(_rows: int, *, earlier: int = 0) -> None:
         if next(calls, None) is None:
             raise _Stop
 
@@ -276,9 +277,9 @@ def test_committed_rows_are_whole_chunks_and_are_not_computed_again(lm, plan, tm
     assert committed > 0 and committed % 16 == 0
     real = forward.capture
     monkeypatch.setattr(forward, "capture", lambda *args: batches.append(1) or real(*args))
-    stored: list[int] = []
-    _write(lm, plan, out, resume=True, advance=stored.append)
-    assert stored[0] == committed and sum(stored) == 400
+    stored: list[tuple[int, int]] = []
+    _write(lm, plan, out, resume=True, advance=lambda n, earlier=0: stored.append((n, earlier)))
+    assert stored[0] == (0, committed) and sum(n + earlier for n, earlier in stored) == 400
     assert 0 < len(batches) < -(-plan.n_windows // 4)
     batches.clear()
     _write(lm, plan, out, resume=True)  # finished already

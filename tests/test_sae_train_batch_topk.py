@@ -133,7 +133,7 @@ def test_saelens_reads_it_as_jumprelu(make_sae, make_acts, make_context, saelens
     sae.training_loss(make_acts(), make_context())
     sae.float().fold_scale(0.37)
     loaded = saelens_agrees(sae, make_acts(seed=5).float() / 0.37)
-    assert (loaded.sae.arch, loaded.cfg["architecture"]) == ("jumprelu", "jumprelu")
+    assert (loaded.arch, loaded.cfg["architecture"]) == ("jumprelu", "jumprelu")
     assert loaded.cfg["metadata"]["workbench_arch"] == "batch-topk"
 
 

@@ -12,7 +12,7 @@ from sae_train.centers import CENTERS, geometric_median
 from sae_train.config import B_DEC_INITS, SaeTrainConfig
 from sae_train.errors import ConfigError
 from sae_train.saes.interop import WEIGHTS
-from sae_train.trainer import train_sae
+from sae_train.trainer import train_one
 
 
 def _rows(n: int = 300, d: int = 5, seed: int = 0) -> torch.Tensor:
@@ -61,7 +61,7 @@ def test_the_bias_of_an_untrained_sae_is_the_center_asked_for(make_store, tmp_pa
     rows = _rows(400, 32).float()
     config = SaeTrainConfig("layers.0", b_dec_init=name, k=2, d_sae=40, tokens=1, lr=1e-12, batch_size=64)
     with ActivationStore(make_store(rows)) as store:
-        train_sae(store, config, tmp_path / "sae", device="cpu")
+        train_one(store, config, tmp_path / "sae", device="cpu")
         used = store.rows("layers.0", slice(0, 400))[torch.from_numpy(~store.holdout_rows(0.05, 0))]
     b_dec = load_file(tmp_path / "sae" / WEIGHTS)["b_dec"]
     torch.testing.assert_close(b_dec, CENTERS[name](used), rtol=1e-4, atol=1e-4)  # in the model's own scale

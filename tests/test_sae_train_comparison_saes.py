@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+from sae_train import compare_saes
 from sae_train.errors import ConfigError, MemoryShortError, ShapeError
 from sae_train.saes import build_sae, comparison
 from sae_train.saes.base import Sae
-from sae_train.saes.comparison import compare_saes, weighted_share
+from sae_train.saes.comparison import weighted_share
 
 torch.set_num_threads(1)
 D_IN, D_SAE = 32, 120

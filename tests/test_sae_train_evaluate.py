@@ -228,7 +228,7 @@ def test_saelens_own_evaluation_of_the_folder_agrees(lm, make_store, tmp_path, a
     with torch.no_grad():
         sae.b_enc[:5] = -100  # never fire
     save_sae(sae, tmp_path / "sae", hook_point="layers.0", metadata={"model_name": "tiny"})
-    ours = load_sae(tmp_path / "sae").sae
+    ours = load_sae(tmp_path / "sae")
     theirs = SAE.load_from_disk(str(tmp_path / "sae"), device="cpu")
 
     batches = SimpleNamespace(

@@ -159,7 +159,7 @@ def _assert_same(folder: Path, judge: Judge, *, scaled: bool = False) -> None:
     """Compare our reading of an imported folder, and SAELens' reading of it, with the source."""
     from sae_lens import SAE
 
-    acts, ours, theirs = _acts(), load_sae(folder).sae, SAE.load_from_disk(str(folder), device="cpu")
+    acts, ours, theirs = _acts(), load_sae(folder), SAE.load_from_disk(str(folder), device="cpu")
     with torch.no_grad():
         latents, recon = judge(acts)
         fired = (latents != 0).float().mean()
@@ -171,7 +171,7 @@ def _assert_same(folder: Path, judge: Judge, *, scaled: bool = False) -> None:
 
 
 def _import(source: str, out: Path, **config: Any) -> dict[str, Any]:
-    return import_sae(ImportConfig(source, **{"hook_point": "layers.3", **config}), out)
+    return import_sae(source, out=out, **{"hook_point": "layers.3", **config}).metrics
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -195,7 +195,7 @@ def test_unit_norm_scales_latents_and_keeps_the_function(tmp_path, name):
     _assert_same(tmp_path / "out", judge, scaled=True)
     norms = _weights()["W_dec"].norm(dim=1)
     assert (norms - 1).abs().max() > 0.5, "or there was nothing to do"
-    sae = load_sae(tmp_path / "out").sae
+    sae = load_sae(tmp_path / "out")
     torch.testing.assert_close(sae.encode(_acts()), judge(_acts())[0] * norms, rtol=1e-4, atol=5e-4)
 
 
@@ -207,7 +207,7 @@ def test_unit_norm_of_a_topk_sae_is_refused_unless_its_rows_are(tmp_path, name):
     w = _weights()
     w["W_dec"] = torch.nn.functional.normalize(w["W_dec"], dim=1)
     _import(_save_sparsify(tmp_path / "unit", w), tmp_path / "out", unit_norm=True)
-    assert torch.equal(load_sae(tmp_path / "out").sae.W_dec, w["W_dec"])
+    assert torch.equal(load_sae(tmp_path / "out").W_dec, w["W_dec"])
 
 
 # ------------------------------------------------------------------------------ SAELens as the judge
@@ -318,7 +318,7 @@ def test_a_release_and_the_file_behind_it_are_the_same_sae(releases, tmp_path):
     found = _import("gemma-scope-toy:layer_12/toy", tmp_path / "one", hook_point=None)
     assert (found["format"], found["architecture"], found["hook_point"]) == ("saelens", "jumprelu", "layers.12")
     assert _import(str(releases), tmp_path / "two")["format"] == "gemma-scope"
-    one, two = load_sae(tmp_path / "one").sae, load_sae(tmp_path / "two").sae
+    one, two = load_sae(tmp_path / "one"), load_sae(tmp_path / "two")
     for name, tensor in one.saelens_tensors().items():
         assert torch.equal(tensor, two.saelens_tensors()[name]), name
     _assert_same(tmp_path / "two", _case("gemma-scope", tmp_path)[1])
@@ -652,7 +652,7 @@ def test_a_failure_while_writing_leaves_the_earlier_one(tmp_path, monkeypatch):
     before = {p: p.read_bytes() for p in (tmp_path / "out").iterdir()}
     monkeypatch.setattr("sae_train.saes.importers.load_sae", lambda folder: (_ for _ in ()).throw(OSError("torn")))
     with pytest.raises(OSError, match="torn"):
-        import_sae(ImportConfig(source), tmp_path / "out", overwrite=True)
+        import_sae(source, out=tmp_path / "out", overwrite=True)
     assert {p: p.read_bytes() for p in (tmp_path / "out").iterdir()} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["layers.1", "out"]
 

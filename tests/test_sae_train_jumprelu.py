@@ -144,8 +144,8 @@ def test_saelens_reads_the_same_sae(make_sae, make_acts, saelens_agrees):
     sae = _sae(make_sae).float()
     sae.fold_scale(0.37)
     loaded = saelens_agrees(sae, make_acts(seed=5).float() / 0.37)
-    assert loaded.cfg["metadata"]["workbench_arch"] == loaded.sae.arch == "jumprelu"
-    assert torch.equal(loaded.sae.thresholds(), sae.thresholds())  # to the last bit
+    assert loaded.cfg["metadata"]["workbench_arch"] == loaded.arch == "jumprelu"
+    assert torch.equal(loaded.thresholds(), sae.thresholds())  # to the last bit
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -157,7 +157,7 @@ def test_thresholds_of_others_may_be_zero_or_less(make_sae, make_acts, tmp_path)
     tensors["threshold"][:20], tensors["threshold"][20] = -1.0, 0.0
     save_file(tensors, tmp_path / "sae" / WEIGHTS)
     with torch.no_grad():
-        latents = load_sae(tmp_path / "sae").sae.encode(acts)
+        latents = load_sae(tmp_path / "sae").encode(acts)
         torch.testing.assert_close(latents, SAE.load_from_disk(str(tmp_path / "sae")).encode(acts), rtol=0, atol=0)
     assert (latents >= 0).all() and (latents[:, :21] > 0).any(0).all()
     save_file({k: v for k, v in tensors.items() if k != "threshold"}, tmp_path / "sae" / WEIGHTS)

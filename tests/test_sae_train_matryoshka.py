@@ -103,7 +103,7 @@ def test_planted_directions_are_found_and_early_latents_stand_alone(planted_and_
     assert results["control"]["recovered"] < 0.2 and results["untrained"]["recovered"] < 0.2
     assert results["found"]["fvu"] < 0.1 < 0.4 < results["control"]["fvu"]
     assert results["found"]["l0"] == pytest.approx(3, rel=0.1)
-    sae = load_sae(tmp_path / "found").sae
+    sae = load_sae(tmp_path / "found")
     generator = torch.Generator().manual_seed(11)  # the rows that were trained on
     directions = torch.nn.functional.normalize(torch.randn(24, 32, generator=generator), dim=1)
     cosines = directions @ sae.W_dec.T

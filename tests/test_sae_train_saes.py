@@ -284,9 +284,9 @@ def test_saelens_reads_the_same_sae(folder, arch):
         # SAELens' TopK may return a sparse tensor
         latents = theirs.encode(acts)
         latents = latents.to_dense() if latents.is_sparse else latents
-        torch.testing.assert_close(ours.sae.encode(acts), latents, rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(ours.sae(acts), theirs(acts), rtol=1e-5, atol=1e-6)
-        torch.testing.assert_close(ours.sae(acts), _sae(arch)(acts), rtol=0, atol=0)
+        torch.testing.assert_close(ours.encode(acts), latents, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours(acts), theirs(acts), rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(ours(acts), _sae(arch)(acts), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from sae_train.runs import jsonable
 from sae_train.sae_grid import sae_jobs
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import WEIGHTS
-from sae_train.trainer import train_sae, train_saes
+from sae_train.trainer import train_jobs, train_one
 from sae_train.training import Training
 
 torch.set_num_threads(1)
@@ -56,12 +56,12 @@ def test_each_has_the_weights_it_would_have_alone_and_rows_are_read_once(store, 
     read, real = [], store.chunk
     monkeypatch.setattr(store, "chunk", lambda name, index: read.append(index) or real(name, index))
     jobs = _jobs(tmp_path / "all", k=[3, 5], seed=[0, 1], save_every=4)
-    results = train_saes(store, jobs, tmp_path / "all", device="cpu")
+    results = train_jobs(store, jobs, tmp_path / "all", device="cpu")
     n_together = len(read)
     assert [job.out.name for job in jobs] == ["k3-seed0", "k3-seed1", "k5-seed0", "k5-seed1"]
     for job, result in zip(jobs, results, strict=True):
         read.clear()
-        alone = train_sae(store, job.config, tmp_path / job.out.name, device="cpu")
+        alone = train_one(store, job.config, tmp_path / job.out.name, device="cpu")
         assert _weights(job.out) == _weights(tmp_path / job.out.name)
         assert jsonable({**alone, "tokens_per_s": 0}) == {**result, "tokens_per_s": 0}
         assert not (job.out / CHECKPOINT).exists() and json.loads((job.out / "run.json").read_text())["ended"]
@@ -76,29 +76,31 @@ def test_each_has_the_weights_it_would_have_alone_and_rows_are_read_once(store, 
 def test_a_stopped_run_continues_all_of_them_wherever_each_stood(store, tmp_path):
     """One is finished, one stopped at its checkpoint, one lost its checkpoint: as after a kill between two writes."""
     whole, out = _jobs(tmp_path / "whole", k=[3, 5, 7], save_every=4), tmp_path / "out"
-    train_saes(store, whole, tmp_path / "whole", device="cpu")
+    train_jobs(store, whole, tmp_path / "whole", device="cpu")
     jobs, calls = _jobs(out, k=[3, 5, 7], save_every=4), iter(range(3 * 6 - 1))
 
-    def stop(_n, _terms):
+    def stop(_n=1, **_info):
         if next(calls, None) is None:
             raise _Stop
 
     with pytest.raises(_Stop):
-        train_saes(store, jobs, out, device="cpu", advance=stop)
+        train_jobs(store, jobs, out, device="cpu", advance=stop)
     assert load_checkpoint(jobs[1].out, {})[1] == 4
     (jobs[0].out / CHECKPOINT).unlink()
-    train_sae(store, jobs[2].config, jobs[2].out, device="cpu", resume=True)
+    train_one(store, jobs[2].config, jobs[2].out, device="cpu", resume=True)
     finished = (jobs[2].out / "run.json").read_bytes()
     seen, skipped = [], []
-    train_saes(
-        store, jobs, out, device="cpu", resume=True, advance=lambda n, _terms: seen.append(n), skip=skipped.append
-    )
+
+    def told(n, *, earlier=0, **_info):
+        (skipped if earlier else seen).append(n + earlier)
+
+    train_jobs(store, jobs, out, device="cpu", resume=True, advance=told)
     assert skipped == [(0 + 4 + 10) * 64]  # so that 16 steps of 30 more make the display full
     assert len(seen) == 10 + 6 and (jobs[2].out / "run.json").read_bytes() == finished
     assert [_weights(job.out) for job in jobs] == [_weights(job.out) for job in whole]
     changed = _jobs(out, k=[3, 5, 7], tokens=1280)
     with pytest.raises(ConfigError, match=r"1280[\s\S]*640"):
-        train_saes(store, changed, out, device="cpu", resume=True)
+        train_jobs(store, changed, out, device="cpu", resume=True)
 
 
 def test_processes_that_divide_the_saes_train_each_of_them_once(store, tmp_path, monkeypatch):
@@ -112,7 +114,7 @@ def test_processes_that_divide_the_saes_train_each_of_them_once(store, tmp_path,
         lambda s, group, *a, **k: trained.append([j.out.name for j in group]) or real(s, group, *a, **k),
     )
     for rank in (1, 0):
-        train_saes(store, jobs, tmp_path / "two", device="cpu", processes=Processes(rank, 2), spread="saes")
+        train_jobs(store, jobs, tmp_path / "two", device="cpu", processes=Processes(rank, 2), spread="saes")
     assert trained == [["k7"], ["k3", "k5"]]
 
 
@@ -133,14 +135,14 @@ def test_options_that_do_not_fit_together_are_refused(tmp_path, changes, said):
 
 def test_one_that_cannot_be_trained_stops_all_before_anything_is_written(store, tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match="k 49"):
-        train_saes(store, _jobs(tmp_path / "a", k=[3, 49]), tmp_path / "a", device="cpu")
+        train_jobs(store, _jobs(tmp_path / "a", k=[3, 49]), tmp_path / "a", device="cpu")
     with pytest.raises(ConfigError, match="batch_size"):
-        train_sae(store, _jobs(tmp_path / "a")[0].config, tmp_path / "a", device="cpu", processes=Processes(0, 3))
+        train_one(store, _jobs(tmp_path / "a")[0].config, tmp_path / "a", device="cpu", processes=Processes(0, 3))
     with pytest.raises(ConfigError, match="spread"):
-        train_saes(store, _jobs(tmp_path / "a"), tmp_path / "a", device="cpu", processes=Processes(0, 2), spread="saes")
+        train_jobs(store, _jobs(tmp_path / "a"), tmp_path / "a", device="cpu", processes=Processes(0, 2), spread="saes")
     monkeypatch.setattr(trainer, "ADAM_BYTES", 10**12)
     with pytest.raises(MemoryShortError, match="GiB"):
-        train_saes(store, _jobs(tmp_path / "a", k=[3, 5]), tmp_path / "a", device="cpu")
+        train_jobs(store, _jobs(tmp_path / "a", k=[3, 5]), tmp_path / "a", device="cpu")
     assert not (tmp_path / "a").exists()
 
 
@@ -149,8 +151,8 @@ def test_one_that_cannot_be_trained_stops_all_before_anything_is_written(store, 
 def test_a_run_in_micro_batches_is_nearly_the_undivided_one(store, tmp_path, arch):
     """Exactly so but for rounding, which few steps do not multiply, where the loss is a mean over tokens."""
     config = replace(_jobs(tmp_path)[0].config, arch=arch, dead_after_tokens=10**6)
-    undivided = train_sae(store, config, tmp_path / "one", device="cpu")
-    divided = train_sae(store, replace(config, accumulate=4), tmp_path / "four", device="cpu")
+    undivided = train_one(store, config, tmp_path / "one", device="cpu")
+    divided = train_one(store, replace(config, accumulate=4), tmp_path / "four", device="cpu")
     one, four = (load_file(tmp_path / name / WEIGHTS)["W_dec"] for name in ("one", "four"))
     if arch in ("topk", "relu"):
         torch.testing.assert_close(one, four, rtol=0, atol=1e-4)
@@ -166,8 +168,8 @@ def test_a_run_in_micro_batches_is_nearly_the_undivided_one(store, tmp_path, arc
 
 def test_a_run_in_bfloat16_is_recorded_and_learns(store, tmp_path):
     config = replace(_jobs(tmp_path)[0].config, arch="relu")
-    exact = train_sae(store, config, tmp_path / "a", device="cpu")
-    low = train_sae(store, replace(config, autocast=True), tmp_path / "b", device="cpu")
+    exact = train_one(store, config, tmp_path / "a", device="cpu")
+    low = train_one(store, replace(config, autocast=True), tmp_path / "b", device="cpu")
     assert low["fvu"] == pytest.approx(exact["fvu"], rel=0.05) and low["fvu"] != exact["fvu"]
     assert {t.dtype for t in load_file(tmp_path / "b" / WEIGHTS).values()} == {torch.float32}
 
@@ -176,7 +178,7 @@ def test_a_run_in_bfloat16_is_recorded_and_learns(store, tmp_path):
 def test_a_step_size_far_too_large_stops_the_run(store, tmp_path):
     config = SaeTrainConfig("layers.0", k=3, save_every=3, **{**SETTINGS, "tokens": 6400, "lr": 1e4, "d_sae": 64})
     with pytest.raises(NumericalError, match=r"explodes at step"):
-        train_sae(store, config, tmp_path / "a", device="cpu")
+        train_one(store, config, tmp_path / "a", device="cpu")
     assert not (tmp_path / "a" / WEIGHTS).exists() and not (tmp_path / "a" / CHECKPOINT).exists()
     assert not list((tmp_path / "a").glob("*.partial"))
 
@@ -188,7 +190,7 @@ def test_an_exploding_run_keeps_the_checkpoint_before_it(store, tmp_path, monkey
     real = train_step.lr_factor
     monkeypatch.setattr(train_step, "lr_factor", lambda step, *a: 1e6 if step == 42 else real(step, *a))
     with pytest.raises(NumericalError, match="explodes at step 44"):  # the first loss with the weights of step 43
-        train_sae(store, config, tmp_path / "a", device="cpu")
+        train_one(store, config, tmp_path / "a", device="cpu")
     assert load_checkpoint(tmp_path / "a", {})[1] == 42
 
 
@@ -204,7 +206,7 @@ def test_a_run_in_which_nothing_fires_any_more_is_stopped(store, tmp_path, monke
     monkeypatch.setattr(Sae, "init_weights", drowned)
     config = replace(_jobs(tmp_path)[0].config, arch="relu", tokens=64 * 60, dead_after_tokens=640, save_every=5)
     with pytest.raises(NumericalError, match=r"all latents are dead at step 1[0-5]"):
-        train_sae(store, config, tmp_path / "a", device="cpu")
+        train_one(store, config, tmp_path / "a", device="cpu")
     assert not (tmp_path / "a" / WEIGHTS).exists() and load_checkpoint(tmp_path / "a", {})[1] == 10
 
 
@@ -227,15 +229,15 @@ def test_what_counts_as_an_explosion(tmp_path):
 def test_a_store_of_another_width_is_refused_at_resume(store, make_store, tmp_path):
     config, calls = _jobs(tmp_path, save_every=2)[0].config, iter(range(4))
 
-    def stop(_n, _terms):
+    def stop(_n=1, **_info):
         if next(calls, None) is None:
             raise _Stop
 
     with pytest.raises(_Stop):
-        train_sae(store, config, tmp_path / "a", device="cpu", advance=stop)
+        train_one(store, config, tmp_path / "a", device="cpu", advance=stop)
     rows = torch.randn(600, 33, generator=torch.Generator().manual_seed(0))
     with ActivationStore(make_store(rows, name="b.h5")) as other, pytest.raises(ConfigError, match=r"33[\s\S]*32"):
-        train_sae(other, config, tmp_path / "a", device="cpu", resume=True)
+        train_one(other, config, tmp_path / "a", device="cpu", resume=True)
 
 
 # ------------------------------------------------------------------------------ command line
@@ -275,14 +277,14 @@ def test_a_resumed_command_shows_what_was_done_before(store, wb, tmp_path, monke
     def stop_at_seven(training, acts):
         if training.state.step == 6:
             raise KeyboardInterrupt
-        real(training, acts)
+        return real(training, acts)
 
     monkeypatch.setattr(Training, "train", stop_at_seven)
     assert wb("train-sae", *words).code == 130
     monkeypatch.setattr(Training, "train", real)
     calls = []
     show = nullcontext(lambda n=1, *, earlier=0, **_: calls.append((n, earlier)))
-    monkeypatch.setattr("sae_train.progress.shown", lambda *_, **__: show)
+    monkeypatch.setattr("sae_train.sae_training.shown", lambda *_, **__: show)
     outcome = wb("train-sae", *words, "--resume")
     assert outcome.code == 0, outcome.err
     assert calls == [(0, 4 * 64)] + [(64, 0)] * 6

@@ -41,6 +41,7 @@ from sae_train.lm.models import load_lm
 from sae_train.lm.tokens import Document
 from sae_train.lm.windows import plan_windows
 from sae_train.processes import Processes
+from sae_train.progress import no_advance
 from sae_train.runs import partial_path
 
 torch.set_num_threads(1)
@@ -72,7 +73,7 @@ class OneOf(Processes):
         """Return at once."""
 
 
-def _write(lm, plan, out: Path, *, rank: int = 0, count: int = 1, resume=False, advance=lambda n: None, **settings):
+def _write(lm, plan, out: Path, *, rank: int = 0, count: int = 1, resume=False, advance=no_advance, **settings):
     config = CacheConfig(**{"hook_points": NAMES, "ctx_len": 24, "batch_size": 4, "dtype": "float32", **settings})
     others = {"processes": OneOf(rank, count), "resume": resume, "advance": advance}
     return write_store(lm, plan, config, out, provenance={"model": "toy", "text": "corpus"}, **others)
@@ -133,7 +134,7 @@ def test_a_part_that_is_missing_damaged_or_outside_is_refused(lm, plan, tmp_path
 def test_parts_are_continued_and_another_number_of_processes_is_refused(lm, plan, tmp_path, small_chunks):
     class Stop(BaseException): ...
 
-    def stop(rows: int) -> None:
+    def stop(rows: int, *, earlier: int = 0) -> None:
         if rows:
             raise Stop
 
@@ -174,7 +175,7 @@ def test_two_processes_started_by_torchrun_write_the_rows_of_one(tmp_path):
 def test_a_second_writer_is_refused_and_harms_nothing(lm, plan, tmp_path, small_chunks):
     out, refused = tmp_path / "a.h5", []
 
-    def second(_rows: int) -> None:
+    def second(_rows: int, *, earlier: int = 0) -> None:
         if not refused:
             for resume in (False, True):
                 with pytest.raises(BusyError, match="another process"):
@@ -243,7 +244,7 @@ def test_a_disk_that_fills_up_behind_the_first_rows_keeps_them(lm, plan, tmp_pat
         committed = int(file.attrs["rows_committed"])
     assert committed >= 96
     stored: list[int] = []
-    _write(lm, plan, out, resume=True, advance=stored.append)
+    _write(lm, plan, out, resume=True, advance=lambda n, earlier=0: stored.append(earlier or n))
     assert stored[0] == committed
     _write(lm, plan, tmp_path / "b.h5")
     assert _same(_rows(out), _rows(tmp_path / "b.h5"))

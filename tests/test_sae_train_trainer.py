@@ -28,7 +28,7 @@ from sae_train.saes import ARCHS, build_sae
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import WEIGHTS, load_sae
 from sae_train.splice import spliced_loss
-from sae_train.trainer import TrainState, lr_factor, train_sae
+from sae_train.trainer import TrainState, lr_factor, train_one
 
 torch.set_num_threads(1)
 D_IN, N_DIRECTIONS = 32, 24
@@ -64,7 +64,7 @@ def _config(**settings) -> SaeTrainConfig:
 def _stop_at(step: int):
     calls = iter(range(step - 1))
 
-    def advance(_n, _terms):
+    def advance(_n=1, **_info):
         if next(calls, None) is None:
             raise _Stop
 
@@ -75,15 +75,17 @@ def _stop_at(step: int):
 @pytest.mark.parametrize("settings", [{"dead_after_tokens": 64, "d_sae": 128}, {"arch": "relu"}], ids=["topk", "relu"])
 def test_five_steps_and_five_more_are_ten_bit_for_bit(store, tmp_path, settings):
     config = _config(save_every=5, **settings)
-    straight = train_sae(store, config, tmp_path / "straight", device="cpu")
+    straight = train_one(store, config, tmp_path / "straight", device="cpu")
     with pytest.raises(_Stop):
-        train_sae(store, config, tmp_path / "resumed", device="cpu", advance=_stop_at(8))
+        train_one(store, config, tmp_path / "resumed", device="cpu", advance=_stop_at(8))
     assert load_checkpoint(tmp_path / "resumed", {})[1] == 5
     steps = []
-    resumed = train_sae(
-        store, config, tmp_path / "resumed", device="cpu", resume=True, advance=lambda n, _terms: steps.append(n)
-    )
-    assert len(steps) == 5
+
+    def told(n, *, earlier=0, **_info):
+        steps.append((n, earlier))
+
+    resumed = train_one(store, config, tmp_path / "resumed", device="cpu", resume=True, advance=told)
+    assert steps == [(0, 5 * 64)] + [(64, 0)] * 5, "the steps of the first run count, but not in the rate"
     for name in (WEIGHTS, "cfg.json", "config.json"):
         assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "resumed" / name).read_bytes(), name
     assert {k: v for k, v in straight.items() if k != "tokens_per_s"} == {
@@ -92,7 +94,7 @@ def test_five_steps_and_five_more_are_ten_bit_for_bit(store, tmp_path, settings)
     assert not (tmp_path / "resumed" / CHECKPOINT).exists()
     last = json.loads((tmp_path / "straight" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["step"] == 10 and last.get("auxk", 1) > 0  # latents were dead, or the comparison left them out
-    other = train_sae(store, replace(config, seed=1), tmp_path / "other", device="cpu")
+    other = train_one(store, replace(config, seed=1), tmp_path / "other", device="cpu")
     assert other["fvu"] != straight["fvu"]
 
 
@@ -101,13 +103,13 @@ def test_a_run_resumed_between_two_looks_at_the_dead_is_the_same(store, tmp_path
     config = _config(save_every=25, dead_after_tokens=64 * 16, d_sae=128, tokens=64 * 40)
     looks, real = [], TrainState.find_dead
     monkeypatch.setattr(TrainState, "find_dead", lambda state, n: looks.append(state.step) or real(state, n))
-    train_sae(store, config, tmp_path / "straight", device="cpu")
+    train_one(store, config, tmp_path / "straight", device="cpu")
     assert looks == list(range(0, 40, 2))
     with pytest.raises(_Stop):
-        train_sae(store, config, tmp_path / "resumed", device="cpu", advance=_stop_at(28))
+        train_one(store, config, tmp_path / "resumed", device="cpu", advance=_stop_at(28))
     assert load_checkpoint(tmp_path / "resumed", {})[0]["is_dead"].any()
     looks.clear()
-    train_sae(store, config, tmp_path / "resumed", device="cpu", resume=True)
+    train_one(store, config, tmp_path / "resumed", device="cpu", resume=True)
     assert looks == list(range(26, 40, 2))
     assert (tmp_path / "straight" / WEIGHTS).read_bytes() == (tmp_path / "resumed" / WEIGHTS).read_bytes()
 
@@ -116,11 +118,11 @@ def test_the_search_is_not_chosen_again_at_resume(store, tmp_path, monkeypatch):
     """A timing decided; another one must not change the run."""
     config = _config(save_every=5, search_dtype="auto")
     monkeypatch.setattr("sae_train.saes.topk.best_dtype", lambda *_: "bfloat16")
-    train_sae(store, config, tmp_path / "straight", device="cpu")
+    train_one(store, config, tmp_path / "straight", device="cpu")
     with pytest.raises(_Stop):
-        train_sae(store, config, tmp_path / "resumed", device="cpu", advance=_stop_at(8))
+        train_one(store, config, tmp_path / "resumed", device="cpu", advance=_stop_at(8))
     monkeypatch.setattr("sae_train.saes.topk.best_dtype", lambda *_: "float32")
-    train_sae(store, config, tmp_path / "resumed", device="cpu", resume=True)
+    train_one(store, config, tmp_path / "resumed", device="cpu", resume=True)
     record = json.loads((tmp_path / "resumed" / "run.json").read_text())
     assert record["plan"]["search_dtype"] == "bfloat16"
     assert (tmp_path / "straight" / WEIGHTS).read_bytes() == (tmp_path / "resumed" / WEIGHTS).read_bytes()
@@ -130,39 +132,39 @@ def test_the_search_is_not_chosen_again_at_resume(store, tmp_path, monkeypatch):
 def test_a_changed_config_is_refused_at_resume(store, tmp_path, change):
     config = _config(save_every=2)
     with pytest.raises(_Stop):
-        train_sae(store, config, tmp_path / "a", device="cpu", advance=_stop_at(4))
+        train_one(store, config, tmp_path / "a", device="cpu", advance=_stop_at(4))
     before = (tmp_path / "a" / CHECKPOINT).read_bytes(), (tmp_path / "a" / "config.json").read_bytes()
     with pytest.raises(ConfigError, match="config has changed"):
-        train_sae(store, replace(config, **change), tmp_path / "a", device="cpu", resume=True)
+        train_one(store, replace(config, **change), tmp_path / "a", device="cpu", resume=True)
     assert before == ((tmp_path / "a" / CHECKPOINT).read_bytes(), (tmp_path / "a" / "config.json").read_bytes())
-    train_sae(store, replace(config, save_every=3, eval_every=4), tmp_path / "a", device="cpu", resume=True)
+    train_one(store, replace(config, save_every=3, eval_every=4), tmp_path / "a", device="cpu", resume=True)
 
 
 def test_another_store_is_refused_at_resume(store, make_store, tmp_path):
     with pytest.raises(_Stop):
-        train_sae(store, _config(save_every=2), tmp_path / "a", device="cpu", advance=_stop_at(4))
+        train_one(store, _config(save_every=2), tmp_path / "a", device="cpu", advance=_stop_at(4))
     with ActivationStore(make_store(planted(610)[0], name="b.h5")) as other, pytest.raises(ConfigError, match="store"):
-        train_sae(other, _config(save_every=2), tmp_path / "a", device="cpu", resume=True)
+        train_one(other, _config(save_every=2), tmp_path / "a", device="cpu", resume=True)
 
 
 def test_a_damaged_checkpoint_is_refused(store, tmp_path):
     with pytest.raises(_Stop):
-        train_sae(store, _config(save_every=2), tmp_path / "a", device="cpu", advance=_stop_at(4))
+        train_one(store, _config(save_every=2), tmp_path / "a", device="cpu", advance=_stop_at(4))
     path = tmp_path / "a" / CHECKPOINT
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(FileFormatError, match=CHECKPOINT):
-        train_sae(store, _config(save_every=2), tmp_path / "a", device="cpu", resume=True)
+        train_one(store, _config(save_every=2), tmp_path / "a", device="cpu", resume=True)
 
 
 def test_an_unfolded_checkpoint_cannot_be_loaded_as_an_sae(store, tmp_path):
     """A checkpoint is in the training scale. It has another name than weights, no cfg.json, and other tensors in it."""
     config, out = _config(save_every=5), tmp_path / "a"
     with pytest.raises(_Stop):
-        train_sae(store, config, out, device="cpu", advance=_stop_at(8))
+        train_one(store, config, out, device="cpu", advance=_stop_at(8))
     with pytest.raises(MissingFileError, match=r"cfg\.json"):
         load_sae(out)
     checkpoint = (out / CHECKPOINT).read_bytes()
-    train_sae(store, config, out, device="cpu", resume=True)
+    train_one(store, config, out, device="cpu", resume=True)
     folded = load_file(out / WEIGHTS)
     (out / WEIGHTS).write_bytes(checkpoint)  # as somebody might "rescue" an interrupted run
     with pytest.raises(ShapeError, match="parameter.W_enc"):
@@ -172,8 +174,8 @@ def test_an_unfolded_checkpoint_cannot_be_loaded_as_an_sae(store, tmp_path):
 
 
 def test_evaluating_on_the_way_changes_nothing(store, tmp_path):
-    train_sae(store, _config(), tmp_path / "a", device="cpu")
-    train_sae(store, _config(eval_every=3, save_every=1), tmp_path / "b", device="cpu")
+    train_one(store, _config(), tmp_path / "a", device="cpu")
+    train_one(store, _config(eval_every=3, save_every=1), tmp_path / "b", device="cpu")
     assert (tmp_path / "a" / WEIGHTS).read_bytes() == (tmp_path / "b" / WEIGHTS).read_bytes()
     lines = [json.loads(line) for line in (tmp_path / "b" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if line.get("split") == "heldout"] == [3, 6, 9]
@@ -197,7 +199,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(store, tmp_path, m
     """The losses are only looked at every 25 steps; a checkpoint in between must not be overwritten with NaN."""
     _poison(monkeypatch, "topk", 7)
     with pytest.raises(NumericalError, match="diverged"):
-        train_sae(store, _config(save_every=save_every, tokens=64 * 60), tmp_path / "a", device="cpu")
+        train_one(store, _config(save_every=save_every, tokens=64 * 60), tmp_path / "a", device="cpu")
     tensors, step = load_checkpoint(tmp_path / "a", {})
     assert step == (4 if save_every == 4 else 6)
     assert all(bool(torch.isfinite(t).all()) for t in tensors.values())
@@ -207,7 +209,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_checkpoint(store, tmp_path, m
 def test_nan_in_the_last_step_is_noticed(store, tmp_path, monkeypatch):
     _poison(monkeypatch, "relu", 10)
     with pytest.raises(NumericalError):
-        train_sae(store, _config(arch="relu", save_every=3), tmp_path / "a", device="cpu")
+        train_one(store, _config(arch="relu", save_every=3), tmp_path / "a", device="cpu")
     assert load_checkpoint(tmp_path / "a", {})[1] == 9
 
 
@@ -221,23 +223,23 @@ def test_a_finite_loss_with_infinite_weights_is_not_saved(store, tmp_path, monke
 
     monkeypatch.setattr(Sae, "normalize_decoder", broken)
     with pytest.raises(NumericalError, match="b_dec"):
-        train_sae(store, _config(tokens=64), tmp_path / "a", device="cpu")
+        train_one(store, _config(tokens=64), tmp_path / "a", device="cpu")
     assert not (tmp_path / "a" / WEIGHTS).exists()
 
 
 def test_unusable_inputs_are_refused(store, make_store, tmp_path):
     out = tmp_path / "a"
     with pytest.raises(ConfigError, match=r"\(k\)"):
-        train_sae(store, _config(k=49), out, device="cpu")
+        train_one(store, _config(k=49), out, device="cpu")
     with pytest.raises(ConfigError, match="arch"):
-        train_sae(store, _config(arch="gated"), out, device="cpu")
+        train_one(store, _config(arch="gated"), out, device="cpu")
     for share in (0.001, 0.999):
         with pytest.raises(ConfigError, match="holdout_share"):
-            train_sae(store, _config(holdout_share=share), out, device="cpu")
+            train_one(store, _config(holdout_share=share), out, device="cpu")
     for value in (0.0, 0.1, 1234.5):
         constant = make_store(torch.full((200, D_IN), value), name=f"{value}.h5")
         with ActivationStore(constant) as flat, pytest.raises(NumericalError, match="vary"):
-            train_sae(flat, _config(), out, device="cpu")
+            train_one(flat, _config(), out, device="cpu")
     assert not out.exists()
 
 
@@ -296,7 +298,7 @@ def test_configs_are_strict():
 
 # ------------------------------------------------------------------------------ results
 def test_the_run_folder_explains_itself(store, tmp_path):
-    result = train_sae(store, _config(tokens=1000), tmp_path / "a", device="cpu")
+    result = train_one(store, _config(tokens=1000), tmp_path / "a", device="cpu")
     assert (result["steps"], result["trained_tokens"], result["d_sae"]) == (16, 1024, 48)
     assert result["n_tokens"] == 60  # a tenth of sixty documents of ten rows
     assert json.loads((tmp_path / "a" / "metrics.json").read_text())["fvu"] == result["fvu"]
@@ -306,7 +308,7 @@ def test_the_run_folder_explains_itself(store, tmp_path):
     loaded = load_sae(tmp_path / "a")
     held = torch.from_numpy(store.holdout_rows(0.1, 0))
     rows = store.rows("layers.0", slice(0, 600))[held]
-    assert result["fvu"] == pytest.approx(float(fvu(rows, loaded.sae(rows))), rel=1e-5)  # in the model's own scale
+    assert result["fvu"] == pytest.approx(float(fvu(rows, loaded(rows))), rel=1e-5)  # in the model's own scale
     assert result["l0"] <= 3
 
 
@@ -337,7 +339,7 @@ def test_planted_directions_are_found_and_not_in_shuffled_activations(make_store
     for name, rows, n_tokens in (("found", acts, 256 * 300), ("control", apart, 256 * 300), ("untrained", acts, 1)):
         with ActivationStore(make_store(rows, name=f"{name}.h5", chunk_rows=500)) as opened:
             settings = replace(config, tokens=n_tokens, lr=config.lr if n_tokens > 1 else 1e-12)
-            results[name] = train_sae(opened, settings, tmp_path / name, device="cpu")
+            results[name] = train_one(opened, settings, tmp_path / name, device="cpu")
         found[name] = _recovered(directions, tmp_path / name)
     assert found["found"] > 0.8
     assert found["untrained"] < 0.2 and found["control"] < 0.4

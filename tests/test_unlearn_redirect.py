@@ -547,7 +547,7 @@ def with_other_weights(sae, folder: Path):
     """Return the SAE under another folder with another weights file."""
     from sae_train.saes.interop import load_sae, save_sae
 
-    save_sae(sae.sae, folder, hook_point=sae.hook_point, metadata={})
+    save_sae(sae, folder, hook_point=sae.hook_point, metadata={})
     path = folder / "sae_weights.safetensors"
     from safetensors.torch import load_file, save_file
 

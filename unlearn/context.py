@@ -16,7 +16,7 @@ from features.prompts import Prompt, Templates, contexts
 from features.store import LatentAnalysis
 from sae_train.lm.hook_names import block_index, spread_blocks
 from sae_train.lm.models import LanguageModel
-from sae_train.saes.interop import LoadedSae
+from sae_train.saes.base import Sae
 from unlearn.audit_figures import Figure
 from unlearn.config import AuditConfig
 
@@ -62,7 +62,7 @@ class AuditContext:
     text: list[list[int]]
     text_name: str
     config: AuditConfig
-    saes: Sequence[LoadedSae] = ()
+    saes: Sequence[Sae] = ()
     analysis: LatentAnalysis | None = None
     answers: dict[tuple[str, str], dict[str, list[Answer]]] = field(default_factory=dict)
     acts: dict[tuple[str, str], NameRows] = field(default_factory=dict)

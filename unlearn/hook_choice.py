@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from features.store import HookPointAnalysis, LatentAnalysis
 from sae_train.errors import HookPointError
 from sae_train.lm.hook_names import canonical_hook_point
-from sae_train.runs import file_hash
-from sae_train.saes.interop import WEIGHTS, LoadedSae
+from sae_train.saes.base import Sae
+from sae_train.saes.interop import sae_hash
 
 
 def choose_hook_point(
-    saes: Sequence[LoadedSae], analysis: LatentAnalysis, wanted: str | None
-) -> tuple[LoadedSae, HookPointAnalysis]:
+    saes: Sequence[Sae], analysis: LatentAnalysis, wanted: str | None
+) -> tuple[Sae, HookPointAnalysis]:
     """Return the SAE and the analysis to use: the hook point asked for, or the best one there is.
 
     Best is what the gate recommends, if latents were selected there, else where the latents tell most.
@@ -35,7 +35,7 @@ def choose_hook_point(
             got=f"{wanted or ', '.join(s.hook_point for s in saes)} (`hook_point`, `sae`)",
             expected=", ".join(f.hook_point for f in analysis.hook_points) + " (`latents`)",
         )
-    fitting = [(s, f) for s, f in usable if file_hash(s.folder / WEIGHTS) == f.sae_hash]
+    fitting = [(s, f) for s, f in usable if sae_hash(s) == f.sae_hash]
     if not fitting:
         loaded, found = usable[0]
         raise HookPointError(

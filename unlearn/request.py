@@ -10,7 +10,7 @@ from features.entities import Entity
 from features.prompts import Templates
 from features.store import LatentAnalysis
 from sae_train.lm.tokens import Document
-from sae_train.saes.interop import LoadedSae
+from sae_train.saes.base import Sae
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Request:
     names: Sequence[str]
     hook_point: str | None = None
     analysis: LatentAnalysis | None = None
-    saes: Sequence[LoadedSae] = ()
+    saes: Sequence[Sae] = ()
     trained_on: Collection[str] = ()
     removed: Collection[str] = ()
     documents: Iterable[Document] = ()

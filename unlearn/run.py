@@ -23,8 +23,9 @@ from sae_train.lm.models import LanguageModel, weights_hash
 from sae_train.lm.tokens import Document
 from sae_train.processes import ALONE, Processes
 from sae_train.progress import Advance, no_advance
-from sae_train.runs import Run, file_hash, jsonable, text_hash
-from sae_train.saes.interop import WEIGHTS, LoadedSae
+from sae_train.runs import Run, jsonable, text_hash
+from sae_train.saes.base import Sae
+from sae_train.saes.interop import sae_hash
 from unlearn.config import UnlearnConfig
 from unlearn.data import split_sets, text_windows, without_targets
 from unlearn.finetune import Objective, Preparing, Tuned, WeightEdit, finetune
@@ -62,7 +63,7 @@ class RemovalTask:
     """
 
     lm: LanguageModel
-    saes: Sequence[LoadedSae]
+    saes: Sequence[Sae]
     analysis: LatentAnalysis
     labels: Sequence[Entity]
     templates: Templates
@@ -183,7 +184,7 @@ def prepare(task: RemovalTask) -> Prepared:
     text = text_windows(lm.tokenizer, gone, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
     changing = replace(lm, model=copy.deepcopy(lm.model))
     kept_as = lm.model if task.original is None else task.original.model
-    problem = Problem(changing, lm.model, kept_as, sets, wordings, loaded.sae, latents, text, config)
+    problem = Problem(changing, lm.model, kept_as, sets, wordings, loaded, latents, text, config)
     base = _base(lm)
     inputs = _inputs(problem, loaded, base, base if task.original is None else _base(task.original))
     return Prepared(problem, validation, base, inputs)
@@ -233,7 +234,7 @@ def _base(lm: LanguageModel) -> Base:
     return Base(str(Path(lm.name).resolve()) if Path(lm.name).exists() else lm.name, weights_hash(lm.model))
 
 
-def _inputs(problem: Problem, loaded: LoadedSae, base: Base, original: Base) -> dict[str, Any]:
+def _inputs(problem: Problem, loaded: Sae, base: Base, original: Base) -> dict[str, Any]:
     """Return what a run was made from, with hashes."""
     sets = problem.sets
     return {
@@ -242,7 +243,7 @@ def _inputs(problem: Problem, loaded: LoadedSae, base: Base, original: Base) -> 
         "original": original.spec,
         "original_hash": original.weights_hash,
         "sae": str(loaded.folder),
-        "sae_hash": file_hash(loaded.folder / WEIGHTS),
+        "sae_hash": sae_hash(loaded),
         "forget": [e.key for e in sets.forget],
         "earlier": [e.key for e in sets.earlier],
         "earlier_partners": [e.key for e in sets.earlier_partner],

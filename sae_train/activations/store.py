@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -14,45 +15,99 @@ from torch import Tensor
 from sae_train import h5
 from sae_train.activations.encoding import STORED_KIND, decode_acts
 from sae_train.activations.layout import ROW_FIELDS, SCHEMA, VERSION
+from sae_train.activations.views import ActivationDataset, ActivationRows
 from sae_train.checksums import array_checksum
 from sae_train.errors import ConfigError, FileFormatError, HookPointError, SchemaError, nearest_first
 from sae_train.lm.hook_names import canonical_hook_point
+from sae_train.notebook import html_table
 from sae_train.rng import rng
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from sae_train.activations.writer import CacheResult
+    from sae_train.outputs import Output
 
 
 class ActivationStore:
-    """A complete store, open for reading. Use as a context manager.
+    """A complete store, open for reading: `store["layers.2"][:100]` are the first hundred rows.
 
-    Every chunk that is read is compared with its checksum: a damaged one is an error, never a number.
+    It closes with `close`, at the end of a `with` block, or with the last reference. Every chunk that is read is
+    compared with its checksum: a damaged one is an error, never a number.
 
     Attributes:
+        path: The file.
         attrs: Provenance and counts, as written.
         hook_points: Names of the hook points in it.
+        n_rows: Rows, the same ones at every hook point.
         doc_id: Document of each row, (n_rows,), int32.
+        result: What the run that wrote it reports, where `cache_activations` returned this store.
+        output: The claim on its file, which goes away with the store where nobody named a file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.result: CacheResult | None = None
+        self.output: Output | None = None
         self._stack = ExitStack()
+        self._finalizer = weakref.finalize(self, self._stack.close)
         try:
-            self._file = self._stack.enter_context(h5.open_checked(path, SCHEMA, VERSION, may_join=True))
+            self._file = self._stack.enter_context(h5.open_checked(self.path, SCHEMA, VERSION, may_join=True))
             self.attrs: dict[str, Any] = h5.get_attrs(self._file)
             self._check_complete()
-            self._acts = h5.group_of(self._file, "acts", path)
+            self._acts = h5.group_of(self._file, "acts", self.path)
             self.hook_points: list[str] = list(self.attrs["hook_points"])
             self.dtype: str = self.attrs["dtype"]
             self.n_rows: int = int(self.attrs["n_rows"])
             self._checksums = self._check_shapes()
             self.doc_id = self.row_field("doc_id")
         except BaseException:
-            self._stack.close()
+            self.close()
             raise
 
     def __enter__(self) -> ActivationStore:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        self._stack.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close the file; a second time nothing happens."""
+        self._finalizer()
+
+    def __getitem__(self, hook_point: str) -> ActivationRows:
+        """Return the activations of a hook point, to be sliced: float32 arrays (n, d_in)."""
+        return ActivationRows(self, hook_point)
+
+    def dataset(self, hook_point: str) -> ActivationDataset:
+        """Return the activations of a hook point as a dataset of torch."""
+        return ActivationDataset(self, hook_point)
+
+    def table(self, start: int = 0, stop: int | None = None, *, tokenizer: Any = None) -> pd.DataFrame:
+        """Return which tokens the rows `start` to `stop` are: `token_id`, `doc_id`, `position`, `from_entity`.
+
+        Args:
+            start: First row.
+            stop: Row behind the last one; None goes to the end.
+            tokenizer: That of the language model, for a column `token` with the text of each.
+        """
+        import pandas as pd
+
+        part = slice(start, stop)
+        columns = {name: self.row_field(name)[part] for name in ROW_FIELDS}
+        index = pd.RangeIndex(self.n_rows)[part].rename("row")
+        found = pd.DataFrame(columns, index=index)
+        if tokenizer is not None:
+            found.insert(1, "token", [tokenizer.decode([i]) for i in columns["token_id"].tolist()])
+        return found
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        widths = {name: f"{self.n_rows:,} x {self.d_in(name):,}" for name in self.hook_points}
+        origin = {key: self.attrs.get(key) for key in ("model", "text", "ctx_len")}
+        n_documents = len(np.unique(self.doc_id))
+        rows = {**widths, "stored as": self.dtype, "documents": n_documents, **origin, "file": self.path}
+        return html_table(f"Activations in {self.path.name}", rows)
 
     def _check_complete(self) -> None:
         if not self.attrs.get("complete"):
@@ -86,6 +141,7 @@ class ActivationStore:
 
     def row_field(self, name: str) -> np.ndarray:
         """Return `token_id`, `doc_id`, `position` or `from_entity` of every row, (n_rows,)."""
+        self._check_open()
         return h5.read(h5.dataset_of(self._file, name, self.path))
 
     def hook_point(self, name: str) -> str:
@@ -106,11 +162,11 @@ class ActivationStore:
 
     def d_in(self, hook_point: str) -> int:
         """Return the width of the activations at a hook point."""
-        return int(h5.dataset_of(self._acts, hook_point, self.path).shape[1])
+        return int(self._dataset(hook_point).shape[1])
 
     def chunk_rows(self, hook_point: str) -> int:
         """Return the number of rows in one chunk on disk."""
-        return h5.chunk_rows(h5.dataset_of(self._acts, hook_point, self.path))
+        return h5.chunk_rows(self._dataset(hook_point))
 
     def n_chunks(self, hook_point: str) -> int:
         """Return the number of chunks of a hook point."""
@@ -122,12 +178,21 @@ class ActivationStore:
         Raises:
             FileFormatError: Its content does not fit its checksum.
         """
-        dataset = h5.dataset_of(self._acts, hook_point, self.path)
+        dataset = self._dataset(hook_point)
         rows = h5.read_chunk(dataset, index)
         found, recorded = array_checksum(rows), int(self._checksums[hook_point][index])
         if found != recorded:
             raise h5.damaged(dataset, f"checksum {found:016x} of chunk {index}, {recorded:016x} recorded")
         return rows
+
+    def _dataset(self, hook_point: str) -> h5.H5Dataset:
+        """Return the dataset of a hook point."""
+        self._check_open()
+        return h5.dataset_of(self._acts, hook_point, self.path)
+
+    def _check_open(self) -> None:
+        if not self._finalizer.alive:
+            raise ConfigError(f"'{self.path}' is closed", got="a closed store", expected="ActivationStore(path)")
 
     def rows(self, hook_point: str, part: slice) -> Float[Tensor, "row d_in"]:
         """Read consecutive rows as float32; whole chunks are read and checked."""
@@ -179,3 +244,13 @@ class ActivationStore:
         """Return what decides the content of this store, to record in what is made from it."""
         keys = ("model", "model_hash", "tokenizer_hash", "plan_hash", "dtype", "n_rows", "text")
         return {k: self.attrs.get(k) for k in keys}
+
+
+@contextmanager
+def opened_store(store: ActivationStore | str | Path) -> Iterator[ActivationStore]:
+    """Yield a store that is open already, and leave it so, or open it for as long as the block lasts."""
+    if isinstance(store, ActivationStore):
+        yield store
+        return
+    with ActivationStore(store) as opened:
+        yield opened

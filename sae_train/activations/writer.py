@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from sae_train.errors import BusyError, ConfigError, StoppedError, WorkbenchErro
 from sae_train.lm.models import LanguageModel, weights_hash
 from sae_train.lm.windows import TokenPlan
 from sae_train.processes import Processes
+from sae_train.progress import Advance, no_advance
 from sae_train.runs import now, partial_path, require_disk
 
 _OPTIONS = ("hook_points", "dtype", "batch_size", "ctx_len", "packing", "max_tokens", "entity_share", "seed")
@@ -45,19 +47,31 @@ class CacheResult:
     Attributes:
         n_rows: Rows in the store.
         n_tokens: Tokens read by the model, special ones included.
+        n_special: Special tokens left out.
+        n_entity_rows: Rows that are last name tokens of entity contexts.
+        hook_points: Canonical names.
         tokens_per_s: Tokens read per second in this process; 0 when nothing was left to do.
         bytes: Size of the finished file and its parts.
+        seconds: Time it took.
         largest_batch: Windows that fit into memory at once; below `batch_size` after running out of it.
+        estimated_s: What was expected before, from a timed probe; NaN where nobody asked.
     """
 
     n_rows: int
     n_tokens: int
     n_special: int
+    n_entity_rows: int
     hook_points: tuple[str, ...]
     tokens_per_s: float
     bytes: int
     seconds: float
     largest_batch: int
+    estimated_s: float = math.nan
+
+    def summary(self) -> dict[str, Any]:
+        """Return it as `wb cache-activations --json` prints it."""
+        values = asdict(self)
+        return {"n_special_left_out" if name == "n_special" else name: value for name, value in values.items()}
 
 
 def plan_hash(plan: TokenPlan) -> str:
@@ -84,7 +98,7 @@ def write_store(
     provenance: dict[str, Any],
     resume: bool = False,
     processes: Processes | None = None,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = no_advance,
 ) -> CacheResult:
     """Run the plan through the model and leave a complete store at `out`.
 
@@ -96,7 +110,7 @@ def write_store(
         provenance: Names to record: model, text.
         resume: Continue `<out>.partial`.
         processes: Who else writes this store; None is nobody.
-        advance: Called with the number of rows just stored.
+        advance: Called with the rows just stored; at resume first with those that are there already.
 
     Raises:
         DiskSpaceError: It would not fit.
@@ -127,6 +141,7 @@ def write_store(
         n_rows=plan.n_rows,
         n_tokens=len(plan.tokens),
         n_special=plan.n_special,
+        n_entity_rows=plan.n_entity_rows,
         hook_points=config.hook_points,
         tokens_per_s=n_read / seconds,
         bytes=sum(f.stat().st_size for f in files if f.exists()),
@@ -236,7 +251,7 @@ def _write_share(
     attrs: dict[str, Any],
     *,
     resume: bool,
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> int:
     """Write or continue the file of this process; return how many tokens were read."""
     partial = partial_path(share.path)
@@ -313,14 +328,14 @@ def _fill(
     share: Share,
     runner: BatchRunner,
     config: CacheConfig,
-    advance: Callable[[int], None],
+    advance: Advance,
 ) -> int:
     """Store every row not yet committed; return how many tokens were read."""
     n_read = 0
     first, end = share.rows
     with h5.open_checked(partial, schema, layout.VERSION, mode="r+") as file:
         writer = layout.RowWriter(file, config.hook_points, config.dtype)
-        advance(writer.n_rows)
+        advance(0, earlier=writer.n_rows)
         for batch in runner.run(first + writer.n_rows, end):
             writer.add(batch.acts)
             n_read += batch.n_tokens

@@ -130,6 +130,11 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
     return LanguageModel(model=model, tokenizer=tokenizer, name=spec, device=where)
 
 
+def as_lm(lm: LanguageModel | str | Path, *, device: str = "auto", dtype: str = "float32") -> LanguageModel:
+    """Return a model that is at hand, or load it; `device` and `dtype` concern one that is loaded."""
+    return lm if isinstance(lm, LanguageModel) else load_lm(str(lm), device=device, dtype=dtype)
+
+
 def _with_adapter(folder: str, base: str | None, *, device: str, dtype: str) -> LanguageModel:
     """Load an adapter's base, check that it is the one, and add the adapter to its weights."""
     recorded = read_base(Path(folder))

@@ -10,7 +10,7 @@ import gzip
 import itertools
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,58 @@ class Document:
 
     text: str
     keep_char_end: int | None = None
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Documents with a name, under which what is made of them records them.
+
+    Attributes:
+        name: What the text is called.
+        documents: The documents; read anew for every pass.
+    """
+
+    name: str
+    documents: Iterable[Document | str]
+
+    def __iter__(self) -> Iterator[Document]:
+        return (d if isinstance(d, Document) else Document(d) for d in self.documents)
+
+
+Text = str | Path | Corpus | Iterable[Document | str]
+
+
+def corpus_of(text: Text) -> Corpus:
+    """Return a text with a name: a path or a hub dataset under its own, documents at hand under `documents`.
+
+    The first document of a path or dataset is read at once, so that what cannot be read is refused before anything is
+    done.
+
+    Raises:
+        InputError: As `load_documents`.
+
+    Example:
+        >>> corpus = corpus_of(["A quiet street.", "A market."])
+        >>> corpus.name, [d.text for d in corpus]
+        ('documents', ['A quiet street.', 'A market.'])
+    """
+    if isinstance(text, Corpus):
+        return text
+    if isinstance(text, str | Path):
+        return Corpus(str(text), _Loaded(str(text)))
+    return Corpus("documents", list(text) if isinstance(text, Iterator) else text)
+
+
+class _Loaded:
+    """The documents of a path or dataset, the first one read at once; opened anew for every pass but the first."""
+
+    def __init__(self, source: str) -> None:
+        documents = load_documents(source)
+        self.source, self._opened = source, itertools.chain(list(itertools.islice(documents, 1)), documents)
+
+    def __iter__(self) -> Iterator[Document]:
+        opened, self._opened = self._opened, None
+        return load_documents(self.source) if opened is None else opened
 
 
 def load_documents(source: str) -> Iterator[Document]:

@@ -22,7 +22,9 @@ def sae_from_config(config: SaeTrainConfig, d_in: int) -> Sae:
     Raises:
         ConfigError: A setting does not fit the number of latents.
     """
-    return ARCHS[config.arch].from_config(config, d_in, sae_width(config, d_in))
+    sae = ARCHS[config.arch].from_config(config, d_in, sae_width(config, d_in))
+    sae.hook_point = config.hook_point
+    return sae
 
 
 def build_sae(arch: str, d_in: int, d_sae: int, **settings: Any) -> Sae:

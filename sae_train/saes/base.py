@@ -9,16 +9,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_train.config import SaeTrainConfig
+from sae_train.notebook import html_table
 from sae_train.rng import torch_rng
 from sae_train.saes.sparse_ops import dots_of_rows
 from sae_train.saes.whole_batch import WholeBatch
+
+if TYPE_CHECKING:
+    from sae_train.outputs import Output
 
 ROWS_IN_CACHE = 256  # of a weight matrix that is passed over more than once
 
@@ -70,13 +75,20 @@ class LossTerms:
 
 
 class Sae(nn.Module, ABC):
-    """A sparse autoencoder. Subclasses add the activation function and the training loss.
+    """A sparse autoencoder: what is trained, and what comes back from a folder.
+
+    Subclasses add the activation function and the training loss.
 
     Args:
         d_in: Width of the activations.
         d_sae: Number of latents.
 
     Attributes:
+        hook_point: Where in the language model it reads, `layers.12`; empty where nobody has said.
+        folder: Where it lies; None as long as it is in memory only.
+        cfg: Its `cfg.json` as SAELens reads it; empty before it is saved or loaded.
+        metrics: What the station that made it reports, as `wb train-sae --json` prints it; empty where there is none.
+        output: The claim on its folder, which goes away with the last SAE that holds it where nobody named a folder.
         arch: Its name on the command line.
         config_fields: Fields of `SaeTrainConfig` that its constructor takes, by the same names.
         saelens_sizes: Whole numbers in SAELens' `cfg.json` that its constructor takes, by the same names.
@@ -91,6 +103,11 @@ class Sae(nn.Module, ABC):
     def __init__(self, d_in: int, d_sae: int) -> None:
         super().__init__()
         self.d_in, self.d_sae = d_in, d_sae
+        self.hook_point = ""
+        self.folder: Path | None = None
+        self.cfg: dict[str, Any] = {}
+        self.metrics: dict[str, Any] = {}
+        self.output: Output | None = None
         # Shape (d_in, d_sae), but a latent's numbers lie together, as in W_dec: sparse gradients come out that way.
         self.W_enc = nn.Parameter(torch.zeros(d_sae, d_in).T)
         self.b_enc = nn.Parameter(torch.zeros(d_sae))
@@ -106,6 +123,54 @@ class Sae(nn.Module, ABC):
     def from_saelens(cls, cfg: dict[str, Any]) -> Sae:
         """Build an SAE with zero weights from a `cfg.json`, to be filled by `load_saelens_tensors`."""
         return cls(int(cfg["d_in"]), int(cfg["d_sae"]), **{name: int(cfg[name]) for name in cls.saelens_sizes})
+
+    @staticmethod
+    def load(source: str | Path, *, device: torch.device | str = "auto") -> Sae:
+        """Read an SAE, in evaluation mode and without gradients.
+
+        Args:
+            source: An SAE folder, ours or SAELens', or `release:sae_id` of SAELens' list of published SAEs (Gemma
+                Scope, Llama Scope, …), which SAELens fetches from the Hugging Face hub.
+            device: Where the tensors live.
+
+        Raises:
+            MissingFileError: There is no such folder, or the release cannot be fetched.
+            FileFormatError: It is no SAE that we can use.
+            ConfigError: There is no such release, or no such SAE in it.
+        """
+        from sae_train.saes.importers import load_anywhere
+
+        return load_anywhere(str(source), device=device)
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a folder that SAELens' `SAE.load_from_disk` and every command read; return it.
+
+        The records of its training go with it. From now on this is where it lies.
+
+        Raises:
+            OutputExistsError: Something is there already, and it is not to be overwritten.
+        """
+        from sae_train.saes.interop import copy_sae
+
+        return copy_sae(self, Path(folder), overwrite=overwrite)
+
+    def to_saelens(self) -> Any:
+        """Return the same SAE as an object of SAELens, on the same device."""
+        from sae_train.saes.interop import saelens_sae
+
+        return saelens_sae(self)
+
+    @property
+    def name(self) -> str:
+        """Its folder's name, or where it reads as long as there is none."""
+        return self.folder.name if self.folder is not None else self.hook_point
+
+    def _repr_html_(self) -> str:
+        """Show it in a notebook."""
+        arch = self.cfg.get("metadata", {}).get("workbench_arch", self.arch)
+        rows = {"hook point": self.hook_point, "architecture": arch, "d_in": self.d_in, "d_sae": self.d_sae}
+        shown = {key: self.metrics[key] for key in ("fvu", "l0", "frac_dead", "n_tokens") if key in self.metrics}
+        return html_table(f"SAE {self.name}", {**rows, **shown, "folder": self.folder})
 
     @torch.no_grad()
     def init_weights(self, center: Float[Tensor, " d_in"], seed: int) -> None:
@@ -194,3 +259,8 @@ class Sae(nn.Module, ABC):
         """
         self.b_enc /= scale
         self.b_dec /= scale
+
+
+def as_sae(sae: Sae | str | Path, *, device: torch.device | str = "auto") -> Sae:
+    """Return an SAE that is at hand, or load it; `device` concerns one that is loaded."""
+    return sae if isinstance(sae, Sae) else Sae.load(sae, device=device)

@@ -25,12 +25,14 @@ from jaxtyping import Bool, Float, Int
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from sae_train.errors import ConfigError, MemoryShortError, ShapeError
+from sae_train.config import CompareConfig
+from sae_train.errors import MemoryShortError, ShapeError
+from sae_train.fields import default_of
 from sae_train.rng import torch_rng
 from sae_train.saes.base import Sae
 
-TWIN_COSINE = 0.7
-MAX_HUNGARIAN = 16_384
+TWIN_COSINE: float = default_of(CompareConfig, "threshold")
+MAX_HUNGARIAN: int = default_of(CompareConfig, "max_hungarian")
 BLOCK_BYTES = 64 * 2**20  # of cosines at a time
 
 
@@ -85,6 +87,7 @@ class SaeComparison:
         nearest_a: For every latent of A the nearest of B.
         nearest_b: For every latent of B the nearest of A.
         chance: The same with random directions in place of B.
+        rate_a, rate_b: Share of the rows of a store on which each latent fires, where there was one.
     """
 
     matching: str
@@ -94,6 +97,8 @@ class SaeComparison:
     nearest_a: Nearest
     nearest_b: Nearest
     chance: Chance
+    rate_a: Float[np.ndarray, " d_sae"] | None = None
+    rate_b: Float[np.ndarray, " d_sae"] | None = None
 
     def has_twin_a(self) -> Bool[np.ndarray, " d_sae"]:
         """Return which latents of A have a twin in B."""
@@ -140,29 +145,41 @@ class SaeComparison:
             "chance_median_cosine": self.chance.median_cosine,
             "chance_frac_twins_a": self.chance.frac_twins_a,
             "chance_frac_twins_b": self.chance.frac_twins_b,
+            **self._shares("a", self.has_twin_a(), self.rate_a),
+            **self._shares("b", self.has_twin_b(), self.rate_b),
+        }
+
+    def _shares(self, name: str, has_twin: np.ndarray, rate: np.ndarray | None) -> dict[str, float]:
+        """Return the share of twins among latents that fire at all, and weighted by how often they do."""
+        if rate is None:
+            return {}
+        alive = rate > 0
+        return {
+            f"frac_twins_{name}_alive": float(has_twin[alive].mean()) if alive.any() else float("nan"),
+            f"frac_twins_{name}_by_rate": weighted_share(has_twin, rate),
         }
 
 
-def compare_saes(
-    a: Sae, b: Sae, *, threshold: float = TWIN_COSINE, seed: int = 0, max_hungarian: int = MAX_HUNGARIAN
+def match_latents(
+    a: Sae,
+    b: Sae,
+    *,
+    threshold: float = TWIN_COSINE,
+    seed: int = 0,
+    max_hungarian: int = MAX_HUNGARIAN,
 ) -> SaeComparison:
     """Match the latents of two SAEs by their decoder rows.
 
     Args:
         a, b: SAEs of one place in one model; the widths may differ. Cosines of different places mean nothing.
-        threshold: Cosine from which a partner counts as a twin.
+        threshold: Cosine from which a partner counts as a twin; a copy's cosines are one only up to rounding.
         seed: Of the random directions.
         max_hungarian: Latents, of the larger SAE, up to which the assignment is solved.
 
     Raises:
         ShapeError: They read activations of different width.
-        ConfigError: The threshold is not between 0 and 1; a copy's cosines are one only up to rounding.
         MemoryShortError: The assignment's table, 8 bytes a pair of latents, does not fit.
     """
-    if not 0 < threshold < 1:
-        raise ConfigError(
-            "the threshold is no cosine", got=f"{threshold}", field="threshold", expected="0 < cosine < 1"
-        )
     if a.d_in != b.d_in:
         raise ShapeError(
             "the two SAEs read activations of different width", got=f"d_in {a.d_in} and {b.d_in}", expected="the same"

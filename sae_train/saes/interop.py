@@ -2,71 +2,124 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from dataclasses import dataclass
+import shutil
+import tempfile
+import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
+from torch import Tensor
 
-from sae_train.errors import FileFormatError, ShapeError
+from sae_train.errors import ConfigError, FileFormatError, ShapeError
 from sae_train.lm.hook_names import canonical_hook_point, saelens_name
-from sae_train.runs import partial_path, require_file, write_json
+from sae_train.outputs import Output
+from sae_train.runs import clear_output, file_hash, partial_path, require_file, write_json
 from sae_train.saes import SAELENS_ARCHS
 from sae_train.saes.base import Sae
 
 WEIGHTS = "sae_weights.safetensors"
+METRICS = "metrics.json"
+RECORDS = ("config.json", "run.json", "metrics.jsonl", METRICS)  # what a run leaves beside the SAE
 SAELENS_VERSION = "6.54.12"  # the version whose folder format is written
 
 
-@dataclass(frozen=True)
-class LoadedSae:
-    """An SAE in evaluation mode, where it reads, and its `cfg.json`."""
-
-    sae: Sae
-    hook_point: str
-    folder: Path
-    cfg: dict[str, Any]
-
-    @property
-    def name(self) -> str:
-        """Return the folder's name."""
-        return self.folder.name
-
-
-def save_sae(sae: Sae, folder: Path, *, hook_point: str, metadata: dict[str, Any]) -> None:
-    """Write a folder that SAELens' `SAE.load_from_disk` reads; weights first, `cfg.json` last."""
+def save_sae(sae: Sae, folder: Path, *, hook_point: str, metadata: dict[str, Any]) -> dict[str, Any]:
+    """Write a folder that SAELens' `SAE.load_from_disk` reads, weights first, `cfg.json` last; return the latter."""
     folder.mkdir(parents=True, exist_ok=True)
     partial = partial_path(folder / WEIGHTS)
-    save_file({k: v.float().cpu().contiguous() for k, v in sae.saelens_tensors().items()}, partial)
+    save_file(_stored_tensors(sae), partial)
     os.replace(partial, folder / WEIGHTS)
-    write_json(
-        folder / "cfg.json",
-        {
-            **sae.saelens_config(),
-            "d_in": sae.d_in,
-            "d_sae": sae.d_sae,
-            "dtype": "float32",
-            "device": "cpu",
-            "apply_b_dec_to_input": True,
-            "normalize_activations": "none",
-            "reshape_activations": "none",
-            "metadata": {
-                "sae_lens_version": SAELENS_VERSION,
-                "hook_name": saelens_name(hook_point),
-                "hook_point": hook_point,
-                "workbench_arch": sae.arch,  # several of ours are one architecture to SAELens
-                **metadata,
-            },
+    cfg = {
+        **sae.saelens_config(),
+        "d_in": sae.d_in,
+        "d_sae": sae.d_sae,
+        "dtype": "float32",
+        "device": "cpu",
+        "apply_b_dec_to_input": True,
+        "normalize_activations": "none",
+        "reshape_activations": "none",
+        "metadata": {
+            "sae_lens_version": SAELENS_VERSION,
+            "hook_name": saelens_name(hook_point),
+            "hook_point": hook_point,
+            "workbench_arch": sae.arch,  # several of ours are one architecture to SAELens
+            **metadata,
         },
-    )
+    }
+    write_json(folder / "cfg.json", cfg)
+    return cfg
 
 
-def load_sae(folder: Path, *, device: torch.device | str = "cpu") -> LoadedSae:
-    """Read an SAE folder, ours or SAELens', of a supported architecture.
+def copy_sae(sae: Sae, folder: Path, *, overwrite: bool) -> Path:
+    """Write an SAE and the records of its training to another folder, where it lies from now on; return the folder.
+
+    Raises:
+        ConfigError: Nobody says where it reads.
+        OutputExistsError: Something is there already, and it is not to be overwritten.
+    """
+    hook_point, source = _place_of(sae), sae.folder
+    claimed = Output(folder, name=folder.name, overwrite=overwrite)
+    is_own = source is not None and folder.exists() and folder.samefile(source)
+    if not is_own:
+        clear_output(folder, overwrite=overwrite)
+    sae.cfg = save_sae(sae, folder, hook_point=hook_point, metadata=_metadata_of(sae))
+    for name in RECORDS:
+        if source is not None and not is_own and (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
+    sae.folder, sae.output = folder, claimed
+    return folder
+
+
+def saelens_sae(sae: Sae) -> Any:
+    """Return an SAE as SAELens' class, on the same device.
+
+    Raises:
+        ConfigError: Nobody says where it reads.
+    """
+    hook_point = _place_of(sae)
+    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+        warnings.simplefilter("ignore")  # of SAELens' imports
+        from sae_lens import SAE
+
+        save_sae(sae, Path(folder), hook_point=hook_point, metadata=_metadata_of(sae))
+        return SAE.load_from_disk(folder, device=str(sae.W_dec.device))
+
+
+def _place_of(sae: Sae) -> str:
+    """Return where an SAE reads, which its `cfg.json` has to say."""
+    if not sae.hook_point:
+        raise ConfigError(
+            "where does this SAE read?", got="hook_point ''", expected="layers.N", try_='sae.hook_point = "layers.N"'
+        )
+    return sae.hook_point
+
+
+def _metadata_of(sae: Sae) -> dict[str, Any]:
+    """Return what `cfg.json` says about the origin of an SAE; where it reads is its own to say."""
+    found = {"model_name": None, **sae.cfg.get("metadata", {})}
+    return {key: value for key, value in found.items() if key not in ("hook_name", "hook_point")}
+
+
+def sae_hash(sae: Sae) -> str:
+    """Return the SHA-256 of an SAE's weights: of its file, or of the file that `save` would write."""
+    if sae.folder is not None:
+        return file_hash(sae.folder / WEIGHTS)
+    return hashlib.sha256(save(_stored_tensors(sae))).hexdigest()
+
+
+def _stored_tensors(sae: Sae) -> dict[str, Tensor]:
+    """Return the tensors as they are stored."""
+    return {name: tensor.float().cpu().contiguous() for name, tensor in sae.saelens_tensors().items()}
+
+
+def load_sae(folder: Path, *, device: torch.device | str = "cpu") -> Sae:
+    """Read an SAE folder, ours or SAELens', of a supported architecture; see `Sae.load`.
 
     Raises:
         MissingFileError: `cfg.json` or the weights are not there.
@@ -97,22 +150,29 @@ def load_sae(folder: Path, *, device: torch.device | str = "cpu") -> LoadedSae:
     sae = kind.from_saelens(cfg)
     _load_weights(sae, folder)
     metadata = cfg.get("metadata", {})
-    hook_point = metadata.get("hook_point") or canonical_hook_point(str(metadata.get("hook_name", "")))
-    sae.requires_grad_(False).eval().to(device)
-    return LoadedSae(sae=sae, hook_point=hook_point, folder=folder, cfg=cfg)
+    sae.hook_point = metadata.get("hook_point") or canonical_hook_point(str(metadata.get("hook_name", "")))
+    sae.folder, sae.cfg = folder, cfg
+    if (folder / METRICS).is_file():
+        sae.metrics = _read_json(folder / METRICS, "the trainer's figures")
+    return sae.requires_grad_(False).eval().to(device)
 
 
 def _read_cfg(folder: Path) -> dict[str, Any]:
     """Read and check `cfg.json`."""
-    path = require_file(folder / "cfg.json", "an SAE's config", field="sae")
-    try:
-        cfg = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="JSON") from error
-    if not isinstance(cfg, dict):
-        raise FileFormatError(f"cannot read '{path}'", got=f"a {type(cfg).__name__}", expected="SAELens' cfg")
+    cfg = _read_json(require_file(folder / "cfg.json", "an SAE's config", field="sae"), "SAELens' cfg")
     _require_keys(cfg, ("architecture", "d_in", "d_sae"), folder)
     return cfg
+
+
+def _read_json(path: Path, what: str) -> dict[str, Any]:
+    """Read a JSON object."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="JSON") from error
+    if not isinstance(found, dict):
+        raise FileFormatError(f"cannot read '{path}'", got=f"a {type(found).__name__}", expected=what)
+    return found
 
 
 def _require_keys(cfg: dict[str, Any], keys: tuple[str, ...], folder: Path) -> None:

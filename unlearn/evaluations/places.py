@@ -88,8 +88,8 @@ def place_rows(context: AuditContext, group: str, when: str) -> PlaceRows:
     for number, loaded in enumerate(context.saes, start=1):
         x = read.acts[loaded.hook_point][LAST]
         with torch.no_grad():
-            latents = loaded.sae.encode(x.to(context.after.device)).cpu()
-            error = x - loaded.sae.decode(latents.to(context.after.device)).cpu()
+            latents = loaded.encode(x.to(context.after.device)).cpu()
+            error = x - loaded.decode(latents.to(context.after.device)).cpu()
         name = f"{loaded.hook_point}, SAE{'' if len(context.saes) == 1 else f' {number}'}"
         found |= {f"{name} latents": latents, f"{name} error": error}
     return PlaceRows(prompts, entity, found, read.n_tokens)

@@ -28,13 +28,13 @@ def _fit(context: AuditContext, number: int) -> SaeFit:
     found: dict[str, float] = {}
     for when in ("before", "after"):
         lm = context.model(when)
-        sums, fired, active, n = VarianceSums(loaded.sae.d_in), torch.zeros(loaded.sae.d_sae, dtype=torch.bool), 0.0, 0
+        sums, fired, active, n = VarianceSums(loaded.d_in), torch.zeros(loaded.d_sae, dtype=torch.bool), 0.0, 0
         for batch in batches_by_length([len(w) for w in windows], BATCH_SIZE):
             ids = torch.tensor([windows[i] for i in batch], device=lm.device)
             acts = capture(lm, ids, torch.ones_like(ids), [loaded.hook_point])[loaded.hook_point]
             x = acts[:, 1:].flatten(0, 1).float()
-            latents = loaded.sae.encode(x)
-            sums.update(x, loaded.sae.decode(latents))
+            latents = loaded.encode(x)
+            sums.update(x, loaded.decode(latents))
             fired |= (latents != 0).any(dim=0).cpu()
             active, n = active + float((latents != 0).sum()), n + len(x)
         found |= {

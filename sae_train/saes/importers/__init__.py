@@ -13,8 +13,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import torch
+
 from sae_train.errors import ConfigError, FileFormatError, InputError, MissingFileError, nearest_first
-from sae_train.runs import Run, clear_output, file_hash, folder_hash, partial_path, require_disk
+from sae_train.fields import config_of
+from sae_train.outputs import Output
+from sae_train.runs import Run, clear_output, file_hash, folder_hash, partial_path, require_disk, resolve_device
+from sae_train.saes.base import Sae
 from sae_train.saes.importers import dictionary_learning, gemma_scope, saelens, sparsify
 from sae_train.saes.importers.draft import SaeDraft, with_unit_rows
 from sae_train.saes.importers.reading import known_hook_point
@@ -103,20 +108,46 @@ def read_source(config: ImportConfig) -> tuple[str, SaeDraft]:
     return module.NAME, replace(draft, hook_point=hook_point, model_name=config.model_name or draft.model_name)
 
 
-def import_sae(config: ImportConfig, out: Path, *, overwrite: bool = False) -> dict[str, Any]:
-    """Write the SAE of another library as an SAE folder, whole or not at all.
+def import_sae(
+    source: str | Path | None = None,
+    *,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    config: ImportConfig | None = None,
+    **settings: Any,
+) -> Sae:
+    """Turn the SAE of another library into one that computes the same function, in a folder whole or not at all.
+
+    Args:
+        source: A folder of SAELens, sparsify or dictionary_learning, a file `ae.pt` or `.npz`, or `release:sae_id`.
+        out: The SAE folder; None keeps it in a temporary one, which goes away with the SAE.
+        overwrite: What is there may be replaced.
+        config: Settings together, instead of one by one.
+        settings: Fields of `ImportConfig`: `hook_point`, `model_name`, `k`, `unit_norm`.
 
     Returns:
-        `format, architecture, d_in, d_sae, k, hook_point, model_name, decoder_norm_low, decoder_norm_high, notes`.
+        The SAE; its `metrics` are `format, architecture, d_in, d_sae, k, hook_point, model_name, decoder_norm_low,
+        decoder_norm_high, notes`.
 
     Raises:
-        InputError: The source cannot be used, or the disk is too small.
+        InputError: The source cannot be used, the disk is too small, or `out` is taken.
     """
+    settings |= {} if source is None else {"source": str(source)}
+    config = config_of(ImportConfig, config, settings)
+    output = Output(out, name="sae", overwrite=overwrite)
     name, draft = read_source(config)
-    assert draft.hook_point is not None
-    require_disk(out, sum(t.numel() * 4 for t in draft.tensors().values()))
+    require_disk(output.path, sum(t.numel() * 4 for t in draft.tensors().values()))
+    result = _result(name, draft)
+    _write(draft, config, name, result, output.path, overwrite=overwrite)
+    sae = load_sae(output.path)
+    sae.output, sae.metrics = output, result
+    return sae
+
+
+def _result(name: str, draft: SaeDraft) -> dict[str, Any]:
+    """Return what is to be said about an import."""
     norms = draft.decoder_norms()
-    result = {
+    return {
         "format": name,
         "architecture": draft.architecture,
         "d_in": draft.W_enc.shape[0],
@@ -128,6 +159,13 @@ def import_sae(config: ImportConfig, out: Path, *, overwrite: bool = False) -> d
         "decoder_norm_high": float(norms.max()),
         "notes": list(draft.notes),
     }
+
+
+def _write(
+    draft: SaeDraft, config: ImportConfig, name: str, result: dict[str, Any], out: Path, *, overwrite: bool
+) -> None:
+    """Write the SAE folder, whole or not at all."""
+    assert draft.hook_point is not None
     partial = partial_path(out)
     clear_output(partial, overwrite=True)
     try:
@@ -141,7 +179,19 @@ def import_sae(config: ImportConfig, out: Path, *, overwrite: bool = False) -> d
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return result
+
+
+def load_anywhere(source: str, *, device: torch.device | str) -> Sae:
+    """Read an SAE folder, or a release that SAELens knows; see `Sae.load`."""
+    where = resolve_device(device) if isinstance(device, str) else device
+    if Path(source).exists() or not saelens.matches(source):
+        return load_sae(Path(source), device=where)
+    _, draft = read_source(ImportConfig(source))
+    assert draft.hook_point is not None
+    sae = draft.build()
+    sae.hook_point = draft.hook_point
+    sae.cfg = {"metadata": {"imported_from": source, "model_name": draft.model_name}}
+    return sae.to(where)
 
 
 def _inputs(source: str) -> dict[str, Any]:

@@ -1,0 +1,164 @@
+"""Language model + text -> activation store: the whole station, from the claim on the file to the open store."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sae_train.activations.estimate import estimate_store
+from sae_train.activations.layout import claim_parts
+from sae_train.activations.store import ActivationStore
+from sae_train.activations.writer import CacheResult, write_store
+from sae_train.config import CacheConfig
+from sae_train.errors import ConfigError
+from sae_train.fields import config_of
+from sae_train.lm.hooks import check_hook_point, verify_hook_points
+from sae_train.lm.models import LanguageModel, as_lm
+from sae_train.lm.tokens import Corpus, Document, Text, corpus_of
+from sae_train.lm.windows import TokenPlan, plan_windows
+from sae_train.outputs import Output
+from sae_train.processes import ALONE, Processes
+from sae_train.progress import Progress, shown, silent
+from sae_train.runs import clear_output
+
+LOG = logging.getLogger(__name__)
+
+
+def cache_activations(
+    lm: LanguageModel | str | Path,
+    text: Text,
+    hook_points: str | Sequence[str] | None = None,
+    *,
+    out: str | Path | None = None,
+    entity_documents: Iterable[Document] = (),
+    device: str = "auto",
+    lm_dtype: str = "float32",
+    overwrite: bool = False,
+    resume: bool = False,
+    processes: Processes = ALONE,
+    progress: Progress | None = None,
+    config: CacheConfig | None = None,
+    **settings: Any,
+) -> ActivationStore:
+    """Run a language model over text and keep its activations at one or more hook points.
+
+    The forward pass ends behind the deepest hook point. Special tokens are left out and counted.
+
+    Args:
+        lm: The model, or what `load_lm` takes.
+        text: A path, a hub dataset id, a `Corpus`, or documents or strings.
+        hook_points: Where, `layers.2`; needed where `config` does not say.
+        out: The store, an HDF5 file; None keeps it in a temporary folder, which goes away with the store.
+        entity_documents: Contexts to mix in, of which only the last name token becomes a row; `entity_share` says how
+            many.
+        device: Where a model that is loaded here lives.
+        lm_dtype: Format a model that is loaded here computes in.
+        overwrite: What lies at `out` may be replaced.
+        resume: Continue what an interrupted run left, to the same result.
+        processes: Processes that share the rows.
+        progress: Where to show how far it is; None shows it on the terminal, in the notebook or in the log.
+        config: Settings together, instead of one by one.
+        settings: Fields of `CacheConfig`: `ctx_len=128`, `max_tokens`, `packing`, `dtype`, …
+
+    Returns:
+        The open store; its `result` is what the run reports.
+
+    Raises:
+        ConfigError: A setting does not exist or is out of range, or differs from the run to be resumed.
+        HookPointError: The model has no such hook point.
+        OutputExistsError: `out` is taken.
+        DiskSpaceError, MemoryShortError: It would not fit.
+        DtypeError, NumericalError, StoppedError, BusyError: As `write_store`.
+    """
+    output = Output(out, name="acts.h5", overwrite=overwrite, resume=resume, is_shared=processes.count > 1)
+    processes.wait()
+    contexts = list(entity_documents)
+    if hook_points is not None:
+        settings["hook_points"] = (hook_points,) if isinstance(hook_points, str) else tuple(hook_points)
+    config = config_of(CacheConfig, config, settings)  # refuses bad values before the model is loaded
+    corpus = _checked_text(text, contexts, config)
+    lm = as_lm(lm, device=processes.device(device), dtype=lm_dtype)
+    config = _checked(config, lm)
+    plan = _plan(lm, corpus, contexts, config)
+    if processes.is_first:
+        if not resume:
+            clear_output(output.path, overwrite=overwrite)
+        claim_parts(output.path, processes.count, resume=resume)
+    processes.wait()
+    result = _write(lm, plan, config, corpus.name, output, resume, processes, progress or shown)
+    store = ActivationStore(output.path)
+    store.result, store.output = result, output
+    return store
+
+
+def _checked_text(text: Text, contexts: Sequence[Document], config: CacheConfig) -> Corpus:
+    """Return the text, once it is clear that it can be read, and that entity contexts and their share go together."""
+    if (config.entity_share > 0) != bool(contexts):
+        raise ConfigError(
+            "entity contexts and their share go together",
+            got=f"{len(contexts)} entity_documents, entity_share {config.entity_share}",
+            expected="both, or neither",
+        )
+    return corpus_of(text)
+
+
+def _checked(config: CacheConfig, lm: LanguageModel) -> CacheConfig:
+    """Return the config with canonical names of hook points that the model has."""
+    names = tuple(check_hook_point(lm.model, h, model_name=lm.name) for h in config.hook_points)
+    if config.ctx_len > lm.max_positions:
+        raise ConfigError(
+            "the context is longer than the model's",
+            got=f"{config.ctx_len} (--ctx-len)",
+            expected=f"<= {lm.max_positions}",
+        )
+    return replace(config, hook_points=names)
+
+
+def _plan(lm: LanguageModel, corpus: Corpus, contexts: Sequence[Document], config: CacheConfig) -> TokenPlan:
+    """Plan every row before the first forward pass."""
+    return plan_windows(
+        corpus,
+        lm.tokenizer,
+        ctx_len=config.ctx_len,
+        max_rows=config.max_tokens,
+        packing=config.packing,
+        entity_documents=contexts,
+        entity_share=config.entity_share,
+        seed=config.seed,
+    )
+
+
+def _write(
+    lm: LanguageModel,
+    plan: TokenPlan,
+    config: CacheConfig,
+    text_name: str,
+    output: Output,
+    resume: bool,
+    processes: Processes,
+    display: Progress,
+) -> CacheResult:
+    """Estimate, say so, then write."""
+    first = torch.from_numpy(plan.tokens[plan.window(0)][:32]).long()[None].to(lm.device)
+    verify_hook_points(lm, first, config.hook_points)
+    estimate = estimate_store(lm, plan, config, output.path, n_processes=processes.count)
+    if processes.is_first:
+        LOG.info("caching %s", estimate)
+    lm_dtype = str(next(lm.model.parameters()).dtype).removeprefix("torch.")
+    with (display if processes.is_first else silent)("caching", plan.n_rows / processes.count) as advance:
+        result = write_store(
+            lm,
+            plan,
+            config,
+            output.path,
+            provenance={"model": lm.name, "text": text_name, "lm_dtype": lm_dtype},
+            resume=resume,
+            processes=processes,
+            advance=advance,
+        )
+    return replace(result, estimated_s=estimate.seconds)

@@ -49,21 +49,11 @@ from unlearn.config import AuditConfig
 def command(
     model: str,
     unlearned: str | None,
-    compare: tuple[str, ...],
     ledger: Path | None,
     saes: tuple[Path, ...],
-    latents: Path | None,
-    labels: Path,
-    templates: Path,
     forget: tuple[str, ...],
     forget_file: Path | None,
-    text: str | None,
     out: Path,
-    hook_point: str | None,
-    policy: Path | None,
-    quick: bool,
-    device: str,
-    overwrite: bool,
     as_json: bool,
     config_path: Path | None,
     **given: Any,
@@ -74,37 +64,14 @@ def command(
     by the limits of a versioned policy file; exit code 0 whatever the verdict. With --ledger, every removal in it is
     audited again on its newest model (or on --unlearned), and the result says which came back.
     """
-    from cli.auditing import Job, audit_ledger, audit_one
-    from features.entities import load_entities
-    from features.prompts import load_templates
-    from features.store import load_analysis
-    from sae_train.lm.tokens import load_documents
-    from sae_train.runs import claim_output
-    from sae_train.saes.interop import load_sae
-    from unlearn.audit import check_names
-    from unlearn.evaluations.benchmarks import check_tasks
-    from unlearn.policy import default_policy, load_policy
-    from unlearn.request import Request
+    options.check_audited(unlearned, ledger, forget, forget_file, given["compare"])
+    from cli.audit_tables import show_audit, show_removals
+    from unlearn import audit, audit_ledger
 
-    claim_output(out, overwrite=overwrite)
-    config = AuditConfig(**given)
-    config = config.quick() if quick else config
-    check_names(config.skip, "--skip")
-    check_tasks(config.lm_eval)
-    request = Request(
-        load_entities(labels, need_labels=True),
-        load_templates(templates),
-        (),
-        hook_point=hook_point,
-        analysis=load_analysis(latents) if latents is not None else None,
-        saes=[load_sae(s) for s in saes],
-        documents=load_documents(text) if text else iter(()),
-        text_name=Path(text).name if text else "",
-        facts={"model": model, "sae": ", ".join(str(s) for s in saes) or None},
-    )
-    limits = load_policy(policy) if policy is not None else default_policy()
-    job = Job(model, unlearned, request, config, limits, out, device=device, overwrite=overwrite, as_json=as_json)
-    if ledger is None:
-        audit_one(job, options.forget_names(forget, forget_file), compare)
-    else:
-        audit_ledger(job, ledger, (*forget, *([] if forget_file is None else [str(forget_file)])), compare)
+    given |= {"sae": saes, "out": out}
+    if ledger is not None:
+        del given["compare"]
+        removals = audit_ledger(ledger, model, unlearned=unlearned, **given)
+        return show_removals(removals, ledger, out, as_json=as_json)
+    names = options.forget_names(forget, forget_file)
+    return show_audit(audit(model, unlearned or "", forget=names, **given), out, as_json=as_json)

@@ -51,8 +51,8 @@ def command(
     run leaves OUT.partial, which --resume continues to the same result. Started by torchrun, the processes share
     the rows: torchrun --nproc-per-node 2 --no-python wb cache-activations ...
     """
-    from cli.inputs import mixed_in
     from cli.render import emit, interruptible, show_log
+    from cli.usage import mixed_in
     from sae_train import cache_activations, load_lm
     from sae_train.lm.tokens import corpus_of
     from sae_train.processes import joined_processes

@@ -44,9 +44,9 @@ def add(
     It has to be made from the model of the newest one: otherwise the earlier ones would come back.
     """
     from cli.render import emit, note
-    from unlearn.ledger import add_removal
+    from unlearn import Ledger
 
-    entry = add_removal(ledger, unlearned, audit=audit, reference=reference)
+    entry = Ledger(ledger).add(unlearned, audit=audit, reference=reference)
     if audit is None:
         note("no --audit: the entry says what was done, not whether it worked")
     values = {"ledger": str(ledger), "entry": entry.index, "forget": entry.targets, "hash": entry.hash}
@@ -63,13 +63,12 @@ def verify(ledger: Path, head: str | None, as_json: bool, config_path: Path | No
     Exit code 2 if anything was changed.
     """
     from cli.render import emit, note
-    from unlearn.ledger import START, read_ledger, verify_ledger
+    from unlearn import Ledger
 
-    complaints = verify_ledger(ledger, head=head)
-    entries = [] if complaints else read_ledger(ledger)
+    complaints = Ledger(ledger).verify(head=head)
     values = {"ledger": str(ledger), "ok": not complaints, "complaints": complaints}
     if not complaints:
-        values |= {"entries": len(entries), "head": entries[-1].hash if entries else START}
+        values |= {"entries": len(Ledger(ledger).entries()), "head": Ledger(ledger).head()}
     emit(values, as_json=as_json, title="Unchanged" if not complaints else "Changed")
     for text in complaints:
         note(text)
@@ -85,11 +84,11 @@ def show(ledger: Path, as_json: bool, config_path: Path | None) -> None:
     from dataclasses import asdict
 
     from cli.render import emit
-    from unlearn.ledger import active_removals, newest_model, read_ledger
+    from unlearn import Ledger
 
-    entries = read_ledger(ledger)
-    active = {e.index for e in active_removals(entries)}
-    newest = newest_model(entries, ledger)
+    chain = Ledger(ledger)
+    entries, newest = chain.entries(), chain.newest_model()
+    active = {e.index for e in chain.removals()}
     rows = [
         (
             e.index,
@@ -123,10 +122,10 @@ def rollback(ledger: Path, entry: int, device: str, as_json: bool, config_path: 
     are compared with the hash in the entry.
     """
     from cli.render import emit
-    from sae_train.lm.models import load_lm, weights_hash
-    from unlearn.ledger import base_model, newest_removal, read_ledger, roll_back
+    from unlearn import Ledger
 
-    base = base_model(newest_removal(read_ledger(ledger), entry), ledger)
-    found = roll_back(ledger, entry, base_hash=weights_hash(load_lm(base, device=device).model))
+    chain = Ledger(ledger)
+    found = chain.roll_back(entry, device=device)
+    base = chain.base_of(chain.entries()[entry])
     values = {"ledger": str(ledger), "entry": found.index, "rolled_back": entry, "model": base, "hash": found.hash}
     emit(values, as_json=as_json, title=f"Rolled back entry {entry}; the model to use: {base}")

@@ -12,6 +12,8 @@ from cli.unlearn_options import explicit, param_option, unlearn_options
 from unlearn.config import configure
 from unlearn.settings import read_params
 
+NOT_SETTINGS = ("latents", "labels", "templates", "text", "original", "out", "overwrite", "resume", "wandb")
+
 
 @click.command(
     epilog=options.example(
@@ -44,21 +46,12 @@ from unlearn.settings import read_params
 def command(
     model: str,
     saes: tuple[Path, ...],
-    latents: Path,
-    labels: Path,
-    templates: Path,
     forget: tuple[str, ...],
     forget_file: Path | None,
-    text: str | None,
-    original: str | None,
-    out: Path,
     device: str,
-    overwrite: bool,
-    resume: bool,
     as_json: bool,
     config_path: Path | None,
     param: tuple[str, ...],
-    wandb: str | None,
     **given: Any,
 ) -> None:
     """Make the model not know the named entities: their activations move to where unknown ones lie.
@@ -66,55 +59,14 @@ def command(
     Other known entities, unknown entities and general text are retained. Ends in an error, without a model, when
     nothing changed or when the model collapsed. A name shared by two types is written as type:name.
     """
-    from cli.inputs import load_original
-    from cli.render import emit, note
-    from features.entities import load_entities
-    from features.prompts import load_templates
-    from features.store import load_analysis
-    from sae_train.lm.models import load_lm
-    from sae_train.lm.tokens import load_documents
+    from cli.render import emit
     from sae_train.processes import joined_processes
-    from sae_train.progress import shown
-    from sae_train.runs import claim_output
-    from sae_train.saes.interop import load_sae
-    from unlearn.data import resolve_targets
-    from unlearn.record import chain_of, removed_from
-    from unlearn.run import choose_hook_point, gate_warning, unlearn
+    from unlearn import unlearn
 
-    claim_output(out, overwrite=overwrite, resume=resume)
+    names, files = options.forget_names(forget, forget_file), {name: given.pop(name) for name in NOT_SETTINGS}
     config = configure(**explicit(given), **read_params(given["method"], param))
-    names = options.forget_names(forget, forget_file)
-    subjects = load_entities(labels, need_labels=True)
-    resolve_targets(subjects, names)  # refuses a wrong name before the model is loaded
-    analysis, wordings = load_analysis(latents), load_templates(templates)
-    documents = load_documents(text) if text else iter(())
-    if text is None:
-        note("no --text: only what the templates ask is retained, no general text")
-    with joined_processes() as processes, shown("unlearning", config.steps) as advance:
-        lm = load_lm(model, device=processes.own_device(device))
-        loaded = [load_sae(s, device=lm.device) for s in saes]
-        first, missing = load_original(model, original, device=processes.own_device(device))
-        for warning in (gate_warning(analysis, choose_hook_point(loaded, analysis, config.hook_point)[1]), missing):
-            if warning and processes.is_first:
-                note(warning)
-        result = unlearn(
-            lm,
-            loaded,
-            analysis,
-            subjects,
-            wordings,
-            names,
-            config,
-            out,
-            documents=documents,
-            original=first,
-            earlier=removed_from(model),
-            chain=chain_of(model),
-            resume=resume,
-            overwrite=overwrite,
-            processes=processes,
-            wandb=wandb,
-            advance=lambda n, terms: advance(n, **terms),
-        )
+    with joined_processes() as processes:
+        place = {"device": processes.own_device(device), "processes": processes}
+        found = unlearn(model, forget=names, sae=saes, config=config, **files, **place)
     if processes.is_first:
-        emit(result, as_json=as_json, title=f"Forgotten: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")
+        emit(found.result, as_json=as_json, title=f"Forgotten: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")

@@ -6,6 +6,7 @@ come out in the house form on stderr; anything else is a defect of ours and keep
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 import click
 
 from cli.install_guard import install_complaint
+from sae_train.notes import LOGGER
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -29,7 +31,7 @@ def main(args: Sequence[str] | None = None) -> int:
     complaint = install_complaint()
     if complaint is not None:
         return _fail(complaint, EXIT_USAGE)
-    with interrupts_heard():
+    with interrupts_heard(), notes_shown():
         return exit_code_of(lambda: _invoke(args))
 
 
@@ -51,6 +53,25 @@ def interrupts_heard() -> Generator[None]:
         yield
     finally:
         sys.unraisablehook = told
+
+
+class _Stderr(logging.Handler):
+    """Writes notes to stderr as it is when a note comes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one note."""
+        click.echo(record.getMessage(), err=True)
+
+
+@contextmanager
+def notes_shown() -> Generator[None]:
+    """Write the notes of the library to stderr, beside the result."""
+    logger, handler = logging.getLogger(LOGGER), _Stderr()
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def exit_code_of(action: Callable[[], int]) -> int:

@@ -223,6 +223,29 @@ def forget_options(command: F) -> F:
     return add_name(add_file(command))
 
 
+def check_audited(
+    unlearned: str | None,
+    ledger: Path | None,
+    forget: tuple[str, ...],
+    forget_file: Path | None,
+    compare: tuple[str, ...],
+) -> None:
+    """Refuse an audit of nothing, and options of one request beside a ledger, which has requests of its own.
+
+    Raises:
+        ConfigError: Neither a model nor a ledger, or both a ledger and a request.
+    """
+    if ledger is None and unlearned is None:
+        raise ConfigError("which model is to be audited?", got="no --unlearned", expected="--unlearned, or --ledger")
+    names = (*forget, *([] if forget_file is None else [str(forget_file)]))
+    if ledger is not None and names:
+        raise ConfigError("the names are those of the ledger", got=f"{names[0]} with --ledger", expected="no --forget")
+    if ledger is not None and compare:
+        raise ConfigError(
+            "one request at a time is compared", got=f"--compare {compare[0]} with --ledger", expected="--forget"
+        )
+
+
 def forget_names(forget: tuple[str, ...], forget_file: Path | None) -> tuple[str, ...]:
     """Return the names of `--forget` and `--forget-file` together, each once, in the order given.
 

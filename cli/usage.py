@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sae_train.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sae_train.config import CacheConfig
+    from sae_train.lm.tokens import Document
 
 
 def check_labelling(given: dict[str, Any], out: Path | None, stats: bool) -> None:
@@ -55,3 +59,23 @@ def check_name_reading(
     for name, value in (("--position", position), ("--acts-out", acts_out)):
         if value is not None and acts is not None:
             raise click.UsageError(f"{name} says how names are read; --acts has them read already.")
+
+
+def mixed_in(entities: Path | None, templates: Path | None, config: CacheConfig) -> list[Document]:
+    """Return the entity contexts of `--entities` and `--templates`, in the order drawn by the seed.
+
+    Raises:
+        ConfigError: One of the two, or the share of rows, is missing.
+    """
+    if (config.entity_share > 0) != (entities is not None and templates is not None):
+        raise ConfigError(
+            "entity contexts need all three of --entities, --templates, --entity-share",
+            got=f"--entities {entities}, --templates {templates}, --entity-share {config.entity_share}",
+            expected="all of them, or none",
+        )
+    if entities is None or templates is None:
+        return []
+    from features.entities import load_entities
+    from features.prompts import entity_documents, load_templates
+
+    return entity_documents(load_entities(entities), load_templates(templates), seed=config.seed)

@@ -13,7 +13,6 @@ from features.html_tables import html_rows
 from features.invariants import finite_violations, structure_violations, value_violations
 from features.name_acts import SCHEMA as NAMES
 from features.name_acts import VERSION as NAMES_VERSION
-from features.named_inputs import model_spec
 from features.store import SCHEMA as LATENTS
 from features.store import VERSION as LATENTS_VERSION
 from features.store import load_analysis
@@ -121,7 +120,7 @@ def inspect_file(
     """
     if html is not None:
         _claim_page(Path(html), overwrite=overwrite)
-    words = load_tokenizer(model_spec(tokenizer)) if isinstance(tokenizer, str | Path) else tokenizer
+    words = load_tokenizer(str(tokenizer)) if isinstance(tokenizer, str | Path) else tokenizer
     found = _inspect(Path(path), verify=verify, against=None if against is None else Path(against), tokenizer=words)
     if html is not None:
         from features.inspection_page import write_inspection_page  # draws: only those who want a page pay for it

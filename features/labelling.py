@@ -13,13 +13,13 @@ from features.config import KnowledgeRule
 from features.entities import Entity, distinct, entity_line, load_entities
 from features.knowledge import GREEDY, ask_and_label
 from features.labels import Labels, choose_rule
-from features.opening import open_lm, open_templates
+from features.opening import open_templates
 from features.prompts import Prompt, Templates, check_types, in_chat, questions
 from features.rules import RULES
 from sae_train.config import Decoding
 from sae_train.errors import ConfigError, OutputExistsError, nearest_first
 from sae_train.lm.chat import has_chat_template
-from sae_train.lm.models import LanguageModel, weights_hash
+from sae_train.lm.models import LanguageModel, as_lm, weights_hash
 from sae_train.progress import Progress, shown
 from sae_train.runs import claim_output, text_hash
 
@@ -108,7 +108,7 @@ def label_entities(
     asked = _entities(entities, duplicates)
     texts = open_templates(templates)
     check_types(asked, texts)
-    job = _job(open_lm(lm, device=device, dtype=dtype), asked, texts, chosen, decoding, chat)
+    job = _job(as_lm(lm, device=device, dtype=dtype), asked, texts, chosen, decoding, chat)
     labelled = _ask(job, out, resume=resume, progress=progress or shown)
     return Labels(tuple(labelled), texts, chosen, job.lm.name, None if out is None else Path(out))
 

@@ -16,7 +16,7 @@ from features.entities import Entity
 from features.labels import Labels
 from features.mining import mine_names
 from features.name_acts import NameData, load_names, read_names, save_names
-from features.opening import open_lm, open_saes, open_store, settled
+from features.opening import open_saes, open_store, settled
 from features.prompts import Templates, check_types, contexts
 from features.selection import split_entities
 from features.store import LatentAnalysis, Sources
@@ -24,7 +24,7 @@ from features.store_layout import check_name
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import ConfigError
 from sae_train.lm.hooks import check_hook_point
-from sae_train.lm.models import LanguageModel
+from sae_train.lm.models import LanguageModel, as_lm
 from sae_train.progress import Progress, shown
 from sae_train.runs import claim_output
 from sae_train.saes.base import Sae
@@ -74,7 +74,7 @@ def collect_names(
     """
     if out is not None:
         claim_output(Path(out), overwrite=overwrite)
-    asked = _asked(open_lm(lm, device=device, dtype=dtype), Labels.of(labels, templates))
+    asked = _asked(as_lm(lm, device=device, dtype=dtype), Labels.of(labels, templates))
     names = [hook_points] if isinstance(hook_points, str) else hook_points
     data = _read(asked, names, position=position, progress=progress or shown)
     if out is not None:
@@ -217,7 +217,7 @@ def _asked_if_at_hand(
         )
     if missing or lm is None or found is None:
         return None
-    return _asked(open_lm(lm, device=device, dtype=dtype), found)
+    return _asked(as_lm(lm, device=device, dtype=dtype), found)
 
 
 def _asked(lm: LanguageModel, labels: Labels) -> _Asked:

@@ -1,14 +1,12 @@
-"""Texts in the place of paths: `fact-world`, the embedded world, or `org/name`, a dataset on the hub. No torch."""
+"""Texts in the place of paths: the name of a world, or `org/name`, a dataset on the hub. Imports no torch."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from features.factworld import shipped_world
+from sae_train.lm.worlds import find_world
 
-FACT_WORLD = "fact-world"
-_WORLD_FILES = {"model": ".", "entities": "entities.jsonl", "templates": "templates.json"}
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 _FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".gz", ".tsv", ".txt", ".parquet")
 
@@ -18,18 +16,14 @@ def world_part(name: str | Path, part: str) -> Path | None:
 
     Args:
         name: What was given; only a text names a world, `Path("fact-world")` is the folder of that name.
-        part: `model` (its folder), `entities` or `templates`.
+        part: `entities` or `templates`.
 
     Example:
         >>> world_part("fact-world", "entities").name, world_part("models/fact-world", "entities")
         ('entities.jsonl', None)
     """
-    return shipped_world() / _WORLD_FILES[part] if name == FACT_WORLD else None
-
-
-def model_spec(given: str | Path) -> str:
-    """Return what `load_lm` takes for what was given; the name of a world stands for its folder."""
-    return str(world_part(given, "model") or given)
+    world = find_world(name) if isinstance(name, str) else None
+    return None if world is None else getattr(world, part)
 
 
 def is_hub_id(text: str) -> bool:

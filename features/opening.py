@@ -4,37 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from features.named_inputs import FACT_WORLD, model_spec
 from features.prompts import Templates, load_templates
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import ConfigError
 from sae_train.fields import from_mapping
-from sae_train.lm.adapters import is_adapter, read_base
-from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.runs import resolve_device
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import load_sae
 
 T = TypeVar("T")
-
-
-def open_lm(given: LanguageModel | str | Path, *, device: str = "auto", dtype: str = "float32") -> LanguageModel:
-    """Return a language model, or load it; the embedded world goes by its name, not by where it is installed.
-
-    Args:
-        given: The model; a hub id, a folder, a `.gguf` file; or the name of a world.
-        device, dtype: As for `load_lm`; what is a model already stays as it is.
-    """
-    if isinstance(given, LanguageModel):
-        return given
-    spec, world = model_spec(given), model_spec(FACT_WORLD)
-    on_world = is_adapter(Path(spec)) and read_base(Path(spec)).spec == FACT_WORLD
-    lm = load_lm(spec, device=device, dtype=dtype, base=world if on_world else None)
-    return replace(lm, name=FACT_WORLD) if spec == world else lm
 
 
 def open_templates(given: Templates | str | Path) -> Templates:
@@ -50,7 +31,7 @@ def open_saes(given: Sae | str | Path | Sequence[Sae | str | Path], *, device: A
     """
     several = [given] if isinstance(given, Sae | str | Path) else list(given)
     if not several:
-        raise ConfigError("no SAE to look into", got="none (saes)", expected="one or more, objects or folders")
+        raise ConfigError("no SAE to look into", got="none", field="saes", expected="one or more, objects or folders")
     where = resolve_device(str(device))
     return [s if isinstance(s, Sae) else load_sae(Path(s), device=where) for s in several]
 

@@ -218,8 +218,8 @@ def test_a_config_file_stands_for_options(wb_files, wb, tmp_path):
 
 def test_the_audit_reads_where_the_model_was_unlearned(wb_files):
     """With several SAEs and no --hook-point the record of the unlearned model decides."""
-    from unlearn import record
+    from unlearn.record import RemovalRecord
 
-    assert record.hook_point_of(str(wb_files.unlearned)) == "layers.2"
-    assert record.hook_point_of(str(wb_files.sae)) is None
-    assert record.method_of(str(wb_files.sae)) == "not recorded"
+    assert RemovalRecord.read(wb_files.unlearned).hook_point == "layers.2"
+    assert RemovalRecord.read(wb_files.sae).hook_point is None
+    assert RemovalRecord.read(wb_files.sae).method == "not recorded"

@@ -14,7 +14,6 @@ import sys
 import pytest
 import torch
 
-from cli.inputs import load_original
 from features.factworld import shipped_world
 from features.knowledge import ask, recall
 from sae_train.errors import ConfigError, EntityError, FileFormatError, NoChangeError, UnreachedError
@@ -26,9 +25,10 @@ from unlearn.config import configure
 from unlearn.data import split_sets
 from unlearn.finetune import TuneState, trainable_parameters, tune_step
 from unlearn.methods.redirect import Redirect
-from unlearn.record import chain_of, original_of, removed_from, retained_of
+from unlearn.original import find_original
+from unlearn.record import RemovalRecord
 from unlearn.retention import MASSIVE, Retention
-from unlearn.run import unlearn
+from unlearn.run import RemovalTask, run_removal
 from unlearn.validation import hold_apart, rank_first, standing
 
 QUICK = {"batch_size": 4, "warmup_steps": 1, "steps": 3, "lr": 2e-3}
@@ -39,21 +39,21 @@ def run(world_sae, world_analysis, world_labels, world_templates, world_targets,
     """Return a function that unlearns on a fresh copy of the shipped model, `idk` unless told otherwise."""
 
     def start(out: str = "out", names=None, *, model=None, method="idk", documents=None, **settings):
-        more = {k: settings.pop(k) for k in ("earlier", "chain", "original", "resume", "advance") if k in settings}
-        lm = load_lm(model or str(shipped_world()), device="cpu")
-        result = unlearn(
-            lm,
+        more = {k: settings.pop(k) for k in ("earlier", "chain", "original") if k in settings}
+        task = RemovalTask(
+            load_lm(model or str(shipped_world()), device="cpu"),
             [world_sae],
             world_analysis,
             world_labels,
             world_templates,
             names or world_targets,
             configure(method, **{**QUICK, **settings}),
-            tmp_path / out,
             documents=world_documents[:40] if documents is None else documents,
             **more,
         )
-        return lm, result
+        found = run_removal(task, tmp_path / f"{out}.run")
+        found.save(tmp_path / out)
+        return found.lm, found.result
 
     return start
 
@@ -74,6 +74,9 @@ def split(world_lm, world_labels, world_templates, world_analysis):
         return split_sets(world_lm, world_labels, world_templates, world_analysis, names, **words)
 
     return start
+
+
+recorded = RemovalRecord.read
 
 
 def same_weights(a, b, *, rel: float = 0.0) -> bool:
@@ -327,16 +330,18 @@ def test_the_record_keeps_the_chain(run, tmp_path, world_targets):
     a, b = world_targets[:1], world_targets[1:2]
     run("one", a, steps=1)
     one = str(tmp_path / "one")
-    assert list(removed_from(one)) == a
-    run("two", b, steps=1, model=one, earlier=removed_from(one), chain=chain_of(one))
+    assert list(recorded(one).removed) == a
+    run("two", b, steps=1, model=one, earlier=recorded(one).removed, chain=recorded(one).chain)
     two = str(tmp_path / "two")
-    assert list(removed_from(two)) == [*a, *b]
-    assert removed_from(two)[a[0]] == removed_from(one)[a[0]], "the partner stays the same"
-    assert [link["forget"] for link in chain_of(two)] == [a, b]
+    assert list(recorded(two).removed) == [*a, *b]
+    assert recorded(two).removed[a[0]] == recorded(one).removed[a[0]], "the partner stays the same"
+    assert [link["forget"] for link in recorded(two).chain] == [a, b]
     inputs = json.loads((tmp_path / "two/unlearning.json").read_text())["inputs"]
-    assert chain_of(two)[0]["model_hash"] == inputs["model_hash"]
-    assert set(retained_of(one)) | set(inputs["retain"]) == set(retained_of(two)) > set(inputs["retain"])
-    assert not set(b) & set(inputs["retain"]) and set(b) <= set(retained_of(two)), "the first run may have retained it"
+    assert recorded(two).chain[0]["model_hash"] == inputs["model_hash"]
+    assert set(recorded(one).retained) | set(inputs["retain"]) == set(recorded(two).retained) > set(inputs["retain"])
+    assert not set(b) & set(inputs["retain"]) and set(b) <= set(recorded(two).retained), (
+        "the first run may have retained it"
+    )
 
 
 def test_the_retained_entities_stay_the_same_through_a_chain(split, world_targets):
@@ -397,31 +402,37 @@ def test_what_is_kept_is_kept_as_the_original_has_it(world_problem):
     assert loss(original=drifted) > 1e-3
 
 
-def test_the_original_is_found_by_the_record(run, tmp_path, world_targets, monkeypatch):
+def test_the_original_is_found_by_the_record(run, tmp_path, world_targets, monkeypatch, caplog):
     first = tmp_path / "first"
     save_lm(load_lm(str(shipped_world()), device="cpu"), first)
     run("one", world_targets[:1], model=str(first), steps=1)
     one = str(tmp_path / "one")
-    assert original_of(one).spec == str(first)
-    assert load_original(str(first), None, device="cpu") == (None, None), "nothing was removed from it"
+    assert recorded(one).original.spec == str(first)
+    assert find_original(recorded(first), None, device="cpu") is None, "nothing was removed from it"
     monkeypatch.chdir(tmp_path)
-    found, missing = load_original(one, None, device="cpu")
-    assert missing is None and weights_hash(found.model) == original_of(one).weights_hash
-    chained = {"model": one, "steps": 1, "earlier": removed_from(one), "chain": chain_of(one)}
+    found = find_original(recorded(one), None, device="cpu")
+    assert weights_hash(found.model) == recorded(one).original.weights_hash
+    chained = {
+        "model": one,
+        "steps": 1,
+        "earlier": recorded(one).removed,
+        "chain": recorded(one).chain,
+    }
     run("two", world_targets[1:2], **chained, original=found)
     run("without", world_targets[1:2], **chained)
     for out, kept_as in (("two", str(first)), ("without", one)):
-        assert original_of(str(tmp_path / out)) == original_of(one)
+        assert recorded(str(tmp_path / out)).original == recorded(one).original
         assert json.loads((tmp_path / out / "unlearning.json").read_text())["inputs"]["original"] == kept_as
     first.rename(tmp_path / "elsewhere")
-    found, missing = load_original(one, None, device="cpu")
-    assert found is None and "--original" in missing
-    found, missing = load_original(one, str(tmp_path / "elsewhere"), device="cpu")
-    assert missing is None and weights_hash(found.model) == original_of(one).weights_hash
+    caplog.clear()
+    assert find_original(recorded(one), None, device="cpu") is None
+    assert "before the first removal is not at hand" in caplog.text
+    found = find_original(recorded(one), tmp_path / "elsewhere", device="cpu")
+    assert weights_hash(found.model) == recorded(one).original.weights_hash
     shutil.copytree(one, first)
-    assert load_original(one, None, device="cpu")[0] is None, "another model lies where the original was"
+    assert find_original(recorded(one), None, device="cpu") is None, "another model lies where it was"
     with pytest.raises(ConfigError, match="first removal"):
-        load_original(one, str(first), device="cpu")
+        find_original(recorded(one), first, device="cpu")
 
 
 @pytest.mark.slow
@@ -431,7 +442,7 @@ def test_three_removals_in_sequence_stay_removed(run, tmp_path, world_labels, wo
     for index, key in enumerate(world_targets[:3]):
         lm, _ = run(f"step-{index}", [key], model=model, earlier=removed, **settings)
         model = str(tmp_path / f"step-{index}")
-        removed = removed_from(model)
+        removed = recorded(model).removed
     gone = [e for e in world_labels if e.key in removed]
     kept = [e for e in world_labels if e.label == "known" and e.key not in removed]
     assert recall(ask(lm, gone, world_templates, heldout=True)) <= 0.1

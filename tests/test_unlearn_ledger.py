@@ -9,16 +9,8 @@ import pytest
 
 from sae_train.errors import BusyError, FileFormatError, InputError, MissingFileError, SchemaError
 from unlearn.audit_json import save_report
-from unlearn.ledger import (
-    START,
-    active_removals,
-    add_removal,
-    base_model,
-    newest_model,
-    read_ledger,
-    roll_back,
-    verify_ledger,
-)
+from unlearn.ledger import Ledger
+from unlearn.ledger_entries import START
 
 BASE = "a" * 64
 
@@ -52,21 +44,21 @@ def chain(tmp_path, removal):
     """Two removals, the second made from the model of the first."""
     ledger = tmp_path / "removals.jsonl"
     first, audit, digest = removal("b")
-    add_removal(ledger, first, audit=audit, reference="request 1")
+    Ledger(ledger).add(first, audit=audit, reference="request 1")
     second, _, _ = removal("c", digest, of=str(first))
-    add_removal(ledger, second)
+    Ledger(ledger).add(second)
     return ledger, first, second
 
 
 def test_a_chain_says_what_happened(chain):
     ledger, first, second = chain
-    one, two = read_ledger(ledger)
+    one, two = Ledger(ledger).entries()
     assert (one.previous, two.previous) == (START, one.hash)
     assert (one.targets, one.request["reference"], one.audit.verdict) == (["city:b"], "request 1", "pass")
     assert two.audit is None and two.config["method"] == "redirect"
-    assert newest_model([one, two], ledger) == str(second)
-    assert (base_model(one, ledger), base_model(two, ledger)) == ("base-model", str(first))
-    assert verify_ledger(ledger, head=two.hash) == []
+    assert Ledger(ledger).newest_model() == str(second)
+    assert (Ledger(ledger).base_of(one), Ledger(ledger).base_of(two)) == ("base-model", str(first))
+    assert Ledger(ledger).verify(head=two.hash) == []
 
 
 def test_every_changed_byte_of_the_ledger_is_found(chain):
@@ -75,9 +67,9 @@ def test_every_changed_byte_of_the_ledger_is_found(chain):
     step = 7  # every seventh byte: all fields are hit, in a second
     for place in range(0, len(whole), step):
         ledger.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
-        assert verify_ledger(ledger), f"byte {place}: {whole[place - 20 : place + 20]!r}"
+        assert Ledger(ledger).verify(), f"byte {place}: {whole[place - 20 : place + 20]!r}"
     ledger.write_bytes(whole)
-    assert verify_ledger(ledger) == []
+    assert Ledger(ledger).verify() == []
 
 
 @pytest.mark.parametrize(
@@ -88,32 +80,32 @@ def test_every_changed_file_is_found(chain, name):
     path = (first / name).resolve()
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert [c for c in verify_ledger(ledger) if "was changed" in c and path.name in c]
+    assert [c for c in Ledger(ledger).verify() if "was changed" in c and path.name in c]
     path.unlink()
-    assert [c for c in verify_ledger(ledger) if "is not there" in c and path.name in c]
+    assert [c for c in Ledger(ledger).verify() if "is not there" in c and path.name in c]
 
 
 def test_an_added_file_is_found(chain):
     ledger, first, _ = chain
     (first / "adapter_model.safetensors").write_bytes(b"x")
-    assert ["was added" in c for c in verify_ledger(ledger)] == [True]
+    assert ["was added" in c for c in Ledger(ledger).verify()] == [True]
 
 
 def test_a_shortened_chain_is_found_by_its_head_only(chain):
     ledger, _, _ = chain
-    head = read_ledger(ledger)[-1].hash
+    head = Ledger(ledger).entries()[-1].hash
     ledger.write_text(ledger.read_text().splitlines(keepends=True)[0])
-    assert verify_ledger(ledger) == []
-    assert "entries are missing" in verify_ledger(ledger, head=head)[0]
+    assert Ledger(ledger).verify() == []
+    assert "entries are missing" in Ledger(ledger).verify(head=head)[0]
 
 
 def test_a_middle_entry_cannot_be_taken_out(chain, removal):
     ledger, _, second = chain
-    third, _, _ = removal("d", read_ledger(ledger)[-1].model["hash"], of=str(second))
-    add_removal(ledger, third)
+    third, _, _ = removal("d", Ledger(ledger).entries()[-1].model["hash"], of=str(second))
+    Ledger(ledger).add(third)
     lines = ledger.read_text().splitlines(keepends=True)
     ledger.write_text(lines[0] + lines[2])
-    assert "does not continue the chain" in verify_ledger(ledger)[0]
+    assert "does not continue the chain" in Ledger(ledger).verify()[0]
 
 
 def test_ledger_and_models_can_be_moved_together(chain, tmp_path):
@@ -124,36 +116,35 @@ def test_ledger_and_models_can_be_moved_together(chain, tmp_path):
         if path != here:
             path.rename(here / path.name)
     moved = here / ledger.name
-    assert verify_ledger(moved) == []
-    assert newest_model(read_ledger(moved), moved) == str(here / "c")
+    assert Ledger(moved).verify() == []
+    assert Ledger(moved).newest_model() == str(here / "c")
 
 
 def test_a_rollback_leads_to_the_model_before(chain):
     ledger, first, _ = chain
-    before = read_ledger(ledger)
+    before = Ledger(ledger).entries()
     with pytest.raises(InputError, match="cannot be rolled back"):
-        roll_back(ledger, 0, base_hash=BASE)  # the second removal was built on it
+        Ledger(ledger)._roll_back(0, base_hash=BASE)  # the second removal was built on it
     with pytest.raises(InputError, match="not what it was"):
-        roll_back(ledger, 1, base_hash="f" * 64)
-    assert read_ledger(ledger) == before
-    roll_back(ledger, 1, base_hash=before[0].model["hash"])
-    entries = read_ledger(ledger)
-    assert [e.index for e in active_removals(entries)] == [0]
-    assert newest_model(entries, ledger) == str(first)
-    roll_back(ledger, 0, base_hash=BASE)
-    assert newest_model(read_ledger(ledger), ledger) is None
-    assert verify_ledger(ledger) == []
+        Ledger(ledger)._roll_back(1, base_hash="f" * 64)
+    assert Ledger(ledger).entries() == before
+    Ledger(ledger)._roll_back(1, base_hash=before[0].model["hash"])
+    assert [e.index for e in Ledger(ledger).removals()] == [0]
+    assert Ledger(ledger).newest_model() == str(first)
+    Ledger(ledger)._roll_back(0, base_hash=BASE)
+    assert Ledger(ledger).newest_model() is None
+    assert Ledger(ledger).verify() == []
 
 
 def test_a_removal_has_to_build_on_the_newest(chain, removal):
     ledger, first, second = chain
     beside, _, _ = removal("d", of="base-model")
     with pytest.raises(InputError, match="does not build on the newest") as caught:
-        add_removal(ledger, beside)
+        Ledger(ledger).add(beside)
     assert str(second) in str(caught.value)
     with pytest.raises(InputError, match="in the ledger already"):
-        add_removal(ledger, second)
-    assert len(read_ledger(ledger)) == 2
+        Ledger(ledger).add(second)
+    assert len(Ledger(ledger).entries()) == 2
 
 
 def test_an_audit_of_another_model_is_refused(tmp_path, removal):
@@ -161,15 +152,15 @@ def test_an_audit_of_another_model_is_refused(tmp_path, removal):
     _, other, _ = removal("c")
     ledger = tmp_path / "removals.jsonl"
     with pytest.raises(InputError, match="another model"):
-        add_removal(ledger, folder, audit=other)
+        Ledger(ledger).add(folder, audit=other)
     with pytest.raises(FileFormatError):
-        add_removal(ledger, folder, audit=folder / "deep" / "tokenizer.json")
+        Ledger(ledger).add(folder, audit=folder / "deep" / "tokenizer.json")
     assert not ledger.exists()
 
 
 def test_what_is_no_unlearned_model_is_refused(tmp_path):
     with pytest.raises(MissingFileError, match="not an unlearned model"):
-        add_removal(tmp_path / "l.jsonl", tmp_path)
+        Ledger(tmp_path / "l.jsonl").add(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +176,7 @@ def test_other_files_are_refused(tmp_path, text, error):
     path = tmp_path / "ledger.jsonl"
     path.write_text(text)
     with pytest.raises(error):
-        read_ledger(path)
+        Ledger(path).entries()
 
 
 def test_one_writer_at_a_time(chain, removal, monkeypatch):
@@ -194,11 +185,11 @@ def test_one_writer_at_a_time(chain, removal, monkeypatch):
     import unlearn.ledger as module
 
     ledger, _, second = chain
-    third, _, _ = removal("d", read_ledger(ledger)[-1].model["hash"], of=str(second))
+    third, _, _ = removal("d", Ledger(ledger).entries()[-1].model["hash"], of=str(second))
     monkeypatch.setattr(module, "_LOCK_WAIT_S", 0.05)
     with FileLock(ledger.with_name(ledger.name + ".lock")), pytest.raises(BusyError):
-        add_removal(ledger, third)
-    add_removal(ledger, third)
+        Ledger(ledger).add(third)
+    Ledger(ledger).add(third)
 
 
 # ------------------------------------------------------------------------------------------------ the command

@@ -25,7 +25,7 @@ from unlearn.methods.lunar import shift_distance
 from unlearn.methods.npo import npo_loss
 from unlearn.methods.rmu import misdirection
 from unlearn.methods.simnpo import simnpo_loss
-from unlearn.run import unlearn
+from unlearn.run import RemovalTask, run_removal
 from unlearn.settings import METHOD_SETTINGS, NpoSettings, read_params
 
 LOSSES = ("ga", "graddiff", "npo", "simnpo", "idk", "rmu", "lunar", "crisp", "mean-difference")
@@ -180,7 +180,7 @@ def test_short_runs_lower_recall(
     config = configure(method, steps=20, lr=2e-3, batch_size=8, warmup_steps=2, max_loss_increase=3.0)
     targets = [e for e in world_labels if e.key in world_targets]
     before = recall(ask(lm, targets, world_templates, heldout=True))
-    unlearn(
+    task = RemovalTask(
         lm,
         [world_sae],
         world_analysis,
@@ -188,9 +188,9 @@ def test_short_runs_lower_recall(
         world_templates,
         world_targets,
         config,
-        tmp_path / "out",
         documents=world_documents[:200],
     )
-    after = recall(ask(lm, targets, world_templates, heldout=True))
+    found = run_removal(task, tmp_path / "run")
+    after = recall(ask(found.lm, targets, world_templates, heldout=True))
     assert before > 0.8
     assert after < 0.6 * before

@@ -19,15 +19,18 @@ from sae_train.errors import CollapseError, ConfigError, HookPointError, NoChang
 from sae_train.lm.hooks import captured, replaced
 from sae_train.lm.models import load_lm, weights_hash
 from sae_train.processes import Processes
+from sae_train.progress import no_advance
 from unlearn.attacks.relearn import Teacher
 from unlearn.config import configure
 from unlearn.data import training_prompts
 from unlearn.finetune import TuneState, _can_save, adamw, trainable_parameters
+from unlearn.hook_choice import choose_hook_point
 from unlearn.methods import METHODS
 from unlearn.methods.redirect import Redirect
+from unlearn.outcome import relative_change
 from unlearn.pairs import pair_batch
 from unlearn.relearn_guard import Attacker, RelearnGuard
-from unlearn.run import choose_hook_point, relative_change, unlearn
+from unlearn.run import RemovalTask, run_removal
 from unlearn.settings import RedirectSettings
 
 TERMS = ("latent", "block", "output", "erase")
@@ -335,22 +338,20 @@ def test_several_processes_save_where_their_attackers_begin_anew(world_problem):
 def run(world_sae, world_analysis, world_labels, world_templates, world_targets, world_documents, tmp_path):
     """Return a function that unlearns the six targets on a fresh copy of the shipped model."""
 
-    def start(out: str = "out", *, resume: bool = False, advance=lambda n, terms: None, **settings):
-        lm = load_lm(str(shipped_world()), device="cpu")
-        result = unlearn(
-            lm,
+    def start(out: str = "out", *, resume: bool = False, advance=no_advance, **settings):
+        task = RemovalTask(
+            load_lm(str(shipped_world()), device="cpu"),
             [world_sae],
             world_analysis,
             world_labels,
             world_templates,
             world_targets,
             configure(**{**SMALL, **settings}),
-            tmp_path / out,
             documents=world_documents[:40],
-            resume=resume,
-            advance=advance,
         )
-        return lm, result
+        found = run_removal(task, tmp_path / f"{out}.run", name=out, resume=resume, advance=advance)
+        found.save(tmp_path / out)
+        return found.lm, found.result
 
     return start
 
@@ -464,8 +465,8 @@ def test_six_steps_are_two_and_four(run, tmp_path):
     straight, _ = run("straight", steps=6, **every_term)
     seen = []
 
-    def stop(n, terms):
-        seen.append(n)
+    def stop(n=1, /, *, earlier=0, **terms):
+        seen.append(n + earlier)
         if len(seen) == 4:  # after the checkpoint at step 2
             raise Interrupted
 
@@ -473,7 +474,7 @@ def test_six_steps_are_two_and_four(run, tmp_path):
         run("broken", steps=6, advance=stop, **every_term)
     assert not (tmp_path / "broken").exists(), "a model is whole or absent"
     steps = []
-    go_on = {"resume": True, "advance": lambda n, terms: steps.append(n), **every_term}
+    go_on = {"resume": True, "advance": lambda n=1, /, *, earlier=0, **_: steps.append(n + earlier), **every_term}
     resumed, _ = run("broken", steps=6, **go_on)
     assert steps == [2, 1, 1, 1, 1], "it went on from the checkpoint"
     for name, value in straight.model.state_dict().items():
@@ -481,11 +482,15 @@ def test_six_steps_are_two_and_four(run, tmp_path):
 
 
 def test_resume_with_other_settings_is_refused(run):
-    def stop(n, terms):
-        raise Interrupted
+    seen = []
+
+    def stop(n=1, /, *, earlier=0, **terms):
+        seen.append(n)
+        if len(seen) > 2:
+            raise Interrupted
 
     with pytest.raises(Interrupted):
-        run(steps=6, save_every=1, advance=lambda n, t, seen=[]: seen.append(n) if len(seen) < 2 else stop(n, t))  # noqa: B006
+        run(steps=6, save_every=1, advance=stop)
     with pytest.raises(ConfigError, match="config has changed"):
         run(steps=6, save_every=1, lr=5e-4, resume=True)
 

@@ -1,1 +1,44 @@
-"""Second floor: make the model not know, and measure how deep the forgetting goes. May import features, sae_train."""
+"""Second floor: make the model not know, and measure how deep the forgetting goes.
+
+    from unlearn import unlearn, audit
+
+    forgotten = unlearn(lm, latents, forget=["Jiros Fotrim Vafuk"], text="fact-world")
+    report = audit(lm, forgotten, latents, forget=["Jiros Fotrim Vafuk"], text="fact-world")
+
+Nothing heavy is imported before one of the names is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unlearn.audit_report import AuditReport
+    from unlearn.demo import run_demo
+    from unlearn.ledger import Ledger
+    from unlearn.reaudit import audit_ledger
+    from unlearn.removal_audit import audit
+    from unlearn.unlearned import Unlearned
+    from unlearn.unlearning import unlearn
+
+__all__ = ["AuditReport", "Ledger", "Unlearned", "audit", "audit_ledger", "run_demo", "unlearn"]
+_WHERE = {
+    "AuditReport": "unlearn.audit_report",
+    "Ledger": "unlearn.ledger",
+    "Unlearned": "unlearn.unlearned",
+    "audit": "unlearn.removal_audit",
+    "audit_ledger": "unlearn.reaudit",
+    "run_demo": "unlearn.demo",
+    "unlearn": "unlearn.unlearning",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

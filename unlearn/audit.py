@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 
 from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel, weights_hash
+from sae_train.progress import Advance, no_advance
 from sae_train.runs import now
 from unlearn.audit_report import AuditedRequest, AuditReport, Findings
 from unlearn.audit_run import PARTS, run_parts
@@ -26,7 +27,7 @@ NEVER_TESTED = (
 )
 
 
-def audit(
+def run_audit(
     before: LanguageModel,
     after: LanguageModel,
     request: Request,
@@ -34,7 +35,7 @@ def audit(
     config: AuditConfig | None = None,
     policy: AuditPolicy | None = None,
     others: Sequence[Other] = (),
-    advance: Callable[[str], None] = lambda name: None,
+    advance: Advance = no_advance,
 ) -> AuditReport:
     """Measure what `after` still knows of the named entities, what it lost, what comes back, and decide.
 

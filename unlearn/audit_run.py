@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import NamedTuple
 
+from sae_train.progress import Advance
 from unlearn.attacks import ATTACKS
 from unlearn.audit_report import Findings
 from unlearn.context import AuditContext
@@ -22,17 +23,18 @@ class Measured(NamedTuple):
     seconds: dict[str, float]
 
 
-def run_parts(context: AuditContext, names: Iterable[str], advance: Callable[[str], None]) -> Measured:
+def run_parts(context: AuditContext, names: Iterable[str], advance: Advance, *, model: str = "") -> Measured:
     """Run some parts one after the other.
 
     Args:
         context: What they measure on.
         names: Of evaluations and attacks.
         advance: Called with each name before it starts.
+        model: Name of the model, where it is not the audited one: shown in front.
     """
     found, seconds = Findings(), {}
     for name in names:
-        advance(name)
+        advance(1, now=f"{model}: {name}" if model else name)
         started = time.monotonic()
         result = _run(name, context)
         if result is not None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePath
 
 from sae_train.lm.models import LanguageModel, weights_hash
+from sae_train.progress import Advance, no_advance
 from unlearn.audit_figures import Walk
 from unlearn.audit_report import ComparedModel
 from unlearn.audit_run import run_parts
@@ -43,7 +44,7 @@ class Other:
 
 
 def compare_models(
-    context: AuditContext, others: Sequence[Other], *, own: str = "", advance: Callable[[str], None] = lambda name: None
+    context: AuditContext, others: Sequence[Other], *, own: str = "", advance: Advance = no_advance
 ) -> dict[str, ComparedModel]:
     """Return by name what the same questions and places show of other models.
 
@@ -82,7 +83,7 @@ def short_names(paths: Sequence[str]) -> list[str]:
     return [name if n == 1 else f"{name} ({n})" for name, n in zip(names, again, strict=True)]
 
 
-def _measure(context: AuditContext, other: Other, name: str, advance: Callable[[str], None]) -> ComparedModel:
+def _measure(context: AuditContext, other: Other, name: str, advance: Advance) -> ComparedModel:
     """Load one model and run what is not skipped."""
     lm = other.load()
     check_pair(context.before, lm, field="compare")
@@ -94,7 +95,7 @@ def _measure(context: AuditContext, other: Other, name: str, advance: Callable[[
     }
     beside = replace(context, after=lm, untouched=[], config=replace(context.config, n_samples=0), **shared)
     parts = [p for p in (*EVALUATED, *ATTACKED) if p not in left_out]
-    found, _ = run_parts(beside, parts, lambda part: advance(f"{name}: {part}"))
+    found, _ = run_parts(beside, parts, advance, model=name)
     context.answers.update({k: v for k, v in beside.answers.items() if k[1] == "before"})
     context.acts.update({k: v for k, v in beside.acts.items() if k[1] == "before"})
     kept = {part: value for part, value in found.parts().items() if part in KEPT}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -64,7 +64,6 @@ class AuditContext:
     config: AuditConfig
     saes: Sequence[Sae] = ()
     analysis: LatentAnalysis | None = None
-    advance: Callable[[int], None] = lambda n: None
     answers: dict[tuple[str, str], dict[str, list[Answer]]] = field(default_factory=dict)
     acts: dict[tuple[str, str], NameRows] = field(default_factory=dict)
 

@@ -1,117 +1,173 @@
-"""The whole story on a fact world, in one folder: text, activations, SAEs, latents, unlearned model, audit."""
+"""The whole story on a fact world, in one folder: labels, activations, SAEs, latents, unlearned model, audit."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from features.causal_checks import add_checks
-from features.config import GateConfig, SelectionRule
-from features.entities import Entity, load_entities, save_entities
+from features import Labels, find_entity_latents, label_entities
+from features.config import GateConfig
+from features.entities import Entity, load_entities
 from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
-from features.knowledge import KnowledgeRule, label_entities
-from features.mining import find_entity_latents
-from features.prompts import Templates, by_type, contexts, entity_documents, load_templates, questions
-from features.report import write_latents_page
-from features.store import LatentAnalysis, load_analysis, save_analysis
+from features.prompts import by_type, entity_documents, load_templates
+from features.store import LatentAnalysis
 from features.training_page import write_training_page
-from sae_train.activations.store import ActivationStore
-from sae_train.activations.writer import write_store
-from sae_train.config import CacheConfig, SaeTrainConfig
+from sae_train import ActivationStore, cache_activations, load_lm, train_sae
 from sae_train.errors import MissingFileError
-from sae_train.fields import Field, config_class
 from sae_train.lm.hook_names import block_index
-from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.lm.tokens import Document
-from sae_train.lm.windows import plan_windows
+from sae_train.notes import note
+from sae_train.progress import Advance, Progress, shown
 from sae_train.rng import rng
-from sae_train.runs import write_json
+from sae_train.runs import claim_output, clear_output, write_json
 from sae_train.saes.base import Sae
-from sae_train.saes.interop import load_sae
-from sae_train.trainer import train_one
-from unlearn.audit import audit
 from unlearn.audit_report import AuditReport
-from unlearn.config import configure
-from unlearn.record import retained_of
-from unlearn.request import Request
-from unlearn.run import unlearn
-
-Stage = Callable[[str, float | None], AbstractContextManager[Callable[..., None]]]
+from unlearn.removal_audit import audit
+from unlearn.unlearned import Unlearned
+from unlearn.unlearning import unlearn
 
 
-@config_class
+@dataclass(frozen=True)
 class DemoConfig:
-    """Sizes of the demo; everything takes about two minutes on two cores."""
+    """Sizes of the demo; everything takes about two minutes on two cores.
 
-    hook_points: Annotated[
-        tuple[str, ...],
-        Field(min_length=1, description="Places in the model where activations are cached and SAEs trained."),
-    ] = ("layers.1", "layers.2")
-    n_per_group: Annotated[
-        tuple[int, int, int],
-        Field(description="Entities asked about per type: facts known, name seen once, name never seen."),
-    ] = (50, 50, 25)
-    n_rows: Annotated[int, Field(ge=1, description="Rows (one a token) in the activation store.")] = 40_000
-    entity_share: Annotated[
-        float, Field(ge=0, lt=1, description="Share of the rows that are last name tokens in contexts of entities.")
-    ] = 0.5
-    sae_tokens: Annotated[int, Field(ge=1, description="Rows that each SAE is trained on, repeats included.")] = 400_000
-    targets_per_type: Annotated[int, Field(ge=1, description="Entities to forget per type.")] = 5
-    seed: Annotated[int, Field(description="Seed of SAEs, split, targets and fine-tuning.")] = 0
+    Attributes:
+        hook_points: Where activations are cached and SAEs trained.
+        n_per_group: Entities asked about per type: facts known, name seen once, name never seen.
+        n_rows: Rows in the store.
+        entity_share: Share of them that are last name tokens.
+        sae_tokens: Rows each SAE is trained on, repeats included.
+        targets_per_type: Entities to forget, per type.
+        seed: Of SAE, split, targets and fine-tune.
+    """
+
+    hook_points: tuple[str, ...] = ("layers.1", "layers.2")
+    n_per_group: tuple[int, int, int] = (50, 50, 25)
+    n_rows: int = 40_000
+    entity_share: float = 0.5
+    sae_tokens: int = 400_000
+    targets_per_type: int = 5
+    seed: int = 0
 
 
-def run_demo(world: Path, out: Path, config: DemoConfig, stage: Stage, *, device: str = "auto") -> dict[str, Any]:
+def run_demo(
+    out: str | Path,
+    *,
+    world: str | Path | None = None,
+    config: DemoConfig | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
     """Run every station on a fact world and leave all files and their pages in `out`.
 
     Args:
-        world: A world folder, as `wb world` leaves it.
         out: A new folder.
+        world: A world folder, as `wb world` leaves it; by default the one that ships with the package.
         config: Sizes and seed.
-        stage: Opens the progress display of one station.
+        overwrite: Replace `out`.
         device: Where the tensors live.
+        progress: Where to show how far each station is; None shows it on the terminal, in the notebook or in the log.
 
     Returns:
         The figures of every station, and the paths of the pages.
     """
-    started = time.monotonic()
+    started, out, config = time.monotonic(), Path(out), config or DemoConfig()
+    claim_output(out, overwrite=overwrite)
+    clear_output(out, overwrite=overwrite)
+    folder = shipped_world() if world is None else Path(world)
+    seed, progress = _world_seed(folder), timed(progress or shown)
     out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "demo.json", {"config": config, "world": world.name})
-    name = "fact-world" if world == shipped_world() else world.name
-    lm = replace(load_lm(str(world), device=device), name=name)
-    templates = load_templates(world / "templates.json")
-    entities = _asked(load_entities(world / "entities.jsonl"), config)
-    documents = [Document(d.text) for d in world_corpus(_world_seed(world))]
-    labels = _label(lm, entities, templates, out, stage)
-    saes, figures = _train(lm, documents, entities, templates, config, out, stage, device)
-    analysis = _mine(lm, saes, labels, templates, config, out, stage)
-    names = choose_targets(labels, config)
-    tuned = replace(load_lm(str(world), device=device), name=name)
-    unlearning = configure(seed=config.seed)
-    with stage("unlearning", unlearning.steps) as advance:
-        result = unlearn(
-            tuned,
-            saes,
-            analysis,
-            labels,
-            templates,
-            names,
-            unlearning,
-            out / "unlearned",
-            documents=documents[: len(documents) // 2],
-            advance=lambda n, terms: advance(n, **terms),
-        )
-    report = _audit(
-        lm, tuned, result["hook_point"], saes, analysis, labels, templates, names, documents, config, out, stage
+    write_json(out / "demo.json", {"config": config, "world": folder.name})
+    lm = load_lm("fact-world" if folder == shipped_world() else str(folder), device=device)
+    templates = load_templates(folder / "templates.json")
+    entities = _asked(load_entities(folder / "entities.jsonl"), config)
+    documents = [Document(d.text) for d in world_corpus(seed)]
+    labels = label_entities(lm, entities, templates=templates, out=out / "labels.jsonl", progress=progress)
+    seen = [e for e in entities if e.seen != "never"]  # what no training saw stays out of store and SAEs
+    store = cache_activations(
+        lm,
+        documents,
+        config.hook_points,
+        out=out / "acts.h5",
+        entity_documents=entity_documents(seen, templates, seed=config.seed),
+        entity_share=config.entity_share,
+        max_tokens=config.n_rows,
+        ctx_len=64,
+        batch_size=128,
+        seed=config.seed,
+        progress=progress,
     )
-    summary = _summary(figures, labels, analysis, result, report, out, time.monotonic() - started)
-    write_json(out / "demo.json", {"config": config, "world": world.name, "summary": summary})
+    saes = [_trained(store, name, out, config, device, progress) for name in config.hook_points]
+    latents = find_entity_latents(
+        lm,
+        saes,
+        labels,
+        store=store,
+        max_general_rate=1.0,  # no rule on running text: that of this world is about entities only
+        gate=GateConfig(seed=config.seed, n_blocks=lm.n_blocks),
+        seed=config.seed,
+        out=out / "latents.h5",
+        progress=progress,
+    )
+    names, half = choose_targets(labels, config), len(documents) // 2
+    words = {"forget": names, "progress": progress}
+    forgotten = unlearn(lm, latents, text=documents[:half], out=out / "unlearned", seed=config.seed, **words)
+    report = audit(
+        lm,
+        forgotten,
+        latents,
+        sae=[s for s in saes if s.hook_point == forgotten.hook_point],
+        text=documents[half:],  # which the fine-tune did not retain
+        text_name="the world's corpus, second half",
+        out=out / "audit",
+        **words,
+    )
+    chosen = next(s for s in saes if s.hook_point == forgotten.hook_point)
+    figures = summary_of(labels, chosen, latents, forgotten, report, out)
+    summary = {**figures, "n_rows": store.n_rows, "seconds": time.monotonic() - started}
+    write_json(out / "demo.json", {"config": config, "world": folder.name, "summary": summary})
     return summary
+
+
+def _trained(
+    store: ActivationStore, hook_point: str, out: Path, config: DemoConfig, device: str, progress: Progress
+) -> Sae:
+    """Train one SAE and write its page."""
+    sae = train_sae(
+        store,
+        hook_point,
+        out=out / f"sae-{hook_point}",
+        k=8,
+        expansion=2,
+        tokens=config.sae_tokens,
+        batch_size=1024,
+        holdout_share=0.1,
+        seed=config.seed,
+        device=device,
+        progress=progress,
+    )
+    write_training_page(out / f"sae-{hook_point}")
+    return sae
+
+
+def timed(progress: Progress) -> Progress:
+    """Return a progress that also says, when a loop is over, what it took."""
+
+    @contextmanager
+    def opened(description: str, total: float | int | None = None, *, unit: str = "") -> Iterator[Advance]:
+        started = time.monotonic()
+        with progress(description, total, unit=unit) as advance:
+            yield advance
+        note(f"{description}: {time.monotonic() - started:.1f} s")
+
+    return opened
 
 
 def _world_seed(world: Path) -> int:
@@ -145,139 +201,13 @@ def choose_targets(labels: Sequence[Entity], config: DemoConfig) -> list[str]:
     return chosen
 
 
-def _label(
-    lm: LanguageModel, entities: Sequence[Entity], templates: Templates, out: Path, stage: Stage
-) -> list[Entity]:
-    """Ask the model about every entity."""
-    count = sum(1 for e in entities for _ in questions(e, templates, heldout=False))
-    with stage("asking what the model knows", count) as advance:
-        labels = label_entities(lm, entities, templates, KnowledgeRule(), advance=advance)
-    save_entities(labels, out / "labels.jsonl")
-    return labels
-
-
-def _train(
-    lm: LanguageModel,
-    documents: Sequence[Document],
-    entities: Sequence[Entity],
-    templates: Templates,
-    config: DemoConfig,
-    out: Path,
-    stage: Stage,
-    device: str,
-) -> tuple[list[Sae], dict[str, Any]]:
-    """Cache activations and train one SAE per hook point; names that no training saw stay out of both."""
-    seen = [e for e in entities if e.seen != "never"]
-    plan = plan_windows(
-        documents,
-        lm.tokenizer,
-        ctx_len=64,
-        max_rows=config.n_rows,
-        entity_documents=entity_documents(seen, templates, seed=config.seed),
-        entity_share=config.entity_share,
-        seed=config.seed,
-    )
-    cache = CacheConfig(hook_points=config.hook_points, ctx_len=64, batch_size=128, entity_share=config.entity_share)
-    store_path = out / "acts.h5"
-    with stage("caching activations", plan.n_rows) as advance:
-        cached = write_store(
-            lm, plan, cache, store_path, provenance={"model": lm.name, "text": "corpus"}, advance=advance
-        )
-    quality: dict[str, Any] = {"n_rows": cached.n_rows, "cache_tokens_per_s": cached.tokens_per_s}
-    saes = []
-    with ActivationStore(store_path) as store:
-        for name in config.hook_points:
-            settings = SaeTrainConfig(
-                name,
-                k=8,
-                expansion=2,
-                tokens=config.sae_tokens,
-                batch_size=1024,
-                holdout_share=0.1,
-                seed=config.seed,
-            )
-            with stage(f"training an SAE at {name}", config.sae_tokens) as advance:
-                quality[name] = train_one(
-                    store,
-                    settings,
-                    out / f"sae-{name}",
-                    device=device,
-                    advance=advance,
-                )
-            write_training_page(out / f"sae-{name}")
-            saes.append(load_sae(out / f"sae-{name}", device=lm.device))
-    return saes, quality
-
-
-def _mine(
-    lm: LanguageModel,
-    saes: Sequence[Sae],
-    labels: Sequence[Entity],
-    templates: Templates,
-    config: DemoConfig,
-    out: Path,
-    stage: Stage,
-) -> LatentAnalysis:
-    """Find the latents; the rule on running text is off, since this world's text is about entities only."""
-    count = sum(len(contexts(e, templates)) for e in labels)
-    rule = SelectionRule(max_general_rate=1.0)
-    with stage("mining latents", count) as advance, ActivationStore(out / "acts.h5") as store:
-        analysis = find_entity_latents(
-            lm, saes, labels, templates, rule, store=store, seed=config.seed, advance=advance
-        )
-        gate = GateConfig(seed=config.seed, n_blocks=lm.n_blocks)
-        analysis = add_checks(lm, saes, labels, templates, analysis, stage, store=store, gate=gate)
-    save_analysis(analysis, out / "latents.h5")
-    write_latents_page(analysis, out / "latents.html", with_figures=True)
-    return load_analysis(out / "latents.h5")
-
-
-def _audit(
-    before: LanguageModel,
-    after: LanguageModel,
-    hook_point: str,
-    saes: Sequence[Sae],
-    analysis: LatentAnalysis,
-    labels: Sequence[Entity],
-    templates: Templates,
-    names: Sequence[str],
-    documents: Sequence[Document],
-    config: DemoConfig,
-    out: Path,
-    stage: Stage,
-) -> AuditReport:
-    """Audit on text that the fine-tune did not retain."""
-    with stage("auditing", None) as advance:
-        request = Request(
-            labels,
-            templates,
-            names,
-            hook_point=hook_point,
-            analysis=analysis,
-            saes=[s for s in saes if s.hook_point == hook_point],
-            trained_on=retained_of(str(out / "unlearned")),
-            documents=documents[len(documents) // 2 :],
-            text_name="the world's corpus, second half",
-            facts={"model": before.name, "unlearned": str(out / "unlearned"), "method": "redirect"},
-        )
-        report = audit(before, after, request, advance=lambda name: advance(1, now=name))
-    report.save(out / "audit")
-    return report
-
-
-def _summary(
-    figures: dict[str, Any],
-    labels: Sequence[Entity],
-    analysis: LatentAnalysis,
-    result: dict[str, Any],
-    report: AuditReport,
-    out: Path,
-    seconds: float,
+def summary_of(
+    labels: Labels, sae: Sae, analysis: LatentAnalysis, forgotten: Unlearned, report: AuditReport, out: Path
 ) -> dict[str, Any]:
     """Gather the figures of every station."""
-    hook_point = result["hook_point"]
+    hook_point = forgotten.hook_point
     unknown = analysis.selected_rows("unknown")
-    first = block_index(result["hook_point"])
+    first = block_index(hook_point)
     places = report.indistinguishability
     recall, ranking = report.forget.recall, report.forget.ranking
     kept = [group.recall for group in (report.neighbours, report.retain, report.untouched)]
@@ -286,14 +216,12 @@ def _summary(
     blocks = [b for name, b in places.items() if "," not in name and block_index(name) >= first]
     return {
         "verdict": report.verdict,
-        "seconds": seconds,
         "known": sum(e.label == "known" for e in labels),
         "unknown": sum(e.label == "unknown" for e in labels),
-        "n_rows": figures["n_rows"],
         "hook_point": hook_point,
-        "fvu": figures[hook_point]["fvu"],
-        "l0": figures[hook_point]["l0"],
-        "frac_dead": figures[hook_point]["frac_dead"],
+        "fvu": sae.metrics["fvu"],
+        "l0": sae.metrics["l0"],
+        "frac_dead": sae.metrics["frac_dead"],
         "latents_known": len(analysis.selected_rows("known")),
         "latents_unknown": len(unknown),
         "best_unknown_heldout_separation": unknown[0]["heldout_separation"] if unknown else None,
@@ -317,7 +245,7 @@ def _summary(
         "auroc_after": max(b.auroc.value for b in blocks),
         "control_high": max(b.control_high for b in blocks),
         "steer_back_recall": report.attacks["steer-back"].recall_after.value,
-        "unlearn_seconds": result["seconds"],
+        "unlearn_seconds": forgotten.result["seconds"],
         "audit_seconds": report.seconds,
         "latents_page": str(out / "latents.html"),
         "audit_page": str(out / "audit" / "audit.html"),

@@ -17,6 +17,7 @@ from sae_train.errors import NumericalError
 from sae_train.lm.architecture_check import architecture_of
 from sae_train.lm.models import LanguageModel
 from sae_train.processes import ALONE, Processes
+from sae_train.progress import Advance, no_advance
 from sae_train.runs import Run
 from sae_train.threads import Mapper, side_by_side
 from unlearn.config import UnlearnConfig
@@ -144,7 +145,7 @@ def finetune(
     resume: bool,
     processes: Processes = ALONE,
     passes: Callable[[int], bool] | None = None,
-    advance: Callable[[int, dict[str, float]], None] = lambda n, terms: None,
+    advance: Advance = no_advance,
 ) -> Tuned:
     """Train the model in place.
 
@@ -176,7 +177,7 @@ def finetune(
         state.step = found[1]
         if isinstance(objective, Carrying) and processes.count == 1:
             objective.take_up({k.removeprefix(CARRIED): v for k, v in found[0].items() if k.startswith(CARRIED)})
-        advance(state.step, {})
+        advance(0, earlier=state.step)
     values: dict[str, float] = {}
     saved = state.step
     is_small = sum(p.numel() for p in parameters.values()) <= SMALL
@@ -198,7 +199,7 @@ def finetune(
                 values = _checked(terms, state.step)
                 if run is not None:
                     run.log(step=state.step, **values)
-            advance(1, values)
+            advance(1, **values)
     for parameter in parameters.values():
         parameter.requires_grad_(False)
     return Tuned(values, state.step)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from features.store import LatentAnalysis
+from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel
-from unlearn.audit import audit
+from sae_train.lm.tokens import Document
+from sae_train.runs import claim_output, clear_output, write_json
 from unlearn.audit_figures import Figure
 from unlearn.audit_report import AuditReport
-from unlearn.config import AuditConfig
-from unlearn.data import first_documents
-from unlearn.ledger import Entry, active_removals
-from unlearn.policy import AuditPolicy
-from unlearn.request import Request
+from unlearn.data import first_documents, resolve_targets
+from unlearn.ledger import Ledger
+from unlearn.ledger_entries import Entry
+from unlearn.removal_audit import Model, audit, loaded
+from unlearn.sources import documents_of, sources_of
+from unlearn.unlearned import Unlearned
 
 TEXT_CHARS = 1_000_000  # of general text, kept for all audits
 COMES_BACK = ("target recall", "true answer ranked first")  # checks that say so when they fail
@@ -55,33 +60,68 @@ def _after(figure: Figure | None) -> float | None:
     return None if figure is None else figure.after.value
 
 
-def reaudit(
-    entries: Sequence[Entry],
-    before: LanguageModel,
-    after: LanguageModel,
-    request: Request,
+def audit_ledger(
+    ledger: Ledger | str | Path,
+    lm: LanguageModel | str | Path,
+    latents: LatentAnalysis | str | Path | None = None,
     *,
-    config: AuditConfig,
-    policy: AuditPolicy,
-    advance: Callable[[str], None] = lambda name: None,
-) -> Iterator[Removal]:
-    """Yield every active removal of a ledger with its audit on the newest model, oldest first.
+    unlearned: Model | None = None,
+    text: str | Path | Iterable[str | Document] | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    **options: Any,
+) -> list[Removal]:
+    """Audit every active removal of a ledger again on its newest model: has an earlier one come back?
 
     Args:
-        entries: Of the ledger.
-        before: The model before the first removal.
-        after: The model after the newest one.
-        request: Everything but the names, which are each removal's own. No removed entity counts as known.
-        config: How to sample.
-        policy: Limits of the verdict.
-        advance: Called with the name of each part before it starts.
+        ledger: The ledger.
+        lm: The model before the first removal.
+        latents: As for `audit`.
+        unlearned: The model after the newest removal; by default the ledger knows.
+        text: General text, as for `audit`.
+        out: Folder in which the audit of entry N lies as `entry-N`.
+        overwrite: Replace `out`.
+        device: Where the tensors live, where a model is loaded.
+        options: Whatever else `audit` takes.
+
+    Returns:
+        One result a removal, oldest first.
 
     Raises:
-        EntityError: The labels do not hold a removed entity, or not as known.
+        InputError: Something that goes in cannot be used, or there is no active removal.
     """
-    removals = active_removals(entries)
-    removed = [name for entry in removals for name in entry.targets]
-    documents = list(first_documents(request.documents, TEXT_CHARS))
+    chain = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        claim_output(folder, overwrite=overwrite)
+    removals, newest = chain.removals(), unlearned if unlearned is not None else chain.newest_model()
+    if not removals or newest is None:
+        raise ConfigError("nothing to audit", got=f"no active removal in {chain.path}", expected="at least one")
+    known = sources_of(latents, **{part: options.pop(part, None) for part in ("sae", "labels", "templates")})
     for entry in removals:
-        own = replace(request, names=entry.targets, removed=removed, documents=documents)
-        yield Removal(entry, audit(before, after, own, config=config, policy=policy, advance=advance))
+        resolve_targets(known.labels, entry.targets)  # refuses a wrong name before a model is loaded
+    documents = list(first_documents(documents_of(text), TEXT_CHARS))
+    before = loaded(lm, device)
+    after = newest if isinstance(newest, Unlearned) else loaded(newest, device)
+    if folder is not None:
+        clear_output(folder, overwrite=overwrite)
+    shared = {"sae": known.load_saes(before.device), "labels": known.labels, "templates": known.templates}
+    found = []
+    for entry in removals:
+        place = None if folder is None else folder / f"entry-{entry.index}"
+        report = audit(
+            before, after, known.analysis, forget=entry.targets, text=documents, out=place, **shared, **options
+        )
+        found.append(Removal(entry, report))
+    if folder is not None:
+        write_json(folder / "ledger.json", summary_of(found, chain.path, folder))
+    return found
+
+
+def summary_of(removals: Sequence[Removal], ledger: Path, folder: Path) -> dict[str, Any]:
+    """Return what `ledger.json` says: one row a removal, and how many came back."""
+    rows = [{**r.summary(), "page": str(folder / f"entry-{r.entry.index}" / "audit.html")} for r in removals]
+    unlearned = removals[0].report.request.unlearned
+    came_back = sum(r.came_back for r in removals)
+    return {"ledger": str(ledger), "unlearned": unlearned, "came_back": came_back, "removals": rows}

@@ -22,6 +22,7 @@ from sae_train.intervals import Interval
 from sae_train.lm.generate import answer_loss, encode_prompts
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.tokens import encode_plain
+from sae_train.progress import Advance, no_advance
 from sae_train.rng import rng
 from unlearn.attack_results import AttackResult, AttackSetting, CurvePoint, Relearning
 from unlearn.attacks.common import attacked, first_wordings, recalls, result
@@ -122,7 +123,7 @@ def relearn(
     templates: Templates,
     config: RelearnConfig | None = None,
     *,
-    advance: Callable[[int], None] = lambda n: None,
+    advance: Advance = no_advance,
 ) -> RelearnCurve:
     """Teach a copy of the model half of the facts and ask the other half; the model itself is left as it is.
 

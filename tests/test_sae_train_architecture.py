@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from sae_train.errors import ArchitectureError, ConfigError, InputError
+from sae_train.errors import ArchitectureError, ConfigError, InputError, NumericalError
 from sae_train.lm.answering import Decoding, write_answers
 from sae_train.lm.architecture_check import architecture_of
 from sae_train.lm.candidates import option_scores
@@ -317,3 +318,30 @@ def test_a_forward_pass_that_contradicts_the_names_is_refused(lie, expected, tin
         architecture_of(model)
     assert expected in refused.value.expected
     assert "_sae_workbench_architecture" not in model.__dict__
+
+
+@pytest.mark.parametrize("size", [30.0, 3000.0])
+def test_logits_near_their_cap_are_still_the_models_own(size, tiny_model):
+    """Bent logits are compared as such: unbent, the ones near the cap would be lost in rounding."""
+    model = tiny_model("gemma2")
+    with torch.no_grad():
+        model.lm_head.weight.mul_(size)
+        out = model(input_ids=_ids()).logits
+    assert float(out.abs().max()) > 10
+    table = architecture_of(model)
+    assert table.logit_cap == 30.0 and table.readout == ("model.norm",)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2", "gemma2", "opt-350m", "falcon", "mixtral", "cohere"])
+def test_half_precision_gives_the_same_table(name, lms, tiny_model):
+    whole, half = lms(name).architecture, architecture_of(tiny_model(name).to(torch.bfloat16))
+    assert half.logit_scale == pytest.approx(whole.logit_scale, rel=0.05)
+    assert replace(half, logit_scale=whole.logit_scale) == whole
+
+
+def test_a_model_that_computes_no_numbers_is_refused(tiny_model):
+    model = tiny_model("llama")
+    with torch.no_grad():
+        model.model.norm.weight[0] = float("nan")
+    with pytest.raises(NumericalError, match="LlamaForCausalLM"):
+        architecture_of(model)

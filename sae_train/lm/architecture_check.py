@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sae_train.errors import NumericalError
 from sae_train.lm.architecture import Architecture, Block, Writes, find_architecture, not_understood
 from sae_train.lm.module_hooks import edited_input, edited_output
 from sae_train.rng import torch_rng
@@ -35,6 +36,7 @@ def architecture_of(model: nn.Module) -> Architecture:
 
     Raises:
         ArchitectureError: A part was not found, or the model computes something else than the parts say.
+        NumericalError: It computes NaN or Inf.
     """
     found = model.__dict__.get(_KEPT_AS)
     if found is None:
@@ -97,6 +99,13 @@ def _run(model: nn.Module, table: Architecture, ids: Int[Tensor, "1 pos"]) -> _R
             f"a forward pass that does not go through {missing[0]}" if missing else "no hidden_states",
             "every decoder block run, and output_hidden_states",
         )
+    if not bool(torch.isfinite(out.logits).all()):
+        raise NumericalError(
+            f"the logits of {type(model).__name__} are not finite",
+            got=f"NaN or Inf for {len(TOKENS)} tokens, in {out.logits.dtype}",
+            expected="finite numbers",
+            try_="--lm-dtype float32, or whole weights",
+        )
     overwritten = tuple(name for name, kept in seen.items() if kept.acts._version != kept.version)
     outputs = [seen[f"layers.{i}"].acts for i in range(len(table.blocks))]
     return _Run(tuple(out.hidden_states), out.logits, seen["embed"].acts, outputs, overwritten)
@@ -156,22 +165,19 @@ def _with_readout(model: nn.Module, table: Architecture, run: _Run) -> Architect
     """
     norms = [p for p in table.readout if model.get_submodule(p).__class__ is not nn.Linear]
     projections = [p for p in table.readout if p not in norms]
-    cap = _logit_cap(model)
-    unbent = run.logits.float()
-    unbent = unbent if cap is None else cap * torch.atanh((unbent / cap).clamp(-1 + 1e-7, 1 - 1e-7))
-    best = float("inf")
+    cap, own, best = _logit_cap(model), run.logits.float(), float("inf")
+    unbent = own if cap is None else cap * torch.atanh((own / cap).clamp(-0.999, 0.999))
     for norm, used in itertools.product(
         [*((n,) for n in norms), ()], [tuple(projections), ()] if projections else [()]
     ):
         read = _read_out(model, (*norm, *used), table.unembedding, run.outputs[-1])
-        if read is None or read.shape != unbent.shape:
+        if read is None or read.shape != own.shape:
             continue
-        scale = float((read * unbent).sum() / read.square().sum().clamp_min(1e-30))
-        scale = 1.0 if abs(scale - 1) < tolerance(run.logits) else scale
-        gap = _gap(scale * read, unbent)
-        if scale > 0 and gap <= tolerance(run.logits):
-            return replace(table, readout=(*norm, *used), logit_scale=scale, logit_cap=cap)
-        best = min(best, gap)
+        for scale in (1.0, float((read * unbent).sum() / read.square().sum().clamp_min(1e-30))):
+            gap = _gap(scale * read if cap is None else cap * torch.tanh(scale * read / cap), own)
+            if scale > 0 and gap <= tolerance(run.logits):
+                return replace(table, readout=(*norm, *used), logit_scale=scale, logit_cap=cap)
+            best = min(best, gap)
     raise not_understood(
         model,
         f"logits that are not those of the last block behind {', '.join(table.readout) or 'any norm'} and "

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from features.html_tables import html_rows
 from features.invariants import finite_violations, structure_violations, value_violations
 from features.name_acts import SCHEMA as NAMES
 from features.name_acts import VERSION as NAMES_VERSION
@@ -24,6 +23,7 @@ from sae_train.activations.row_statistics import hook_point_stats
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import ConfigError, FileFormatError, OutputExistsError, SchemaError
 from sae_train.lm.models import load_tokenizer, tokenizer_hash
+from sae_train.notebook import html_rows
 from sae_train.runs import claim_output
 
 if TYPE_CHECKING:

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 from features.config import KnowledgeRule
 from features.entities import LABELS, Entity, load_entities, save_entities
-from features.html_tables import html_rows
 from features.knowledge import records_of, relabel, rivals_of
 from features.label_stats import LabelStats, label_stats
 from features.opening import open_templates, settled
 from features.prompts import Templates, by_type
 from features.rules import FERRANDO, PARAPHRASES
 from sae_train.errors import ConfigError
+from sae_train.notebook import html_rows
 from sae_train.runs import claim_output
 
 if TYPE_CHECKING:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from features import plots
-from features.html_tables import html_rows
 from features.plots import Mark
 from features.report import COLOURS, NAMED, finding, heldout_frequency, write_latents_page
 from features.selection import DIRECTIONS
 from features.store import LatentAnalysis, save_analysis
 from features.store_layout import check_name
+from sae_train.notebook import html_rows
 from sae_train.runs import claim_output
 
 if TYPE_CHECKING:

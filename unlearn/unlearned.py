@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from sae_train.lm.models import LanguageModel, save_lm
+from sae_train.notebook import html_table
 from sae_train.runs import claim_output, clear_output, partial_path, write_json
 from unlearn.record import RECORD, RemovalRecord
 
@@ -76,6 +76,4 @@ class Unlearned:
     def _repr_html_(self) -> str:
         """Return a small table for a notebook."""
         names = ", ".join(self.record.values.get("inputs", {}).get("forget", []))
-        shown = {k: v for k, v in self.result.items() if not isinstance(v, dict)}
-        rows = "".join(f"<tr><th>{escape(k)}</th><td>{escape(str(v))}</td></tr>" for k, v in shown.items())
-        return f"<p><b>Unlearned</b>: {escape(names)}</p><table>{rows}</table>"
+        return html_table(f"Unlearned: {names}", {k: v for k, v in self.result.items() if not isinstance(v, dict)})

@@ -34,8 +34,8 @@ from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.config import CacheConfig, SaeTrainConfig
 from sae_train.errors import WorkbenchError
-from sae_train.progress import silent
 from sae_train.rng import rng, seed_torch
+from sae_train.run.progress import silent
 
 D_IN, VOCAB, CTX_LEN = 576, 32_768, 512  # of the stand-in model whose activations are random rows of its embedding
 BATCH_WINDOWS, BATCH_ROWS, BUFFER_MB, READ_BYTES = 32, 4096, 256, 16 * 2**20
@@ -69,8 +69,8 @@ def caching(model: str, text: str, out: str, rows: int, repeats: int) -> dict[st
     from sae_train.activations.writer import write_store
     from sae_train.lm.hooks import capture
     from sae_train.lm.models import weights_hash
-    from sae_train.lm.tokens import load_documents
-    from sae_train.lm.windows import plan_windows
+    from sae_train.text.tokens import load_documents
+    from sae_train.text.windows import plan_windows
 
     lm, hooks = language_model(model)
     plan = plan_windows(load_documents(text), lm.tokenizer, ctx_len=128, max_rows=rows)
@@ -99,8 +99,8 @@ def saelens(model: str, text: str, out: str, rows: int, repeats: int) -> dict[st
 
     from sae_train.activations.writer import write_store
     from sae_train.lm.models import save_lm
-    from sae_train.lm.tokens import load_documents
-    from sae_train.lm.windows import plan_windows
+    from sae_train.text.tokens import load_documents
+    from sae_train.text.windows import plan_windows
 
     disable_progress_bars()
     lm, (_, hook) = language_model(model)
@@ -168,7 +168,7 @@ def scale(path: str, rows: list[int], repeats: int) -> dict[str, Any]:
 def write_random(lm: Any, path: Path, rows: int) -> dict[str, float]:
     """Write a store of random rows with the workbench's writer; documents of four windows, first tokens left out."""
     from sae_train.activations.writer import write_store
-    from sae_train.lm.windows import TokenPlan
+    from sae_train.text.windows import TokenPlan
 
     n_windows = -(-rows // (CTX_LEN - 1))
     n_tokens = rows + n_windows
@@ -255,7 +255,7 @@ def judge_flips(path: str, flips: list[tuple[int, int]]) -> dict[str, Any]:
 
 def judge(path: Path, expected: dict[str, Any]) -> tuple[str, str]:
     """Return `detected`, `untyped` (an exception outside the error tree), `harmless` or `silent`, and a detail."""
-    from features.inspection import inspect_file
+    from features.inspection.inspection import inspect_file
 
     try:
         report = inspect_file(path, verify=True)

@@ -28,25 +28,25 @@ from pathlib import Path
 import torch
 
 from features import label_entities
-from features.entities import Entity, load_entities
+from features.analysis.store import load_analysis
+from features.entities.entities import Entity, load_entities
+from features.entities.prompts import Templates, load_templates
 from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
 from features.factworld.train import train_model
-from features.prompts import Templates, load_templates
-from features.store import load_analysis
 from sae_train.errors import CollapseError
 from sae_train.lm.models import LanguageModel, load_lm, save_lm
-from sae_train.lm.tokens import Document
 from sae_train.rng import torch_rng
 from sae_train.saes.interop import load_sae
-from unlearn.audit import audit
-from unlearn.audit_json import report_from_json, report_to_json
-from unlearn.audit_report import AuditReport
+from sae_train.text.tokens import Document
+from unlearn.auditing.audit import run_audit
+from unlearn.auditing.audit_json import report_from_json, report_to_json
+from unlearn.auditing.audit_report import AuditReport
+from unlearn.auditing.policy import default_policy
+from unlearn.auditing.request import Request
+from unlearn.auditing.verdict import decide
 from unlearn.config import AuditConfig, configure
-from unlearn.policy import default_policy
-from unlearn.request import Request
-from unlearn.run import unlearn
-from unlearn.verdict import decide
+from unlearn.removals.run import unlearn
 
 N_LEFT_OUT, N_TARGETS = 10, 5  # per type
 GROUPS = (("facts", 50), ("name", 50), ("never", 25))  # entities per type that are labelled
@@ -172,7 +172,7 @@ def run_seed(seed: int, worlds: Path, out: Path, n_requests: int, kinds: Sequenc
             lm = models.get(name) or unlearned(seed, world, demo, visible, templates, sorted(keys), name)
             request = Request(visible, templates, sorted(keys), documents=documents, text_name="corpus, second half")
             started = time.monotonic()
-            report = audit(before, lm, request, config=replace(config, seed=index))
+            report = run_audit(before, lm, request, config=replace(config, seed=index))
             keep(out, Kept(seed, name, index, report), time.monotonic() - started)
 
 

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from features.entities import load_entities
-from features.prompts import load_templates
-from features.store import load_analysis
+from features.analysis.store import load_analysis
+from features.entities.entities import load_entities
+from features.entities.prompts import load_templates
 from sae_train.lm.models import load_lm
-from unlearn.attacks.relearn import RelearnConfig, relearn
-from unlearn.audit_json import load_report
+from unlearn.auditing.attacks.relearn import RelearnConfig, relearn
+from unlearn.auditing.audit_json import load_report
+from unlearn.auditing.request import Request
+from unlearn.auditing.roles import make_context
 from unlearn.config import AuditConfig
-from unlearn.request import Request
-from unlearn.roles import make_context
 
 PARTINGS = 5
 RELEARN_LR = 1e-3  # the largest of the audit's

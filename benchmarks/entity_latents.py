@@ -26,16 +26,16 @@ from scipy import stats
 from scipy.sparse import csr_array
 
 from features import Labels, LatentAnalysis, NameData, collect_names, find_entity_latents
+from features.entities.name_acts import load_names
 from features.factworld import shipped_world
-from features.hypothesis_tests import q_values
-from features.name_acts import load_names
-from features.permutation import maxmin_null, shuffled_labels
-from features.selection import split_entities
-from features.separation import EntityLatents, entity_latents, separation
+from features.stats.hypothesis_tests import q_values
+from features.stats.permutation import maxmin_null, shuffled_labels
+from features.stats.selection import split_entities
+from features.stats.separation import EntityLatents, entity_latents, separation
 from sae_train import ActivationStore, Sae, train_sae
-from sae_train.progress import silent
 from sae_train.rng import rng
-from sae_train.runs import jsonable
+from sae_train.run.progress import silent
+from sae_train.run.runs import jsonable
 
 PARTS = ("speed", "fact-world", "cities")
 HOOK_POINT = "layers.2"
@@ -103,7 +103,7 @@ def speed(n_entities: int = 2000, n_templates: int = 9, d_sae: int = 16_384, n_h
 # ----------------------------------------------------------------------------------------------------------- fact worlds
 def world_inputs(world: Path, out: Path) -> tuple[NameData, Path]:
     """Return names and store of a world; labels and store are those of `wb demo` on it."""
-    from unlearn.demo import DemoConfig, run_demo
+    from unlearn.removals.demo import DemoConfig, run_demo
 
     folder = out / world.name
     if not (folder / "labels.jsonl").exists() or not (folder / "acts.h5").exists():

@@ -22,10 +22,10 @@ import torch
 from cities import write_inputs
 
 from features import load_entities, load_templates
-from features.knowledge import ANSWER_TOKENS, GREEDY
-from features.matching import judge
-from features.name_tokens import encode
-from features.prompts import Prompt, questions
+from features.entities.name_tokens import encode
+from features.entities.prompts import Prompt, questions
+from features.labels.knowledge import ANSWER_TOKENS, GREEDY
+from features.labels.matching import judge
 from sae_train.lm.answering import batches_by_length, write_answers
 from sae_train.lm.models import LanguageModel, load_lm
 

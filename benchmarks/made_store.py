@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from sae_train import h5
 from sae_train.activations import layout
+from sae_train.storage import h5
 
 HOOK_POINT = "layers.0"
 DOCUMENT_ROWS = 128

@@ -21,32 +21,32 @@ from typing import Any
 
 import numpy as np
 
-from features.entities import Entity, load_entities
+from features.analysis.store import LatentAnalysis, load_analysis
+from features.entities.entities import Entity, load_entities
+from features.entities.prompts import Templates, by_type, load_templates
 from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
-from features.prompts import Templates, by_type, load_templates
-from features.store import LatentAnalysis, load_analysis
 from sae_train.lm.adapters import merge_adapter
 from sae_train.lm.models import LanguageModel, load_lm
-from sae_train.lm.tokens import Document
 from sae_train.rng import rng
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import load_sae
-from unlearn.attacks.relearn import RelearnConfig, relearn
-from unlearn.attacks.steer_back import attack_steer_back
+from sae_train.text.tokens import Document
+from unlearn.auditing.attacks.relearn import RelearnConfig, relearn
+from unlearn.auditing.attacks.steer_back import attack_steer_back
+from unlearn.auditing.context import AuditContext
+from unlearn.auditing.evaluations.indistinguishability import evaluate_indistinguishability
+from unlearn.auditing.evaluations.ranking import first_rank_shares
+from unlearn.auditing.evaluations.recall import evaluate_recall
+from unlearn.auditing.evaluations.utility import evaluate_utility
+from unlearn.auditing.request import Request
+from unlearn.auditing.roles import make_context
 from unlearn.config import AuditConfig, UnlearnConfig, configure
-from unlearn.context import AuditContext
-from unlearn.data import split_sets, text_windows, without_targets
-from unlearn.evaluations.indistinguishability import evaluate_indistinguishability
-from unlearn.evaluations.ranking import first_rank_shares
-from unlearn.evaluations.recall import evaluate_recall
-from unlearn.evaluations.utility import evaluate_utility
-from unlearn.finetune import Preparing, WeightEdit, finetune
+from unlearn.finetuning.finetune import Preparing, WeightEdit, finetune
 from unlearn.methods import build_method
-from unlearn.problem import Problem
-from unlearn.request import Request
-from unlearn.roles import make_context
-from unlearn.run import TEXT_CTX, TEXT_TOKENS, adapter_for, choose_hook_point
+from unlearn.problem.data import split_sets, text_windows, without_targets
+from unlearn.problem.problem import Problem
+from unlearn.removals.run import TEXT_CTX, TEXT_TOKENS, adapter_for, choose_hook_point
 
 RELEARN_LR = 1e-3
 

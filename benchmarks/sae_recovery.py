@@ -42,8 +42,8 @@ from sae_train import train_sae
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
-from sae_train.progress import silent
 from sae_train.rng import seed_torch
+from sae_train.run.progress import silent
 
 SAELENS_LR = 3e-4  # SAETrainerConfig's
 EVAL_ROWS, EVAL_BATCH, BLOCK_ROWS = 50_000, 10_000, 16_384

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
-from sae_train.evaluate import used_blocks
-from sae_train.metrics import fvu
+from sae_train.quality.evaluate import used_blocks
+from sae_train.quality.metrics import fvu
 from sae_train.rng import torch_rng
 
 HELD_OUT_ROWS = 8192

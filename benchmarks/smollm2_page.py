@@ -6,9 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from features.gate import CONDITIONS
-from unlearn.audit_json import report_from_json
-from unlearn.audit_report import AuditReport
+from features.causal.gate import CONDITIONS
+from unlearn.auditing.audit_json import report_from_json
+from unlearn.auditing.audit_report import AuditReport
 
 COLUMNS = ("clean", *CONDITIONS)
 

@@ -26,21 +26,21 @@ from redirection_ablation import problem_of, read_setting, tune
 from smollm2 import HOOK_POINTS, N_TARGETS, draw_targets
 from smollm2_removals_page import render
 
-from features.entities import Entity, load_entities
-from features.prompts import Templates, load_templates
-from features.store import LatentAnalysis, load_analysis
+from features.analysis.store import LatentAnalysis, load_analysis
+from features.entities.entities import Entity, load_entities
+from features.entities.prompts import Templates, load_templates
 from sae_train.lm.generate import text_loss
 from sae_train.lm.models import LanguageModel, load_lm
-from sae_train.lm.tokens import Document, load_documents
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import load_sae
-from unlearn.audit_json import findings_to_json
+from sae_train.text.tokens import Document, load_documents
+from unlearn.auditing.audit_json import findings_to_json
+from unlearn.auditing.evaluations.recall import evaluate_recall
+from unlearn.auditing.request import Request
+from unlearn.auditing.roles import make_context
 from unlearn.config import AuditConfig, UnlearnConfig, configure
-from unlearn.data import text_windows
-from unlearn.evaluations.recall import evaluate_recall
-from unlearn.request import Request
-from unlearn.roles import make_context
-from unlearn.run import TEXT_CTX
+from unlearn.problem.data import text_windows
+from unlearn.removals.run import TEXT_CTX
 
 METHOD = "redirect-closed-form"
 ASKED = AuditConfig(n_neighbours=10, max_retain=30, n_samples=0)

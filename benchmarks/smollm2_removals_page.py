@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from unlearn.audit_figures import Figure, GroupResult
-from unlearn.audit_json import findings_from_json
+from unlearn.auditing.audit_figures import Figure, GroupResult
+from unlearn.auditing.audit_json import findings_from_json
 
 GROUPS = ("forget", "neighbours", "retain", "untouched")
 HEAD = """# Removals from SmolLM2-135M-Instruct, one by one and together

@@ -19,9 +19,9 @@ from typing import Any
 import torch
 
 from sae_train.errors import WorkbenchError
-from sae_train.runs import write_json
+from sae_train.run.runs import write_json
 from unlearn.config import configure
-from unlearn.run import unlearn
+from unlearn.removals.run import unlearn
 
 from unlearning_measures import World, load_world, measure, score  # isort: skip  beside this file
 from unlearning_page import write_page  # isort: skip
@@ -98,9 +98,9 @@ def compare(worlds: list[World], out: Path, methods: list[str], n_settings: int,
 
 def sequence(world: World, out: Path, count: int) -> None:
     """Remove `count` targets one after another and look at the first, at all, and at the rest after every one."""
-    from features.knowledge import ask, recall
-    from unlearn.record import removed_from
-    from unlearn.validation import rank_first
+    from features.labels.knowledge import ask, recall
+    from unlearn.finetuning.validation import rank_first
+    from unlearn.removals.record import removed_from
 
     targets = world.targets("test", count)
     keys = {t.key for t in targets}

@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from features.collect import name_activations
-from features.entities import Entity, load_entities
-from features.knowledge import ask, recall
-from features.probe import cross_validated_auroc
-from features.prompts import Templates, by_type, contexts, load_templates
-from features.store import LatentAnalysis, load_analysis
+from features.analysis.store import LatentAnalysis, load_analysis
+from features.entities.collect import name_activations
+from features.entities.entities import Entity, load_entities
+from features.entities.prompts import Templates, by_type, contexts, load_templates
+from features.labels.knowledge import ask, recall
+from features.stats.probe import cross_validated_auroc
 from sae_train.lm.generate import text_loss
 from sae_train.lm.models import LanguageModel, load_lm
-from sae_train.lm.tokens import Document, load_documents
 from sae_train.rng import rng
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import load_sae
-from unlearn.attacks.relearn import RelearnConfig, relearn
-from unlearn.context import nearest_known
-from unlearn.data import mining_half, text_windows, without_targets
-from unlearn.validation import rank_first
+from sae_train.text.tokens import Document, load_documents
+from unlearn.auditing.attacks.relearn import RelearnConfig, relearn
+from unlearn.auditing.context import nearest_known
+from unlearn.finetuning.validation import rank_first
+from unlearn.problem.data import mining_half, text_windows, without_targets
 
 RELEARN = RelearnConfig(steps=(10, 60), lrs=(1e-3,), max_wordings=1)
 N_RETAIN = 60

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cli.render import emit
-from unlearn.audit_json import report_to_json
-from unlearn.audit_report import AuditReport
-from unlearn.reaudit import Removal, summary_of
+from unlearn.auditing.audit_json import report_to_json
+from unlearn.auditing.audit_report import AuditReport
+from unlearn.removals.reaudit import Removal, summary_of
 
 COLUMNS = ("entry", "forget", "verdict then", "now", "recall", "ranked first", "came back")
 

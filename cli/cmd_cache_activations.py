@@ -54,9 +54,9 @@ def command(
     from cli.render import emit, interruptible, show_log
     from cli.usage import mixed_in
     from sae_train import cache_activations, load_lm
-    from sae_train.lm.tokens import corpus_of
-    from sae_train.processes import joined_processes
-    from sae_train.runs import claim_output
+    from sae_train.run.processes import joined_processes
+    from sae_train.run.runs import claim_output
+    from sae_train.text.tokens import corpus_of
 
     show_log("sae_train.activations.caching")
     with joined_processes() as processes:

@@ -27,6 +27,6 @@ def command(out: Path, seed: int, as_json: bool, config_path: Path | None, **giv
     """
     from cli.demo_table import show_demo
     from unlearn import run_demo
-    from unlearn.demo import DemoConfig
+    from unlearn.removals.demo import DemoConfig
 
     show_demo(run_demo(out, config=DemoConfig(seed=seed), **given), as_json=as_json)

@@ -65,9 +65,9 @@ def command(
     read once. Started by torchrun, processes share the work: torchrun --nproc-per-node 2 --no-python wb train-sae ...
     """
     from cli.render import emit
-    from features.training_page import write_training_page
+    from features.pages.training_page import write_training_page
     from sae_train import train_saes
-    from sae_train.processes import joined_processes
+    from sae_train.run.processes import joined_processes
 
     where = {"out": out, "device": device, "overwrite": overwrite, "resume": resume, "wandb": wandb, "spread": spread}
     with joined_processes() as processes:

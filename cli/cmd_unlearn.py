@@ -60,7 +60,7 @@ def command(
     nothing changed or when the model collapsed. A name shared by two types is written as type:name.
     """
     from cli.render import emit
-    from sae_train.processes import joined_processes
+    from sae_train.run.processes import joined_processes
     from unlearn import unlearn
 
     names, files = options.forget_names(forget, forget_file), {name: given.pop(name) for name in NOT_SETTINGS}

@@ -23,6 +23,6 @@ class EntitySource(ExistingFile):
         Raises:
             MissingFileError: It is neither.
         """
-        from features.named_inputs import is_hub_id
+        from features.entities.named_inputs import is_hub_id
 
         return str(value) if is_hub_id(str(value)) else super().convert(value, param, ctx)

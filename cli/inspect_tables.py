@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from features.inspection import Inspection
+    from features.inspection.inspection import Inspection
 
 TOP_TOKENS = 5  # per hook point; all of them stand in --json and on the page
 

@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Console
 
 from cli.render import PIPE_WIDTH, emit, result_table
-from features.entities import LABELS
-from features.labels import Labels
+from features.entities.entities import LABELS
+from features.labels.labels import Labels
 
 
 def stats_of(labels: Labels, seed: int) -> dict[str, Any]:

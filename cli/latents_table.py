@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from cli.render import emit, note
-from features.causal_checks import gate_line
-from features.latents_view import HEADS, shown_rows
-from features.store import LatentAnalysis
+from features.analysis.store import LatentAnalysis
+from features.causal.checks import gate_line
+from features.pages.latents_view import HEADS, shown_rows
 
 
 def show_latents(found: LatentAnalysis, out: Path, *, as_json: bool) -> None:

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 import click
 
 from cli.install_guard import install_complaint
-from sae_train.notes import LOGGER
+from sae_train.run.notes import LOGGER
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 

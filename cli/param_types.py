@@ -1,7 +1,7 @@
 """Parameter types of the command line: paths that must be there, models, devices.
 
 What is wrong comes out as one of our errors, with the nearest names, never as click's. The name of a world
-(`fact-world`; `sae_train/lm/worlds.py`) stands for its part wherever a model, entities or templates are asked for.
+(`fact-world`; `sae_train/text/worlds.py`) stands for its part wherever a model, entities or templates are asked for.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from sae_train.errors import ConfigError, MissingFileError, nearest_first
-from sae_train.lm.worlds import find_world, install_hint
+from sae_train.text.worlds import find_world, install_hint
 
 _DEVICE = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -45,7 +45,7 @@ class ExistingFile(click.ParamType):
             if hint:
                 got = f"{value} ({option_name(param)})"
                 raise MissingFileError(f"no {self.what} '{value}'", got=got, expected="a file", try_=hint)
-            from sae_train.runs import require_file  # imports torch, which only a failing call pays for
+            from sae_train.run.runs import require_file  # imports torch, which only a failing call pays for
 
             require_file(path, self.what, field=param.name if param is not None else None)
         return path

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sae_train.progress import value_text
+from sae_train.run.progress import value_text
 
 PIPE_WIDTH = 160  # columns of a table where stdout is not a terminal, so that paths stay whole
 
@@ -79,7 +79,7 @@ def json_text(result: Mapping[str, Any]) -> str:
         >>> json_text({"fvu": float("nan")})
         '{"fvu": null}'
     """
-    from sae_train.runs import jsonable  # imports torch, which by now the command has done
+    from sae_train.run.runs import jsonable  # imports torch, which by now the command has done
 
     return json.dumps(jsonable(result), ensure_ascii=False, allow_nan=False)
 

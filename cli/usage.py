@@ -11,7 +11,7 @@ from sae_train.errors import ConfigError
 
 if TYPE_CHECKING:
     from sae_train.config import CacheConfig
-    from sae_train.lm.tokens import Document
+    from sae_train.text.tokens import Document
 
 
 def check_labelling(given: dict[str, Any], out: Path | None, stats: bool) -> None:
@@ -75,7 +75,7 @@ def mixed_in(entities: Path | None, templates: Path | None, config: CacheConfig)
         )
     if entities is None or templates is None:
         return []
-    from features.entities import load_entities
-    from features.prompts import entity_documents, load_templates
+    from features.entities.entities import load_entities
+    from features.entities.prompts import entity_documents, load_templates
 
     return entity_documents(load_entities(entities), load_templates(templates), seed=config.seed)

@@ -17,14 +17,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from features.entities import load_entities
-    from features.inspection import Inspection, inspect_file
-    from features.labelling import label_entities
-    from features.labels import Labels
-    from features.latent_search import collect_names, find_entity_latents
-    from features.name_acts import NameData
-    from features.prompts import load_templates
-    from features.store import LatentAnalysis
+    from features.analysis.store import LatentAnalysis
+    from features.entities.entities import load_entities
+    from features.entities.name_acts import NameData
+    from features.entities.prompts import load_templates
+    from features.inspection.inspection import Inspection, inspect_file
+    from features.labels.labelling import label_entities
+    from features.labels.labels import Labels
+    from features.mining.latent_search import collect_names, find_entity_latents
 
 __all__ = [
     "Inspection",
@@ -40,16 +40,16 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Inspection": "features.inspection",
-    "Labels": "features.labels",
-    "LatentAnalysis": "features.store",
-    "NameData": "features.name_acts",
-    "collect_names": "features.latent_search",
-    "find_entity_latents": "features.latent_search",
-    "inspect_file": "features.inspection",
-    "label_entities": "features.labelling",
-    "load_entities": "features.entities",
-    "load_templates": "features.prompts",
+    "Inspection": "features.inspection.inspection",
+    "Labels": "features.labels.labels",
+    "LatentAnalysis": "features.analysis.store",
+    "NameData": "features.entities.name_acts",
+    "collect_names": "features.mining.latent_search",
+    "find_entity_latents": "features.mining.latent_search",
+    "inspect_file": "features.inspection.inspection",
+    "label_entities": "features.labels.labelling",
+    "load_entities": "features.entities.entities",
+    "load_templates": "features.entities.prompts",
 }
 
 

@@ -15,7 +15,7 @@ _Positive = Annotated[float, Field(gt=0)]
 
 @config_class
 class KnowledgeRule:
-    """Which rule labels entities, and its thresholds; the rules stand in `features/rules.py`."""
+    """Which rule labels entities, and its thresholds; the rules stand in `features/labels/rules.py`."""
 
     name: Annotated[
         Literal["paraphrases", "ferrando"],

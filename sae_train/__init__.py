@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sae_train.activations.caching import cache_activations
     from sae_train.activations.store import ActivationStore
-    from sae_train.evaluation import compare_saes, eval_sae
     from sae_train.lm.models import load_lm
-    from sae_train.sae_training import train_sae, train_saes
+    from sae_train.quality.evaluation import compare_saes, eval_sae
     from sae_train.saes.base import Sae
     from sae_train.saes.importers import import_sae
+    from sae_train.training.sae_training import train_sae, train_saes
 
 __all__ = [
     "ActivationStore",
@@ -42,12 +42,12 @@ _MODULES = {
     "ActivationStore": "sae_train.activations.store",
     "Sae": "sae_train.saes.base",
     "cache_activations": "sae_train.activations.caching",
-    "compare_saes": "sae_train.evaluation",
-    "eval_sae": "sae_train.evaluation",
+    "compare_saes": "sae_train.quality.evaluation",
+    "eval_sae": "sae_train.quality.evaluation",
     "import_sae": "sae_train.saes.importers",
     "load_lm": "sae_train.lm.models",
-    "train_sae": "sae_train.sae_training",
-    "train_saes": "sae_train.sae_training",
+    "train_sae": "sae_train.training.sae_training",
+    "train_saes": "sae_train.training.sae_training",
 }
 
 

@@ -2,8 +2,8 @@
 
     {"fvu": Interval(0.25, 0.2, 0.3)}  <->  {"fvu": 0.25, "fvu_low": 0.2, "fvu_high": 0.3}
 
-How an interval is found is said where its data are: over documents in `sae_train.bootstrap`, over entities in
-`features.intervals` and `features.probe`.
+How an interval is found is said where its data are: over documents in `sae_train.quality.bootstrap`, over entities in
+`features.stats.intervals` and `features.stats.probe`.
 """
 
 from __future__ import annotations

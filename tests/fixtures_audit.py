@@ -13,9 +13,9 @@ def example(names, verdict="pass"):
     """Return a report about some names."""
     import numpy as np
 
-    from features.probe import Interval
-    from unlearn.attack_results import AttackResult, AttackSetting
-    from unlearn.audit_figures import (
+    from features.stats.probe import Interval
+    from unlearn.auditing.attack_results import AttackResult, AttackSetting
+    from unlearn.auditing.audit_figures import (
         AnsweredQuestion,
         AnswerShares,
         Behaviour,
@@ -25,8 +25,8 @@ def example(names, verdict="pass"):
         ProbeVotes,
         Utility,
     )
-    from unlearn.audit_report import AuditedRequest, AuditReport, Check
-    from unlearn.policy import default_policy
+    from unlearn.auditing.audit_report import AuditedRequest, AuditReport, Check
+    from unlearn.auditing.policy import default_policy
 
     rng, n = np.random.default_rng(0), len(names)
     failing, spread = verdict == "fail", 0.3 if n == 1 else 0.06
@@ -106,7 +106,7 @@ def example(names, verdict="pass"):
 
 def clouds(names, depth, rng):
     """Return a panel of the walk; the deeper, the farther apart known and unknown names lie."""
-    from unlearn.audit_figures import Walk
+    from unlearn.auditing.audit_figures import Walk
 
     gap, n = (1.2, 2.6, 4.2, 4.0)[depth], len(names)
     known = rng.normal((gap / 2, 0), (0.8, 1.5), (160, 2))

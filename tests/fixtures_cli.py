@@ -30,7 +30,7 @@ def wb_files(tmp_path_factory: pytest.TempPathFactory, wb, world_entities, world
     """Everything the commands make on a corner of the shipped world: paths by name, `json` by command, `forget`."""
     from types import SimpleNamespace
 
-    from features.entities import save_entities
+    from features.entities.entities import save_entities
 
     here = tmp_path_factory.mktemp("wb")
     paths = {
@@ -112,7 +112,7 @@ def wb_files(tmp_path_factory: pytest.TempPathFactory, wb, world_entities, world
     }
     found = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("features.probe.N_BOOTSTRAP", 50)  # what is tested here is no interval
+        patch.setattr("features.stats.probe.N_BOOTSTRAP", 50)  # what is tested here is no interval
         for name, words in commands.items():
             outcome = wb(name, *words, "--json")
             assert outcome.code == 0, f"wb {name}: {outcome.err}"

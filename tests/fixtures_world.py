@@ -26,7 +26,7 @@ def world_entities():
     """People and cities of the shipped world, two attributes each: per type 24 with facts, 20 never seen."""
     from dataclasses import replace
 
-    from features.entities import load_entities
+    from features.entities.entities import load_entities
     from features.factworld import shipped_world
 
     chosen = []
@@ -43,8 +43,8 @@ def world_entities():
 @pytest.fixture(scope="session")
 def world_templates():
     """Three mentions, three questions and two held-out wordings per attribute of `world_entities`."""
+    from features.entities.prompts import Templates, load_templates
     from features.factworld import shipped_world
-    from features.prompts import Templates, load_templates
 
     whole = load_templates(shipped_world() / "templates.json")
     return Templates(
@@ -57,7 +57,7 @@ def world_templates():
 @pytest.fixture(scope="session")
 def world_labels(world_lm, world_entities, world_templates):
     """`world_entities` labelled by the model's own answers."""
-    from features.knowledge import KnowledgeRule, ask_and_label
+    from features.labels.knowledge import KnowledgeRule, ask_and_label
 
     return ask_and_label(world_lm, world_entities, world_templates, KnowledgeRule())
 
@@ -66,7 +66,7 @@ def world_labels(world_lm, world_entities, world_templates):
 def world_documents():
     """1,500 documents about the shipped world's entities, in the shares of its corpus."""
     from features.factworld.corpus import world_corpus
-    from sae_train.lm.tokens import Document
+    from sae_train.text.tokens import Document
 
     return [Document(d.text) for d in world_corpus(0, n_documents=1500)]
 
@@ -74,10 +74,10 @@ def world_documents():
 @pytest.fixture(scope="session")
 def world_store(tmp_path_factory: pytest.TempPathFactory, world_lm, world_entities, world_templates, world_documents):
     """Path of an activation store of `layers.2`: 6,000 rows, a tenth of them last name tokens."""
-    from features.prompts import entity_documents
+    from features.entities.prompts import entity_documents
     from sae_train.activations.writer import write_store
     from sae_train.config import CacheConfig
-    from sae_train.lm.windows import plan_windows
+    from sae_train.text.windows import plan_windows
 
     plan = plan_windows(
         world_documents,
@@ -99,7 +99,7 @@ def world_sae(world_store: Path):
     from sae_train.activations.store import ActivationStore
     from sae_train.config import SaeTrainConfig
     from sae_train.saes.interop import load_sae
-    from sae_train.trainer import train_one
+    from sae_train.training.trainer import train_one
 
     folder = world_store.parent / "sae"
     config = SaeTrainConfig("layers.2", k=8, expansion=2, tokens=80_000, batch_size=512, lr=2e-3, holdout_share=0.1)
@@ -112,7 +112,7 @@ def world_sae(world_store: Path):
 def world_analysis(world_lm, world_sae, world_store: Path, world_labels, world_templates):
     """What `find_entity_latents` finds with `world_sae`; no rule on running text, which is about names only here."""
     from features import find_entity_latents
-    from sae_train.progress import silent
+    from sae_train.run.progress import silent
 
     made = {"templates": world_templates, "store": world_store, "gate": None, "progress": silent}
     return find_entity_latents(world_lm, world_sae, world_labels, max_general_rate=1.0, **made)
@@ -130,7 +130,7 @@ def world_targets(world_labels) -> list[str]:
 @pytest.fixture(scope="session")
 def world_sets(world_lm, world_labels, world_templates, world_analysis, world_targets):
     """Who is forgotten, retained and held out when the targets are to go."""
-    from unlearn.data import split_sets
+    from unlearn.problem.data import split_sets
 
     return split_sets(world_lm, world_labels, world_templates, world_analysis, world_targets, retain_share=0.75, seed=0)
 
@@ -138,7 +138,7 @@ def world_sets(world_lm, world_labels, world_templates, world_analysis, world_ta
 @pytest.fixture(scope="session")
 def world_text(world_lm, world_sets, world_documents):
     """Windows of general text that name no target."""
-    from unlearn.data import text_windows, without_targets
+    from unlearn.problem.data import text_windows, without_targets
 
     documents = without_targets(world_documents, world_sets.forget)
     return text_windows(world_lm.tokenizer, documents, ctx_len=64, max_tokens=2000)
@@ -151,8 +151,8 @@ def world_problem(world_lm, world_sae, world_analysis, world_templates, world_se
     from dataclasses import replace
 
     from unlearn.config import configure
-    from unlearn.finetune import trainable_parameters
-    from unlearn.problem import Problem
+    from unlearn.finetuning.finetune import trainable_parameters
+    from unlearn.problem.problem import Problem
 
     def build(**settings):
         lm = replace(world_lm, model=copy.deepcopy(world_lm.model))
@@ -169,7 +169,7 @@ def world_problem(world_lm, world_sae, world_analysis, world_templates, world_se
 @pytest.fixture(scope="session")
 def whole_loss():
     """Return a function that computes one step's loss, its parts one after the other, and all its terms."""
-    from unlearn.finetune import LossTerms
+    from unlearn.finetuning.finetune import LossTerms
 
     def whole(objective, step: int) -> LossTerms:
         found = [part() for part in objective.parts(step)]
@@ -187,8 +187,8 @@ def make_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """
     import numpy as np
 
-    from sae_train import h5
     from sae_train.activations import layout
+    from sae_train.storage import h5
 
     def build(acts, doc_id=None, *, chunk_rows: int = 16, name: str = "acts.h5", **fields) -> Path:
         n_rows, d_in = acts.shape

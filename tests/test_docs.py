@@ -111,12 +111,12 @@ def test_the_api_page_of_a_floor_has_what_it_exports(generate, floor):
 
 
 def test_a_lazy_name_is_written_as_its_own_module_has_it(generate, monkeypatch):
-    metrics = importlib.import_module("sae_train.metrics")
+    metrics = importlib.import_module("sae_train.quality.metrics")
     package = ModuleType("sae_train")
     package.__all__ = ["quality"]
     package.__getattr__ = {"quality": metrics.fvu}.__getitem__
     monkeypatch.setitem(sys.modules, "sae_train", package)
-    assert generate.api_entries("sae_train").strip() == "::: sae_train.metrics.fvu"
+    assert generate.api_entries("sae_train").strip() == "::: sae_train.quality.metrics.fvu"
 
 
 def test_a_name_from_elsewhere_is_not_of_the_api(generate):
@@ -140,7 +140,7 @@ def test_a_session_is_its_commands_without_their_output():
 
 def test_what_a_method_has_to_have_is_what_the_loop_asks_for():
     """The page on adding a method names functions of the protocols that `unlearn()` looks for, and all of them."""
-    from unlearn.finetune import Objective, Preparing, WeightEdit
+    from unlearn.finetuning.finetune import Objective, Preparing, WeightEdit
 
     page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
     (entry,) = re.findall(r"- \*\*An unlearning method\*\*(.*?)\n- ", page, re.DOTALL)

@@ -14,23 +14,23 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unlearn.audit_report import AuditReport
-    from unlearn.demo import run_demo
-    from unlearn.ledger import Ledger
-    from unlearn.reaudit import audit_ledger
-    from unlearn.removal_audit import audit
-    from unlearn.unlearned import Unlearned
-    from unlearn.unlearning import unlearn
+    from unlearn.auditing.audit_report import AuditReport
+    from unlearn.removals.demo import run_demo
+    from unlearn.removals.ledger import Ledger
+    from unlearn.removals.reaudit import audit_ledger
+    from unlearn.removals.removal_audit import audit
+    from unlearn.removals.unlearned import Unlearned
+    from unlearn.removals.unlearning import unlearn
 
 __all__ = ["AuditReport", "Ledger", "Unlearned", "audit", "audit_ledger", "run_demo", "unlearn"]
 _WHERE = {
-    "AuditReport": "unlearn.audit_report",
-    "Ledger": "unlearn.ledger",
-    "Unlearned": "unlearn.unlearned",
-    "audit": "unlearn.removal_audit",
-    "audit_ledger": "unlearn.reaudit",
-    "run_demo": "unlearn.demo",
-    "unlearn": "unlearn.unlearning",
+    "AuditReport": "unlearn.auditing.audit_report",
+    "Ledger": "unlearn.removals.ledger",
+    "Unlearned": "unlearn.removals.unlearned",
+    "audit": "unlearn.removals.removal_audit",
+    "audit_ledger": "unlearn.removals.reaudit",
+    "run_demo": "unlearn.removals.demo",
+    "unlearn": "unlearn.removals.unlearning",
 }
 
 

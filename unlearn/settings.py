@@ -39,7 +39,7 @@ class RedirectSettings(MethodSettings):
     """Redirection: every block's activations move to those of a paired unknown entity. `methods/redirect.py`.
 
     The attacker of the guard lives for `guard_steps` batches, a step at each; then it begins anew
-    (`unlearn/relearn_guard.py`). With `sae_error` only the latent term depends on the SAE.
+    (`unlearn/losses/relearn_guard.py`). With `sae_error` only the latent term depends on the SAE.
     """
 
     latent_weight: Annotated[

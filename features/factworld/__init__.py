@@ -15,7 +15,7 @@ can know it.
     build.py      all of it into one folder, which any tool reads as a Hugging Face model
 
 World 0 is shipped with its weights (`shipped_world`); its corpus is made again in a second (`world_corpus`). It goes by
-the name `fact-world`: pyproject.toml registers `SHIPPED` under it (`sae_train/lm/worlds.py`).
+the name `fact-world`: pyproject.toml registers `SHIPPED` under it (`sae_train/text/worlds.py`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["build_world", "shipped_world"]
 
-from sae_train.lm.worlds import World
+from sae_train.text.worlds import World
 
 
 def shipped_world() -> Path:

@@ -28,17 +28,9 @@ from features.factworld.templates import templates_json
 from features.factworld.tokenizer import train_tokenizer
 from features.factworld.train import TrainingConfig, train_model
 from sae_train.errors import ConfigError
-from sae_train.progress import Progress, shown
-from sae_train.runs import (
-    claim_output,
-    clear_output,
-    file_hash,
-    partial_path,
-    text_hash,
-    write_json,
-    write_text,
-)
-from sae_train.threads import torch_threads
+from sae_train.run.progress import Progress, shown
+from sae_train.run.runs import claim_output, clear_output, file_hash, partial_path, text_hash, write_json, write_text
+from sae_train.run.threads import torch_threads
 
 SCHEMA, SCHEMA_VERSION = "fact-world", 1
 MIN_DOCUMENTS = 2_000

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from features.collect import name_activations
-from features.entities import Entity, load_entities
-from features.knowledge import Answer, ask
-from features.probe import cross_validated_auroc
-from features.prompts import Templates, load_templates, render
+from features.entities.collect import name_activations
+from features.entities.entities import Entity, load_entities
+from features.entities.prompts import Templates, load_templates, render
+from features.labels.knowledge import Answer, ask
+from features.stats.probe import cross_validated_auroc
 from sae_train.lm.models import LanguageModel, load_lm
 
 EMBEDDING = "embed"

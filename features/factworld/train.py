@@ -18,8 +18,8 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from features.factworld.tokenizer import BOS_ID, EOS_ID, PAD_ID
-from sae_train.progress import Advance, no_advance
 from sae_train.rng import torch_rng
+from sae_train.run.progress import Advance, no_advance
 
 """Called as `progress(step, n_steps, loss)`; loss in nats per token."""
 

@@ -19,12 +19,12 @@ from sae_train.errors import ConfigError
 from sae_train.fields import config_of
 from sae_train.lm.hooks import check_hook_point, verify_hook_points
 from sae_train.lm.models import LanguageModel, as_lm
-from sae_train.lm.tokens import Corpus, Document, Text, corpus_of
-from sae_train.lm.windows import TokenPlan, plan_windows
-from sae_train.outputs import Output
-from sae_train.processes import ALONE, Processes
-from sae_train.progress import Progress, shown, silent
-from sae_train.runs import clear_output
+from sae_train.run.outputs import Output
+from sae_train.run.processes import ALONE, Processes
+from sae_train.run.progress import Progress, shown, silent
+from sae_train.run.runs import clear_output
+from sae_train.text.tokens import Corpus, Document, Text, corpus_of
+from sae_train.text.windows import TokenPlan, plan_windows
 
 LOG = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ from sae_train.activations.writer import store_bytes
 from sae_train.config import CacheConfig
 from sae_train.errors import MemoryShortError
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.windows import TokenPlan
-from sae_train.runs import require_disk
+from sae_train.run.runs import require_disk
+from sae_train.text.windows import TokenPlan
 
 PROBE_TOKENS = 512
 

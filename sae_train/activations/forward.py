@@ -14,7 +14,7 @@ from sae_train.errors import DtypeError, NumericalError
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.windows import TokenPlan
+from sae_train.text.windows import TokenPlan
 
 FLOAT16_MAX = 65_504.0
 Rows = dict[str, Float[Tensor, "row d_in"]]

@@ -18,11 +18,11 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_train import h5
 from sae_train.activations.encoding import STORED_KIND, encode_acts
-from sae_train.checksums import array_checksum
 from sae_train.errors import ConfigError
-from sae_train.lm.windows import ROW_FIELDS
+from sae_train.storage import h5
+from sae_train.storage.checksums import array_checksum
+from sae_train.text.windows import ROW_FIELDS
 
 SCHEMA, PART_SCHEMA = "activations", "activations-part"
 VERSION = 1

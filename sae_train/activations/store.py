@@ -12,21 +12,21 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_train import h5
 from sae_train.activations.encoding import STORED_KIND, decode_acts
 from sae_train.activations.layout import ROW_FIELDS, SCHEMA, VERSION
 from sae_train.activations.views import ActivationDataset, ActivationRows
-from sae_train.checksums import array_checksum
 from sae_train.errors import ConfigError, FileFormatError, HookPointError, SchemaError, nearest_first
 from sae_train.lm.hook_names import canonical_hook_point
-from sae_train.notebook import html_table
 from sae_train.rng import rng
+from sae_train.run.notebook import html_table
+from sae_train.storage import h5
+from sae_train.storage.checksums import array_checksum
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from sae_train.activations.writer import CacheResult
-    from sae_train.outputs import Output
+    from sae_train.run.outputs import Output
 
 
 class ActivationStore:

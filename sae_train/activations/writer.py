@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
-from sae_train import h5
 from sae_train.activations import layout
 from sae_train.activations.forward import BatchRunner
 from sae_train.config import CacheConfig
 from sae_train.errors import BusyError, ConfigError, StoppedError, WorkbenchError
 from sae_train.lm.models import LanguageModel, weights_hash
-from sae_train.lm.windows import TokenPlan
-from sae_train.processes import Processes
-from sae_train.progress import Advance, no_advance
-from sae_train.runs import now, partial_path, require_disk
+from sae_train.run.processes import Processes
+from sae_train.run.progress import Advance, no_advance
+from sae_train.run.runs import now, partial_path, require_disk
+from sae_train.storage import h5
+from sae_train.text.windows import TokenPlan
 
 _OPTIONS = ("hook_points", "dtype", "batch_size", "ctx_len", "packing", "max_tokens", "entity_share", "seed")
 _NAMES = {"model_hash": "model", "tokenizer_hash": "tokenizer", "plan_hash": "text (or entities, or templates)"}
@@ -104,7 +104,7 @@ def write_store(
 
     Args:
         lm: The model.
-        plan: What to read; see `sae_train.lm.windows.plan_windows`.
+        plan: What to read; see `sae_train.text.windows.plan_windows`.
         config: Hook points (canonical names) and formats.
         out: The store. While it grows it is called `<out>.partial`.
         provenance: Names to record: model, text.

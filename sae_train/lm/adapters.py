@@ -23,7 +23,7 @@ from torch import nn
 
 from sae_train.errors import ConfigError, FileFormatError
 from sae_train.rng import torch_global_rng
-from sae_train.runs import partial_path, write_json
+from sae_train.run.runs import partial_path, write_json
 
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's name
 BASE = "adapter_base.json"  # ours: which model the adapter belongs to

@@ -12,7 +12,7 @@ from torch import Tensor
 from sae_train.lm.answering import read_on
 from sae_train.lm.generate import batches_by_length, encode_prompts, pad_right
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.tokens import encode_plain
+from sae_train.text.tokens import encode_plain
 
 ROWS = 256  # continuations in one forward pass
 

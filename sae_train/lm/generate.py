@@ -14,8 +14,8 @@ from sae_train.lm.answer_end import first_line_is_whole
 from sae_train.lm.answering import ROWS, batches_by_length, logits_of_last, write_answers
 from sae_train.lm.draws import PerBatch
 from sae_train.lm.models import LanguageModel
-from sae_train.lm.packing import lay_out
-from sae_train.lm.tokens import bos_prefix, encode_plain
+from sae_train.text.packing import lay_out
+from sae_train.text.tokens import bos_prefix, encode_plain
 
 
 def encode_prompts(lm: LanguageModel, prompts: Sequence[str]) -> list[list[int]]:

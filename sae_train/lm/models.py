@@ -20,8 +20,8 @@ from sae_train.errors import ConfigError, FileFormatError, MissingFileError
 from sae_train.lm.adapters import is_adapter, put_on, read_base
 from sae_train.lm.architecture import Architecture
 from sae_train.lm.architecture_check import architecture_of
-from sae_train.lm.worlds import find_world, install_hint, world_names
-from sae_train.runs import partial_path, resolve_device
+from sae_train.run.runs import partial_path, resolve_device
+from sae_train.text.worlds import find_world, install_hint, world_names
 
 transformers.utils.logging.disable_progress_bar()  # the command line shows its own progress
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

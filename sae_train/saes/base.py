@@ -17,13 +17,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_train.config import SaeTrainConfig
-from sae_train.notebook import html_table
 from sae_train.rng import torch_rng
+from sae_train.run.notebook import html_table
 from sae_train.saes.sparse_ops import dots_of_rows
 from sae_train.saes.whole_batch import WholeBatch
 
 if TYPE_CHECKING:
-    from sae_train.outputs import Output
+    from sae_train.run.outputs import Output
 
 ROWS_IN_CACHE = 256  # of a weight matrix that is passed over more than once
 

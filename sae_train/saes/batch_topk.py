@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_train.errors import ConfigError
-from sae_train.processes import ALONE, Processes
+from sae_train.run.processes import ALONE, Processes
 from sae_train.saes.auxk import auxk_loss
 from sae_train.saes.base import LossTerms, StepContext
 from sae_train.saes.sparse_ops import Support, sparse_encode, support_decode

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from sae_train.errors import ConfigError, FileFormatError, ShapeError
 from sae_train.lm.hook_names import canonical_hook_point, saelens_name
-from sae_train.outputs import Output
-from sae_train.runs import clear_output, file_hash, partial_path, require_file, write_json
+from sae_train.run.outputs import Output
+from sae_train.run.runs import clear_output, file_hash, partial_path, require_file, write_json
 from sae_train.saes import SAELENS_ARCHS
 from sae_train.saes.base import Sae
 

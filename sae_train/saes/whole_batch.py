@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_train.processes import ALONE, Processes
+from sae_train.run.processes import ALONE, Processes
 from sae_train.saes.squares import sum_of_squares
 
 

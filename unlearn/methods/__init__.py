@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from unlearn.finetune import Objective, WeightEdit
+from unlearn.finetuning.finetune import Objective, WeightEdit
 from unlearn.methods.crisp import Crisp
 from unlearn.methods.ga import GradientAscent
 from unlearn.methods.graddiff import GradientDifference
@@ -20,7 +20,7 @@ from unlearn.methods.redirect import Redirect
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
 from unlearn.methods.rmu import Rmu
 from unlearn.methods.simnpo import SimNpo
-from unlearn.problem import Problem
+from unlearn.problem.problem import Problem
 
 METHODS: dict[str, Callable[[Problem], Objective | WeightEdit]] = {
     "redirect": Redirect,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from sae_train.errors import CollapseError
 from unlearn.methods.forgetting import ActivationForgetting, drawn
-from unlearn.problem import Problem
+from unlearn.problem.problem import Problem
 from unlearn.settings import CrispSettings
 
 FLOOR = 1e-6  # mean value of a latent that never fires on retained entities

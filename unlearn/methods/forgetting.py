@@ -10,16 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from features.entities import Entity
-from features.name_tokens import Encoded, encode
+from features.entities.entities import Entity
+from features.entities.name_tokens import Encoded, encode
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import captured
 from sae_train.rng import rng
-from unlearn.data import training_prompts
-from unlearn.examples import Answered, answer_log_probs, own_answers
-from unlearn.finetune import LossTerms, Part
-from unlearn.problem import Problem
-from unlearn.retention import Retention
+from unlearn.finetuning.finetune import LossTerms, Part
+from unlearn.losses.retention import Retention
+from unlearn.problem.data import training_prompts
+from unlearn.problem.examples import Answered, answer_log_probs, own_answers
+from unlearn.problem.problem import Problem
 
 T = TypeVar("T")
 STATISTICS_PROMPTS = 512  # enough for a mean and a variance

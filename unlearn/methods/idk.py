@@ -12,10 +12,10 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from unlearn.examples import answer_log_probs, refused_answers
 from unlearn.methods.forgetting import ForgetRetain, drawn
 from unlearn.methods.ga import ascent
-from unlearn.problem import Problem
+from unlearn.problem.examples import answer_log_probs, refused_answers
+from unlearn.problem.problem import Problem
 
 
 class RejectTuning(ForgetRetain):

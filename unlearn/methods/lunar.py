@@ -16,13 +16,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from features.entities import Entity
-from features.knowledge import judge
-from features.name_tokens import Encoded, encode
-from features.prompts import questions
+from features.entities.entities import Entity
+from features.entities.name_tokens import Encoded, encode
+from features.entities.prompts import questions
+from features.labels.knowledge import judge
 from sae_train.errors import EntityError
 from unlearn.methods.forgetting import ActivationForgetting, drawn, variance
-from unlearn.problem import Problem
+from unlearn.problem.problem import Problem
 
 
 def shift_distance(

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unlearn.methods.forgetting import ActivationForgetting, drawn, variance
 from unlearn.methods.lunar import shift_distance
-from unlearn.problem import Problem
+from unlearn.problem.problem import Problem
 from unlearn.settings import MeanDifferenceSettings
 
 

@@ -21,7 +21,7 @@ behind has to be as for the unknown entity all the same:
 What was removed from the model before is redirected again beside the new targets, which have at least half of every
 batch: only retained as it was, it would come back, a little with every removal that keeps everything else original.
 
-And so that lessons bring back no more than they teach an unknown entity: the guard of `unlearn/relearn_guard.py`.
+And so that lessons bring back no more than they teach an unknown entity: the guard of `losses/relearn_guard.py`.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ from sae_train.lm.hook_names import block_index
 from sae_train.lm.hooks import capture, captured, replaced
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
-from unlearn.data import UnlearnSets
-from unlearn.divergence import next_token_kl
-from unlearn.finetune import LossTerms, Part
+from unlearn.finetuning.finetune import LossTerms, Part
+from unlearn.losses.divergence import next_token_kl
+from unlearn.losses.relearn_guard import RelearnGuard
+from unlearn.losses.retention import Retention, block_names
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
-from unlearn.pairs import Pair, PairBatch, aimed_prompts, pair_batch
-from unlearn.problem import Problem
-from unlearn.relearn_guard import RelearnGuard
-from unlearn.retention import Retention, block_names
+from unlearn.problem.data import UnlearnSets
+from unlearn.problem.pairs import Pair, PairBatch, aimed_prompts, pair_batch
+from unlearn.problem.problem import Problem
 from unlearn.settings import ClosedFormSettings, RedirectSettings
 
 MIN_STD = 1e-3  # of a pre-activation, so that a constant one does not divide by zero

@@ -3,7 +3,7 @@
 The aim is that of `redirect`: at the name tokens the residual stream behind the last of a few blocks should be what the
 original model has there for the paired unknown entity. The gap is spread over these blocks, as MEMIT does (Meng et al.
 2023, arXiv:2210.07229): block i of n closes 1 / (n - i) of what is left of it, by the least change of its MLP's output
-matrix under the second moment of the keys of general text, retained entities and unknown ones (`unlearn/key_solve.py`).
+matrix under the second moment of the keys of general text, retained entities and unknown ones (`losses/key_solve.py`).
 Seconds instead of minutes: one pass for the moments and one per block; the matrix has to write straight into the
 residual stream.
 """
@@ -18,19 +18,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from features.entities import Entity
-from features.knowledge import normalize
-from features.name_tokens import Encoded, encode
-from features.prompts import NAME, Prompt, Templates, contexts, questions, render
+from features.entities.entities import Entity
+from features.entities.name_tokens import Encoded, encode
+from features.entities.prompts import NAME, Prompt, Templates, contexts, questions, render
+from features.labels.knowledge import normalize
 from sae_train.fields import require
 from sae_train.lm.architecture import Matrix
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import capture, captured_keys
 from sae_train.lm.models import LanguageModel
-from unlearn.data import UnlearnSets
-from unlearn.key_solve import KeyMoment, solve_update
-from unlearn.pairs import PairBatch, pair_batch
-from unlearn.problem import Problem
+from unlearn.losses.key_solve import KeyMoment, solve_update
+from unlearn.problem.data import UnlearnSets
+from unlearn.problem.pairs import PairBatch, pair_batch
+from unlearn.problem.problem import Problem
 from unlearn.settings import ClosedFormSettings
 
 BATCH = 32  # prompts in a forward pass

@@ -17,8 +17,8 @@ import torch
 
 from sae_train.errors import ConfigError, FileFormatError, InputError, MissingFileError, nearest_first
 from sae_train.fields import config_of
-from sae_train.outputs import Output
-from sae_train.runs import Run, clear_output, file_hash, folder_hash, partial_path, require_disk, resolve_device
+from sae_train.run.outputs import Output
+from sae_train.run.runs import Run, clear_output, file_hash, folder_hash, partial_path, require_disk, resolve_device
 from sae_train.saes.base import Sae
 from sae_train.saes.importers import dictionary_learning, gemma_scope, saelens, sparsify
 from sae_train.saes.importers.draft import SaeDraft, with_unit_rows

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sae_train.errors import ConfigError, FileFormatError, ShapeError
 from sae_train.lm.hook_names import canonical_hook_point
-from sae_train.runs import require_file
+from sae_train.run.runs import require_file
 
 _OURS = re.compile(r"embed|layers\.\d+(\.(mlp|self_attn))?")
 

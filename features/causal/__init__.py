@@ -1,0 +1,1 @@
+"""Causal checks: activation patching (the gate) and steering."""

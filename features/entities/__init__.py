@@ -1,0 +1,1 @@
+"""Entities, templates and prompts; where a name stands in a prompt and the activations there."""

@@ -1,0 +1,89 @@
+"""Answers kept on the way: OUT.partial, so that labelling that was cut off goes on where it stopped.
+
+JSON lines: the first one says what was asked of whom, every other one is an entity with its answers.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from features.entities.entities import Entity, entity_line, parse_entity, save_entities
+from sae_train.errors import ConfigError, FileFormatError
+from sae_train.run.runs import jsonable, partial_path
+
+
+class AnswerLog:
+    """The answers given so far.
+
+    Args:
+        out: The label file that is being made.
+        job: What decides the answers: model, templates, entities, sampling.
+        resume: Take over what an earlier run with the same job left; otherwise begin anew.
+
+    Raises:
+        ConfigError: What is there belongs to another job.
+        FileFormatError: What is there is no record of answers.
+    """
+
+    def __init__(self, out: Path, job: Mapping[str, Any], *, resume: bool) -> None:
+        self.out, self.path = out, partial_path(out)
+        self.kept: dict[str, Entity] = {}
+        out.parent.mkdir(parents=True, exist_ok=True)
+        head = json.dumps({"job": jsonable(job)}, ensure_ascii=False)
+        if resume and self.path.exists():
+            self._read(json.loads(head)["job"])
+        else:
+            self.path.write_text(head + "\n", encoding="utf-8")
+        self._stream = self.path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> AnswerLog:
+        """Return the log."""
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Close the file; it stays where it is."""
+        self._stream.close()
+
+    def add(self, entities: Sequence[Entity]) -> None:
+        """Keep a block of answers, on the disk when this returns."""
+        self._stream.writelines(entity_line(e) + "\n" for e in entities)
+        self._stream.flush()
+        os.fsync(self._stream.fileno())
+        self.kept.update((e.key, e) for e in entities)
+
+    def finish(self, labelled: Sequence[Entity]) -> None:
+        """Write the label file, whole or not at all, and remove the log."""
+        self._stream.close()
+        whole = self.out.with_name(self.out.name + ".whole")  # the log stays until its successor is there
+        save_entities(labelled, whole)
+        os.replace(whole, self.out)
+        self.path.unlink()
+
+    def _read(self, job: Mapping[str, Any]) -> None:
+        """Take over whole lines; a last one that was cut off is dropped."""
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        lines = whole.decode("utf-8").splitlines()
+        try:
+            theirs = json.loads(lines[0])["job"]
+        except (IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
+            raise FileFormatError(
+                f"'{self.path}' is no record of answers", got=str(whole[:60]), expected='{"job": …}'
+            ) from error
+        if theirs != job:
+            other = sorted(k for k in {*theirs, *job} if theirs.get(k) != job.get(k))
+            raise ConfigError(
+                f"'{self.path}' belongs to another run",
+                got=", ".join(f"{k} {job.get(k)}" for k in other),
+                expected=", ".join(f"{k} {theirs.get(k)}" for k in other),
+                try_="the same options as before, or `overwrite` in the place of `resume`",
+            )
+        if len(whole) < len(data):
+            os.truncate(self.path, len(whole))
+        for number, line in enumerate(lines[1:], start=2):
+            entity = parse_entity(json.loads(line), f"line {number} of '{self.path}'")
+            self.kept[entity.key] = entity

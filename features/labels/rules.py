@@ -1,0 +1,95 @@
+"""When an entity counts as known: rules over the verdicts of its answers, by name.
+
+`ferrando`: an attribute is known if at least `min_sample_share` of its sampled answers are right (3 of 10), several
+wordings pooled; an entity is unknown if none of its attributes is known (Ferrando et al., ICLR 2025, arXiv 2411.14257).
+
+`paraphrases`: an attribute is known if more than `min_right_share` of the greedy answers to its wordings are right; an
+entity is unknown if no greedy answer is right.
+
+By both an entity is known with `min_known_attributes` known attributes, or all of them if it has fewer; what is neither
+is `between`. Adding a rule: one entry in `RULES`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from features.config import KnowledgeRule
+from features.labels.matching import Verdict
+from sae_train.errors import ConfigError
+
+PARAPHRASES, FERRANDO = "paraphrases", "ferrando"
+
+
+@dataclass(frozen=True)
+class AttributeRecord:
+    """The verdicts on everything said about one attribute of one entity.
+
+    Attributes:
+        greedy: One per wording.
+        sampled: Of all wordings, one after the other.
+    """
+
+    greedy: tuple[Verdict, ...]
+    sampled: tuple[Verdict, ...] = ()
+
+    def right_share(self, verdicts: tuple[Verdict, ...]) -> float:
+        """Return the share of right answers."""
+        return verdicts.count("right") / len(verdicts)
+
+
+class RuleParts(NamedTuple):
+    """What makes a rule.
+
+    Attributes:
+        is_known: Whether one attribute is known.
+        rules_out: Whether one attribute keeps its entity from being unknown.
+        samples: Sampled answers per question it needs; 0 if it reads the greedy ones.
+    """
+
+    is_known: Callable[[AttributeRecord, KnowledgeRule], bool]
+    rules_out: Callable[[AttributeRecord, KnowledgeRule], bool]
+    samples: int
+
+
+def _most_greedy(record: AttributeRecord, rule: KnowledgeRule) -> bool:
+    """More than a share of the greedy answers is right."""
+    return record.right_share(record.greedy) > rule.min_right_share
+
+
+def _any_greedy(record: AttributeRecord, rule: KnowledgeRule) -> bool:
+    """A greedy answer is right."""
+    return "right" in record.greedy
+
+
+def _enough_samples(record: AttributeRecord, rule: KnowledgeRule) -> bool:
+    """At least a share of the samples is right."""
+    if not record.sampled:
+        raise ConfigError(
+            f"the rule '{FERRANDO}' reads sampled answers", got="none", expected="10 a question", try_="`samples`=10"
+        )
+    return record.right_share(record.sampled) >= rule.min_sample_share - 1e-12  # 3 / 10 is not exactly 0.3
+
+
+RULES: dict[str, RuleParts] = {
+    PARAPHRASES: RuleParts(_most_greedy, _any_greedy, samples=0),
+    FERRANDO: RuleParts(_enough_samples, _enough_samples, samples=10),
+}
+
+
+def label_of(records: Mapping[str, AttributeRecord], rule: KnowledgeRule) -> str:
+    """Apply a rule to what was said about one entity, by attribute; nothing asked is `between`.
+
+    Example:
+        >>> label_of({"country": AttributeRecord(("right", "right", "wrong"))}, KnowledgeRule())
+        'known'
+    """
+    parts = RULES[rule.name]
+    if not records:
+        return "between"
+    n_known = sum(parts.is_known(r, rule) for r in records.values())
+    if n_known >= min(rule.min_known_attributes, len(records)):
+        return "known"
+    return "between" if any(parts.rules_out(r, rule) for r in records.values()) else "unknown"

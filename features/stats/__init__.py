@@ -1,0 +1,1 @@
+"""Statistics of latents: probes, separation, tests, permutation, scores, intervals."""

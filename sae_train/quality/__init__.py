@@ -1,0 +1,1 @@
+"""How good an SAE is: one definition of each quantity, evaluation, splicing, bootstrap."""

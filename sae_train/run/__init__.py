@@ -1,0 +1,1 @@
+"""Runs: claimed outputs, hashes, seeds, checkpoints, logs, processes and threads."""

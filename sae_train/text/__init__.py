@@ -1,0 +1,1 @@
+"""Text: documents, tokens, chat templates, windows of tokens, short sequences packed in rows."""

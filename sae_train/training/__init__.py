@@ -1,0 +1,1 @@
+"""Training of SAEs: one trainer, its state, its step, several at once."""

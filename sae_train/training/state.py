@@ -1,0 +1,178 @@
+"""What changes while an SAE is trained, and what is fixed before the first step: state, plan, and where both start."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from sae_train.activations.sampler import sample_rows
+from sae_train.activations.store import ActivationStore
+from sae_train.config import SEARCH_DTYPES, SaeTrainConfig
+from sae_train.errors import NumericalError
+from sae_train.quality.metrics import dead_latents
+from sae_train.run.processes import Processes
+from sae_train.saes import sae_from_config
+from sae_train.saes.base import Sae
+from sae_train.saes.centers import CENTERS
+
+STATISTICS_ROWS = 32_768
+THRESHOLD_ROWS = 2_048  # of those, for thresholds: they take (rows, d_sae) numbers
+SEARCH_ROWS = 512  # of those, to try searches on
+LOOKS_PER_DEATH, MOST_STEPS_UNSEEN = 8, 16  # who is dead is looked up this often in `dead_after_tokens`, or in steps
+ADAM_BETAS = (0.9, 0.999)
+
+
+@dataclass
+class TrainState:
+    """Everything that changes while training: what a checkpoint holds."""
+
+    sae: Sae
+    optimizer: torch.optim.Adam
+    tokens_since_fired: Tensor  # in the rows of this process; over all of them it is the smallest
+    is_dead: Tensor
+    dead: Tensor  # the same by number
+    step: int = 0
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the SAE's parameters and buffers by name."""
+        return self.sae.state_dict(keep_vars=True)
+
+    def zero_grad(self) -> None:
+        """Forget the last gradients, and free their memory."""
+        self.sae.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def hand_over_gradients(self) -> None:
+        """Show the optimizer the SAE's gradients, in the order in which they lie in memory."""
+        (group,) = self.optimizer.param_groups
+        for own, as_stored in zip(self.sae.parameters(), group["params"], strict=True):
+            as_stored.grad = own.grad if own is as_stored or own.grad is None else own.grad.T
+
+    def sum_gradients(self, processes: Processes) -> None:
+        """Add up the gradients of all processes."""
+        (group,) = self.optimizer.param_groups
+        processes.sum_(*(p.grad for p in group["params"] if p.grad is not None))
+
+    def adam_step(self, lr: float) -> None:
+        """Move the weights by the gradient brought to length one.
+
+        Adam forgets squared gradients over 1,000 steps: without this, the long ones of the beginning keep the later
+        steps short (held-out FVU after 120 steps on SmolLM2's block 9: 0.26 instead of 0.30).
+        """
+        (group,) = self.optimizer.param_groups
+        group["lr"] = lr
+        gradients = [p.grad for p in group["params"] if p.grad is not None]
+        length = torch.nn.utils.get_total_norm(gradients)
+        length = length.clamp_min(torch.finfo(length.dtype).tiny)
+        if group["fused"]:
+            # As a GradScaler does: the fused step divides by it as it reads.
+            self.optimizer.grad_scale = length  # pyright: ignore[reportAttributeAccessIssue]
+        else:
+            for gradient in gradients:
+                gradient.div_(length)
+        self.optimizer.step()
+
+    def extras(self) -> dict[str, Tensor]:
+        """Return what a checkpoint holds beside parameters, buffers and optimizer."""
+        search = torch.tensor(SEARCH_DTYPES.index(self.sae.search_dtype))  # the machine's choice: it is not made again
+        return {
+            "tokens_since_fired": self.tokens_since_fired,
+            "is_dead": self.is_dead,
+            "search_dtype": search,
+        }
+
+    def take_extras(self, tensors: dict[str, Tensor]) -> None:
+        """Take up what `extras` returned."""
+        self.tokens_since_fired.copy_(tensors["tokens_since_fired"])
+        self._set_dead(tensors["is_dead"].to(self.is_dead.device))
+        self.sae.search_dtype = SEARCH_DTYPES[int(tensors["search_dtype"])]
+
+    def find_dead(self, dead_after_tokens: int) -> None:
+        """Look which latents are dead; the only thing in a step that waits for the device."""
+        self._set_dead(dead_latents(self.tokens_since_fired, dead_after_tokens))
+
+    def _set_dead(self, is_dead: Tensor) -> None:
+        self.is_dead, self.dead = is_dead, is_dead.nonzero().flatten()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What follows from config and store before the first step.
+
+    Attributes:
+        n_steps: Steps of the run.
+        lr: Adam's step size at its highest.
+        scale: What activations are multiplied by.
+        dead_after_tokens: A latent is dead when it has not fired in that many.
+        dead_every: Steps between looks at who is dead: each one waits for the device.
+        n_train_rows: Rows that are not held out.
+    """
+
+    n_steps: int
+    lr: float
+    scale: float
+    dead_after_tokens: int
+    dead_every: int
+    n_train_rows: int
+
+
+def prepare(
+    store: ActivationStore,
+    config: SaeTrainConfig,
+    use: np.ndarray,
+    device: torch.device,
+    *,
+    sample: Float[Tensor, "row d_in"] | None = None,
+) -> tuple[TrainState, Plan]:
+    """Measure mean and scale on a sample, draw the weights, count the steps.
+
+    Args:
+        store: The activations.
+        config: The run's.
+        use: Which rows may be trained on.
+        device: Where the weights will be.
+        sample: What `statistics_sample` returns for these, where it is known.
+    """
+    sample = statistics_sample(store, config, use) if sample is None else sample
+    mean_norm = float(sample.norm(dim=1).mean())
+    if not math.isfinite(mean_norm) or float(sample.var(dim=0, unbiased=False).sum()) == 0:
+        raise NumericalError(
+            f"the activations at {config.hook_point} cannot be learned",
+            got=f"mean norm {mean_norm}, variance {float(sample.var(dim=0, unbiased=False).sum())}",
+            expected="finite activations that vary",
+        )
+    d_in, n_rows = sample.shape[1], int(use.sum())
+    scale = d_in**0.5 / mean_norm
+    sae = sae_from_config(config, d_in)
+    d_sae = sae.d_sae
+    sae.init_weights(CENTERS[config.b_dec_init](sample) * scale, config.seed)
+    sae.init_thresholds(sample[:THRESHOLD_ROWS] * scale)
+    sae.to(device)
+    sae.choose_search_dtype((sample[:SEARCH_ROWS] * scale).to(device), config.search_dtype)
+    lr = config.lr if config.lr is not None else 2e-4 / (d_sae / 2**14) ** 0.5
+    n_steps = max(1, math.ceil((config.tokens or n_rows) / config.batch_size))
+    dead_after = config.dead_after_tokens or max(config.batch_size, n_steps * config.batch_size // 10)
+    fused = device.type in ("cpu", "cuda")
+    optimizer = torch.optim.Adam(map(in_memory_order, sae.parameters()), lr=lr, betas=ADAM_BETAS, fused=fused)
+    since, is_dead = (torch.zeros(d_sae, dtype=kind, device=device) for kind in (torch.int64, torch.bool))
+    state = TrainState(sae, optimizer, since, is_dead, dead=is_dead.nonzero().flatten())
+    dead_every = min(MOST_STEPS_UNSEEN, max(1, dead_after // (LOOKS_PER_DEATH * config.batch_size)))
+    return state, Plan(n_steps, lr, scale, dead_after, dead_every, n_rows)
+
+
+def in_memory_order(parameter: nn.Parameter) -> nn.Parameter:
+    """Return the parameter, or where its columns lie together in memory, its transpose: the same numbers.
+
+    Fused Adam copies whatever is not contiguous, every time: 20 ms instead of 5 for 3.3 million parameters.
+    """
+    return parameter if parameter.is_contiguous() else nn.Parameter(parameter.data.T)
+
+
+def statistics_sample(store: ActivationStore, config: SaeTrainConfig, use: np.ndarray) -> Float[Tensor, "row d_in"]:
+    """Return the rows on which mean and scale are measured."""
+    return sample_rows(store, config.hook_point, use, n_rows=STATISTICS_ROWS, seed=config.rows_seed)

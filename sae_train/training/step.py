@@ -1,0 +1,69 @@
+"""One step of training: forward and backward over the micro batches, gradients of all processes, Adam, who fired."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from sae_train.config import SaeTrainConfig
+from sae_train.run.processes import ALONE, Processes
+from sae_train.saes.base import StepContext
+from sae_train.saes.whole_batch import WholeBatch
+from sae_train.training.state import Plan, TrainState
+
+
+def lr_factor(step: int, config: SaeTrainConfig, n_steps: int) -> float:
+    """Return the share of the full step size at a step: linear warm-up, constant, linear decay to zero."""
+    warmup = min(1.0, (step + 1) / max(1, min(config.lr_warmup_steps, n_steps)))
+    decay_steps = max(1, int(config.lr_decay_share * n_steps))
+    return min(warmup, (n_steps - step) / decay_steps, 1.0)
+
+
+def train_step(
+    state: TrainState, acts: Tensor, config: SaeTrainConfig, plan: Plan, processes: Processes = ALONE
+) -> dict[str, Tensor]:
+    """Advance the state by one batch; return the terms of the loss, still on the device.
+
+    Args:
+        state: It ends up the same in every process.
+        acts: The rows of this process, in the model's own scale.
+        config: The run's.
+        plan: The run's.
+        processes: Who has the other rows of the batch. Terms are what these rows add: their sum is the batch's.
+    """
+    if state.step % plan.dead_every == 0:
+        processes.min_(state.tokens_since_fired)  # each has counted on since the last one who fired in its own rows
+        state.find_dead(plan.dead_after_tokens)
+    acts = acts * plan.scale
+    context = StepContext(
+        is_dead=state.is_dead,
+        dead_latents=state.dead,
+        progress=state.step / plan.n_steps,
+        auxk_alpha=config.auxk_alpha,
+        l1_coefficient=config.l1_coefficient,
+        l1_warmup_share=config.l1_warmup_share,
+        batch=WholeBatch.of(acts, n_micro=config.accumulate, processes=processes),
+    )
+    terms = _backward(state, acts, config, context)
+    state.hand_over_gradients()
+    state.sum_gradients(processes)
+    state.sae.project_decoder_gradient()
+    state.adam_step(plan.lr * lr_factor(state.step, config, plan.n_steps))
+    state.zero_grad()  # its memory is another SAE's now
+    state.sae.normalize_decoder()
+    state.step += 1
+    return {**terms, "frac_dead": context.is_dead.float().mean() / processes.count}
+
+
+def _backward(state: TrainState, acts: Tensor, config: SaeTrainConfig, context: StepContext) -> dict[str, Tensor]:
+    """Leave the gradients of these rows in the SAE, and count who fired; return the terms."""
+    state.tokens_since_fired += context.batch_of(acts).n_tokens
+    sums: dict[str, Tensor] = {}
+    for rows in acts.chunk(config.accumulate):
+        with torch.autocast(acts.device.type, torch.bfloat16, enabled=config.autocast):
+            result = state.sae.training_loss(rows, context)
+        result.loss.backward()
+        state.tokens_since_fired.masked_fill_(result.fired, 0)
+        terms = {"loss": result.loss.detach(), **result.terms}
+        sums = {name: sums[name] + value for name, value in terms.items()} if sums else terms
+    return sums

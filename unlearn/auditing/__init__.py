@@ -1,0 +1,1 @@
+"""The audit: request, roles, evaluations, attacks, policy, verdict, report."""

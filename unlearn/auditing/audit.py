@@ -1,0 +1,119 @@
+"""One report for one removal request: every evaluation on both models, then the verdict. Any pair of models will do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+
+from sae_train.errors import ConfigError
+from sae_train.lm.models import LanguageModel, weights_hash
+from sae_train.run.progress import Advance, no_advance
+from sae_train.run.runs import now
+from unlearn.auditing.audit_report import AuditedRequest, AuditReport, Findings
+from unlearn.auditing.audit_run import PARTS, run_parts
+from unlearn.auditing.compare import Other, compare_models
+from unlearn.auditing.context import AuditContext
+from unlearn.auditing.evaluations.benchmarks import check_tasks
+from unlearn.auditing.policy import AuditPolicy, default_policy
+from unlearn.auditing.request import Request
+from unlearn.auditing.roles import make_context
+from unlearn.auditing.verdict import decide
+from unlearn.config import AuditConfig
+
+NEVER_TESTED = (
+    "languages other than that of the templates",
+    "attackers with more lessons, data or steps than stated here",
+)
+
+
+def run_audit(
+    before: LanguageModel,
+    after: LanguageModel,
+    request: Request,
+    *,
+    config: AuditConfig | None = None,
+    policy: AuditPolicy | None = None,
+    others: Sequence[Other] = (),
+    advance: Advance = no_advance,
+) -> AuditReport:
+    """Measure what `after` still knows of the named entities, what it lost, what comes back, and decide.
+
+    Any pair of models of one shape will do: labels, templates and names are enough.
+
+    Args:
+        before: The original model.
+        after: The unlearned one.
+        request: Entities, wordings, and what else is at hand.
+        config: How to sample.
+        policy: Limits of the verdict; the shipped ones by default.
+        others: Models to be shown beside `after`; they come first, so that one that does not fit ends the audit early.
+        advance: Called with the name of each evaluation and attack before it starts.
+
+    Returns:
+        Everything that was found, the verdict and what it rests on.
+
+    Raises:
+        ConfigError: An evaluation to skip does not exist, or a task of `lm-eval` cannot be run.
+        EntityError: A target cannot be used, a template has no held-out wording, or nothing is left to compare with.
+        ShapeError: The models are not a pair.
+    """
+    started = time.monotonic()
+    config, policy = config or AuditConfig(), policy or default_policy()
+    check_names(config.skip, "skip")
+    check_names(policy.required, "policy key 'required'")
+    check_tasks(config.lm_eval)
+    context = make_context(before, after, request, config)
+    beside = compare_models(context, others, own=str(request.facts.get("unlearned", "")), advance=advance)
+    found, seconds = run_parts(context, [n for n in PARTS if n not in config.skip], advance)
+    verdict, checks = decide(found, policy)
+    audited = AuditedRequest(
+        forget=tuple(e.name for e in context.forget),
+        hook_point=context.hook_point,
+        model_hash=weights_hash(before.model),
+        unlearned_hash=weights_hash(after.model),
+        facts=dict(request.facts),
+    )
+    return AuditReport(
+        **found.parts(),
+        created=now(),
+        request=audited,
+        verdict=verdict,
+        checks=tuple(checks),
+        compare=beside,
+        not_tested=tuple(not_tested(context, found)),
+        policy=policy.record(),
+        config=asdict(config),
+        seconds=time.monotonic() - started,
+        seconds_by_part=seconds,
+    )
+
+
+def check_names(names: Iterable[str], where: str) -> None:
+    """Refuse what is neither an evaluation nor an attack."""
+    for name in names:
+        if name not in PARTS:
+            raise ConfigError(f"no evaluation or attack '{name}'", got=name, expected=", ".join(PARTS), field=where)
+
+
+def not_tested(context: AuditContext, found: Findings) -> list[str]:
+    """Return, for the reader, what this audit did not look at."""
+    lines = [f"{n}: left out (skip)" for n in PARTS if n in context.config.skip]
+    lines += [
+        f"{n}: nothing to measure it on with these targets"
+        for n in PARTS
+        if n not in found.evaluated and n not in ("sae-fit", "lm-eval") and n not in context.config.skip
+    ]
+    if not context.saes:
+        lines.append("the latents and the error term of an SAE: none was given (saes)")
+    elif len({s.hook_point for s in context.saes}) == len(context.saes):
+        lines.append("a second SAE of another seed at one hook point: one was given (saes)")
+    if context.analysis is None:
+        lines.append("steering along mined latents: none were given (analysis)")
+    if not context.config.lm_eval:
+        lines.append("benchmarks of language models: none was given (lm_eval)")
+    if not context.config.n_samples:
+        lines.append("answers drawn at temperature one")
+    for attack in found.attacks.values():
+        lines += [f"questions in the form '{form}'" for form in attack.not_asked or ()]
+    return [*lines, *NEVER_TESTED]

@@ -1,0 +1,92 @@
+"""Recall: share of questions in held-out wordings answered rightly, greedily and when drawn at temperature one."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from features.entities.prompts import questions
+from features.labels.knowledge import first_line, is_right, normalize
+from sae_train.lm.generate import sampled_answers
+from unlearn.auditing.audit_figures import GroupResult
+from unlearn.auditing.audit_report import Findings
+from unlearn.auditing.context import AuditContext, figure, units
+from unlearn.auditing.evaluations.text_metrics import rouge_l
+
+SAMPLE_TOKENS = 6
+
+
+def evaluate_recall(context: AuditContext) -> Findings:
+    """Return `n` and recall before/after with intervals for targets, neighbours and other known entities.
+
+    For targets also ROUGE-L of the answers; for them and for never-known entities recall of drawn answers.
+    """
+    found = Findings(
+        forget=_recall(context, "forget"),
+        neighbours=_recall(context, "neighbours"),
+        retain=_recall(context, "retain"),
+        untouched=_untouched(context),
+    )
+    rouge = GroupResult(rouge_l_before=_rouge(context, "before"), rouge_l_after=_rouge(context, "after"))
+    found = found.joined(Findings(forget=rouge))
+    if not context.config.n_samples:
+        return found
+    return found.joined(Findings(forget=_drawn(context, "forget"), control=_drawn(context, "control")))
+
+
+def _recall(context: AuditContext, group: str) -> GroupResult:
+    """Return how many of a group there are, and their recall."""
+    before, after = (right_answers(context, group, when) for when in ("before", "after"))
+    return GroupResult(n=len(context.group(group)), recall=figure(before, after, context.config.seed))
+
+
+def _drawn(context: AuditContext, group: str) -> GroupResult:
+    """Return the same of drawn answers."""
+    before, after = (_sampled(context, group, when) for when in ("before", "after"))
+    return GroupResult(n=len(context.group(group)), sampled_recall=figure(before, after, context.config.seed))
+
+
+def _untouched(context: AuditContext) -> GroupResult:
+    """Return the same for the kept entities that no training retained, from the answers given already."""
+    keys = {e.key for e in context.untouched}
+    shares: dict[str, list[float]] = {}
+    for when in ("before", "after"):
+        answers = {**context.answers_of("neighbours", when), **context.answers_of("retain", when)}
+        shares[when] = units([[float(a.verdict == "right") for a in answers[k]] for k in answers if k in keys])
+    return GroupResult(n=len(keys), recall=figure(shares["before"], shares["after"], context.config.seed))
+
+
+def right_answers(context: AuditContext, group: str, when: str) -> list[float]:
+    """Return 1 for right and 0 for anything else, by `units`."""
+    answers = context.answers_of(group, when).values()
+    return units([[float(a.verdict == "right") for a in found] for found in answers])
+
+
+def _rouge(context: AuditContext, when: str) -> float:
+    """Return the mean ROUGE-L of the first line of every answer about a target, the best of the accepted answers."""
+    facts = {e.key: e.facts for e in context.forget}
+    scores = []
+    for found in context.answers_of("forget", when).values():
+        for answer in found:
+            said = normalize(first_line(answer.text)).split()
+            accepted = facts[answer.prompt.entity][answer.prompt.attribute or ""]
+            scores.append(max(rouge_l(said, normalize(a).split()) for a in accepted))
+    return float(np.mean(scores)) if scores else float("nan")
+
+
+def _sampled(context: AuditContext, group: str, when: str) -> list[float]:
+    """Return the share of right ones among drawn answers, one wording per attribute, by `units`."""
+    entities = context.group(group)[: context.config.max_attacked]
+    asked = {(e.key, p.attribute): (e, p) for e in entities for p in questions(e, context.templates, heldout=True)}
+    cases = list(asked.values())
+    texts = sampled_answers(
+        context.model(when),
+        [p.text for _, p in cases],
+        n_samples=context.config.n_samples,
+        max_new_tokens=SAMPLE_TOKENS,
+        seed=context.config.seed,
+    )
+    found: dict[str, list[float]] = {}
+    for (entity, prompt), drawn in zip(cases, texts, strict=True):
+        share = float(np.mean([is_right(t, entity.facts[prompt.attribute or ""]) for t in drawn]))
+        found.setdefault(entity.key, []).append(share)
+    return units(list(found.values()))

@@ -1,0 +1,46 @@
+"""What an audit is about: entities, wordings, names, and what else is at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from features.analysis.store import LatentAnalysis
+from features.entities.entities import Entity
+from features.entities.prompts import Templates
+from sae_train.saes.base import Sae
+from sae_train.text.tokens import Document
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an audit is about.
+
+    Attributes:
+        labels: Labelled entities.
+        templates: Held-out wordings ask; training wordings teach in the relearning attack.
+        names: Entities that were to be forgotten.
+        hook_point: Where a probe for known against unknown reads; None takes the first SAE's, the first of the latents
+            file, or else the middle block.
+        analysis: Mined latents: mining and held-out halves of the entities, directions to steer along. Without it the
+            halves are drawn.
+        saes: SAEs in which the targets are looked for too.
+        trained_on: Keys of the known entities that the fine-tune retained; the others are reported on their own.
+        removed: Keys of what was removed in all; whatever the labels say, none of it counts as known.
+        documents: General text; without any, the questions and answers of other known entities serve.
+        text_name: What to call it in the report.
+        facts: Further facts for the report (method, paths).
+    """
+
+    labels: Sequence[Entity]
+    templates: Templates
+    names: Sequence[str]
+    hook_point: str | None = None
+    analysis: LatentAnalysis | None = None
+    saes: Sequence[Sae] = ()
+    trained_on: Collection[str] = ()
+    removed: Collection[str] = ()
+    documents: Iterable[Document] = ()
+    text_name: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)

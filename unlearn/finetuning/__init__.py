@@ -1,0 +1,1 @@
+"""The fine-tuning loop, early stopping, and how far a removal is."""

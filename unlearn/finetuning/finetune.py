@@ -1,0 +1,295 @@
+"""One fine-tuning loop; methods differ in the parts of a loss. Order: save if due, stop if last, step, log, advance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from sae_train.errors import NumericalError
+from sae_train.lm.architecture_check import architecture_of
+from sae_train.lm.models import LanguageModel
+from sae_train.run.checkpoints import load_checkpoint, restore, save_checkpoint, state_tensors
+from sae_train.run.processes import ALONE, Processes
+from sae_train.run.progress import Advance, no_advance
+from sae_train.run.runs import Run
+from sae_train.run.threads import Mapper, side_by_side
+from unlearn.config import UnlearnConfig
+
+CLIP_NORM = 1.0
+LOG_EVERY = 5
+CARRIED = "carried."  # before the names of what an objective carries, in a checkpoint
+MOST_PARTS = 3  # that a loss is computed in at the same time
+SMALL = 10_000_000  # trainable numbers; in a larger model one matrix product keeps all threads busy
+
+
+@dataclass(frozen=True)
+class LossTerms:
+    """A part of the loss, weighted, and its terms by name, not weighted."""
+
+    loss: Tensor
+    terms: dict[str, Tensor]
+
+
+Part = Callable[[], LossTerms]
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """What a method contributes: the loss of a batch, a function of model and batch number alone.
+
+    More that it may have: `Preparing`, `Carrying`.
+    """
+
+    def parts(self, step: int) -> Sequence[Part]:
+        """Return the parts whose sum is the loss of one batch; batches and steps are the same with one batch a step.
+
+        They may run at the same time: each on modules of its own (`Problem.beside`), the longest first.
+        """
+        ...
+
+
+@runtime_checkable
+class Preparing(Protocol):
+    """An objective that changes the model before the first step; building it changes nothing."""
+
+    def prepare(self) -> None:
+        """Change the model's weights in place; called once, also where a run is resumed."""
+        ...
+
+
+@runtime_checkable
+class Carrying(Protocol):
+    """An objective that carries something from batch to batch, which is saved with the model.
+
+    In several processes each carries its own: there a run is saved only where it begins anew.
+    """
+
+    @property
+    def fresh_every(self) -> int:
+        """Return after how many batches it begins anew: at batches whose number this divides."""
+        ...
+
+    def carried(self) -> dict[str, Tensor]:
+        """Return what it carries."""
+        ...
+
+    def take_up(self, carried: Mapping[str, Tensor]) -> None:
+        """Go on with what was saved."""
+        ...
+
+
+@runtime_checkable
+class WeightEdit(Protocol):
+    """What a method contributes that needs no loop: it solves for the new weights and writes them."""
+
+    def edit(self) -> dict[str, float]:
+        """Change the model's weights in place; return figures for the record."""
+        ...
+
+
+@dataclass
+class TuneState:
+    """Everything that changes while fine-tuning, and the step size at its highest."""
+
+    parameters: dict[str, nn.Parameter]
+    optimizer: torch.optim.AdamW
+    lr: float
+    step: int = 0
+
+
+class Tuned(NamedTuple):
+    """What the loop ends with: the terms logged last, and the steps done."""
+
+    terms: dict[str, float]
+    steps: int
+
+
+def trainable_parameters(model: nn.Module, choice: str) -> dict[str, nn.Parameter]:
+    """Return the parameters that may change, by name; the embedding (and a head tied to it) never does.
+
+    Raises:
+        ConfigError: `down_proj`, where no MLP has an output matrix.
+    """
+    frozen = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
+    named = {n: p for n, p in model.named_parameters() if id(p) not in frozen}
+    if choice == "lora":
+        return {n: p for n, p in named.items() if "lora_" in n}
+    if choice == "down_proj":
+        written = set(architecture_of(model).written_parameters())
+        return {n: p for n, p in named.items() if n in written}
+    return named
+
+
+def adamw(parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.AdamW:
+    """Return AdamW without weight decay, in one pass over memory where torch has such a step."""
+    held = list(parameters)
+    fused = all(p.device.type in ("cpu", "cuda") for p in held)
+    return torch.optim.AdamW(held, lr=lr, weight_decay=0.0, fused=fused)
+
+
+def finetune(
+    lm: LanguageModel,
+    objective: Objective,
+    config: UnlearnConfig,
+    run: Run | None,
+    *,
+    folder: Path,
+    identity: Mapping[str, str],
+    resume: bool,
+    processes: Processes = ALONE,
+    passes: Callable[[int], bool] | None = None,
+    advance: Advance = no_advance,
+) -> Tuned:
+    """Train the model in place.
+
+    Args:
+        lm: The model.
+        objective: Its loss.
+        config: Steps, step size and the like.
+        run: What is logged to; None in all processes but the first.
+        folder: Where checkpoints lie.
+        identity: What a run must be continued with.
+        resume: Go on from a checkpoint, if there is one.
+        processes: This process among the others.
+        passes: Asked every `check_every` steps whether to stop here.
+        advance: Called with steps done and the terms.
+
+    Raises:
+        NumericalError: A loss is not finite.
+        ConfigError: At resume, the config or an input has changed.
+    """
+    parameters = trainable_parameters(lm.model, config.train)
+    for parameter in parameters.values():
+        parameter.requires_grad_(True)
+    lr = config.step_size(lm.d_model)
+    optimizer = adamw(parameters.values(), lr)
+    state = TuneState(parameters, optimizer, lr)
+    found = load_checkpoint(folder, identity) if resume else None
+    if found is not None:
+        restore(found[0], parameters, optimizer)
+        state.step = found[1]
+        if isinstance(objective, Carrying) and processes.count == 1:
+            objective.take_up({k.removeprefix(CARRIED): v for k, v in found[0].items() if k.startswith(CARRIED)})
+        advance(0, earlier=state.step)
+    values: dict[str, float] = {}
+    saved = state.step
+    is_small = sum(p.numel() for p in parameters.values()) <= SMALL
+    with side_by_side(lm.device, MOST_PARTS if is_small else 1) as mapped:
+        while True:
+            if passes is not None and state.step and state.step % config.check_every == 0 and passes(state.step):
+                break
+            if saved + config.save_every <= state.step < config.steps and _can_save(
+                state, objective, config, processes
+            ):
+                saved = state.step
+                if run is not None:
+                    tensors = state_tensors(parameters, optimizer) | _carried(objective)
+                    save_checkpoint(folder, tensors, step=saved, identity=identity)
+            if state.step >= config.steps:
+                break
+            terms = tune_step(state, objective, config, lm.device, processes, mapped)
+            if state.step % LOG_EVERY == 0 or state.step == config.steps:
+                values = _checked(terms, state.step)
+                if run is not None:
+                    run.log(step=state.step, **values)
+            advance(1, **values)
+    for parameter in parameters.values():
+        parameter.requires_grad_(False)
+    return Tuned(values, state.step)
+
+
+def tune_step(
+    state: TuneState,
+    objective: Objective,
+    config: UnlearnConfig,
+    device: torch.device,
+    processes: Processes = ALONE,
+    mapped: Mapper = map,
+) -> dict[str, Tensor]:
+    """Advance by one step: gradients of all batches, linear warm-up, cosine decay to a tenth, clipped gradient.
+
+    Returns:
+        The loss and its terms, means over this process's batches.
+    """
+    state.optimizer.zero_grad(set_to_none=True)
+    held = list(state.parameters.values())
+    sums: dict[str, Tensor] = {}
+    for own in range(config.accumulate):
+        batch = _first_batch(state.step, config, processes) + own * processes.count + processes.rank
+        gradients_of = partial(_gradients, held=held, config=config, device=device, count=processes.count)
+        for loss, terms, gradients in mapped(gradients_of, objective.parts(batch)):
+            for parameter, gradient in zip(held, gradients, strict=True):
+                if gradient is not None:
+                    parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+            for name, value in {"loss": loss, **terms}.items():
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulate
+    _sum_gradients(state.parameters.values(), processes)
+    torch.nn.utils.clip_grad_norm_(state.parameters.values(), CLIP_NORM)
+    warmup = min(1.0, (state.step + 1) / max(1, config.warmup_steps))
+    decay = 0.1 + 0.45 * (1 + math.cos(math.pi * state.step / config.steps))
+    for group in state.optimizer.param_groups:
+        group["lr"] = state.lr * warmup * decay
+    state.optimizer.step()
+    state.step += 1
+    return sums
+
+
+def _can_save(state: TuneState, objective: Objective, config: UnlearnConfig, processes: Processes) -> bool:
+    """Tell whether a run can go on from here: with what is carried, or where there is nothing to carry."""
+    if processes.count == 1 or not isinstance(objective, Carrying):
+        return True
+    return _first_batch(state.step, config, processes) % objective.fresh_every == 0
+
+
+def _carried(objective: Objective) -> dict[str, Tensor]:
+    """Return what an objective carries, named for a checkpoint."""
+    return {CARRIED + k: v for k, v in objective.carried().items()} if isinstance(objective, Carrying) else {}
+
+
+def _first_batch(step: int, config: UnlearnConfig, processes: Processes) -> int:
+    """Return the number of a step's first batch."""
+    return step * config.accumulate * processes.count
+
+
+def _gradients(
+    part: Part, held: Sequence[nn.Parameter], config: UnlearnConfig, device: torch.device, count: int
+) -> tuple[Tensor, dict[str, Tensor], Sequence[Tensor | None]]:
+    """Return a part's loss, its terms, and its share of the gradient; None for a parameter that it does not touch."""
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.autocast):
+        found = part()
+    gradients = torch.autograd.grad(found.loss / (config.accumulate * count), held, allow_unused=True)
+    return found.loss.detach(), found.terms, gradients
+
+
+def _sum_gradients(parameters: Iterable[nn.Parameter], processes: Processes) -> None:
+    """Replace every gradient by its sum over the processes; one that this process has not counts as zero."""
+    if processes.count == 1:
+        return
+    held = list(parameters)
+    flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in held])
+    processes.sum_(flat)
+    for parameter, part in zip(held, flat.split([p.numel() for p in held]), strict=True):
+        parameter.grad = part.view_as(parameter).clone()
+
+
+def _checked(terms: dict[str, Tensor], step: int) -> dict[str, float]:
+    """Bring the terms to the host and stop on NaN or Inf."""
+    values = {k: float(v) for k, v in terms.items()}
+    if not all(map(math.isfinite, values.values())):
+        shown = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
+        raise NumericalError(
+            f"unlearning diverged at step {step}", got=shown, expected="finite losses", try_="a smaller `lr`"
+        )
+    return values
+
+
+def checkpoint_folder(out: Path) -> Path:
+    """Return where a run keeps its state until the model is whole."""
+    return out.with_name(out.name + ".run")

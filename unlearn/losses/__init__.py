@@ -1,0 +1,1 @@
+"""Losses that methods share: divergence, retention, the guard against relearning, the closed-form solver."""

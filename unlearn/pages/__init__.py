@@ -1,0 +1,1 @@
+"""The audit's HTML page and its figures."""

@@ -1,0 +1,267 @@
+"""One unlearning run on what is in memory: prepare the problem, tune, check, and hand over the model.
+
+task -> prepared (sets, partners, text windows, the copy that changes) -> tuned -> outcome -> Unlearned
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from features.analysis.store import LatentAnalysis
+from features.entities.entities import Entity
+from features.entities.prompts import Templates
+from sae_train.lm.adapters import Base, attach_adapter, merge_adapter, save_adapter
+from sae_train.lm.models import LanguageModel, weights_hash
+from sae_train.run.processes import ALONE, Processes
+from sae_train.run.progress import Advance, no_advance
+from sae_train.run.runs import Run, jsonable, text_hash
+from sae_train.saes.base import Sae
+from sae_train.saes.interop import sae_hash
+from sae_train.text.tokens import Document
+from unlearn.auditing.roles import check_pair
+from unlearn.config import UnlearnConfig
+from unlearn.finetuning.finetune import Objective, Preparing, Tuned, WeightEdit, finetune
+from unlearn.finetuning.outcome import check_outcome
+from unlearn.finetuning.stopping import Stopper
+from unlearn.finetuning.validation import hold_apart
+from unlearn.methods import build_method
+from unlearn.problem.data import split_sets, text_windows, without_targets
+from unlearn.problem.hook_choice import choose_hook_point
+from unlearn.problem.problem import Problem
+from unlearn.removals.record import RemovalRecord
+from unlearn.removals.unlearned import ADAPTER, Unlearned
+
+TEXT_CTX = 64  # tokens in a window of general text
+TEXT_TOKENS = 60_000
+
+
+@dataclass(frozen=True)
+class RemovalTask:
+    """What is to be removed from which model, and what is known about it.
+
+    Attributes:
+        lm: The model; it is not changed.
+        saes: SAEs, one of which the latents were mined with.
+        analysis: Mined latents.
+        labels: Labelled entities.
+        templates: Training wordings are used, held-out ones never.
+        names: Targets.
+        config: The frozen config.
+        documents: General text to retain.
+        original: The model before the first removal, as which everything else is kept; None where `lm` is that, or
+            where it is not at hand: then it is kept as `lm` has it.
+        earlier: What was removed from this model before, key by key of its partner: kept forgotten.
+        chain: The removals that led to this model, for the record.
+    """
+
+    lm: LanguageModel
+    saes: Sequence[Sae]
+    analysis: LatentAnalysis
+    labels: Sequence[Entity]
+    templates: Templates
+    names: Sequence[str]
+    config: UnlearnConfig
+    documents: Iterable[Document] = ()
+    original: LanguageModel | None = None
+    earlier: Mapping[str, str] = MappingProxyType({})
+    chain: Sequence[dict[str, Any]] = ()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task with everything drawn.
+
+    Attributes:
+        problem: What methods are given; its `lm` is the copy that changes, its `reference` the model that came in.
+        validation: Wordings held apart for early stopping.
+        base: What finds the model that came in again.
+        inputs: What the run was made from, with hashes.
+    """
+
+    problem: Problem
+    validation: Templates
+    base: Base
+    inputs: dict[str, Any]
+
+
+def run_removal(
+    task: RemovalTask,
+    folder: Path,
+    *,
+    name: str = "",
+    resume: bool = False,
+    processes: Processes = ALONE,
+    wandb: str | None = None,
+    advance: Advance = no_advance,
+) -> Unlearned:
+    """Make a copy of the model forget the named entities.
+
+    Args:
+        task: What is to be removed.
+        folder: Where log and checkpoints lie until the model is saved.
+        name: What to call the result in the record: where it will be saved.
+        resume: Go on from a checkpoint.
+        processes: This process among the others; only the first writes.
+        wandb: Project to log to as well.
+        advance: Called with steps done and the terms of the loss.
+
+    Raises:
+        EntityError: A target cannot be used.
+        HookPointError: SAEs and latents do not fit.
+        ShapeError: `original` has another shape or tokenizer than `lm`.
+        NoChangeError: Nothing was changed.
+        CollapseError: The retained text's loss rose too far.
+        UnreachedError: With `stop_early`, the targets did not pass.
+    """
+    started = time.monotonic()
+    prepared = prepare(task)
+    adapter = adapter_for(prepared.problem.lm, task.config)  # refused, if it is, before anything is written
+    if processes.is_first and not resume:
+        shutil.rmtree(folder, ignore_errors=True)  # what a run that failed left there
+    processes.wait()
+    config, problem = task.config, prepared.problem
+    run = None
+    if processes.is_first:
+        run = Run(folder, config=config, command="unlearn", inputs=prepared.inputs, wandb=wandb)
+    method, stopper = build_method(problem), None
+    if isinstance(method, Preparing):
+        method.prepare()
+    if config.stop_early:
+        stopper = Stopper(problem, prepared.validation, run)
+    tuned = tune(prepared, method, stopper, run, folder, resume=resume, processes=processes, advance=advance)
+    outcome = check_outcome(problem)
+    if stopper is not None:
+        stopper.require_reached(tuned.steps)
+    result = {
+        "model": name,
+        "method": config.method,
+        "steps": tuned.steps,
+        "lr": None if isinstance(method, WeightEdit) else config.step_size(problem.lm.d_model),
+        "seconds": time.monotonic() - started,
+        **asdict(outcome),
+        "hook_point": problem.latents.hook_point,
+        "terms": tuned.terms,
+        "is_adapter": config.train == "lora" and not config.merge,
+        **({} if stopper is None else {"validation": asdict(stopper.last)}),
+    }
+    if run is not None and result["is_adapter"]:
+        save_adapter(adapter, problem.lm.tokenizer, folder / ADAPTER, prepared.base)
+    if adapter is not None:
+        merge_adapter(adapter)
+    values = {"config": jsonable(config), "inputs": prepared.inputs, "result": result, "chain": list(task.chain)}
+    if run is not None:
+        run.finish(result=result)
+        values |= {"model_hash": weights_hash(problem.lm.model), "run_id": run.record["run_id"]}
+    return Unlearned(problem.lm, result, RemovalRecord(values), folder=None, run_folder=folder)
+
+
+def prepare(task: RemovalTask) -> Prepared:
+    """Draw sets and partners, read the general text, copy the model."""
+    lm, config = task.lm, task.config
+    check_trainable(lm, config)
+    if task.original is not None:
+        check_pair(lm, task.original, field="original")
+    loaded, latents = choose_hook_point(task.saes, task.analysis, config.hook_point)
+    wordings, validation = hold_apart(task.templates) if config.stop_early else (task.templates, task.templates)
+    sets = split_sets(
+        lm,
+        task.labels,
+        wordings,
+        task.analysis,
+        task.names,
+        retain_share=config.retain_share,
+        seed=config.seed,
+        earlier=task.earlier,
+    )
+    gone = without_targets(task.documents, [*sets.forget, *sets.earlier])
+    text = text_windows(lm.tokenizer, gone, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
+    changing = replace(lm, model=copy.deepcopy(lm.model))
+    kept_as = lm.model if task.original is None else task.original.model
+    problem = Problem(changing, lm.model, kept_as, sets, wordings, loaded, latents, text, config)
+    base = _base(lm)
+    inputs = _inputs(problem, loaded, base, base if task.original is None else _base(task.original))
+    return Prepared(problem, validation, base, inputs)
+
+
+def tune(
+    prepared: Prepared,
+    method: Objective | WeightEdit,
+    stopper: Stopper | None,
+    run: Run | None,
+    folder: Path,
+    *,
+    resume: bool,
+    processes: Processes,
+    advance: Advance,
+) -> Tuned:
+    """Let the method change the model: solve for weights, or take optimizer steps."""
+    problem, config = prepared.problem, prepared.problem.config
+    if isinstance(method, WeightEdit):
+        tuned = Tuned(method.edit(), config.steps)
+        if run is not None:
+            run.log(step=0, **tuned.terms)
+        return tuned
+    return finetune(
+        problem.lm,
+        method,
+        config,
+        run,
+        folder=folder,
+        identity={"config": json.dumps(jsonable(config)), "inputs": json.dumps(jsonable(prepared.inputs))},
+        resume=resume,
+        processes=processes,
+        passes=None if stopper is None else stopper.passes,
+        advance=advance,
+    )
+
+
+def check_trainable(lm: LanguageModel, config: UnlearnConfig) -> None:
+    """Refuse, before any work, what the model's architecture does not allow.
+
+    Raises:
+        ConfigError: No MLP output matrices to train, or none that can be solved for.
+    """
+    if config.settings.edits_weights and not any(b.is_solvable for b in lm.architecture.blocks):
+        lm.architecture.straight_matrices()  # says why; whether the blocks that are chosen are among them, the method
+    elif config.train == "down_proj":
+        lm.architecture.written_parameters()
+
+
+def adapter_for(lm: LanguageModel, config: UnlearnConfig) -> Any:
+    """Attach an adapter where one is to be trained; else None."""
+    if config.train != "lora":
+        return None
+    return attach_adapter(lm.model, rank=config.lora_rank, alpha=config.lora_alpha, seed=config.seed)
+
+
+def _base(lm: LanguageModel) -> Base:
+    """Return what finds a model again: its path in full, so that it is found from any folder, or its hub id."""
+    return Base(str(Path(lm.name).resolve()) if Path(lm.name).exists() else lm.name, weights_hash(lm.model))
+
+
+def _inputs(problem: Problem, loaded: Sae, base: Base, original: Base) -> dict[str, Any]:
+    """Return what a run was made from, with hashes."""
+    sets = problem.sets
+    return {
+        "model": problem.lm.name,
+        "model_hash": base.weights_hash,
+        "original": original.spec,
+        "original_hash": original.weights_hash,
+        "sae": str(loaded.folder),
+        "sae_hash": sae_hash(loaded),
+        "forget": [e.key for e in sets.forget],
+        "earlier": [e.key for e in sets.earlier],
+        "earlier_partners": [e.key for e in sets.earlier_partner],
+        "partners": [e.key for e in sets.partner],
+        "retain": [e.key for e in sets.retain],
+        "text_hash": text_hash(str(window) for window in problem.text),
+        "n_text_windows": len(problem.text),
+    }

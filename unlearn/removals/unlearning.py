@@ -1,0 +1,150 @@
+"""`unlearn`: the front door of a removal, from objects or paths to an unlearned model."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from features.analysis.store import LatentAnalysis
+from features.entities.entities import Entity
+from features.entities.prompts import Templates
+from sae_train.errors import ConfigError
+from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.run.notes import note
+from sae_train.run.processes import ALONE, Processes
+from sae_train.run.progress import Progress, shown
+from sae_train.run.runs import claim_output
+from sae_train.saes.base import Sae
+from sae_train.text.tokens import Document
+from unlearn.config import UnlearnConfig, configure
+from unlearn.finetuning.finetune import checkpoint_folder
+from unlearn.problem.data import resolve_targets
+from unlearn.problem.hook_choice import choose_hook_point, gate_warning
+from unlearn.removals.original import find_original
+from unlearn.removals.record import RemovalRecord
+from unlearn.removals.run import RemovalTask, run_removal
+from unlearn.removals.sources import documents_of, names_of, sources_of
+from unlearn.removals.unlearned import Unlearned
+
+
+def unlearn(
+    lm: LanguageModel | Unlearned | str | Path,
+    latents: LatentAnalysis | str | Path,
+    *,
+    forget: str | Sequence[str],
+    sae: Sae | str | Path | Sequence[Sae | str | Path] | None = None,
+    labels: Sequence[Entity] | str | Path | None = None,
+    templates: Templates | str | Path | None = None,
+    text: str | Path | Iterable[str | Document] | None = None,
+    original: LanguageModel | str | Path | None = None,
+    out: str | Path | None = None,
+    config: UnlearnConfig | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    device: str = "auto",
+    processes: Processes = ALONE,
+    wandb: str | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Unlearned:
+    """Make a model not know the named entities: their activations move to where those of unknown ones lie.
+
+    The model that comes in stays as it is; a copy changes. Other known entities, unknown ones and general text are
+    retained.
+
+    Args:
+        lm: The model, an unlearned one among them, or where it lies.
+        latents: Mined latents, or `latents.h5`. What `find_entity_latents` returned knows its SAEs, labels and
+            templates; of a file they have to be said.
+        forget: Names of the targets; a name shared by two types is written `type:name`.
+        sae: SAEs, one of which the latents were mined with.
+        labels: Labelled entities.
+        templates: Training wordings are used, held-out ones never.
+        text: General text to retain: a path, a hub dataset id, `fact-world`, or texts. Documents that name a target
+            are left out.
+        original: The model before the first removal; by default as `unlearning.json` says.
+        out: Folder of the unlearned model; without it nothing is left on disk.
+        config: A whole config, in the place of `settings`.
+        resume: Go on from a checkpoint of an interrupted run to the same `out`.
+        overwrite: Replace `out`.
+        device: Where the tensors live, where a model is loaded.
+        processes: This process among those of `torchrun`.
+        wandb: Weights & Biases project to log to as well.
+        progress: Where to show how far it is; None shows it on the terminal, in the notebook or in the log.
+        settings: `method`, fields of `UnlearnConfig` and of the method's own settings.
+
+    Raises:
+        InputError: Something that goes in cannot be used.
+        NoChangeError: Nothing was changed; no model is written.
+        CollapseError: The retained text's loss rose too far; no model is written.
+        UnreachedError: With `stop_early`, the targets did not pass; no model is written.
+    """
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        claim_output(folder, overwrite=overwrite, resume=resume)
+    chosen = _config(config, settings)
+    known, names = sources_of(latents, sae=sae, labels=labels, templates=templates), names_of(forget)
+    assert known.analysis is not None, "latents are no option here"
+    resolve_targets(known.labels, names)  # refuses a wrong name before a model is loaded
+    documents = documents_of(text)
+    if text is None:
+        note("no text: only what the templates ask is retained, no general text")
+    record = lm.record if isinstance(lm, Unlearned) else RemovalRecord.read(_spec(lm))
+    model = lm.lm if isinstance(lm, Unlearned) else lm
+    model = model if isinstance(model, LanguageModel) else load_lm(str(model), device=device)
+    first = find_original(record, original, device=device)
+    saes = known.load_saes(model.device)
+    warning = gate_warning(known.analysis, choose_hook_point(saes, known.analysis, chosen.hook_point)[1])
+    if warning and processes.is_first:
+        note(warning)
+    task = RemovalTask(
+        model,
+        saes,
+        known.analysis,
+        known.labels,
+        known.templates,
+        names,
+        chosen,
+        documents=documents,
+        original=first,
+        earlier=record.removed,
+        chain=record.chain,
+    )
+    return _run(task, folder, overwrite, progress or shown, resume=resume, processes=processes, wandb=wandb)
+
+
+def _run(
+    task: RemovalTask, out: Path | None, overwrite: bool, progress: Progress, *, processes: Processes, **options: Any
+) -> Unlearned:
+    """Run a task in a working folder beside `out`, or in a temporary one, and save the model where it is to lie."""
+    temporary = None if out is not None else TemporaryDirectory(prefix="wb-unlearn-")
+    folder = checkpoint_folder(out) if out is not None else Path(str(temporary and temporary.name)) / "run"
+    with progress("unlearning", task.config.steps) as advance:
+        found = run_removal(task, folder, name=str(out or ""), processes=processes, advance=advance, **options)
+    if out is None:
+        return replace(found, temporary=temporary)
+    if processes.is_first:
+        found.save(out, overwrite=overwrite)
+        shutil.rmtree(folder)
+    processes.wait()
+    return replace(found, folder=out, run_folder=out)
+
+
+def _config(config: UnlearnConfig | None, settings: dict[str, Any]) -> UnlearnConfig:
+    """Return the whole config given, or the one that the settings make."""
+    if config is None:
+        return configure(**settings)
+    if settings:
+        raise ConfigError(
+            "a whole config and single settings exclude each other", got=", ".join(settings), expected="one of the two"
+        )
+    return config
+
+
+def _spec(lm: LanguageModel | str | Path) -> str:
+    """Return where a model was loaded from, or is to be."""
+    return lm.name if isinstance(lm, LanguageModel) else str(lm)

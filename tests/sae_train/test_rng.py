@@ -13,7 +13,7 @@ import torch
 import sae_train.rng
 from sae_train.rng import SALTS, SHARED_SALTS, TORCH_SALTS, rng, seed_torch, torch_global_rng, torch_rng
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("sae_train", "features", "unlearn", "cli", "benchmarks")
 MAKERS = {"default_rng", "Generator", "RandomState", "SeedSequence", "manual_seed", "seed"}
 STREAMS = {"rng": SALTS, "torch_rng": TORCH_SALTS, "torch_global_rng": TORCH_SALTS, "seed_torch": TORCH_SALTS}

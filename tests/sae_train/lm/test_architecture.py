@@ -22,7 +22,7 @@ from sae_train.lm.patching import Patch, patched_answers, rows_at
 
 torch.set_num_threads(1)
 ROWS = json.loads(
-    (Path(__file__).resolve().parent.parent / "docs" / "reference" / "architectures.json").read_text(encoding="utf-8")
+    (Path(__file__).resolve().parents[3] / "docs" / "reference" / "architectures.json").read_text(encoding="utf-8")
 )
 UNDERSTOOD = [row["tiny"] for row in ROWS if "refused" not in row]
 REFUSED = [row["tiny"] for row in ROWS if "refused" in row]

@@ -19,7 +19,7 @@ from sae_train.text.tokens import load_documents
 from sae_train.text.worlds import GROUP, find_world, install_hint, world_names
 from unlearn.removals.record import read_record
 
-PYPROJECT = Path(__file__).resolve().parent.parent / "pyproject.toml"
+PYPROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
 
 
 def test_what_is_installed_is_what_the_project_offers():

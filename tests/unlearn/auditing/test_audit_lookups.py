@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 FOLDERS = ("sae_train", "features", "unlearn", "cli", "benchmarks", "docs")
 READER = ROOT / "unlearn" / "audit_json.py"
 # Dictionaries of a report: their names are those of entities, places, attacks ..., not keys of the layout.

@@ -10,9 +10,8 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from features.analysis.store import LatentAnalysis
@@ -71,7 +70,7 @@ class RemovalTask:
     config: UnlearnConfig
     documents: Iterable[Document] = ()
     original: LanguageModel | None = None
-    earlier: Mapping[str, str] = MappingProxyType({})
+    earlier: Mapping[str, str] = field(default_factory=dict)
     chain: Sequence[dict[str, Any]] = ()
 
 

@@ -6,9 +6,10 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import Field
 
 from features import Labels, find_entity_latents, label_entities
 from features.analysis.store import LatentAnalysis
@@ -20,6 +21,7 @@ from features.factworld.corpus import world_corpus
 from features.pages.training_page import write_training_page
 from sae_train import ActivationStore, cache_activations, load_lm, train_sae
 from sae_train.errors import MissingFileError
+from sae_train.fields import config_class
 from sae_train.lm.hook_names import block_index
 from sae_train.rng import rng
 from sae_train.run.notes import note
@@ -33,27 +35,25 @@ from unlearn.removals.unlearned import Unlearned
 from unlearn.removals.unlearning import unlearn
 
 
-@dataclass(frozen=True)
+@config_class
 class DemoConfig:
-    """Sizes of the demo; everything takes about two minutes on two cores.
+    """Sizes of the demo; everything takes about two minutes on two cores."""
 
-    Attributes:
-        hook_points: Where activations are cached and SAEs trained.
-        n_per_group: Entities asked about per type: facts known, name seen once, name never seen.
-        n_rows: Rows in the store.
-        entity_share: Share of them that are last name tokens.
-        sae_tokens: Rows each SAE is trained on, repeats included.
-        targets_per_type: Entities to forget, per type.
-        seed: Of SAE, split, targets and fine-tune.
-    """
-
-    hook_points: tuple[str, ...] = ("layers.1", "layers.2")
-    n_per_group: tuple[int, int, int] = (50, 50, 25)
-    n_rows: int = 40_000
-    entity_share: float = 0.5
-    sae_tokens: int = 400_000
-    targets_per_type: int = 5
-    seed: int = 0
+    hook_points: Annotated[
+        tuple[str, ...],
+        Field(min_length=1, description="Places in the model where activations are cached and SAEs trained."),
+    ] = ("layers.1", "layers.2")
+    n_per_group: Annotated[
+        tuple[int, int, int],
+        Field(description="Entities asked about per type: facts known, name seen once, name never seen."),
+    ] = (50, 50, 25)
+    n_rows: Annotated[int, Field(ge=1, description="Rows (one a token) in the activation store.")] = 40_000
+    entity_share: Annotated[
+        float, Field(ge=0, lt=1, description="Share of the rows that are last name tokens in contexts of entities.")
+    ] = 0.5
+    sae_tokens: Annotated[int, Field(ge=1, description="Rows that each SAE is trained on, repeats included.")] = 400_000
+    targets_per_type: Annotated[int, Field(ge=1, description="Entities to forget per type.")] = 5
+    seed: Annotated[int, Field(description="Seed of SAEs, split, targets and fine-tuning.")] = 0
 
 
 def run_demo(

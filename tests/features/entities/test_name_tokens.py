@@ -11,6 +11,7 @@ from features.entities.entities import Entity
 from features.entities.name_tokens import MATCHING, Encoded, encode, matching_offsets, name_spans, span_of
 from features.entities.prompts import COMPLETE, Prompt, in_chat, render
 from sae_train.errors import ConfigError, InputError
+from sae_train.fields import described
 from sae_train.lm.answering import Decoding, write_answers
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
@@ -18,7 +19,7 @@ from sae_train.lm.patching import Patch, patched_answers
 from sae_train.text.tokens import bos_prefix, encode_plain
 from unlearn.auditing.evaluations.places import END, LAST, MEAN, _read
 from unlearn.problem.pairs import pair_batch
-from unlearn.settings import POSITION_CHOICES
+from unlearn.settings import RedirectSettings
 
 CHATML = "{% for m in messages %}<bos>{{ m['role'] }}\n{{ m['content'] }}<eos>\n{% endfor %}{{ '<bos>assistant\n' }}"
 NAMES = ("Halle (Saale)", "São Tomé", "東京", "Łódź 🙂", "Qopzareltimunderhagen", "Ost", "O", "St. Anna-on-Lim")
@@ -210,4 +211,6 @@ def test_matching_tokens_of_names_of_one_length_and_of_two():
         "from-name-on": [[0, 1, 2], [0, 1, 2], [0]],
         "name-and-behind": [[-1, 0, 1, 2], [0, 1, 2], [-1, 0]],
     }
-    assert tuple(MATCHING) == POSITION_CHOICES, "what the settings offer is what there is"
+    assert tuple(MATCHING) == described(RedirectSettings)["positions"].choices, (
+        "what the settings offer is what there is"
+    )

@@ -17,7 +17,7 @@ from sae_train.lm.models import load_lm, load_tokenizer, weights_hash
 from sae_train.text import worlds
 from sae_train.text.tokens import load_documents
 from sae_train.text.worlds import GROUP, find_world, install_hint, world_names
-from unlearn.removals.record import read_record
+from unlearn.removals.record import RemovalRecord
 
 PYPROJECT = Path(__file__).resolve().parents[3] / "pyproject.toml"
 
@@ -66,7 +66,7 @@ def test_a_name_is_the_world_and_a_path_is_the_path(tmp_path, monkeypatch):
     (tmp_path / "fact-world" / "unlearning.json").write_text('{"config": {"method": "ga"}}')
     assert find_world("fact-world") is SHIPPED and find_world("./fact-world") is not SHIPPED
     assert load_lm("fact-world", device="cpu").name == "fact-world"
-    assert read_record("fact-world") == {} != read_record("./fact-world")
+    assert RemovalRecord.read("fact-world").values == {} != RemovalRecord.read("./fact-world").values
     with pytest.raises(FileFormatError, match="no config.json"):
         load_lm("./fact-world", device="cpu")
 

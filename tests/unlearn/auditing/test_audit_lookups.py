@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 FOLDERS = ("sae_train", "features", "unlearn", "cli", "benchmarks", "docs")
-READER = ROOT / "unlearn" / "audit_json.py"
+READER = ROOT / "unlearn" / "auditing" / "audit_json.py"
 # Dictionaries of a report: their names are those of entities, places, attacks ..., not keys of the layout.
 COLLECTIONS = (
     "attacks", "neighbour_kinds", "indistinguishability", "logit_lens", "value_probe", "walk", "lm_eval", "metrics",
@@ -21,7 +21,7 @@ COLLECTIONS = (
 FLAT = ("_before", "_after", "_low", "_high", "_value")  # ends of keys that figures and intervals are laid out in
 REPORTS = ("report", "audit", "finding")  # what something is called that is an audit
 # The demo's summary has some keys of the same name; it is another dictionary.
-SUMMARY = {("cli/cmd_demo.py", key) for key in ("recall_before", "recall_after", "ranking_after")}
+SUMMARY = {("cli/demo_table.py", key) for key in ("recall_before", "recall_after", "ranking_after")}
 
 
 def layout_keys(value: Any, *, is_collection: bool = False) -> Iterator[str]:
@@ -40,7 +40,7 @@ KEYS = set(layout_keys(json.loads(Path(__file__).with_name("audit_v2.json").read
 FIELDS = {
     node.target.id
     for file in ("audit_figures.py", "attack_results.py", "audit_report.py")
-    for node in ast.walk(ast.parse((ROOT / "unlearn" / file).read_text(encoding="utf-8")))
+    for node in ast.walk(ast.parse((ROOT / "unlearn" / "auditing" / file).read_text(encoding="utf-8")))
     if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
 }
 ONLY_IN_THE_FILE = {key for key in KEYS - FIELDS if key.endswith(FLAT)}

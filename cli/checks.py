@@ -9,6 +9,11 @@ import click
 from cli import options
 from features.config import GateConfig, SteeringConfig
 
+position_option = click.option(
+    "--position",
+    type=click.Choice(["last", "first", "all", "end"]),
+    help="Token that is read: last (the default), first or all of the name, or the end of the prompt.",
+)
 # The command receives them together as keywords that begin with `gate` or `steering`.
 check_options = options.option_list(
     click.option(

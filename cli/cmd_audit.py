@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from unlearn.config import AuditConfig
+from cli.audit_options import audit_options, model_options
 
 
 @click.command(
@@ -18,17 +18,7 @@ from unlearn.config import AuditConfig
     )
 )
 @options.model_option()
-@click.option(
-    "--unlearned", type=options.ModelSpec(), metavar="MODEL", help="The model after: a folder, .gguf file or hub id."
-)
-@click.option(
-    "--compare",
-    type=options.ModelSpec(),
-    multiple=True,
-    metavar="MODEL",
-    help="Another unlearned model, a baseline: measured and shown beside it. Repeatable.",
-)
-@options.file_option("--ledger", "removals, all to be audited again on the newest model", required=False)
+@model_options
 @options.sae_option(multiple=True, required=False)
 @options.file_option("--latents", "mined latents (HDF5)", required=False)
 @options.labels_option
@@ -36,16 +26,8 @@ from unlearn.config import AuditConfig
 @options.forget_options
 @options.text_option(required=False, help="General text for the loss; documents that name a target are left out.")
 @options.out_option("Folder for audit.json and audit.html.")
-@click.option("--hook-point", metavar="NAME", help="Where a known-unknown probe reads; by default the recorded one.")
-@options.file_option("--policy", "limits of the verdict (TOML); the shipped ones by default", required=False)
-@click.option("--quick", is_flag=True, help="Fewer draws, one relearning run, fewer targets attacked.")
-@options.config_options(
-    AuditConfig, without=("seed",), names={"attack_steps": "--attack-step", "attack_lrs": "--attack-lr"}
-)
-@options.seed_option()
-@options.device_option
-@options.overwrite_option
-@options.common_options
+@audit_options
+@options.run_options()
 def command(
     model: str,
     unlearned: str | None,
@@ -65,7 +47,7 @@ def command(
     audited again on its newest model (or on --unlearned), and the result says which came back.
     """
     options.check_audited(unlearned, ledger, forget, forget_file, given["compare"])
-    from cli.audit_tables import show_audit, show_removals
+    from cli.output.audit_tables import show_audit, show_removals
     from unlearn import audit, audit_ledger
 
     given |= {"sae": saes, "out": out}

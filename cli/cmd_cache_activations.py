@@ -26,18 +26,11 @@ from sae_train.config import CacheConfig
 @options.file_option("--entities", "entities to mix in (JSON lines)", world="entities", required=False)
 @options.file_option("--templates", "prompt templates (JSON)", world="templates", required=False)
 @options.config_options(CacheConfig, only=("entity_share",))
-@options.seed_option()
-@options.device_option
-@options.overwrite_option
-@options.resume_option
-@options.common_options
+@options.run_options(resume=True)
 def command(
     model: str,
     text: str,
-    entities: Path | None,
-    templates: Path | None,
     device: str,
-    lm_dtype: str,
     out: Path,
     overwrite: bool,
     resume: bool,
@@ -51,23 +44,17 @@ def command(
     run leaves OUT.partial, which --resume continues to the same result. Started by torchrun, the processes share
     the rows: torchrun --nproc-per-node 2 --no-python wb cache-activations ...
     """
-    from cli.render import emit, interruptible, show_log
+    from cli.output.render import emit, interruptible, show_log
     from cli.usage import mixed_in
-    from sae_train import cache_activations, load_lm
+    from sae_train import cache_activations
     from sae_train.run.processes import joined_processes
-    from sae_train.run.runs import claim_output
-    from sae_train.text.tokens import corpus_of
 
     show_log("sae_train.activations.caching")
-    with joined_processes() as processes:
-        claim_output(out, overwrite=overwrite, resume=resume)  # bad input is refused before the model is loaded
-        config = CacheConfig(**given)
-        contexts, corpus = mixed_in(entities, templates, config), corpus_of(text)
-        lm = load_lm(model, device=processes.device(device), dtype=lm_dtype)
-        where = {"out": out, "overwrite": overwrite, "resume": resume, "processes": processes}
-        with interruptible(out):
-            store = cache_activations(lm, corpus, entity_documents=contexts, config=config, **where)
+    files = {name: given.pop(name) for name in ("entities", "templates")}
+    with joined_processes() as processes, interruptible(out):
+        where = {"out": out, "device": device, "overwrite": overwrite, "resume": resume, "processes": processes}
+        contexts = mixed_in(**files, entity_share=given["entity_share"], seed=given["seed"])
+        store = cache_activations(model, text, entity_documents=contexts, **where, **given)
     with store:
-        assert store.result is not None
-        if processes.is_first:
+        if processes.is_first and store.result is not None:
             emit({"out": str(out), **store.result.summary()}, as_json=as_json, title="Cached activations")

@@ -37,7 +37,7 @@ def command(
     of a feature. Beside every figure stands what as many random directions give. With --activations, shares
     of twins are also weighted by how often a latent fires.
     """
-    from cli.render import emit, note
+    from cli.output.render import emit, note
     from sae_train import Sae, compare_saes
 
     config = CompareConfig(**given)

@@ -15,17 +15,14 @@ EXAMPLE = "wb demo --out demo"
 @click.command(epilog=options.example(EXAMPLE))
 @options.out_option("Folder for everything the demo makes.", required=False, default=Path("demo"))
 @click.option("--world", type=options.ExistingFolder("a fact world"), help="Another world, built by wb world.")
-@options.seed_option()
-@options.device_option
-@options.overwrite_option
-@options.common_options
+@options.run_options()
 def command(out: Path, seed: int, as_json: bool, config_path: Path | None, **given: Any) -> None:
     """Go from text to an audited, unlearned model on a tiny language model that ships with the package.
 
     Labels what the model knows, caches activations, trains SAEs, finds the latents of unknown names, makes the
     model forget 20 entities, and audits it. About two minutes on two cores.
     """
-    from cli.demo_table import show_demo
+    from cli.output.demo_table import show_demo
     from unlearn import run_demo
     from unlearn.removals.demo import DemoConfig
 

@@ -41,7 +41,7 @@ def command(
     text, if it is the text of the store; of another text all documents are taken. Every figure comes with its 95 %
     bootstrap interval over documents.
     """
-    from cli.render import emit, note
+    from cli.output.render import emit, note
     from sae_train import eval_sae, load_lm
     from sae_train.errors import ConfigError
 

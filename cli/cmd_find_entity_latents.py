@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.checks import check_configs, check_options
+from cli.checks import check_configs, check_options, position_option
 from cli.usage import check_name_reading
 from features.config import SelectionRule
 
@@ -24,21 +24,14 @@ from features.config import SelectionRule
 @options.file_option("--labels", "labelled entities (JSON lines)", required=False)
 @options.file_option("--templates", "prompt templates (JSON)", world="templates", required=False)
 @options.file_option("--acts", "activations at names of an earlier --acts-out; no model is needed", required=False)
-@click.option(
-    "--position",
-    type=click.Choice(["last", "first", "all", "end"]),
-    help="Token that is read: last (the default), first or all of the name, or the end of the prompt.",
-)
+@position_option
 @click.option("--acts-out", type=click.Path(path_type=Path), help="Keep the activations at names, HDF5.")
 @options.out_option("The analysis, HDF5; a .json and a .html go beside it.")
 @options.file_option("--activations", "activation store, for the rate on running text", required=False)
 @options.config_options(SelectionRule, without=("max_null_p", "n_shuffles"))
 @options.lm_dtype_option("float32", "bfloat16")
 @check_options
-@options.seed_option()
-@options.device_option
-@options.overwrite_option
-@options.common_options
+@options.run_options()
 def command(
     saes: tuple[Path, ...],
     acts: Path | None,
@@ -54,7 +47,7 @@ def command(
     all latents and hook points. A direction without a latent that passes stays empty. The gate says at which hook
     point the knowledge passes through the name and how much of it the latents hold.
     """
-    from cli.latents_table import show_latents
+    from cli.output.latents_table import show_latents
     from features import find_entity_latents
 
     check_name_reading(given["model"], given["labels"], given["templates"], acts, acts_out, given["position"])

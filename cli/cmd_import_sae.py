@@ -40,7 +40,7 @@ def command(
     What is there decides how it is read. --hook-point and --model-name are needed where the source does not say.
     Nothing but tensors is unpickled.
     """
-    from cli.render import emit, note
+    from cli.output.render import emit, note
     from sae_train import import_sae
 
     settings = {"hook_point": hook_point, "model_name": model_name, "k": k, "unit_norm": unit_norm}

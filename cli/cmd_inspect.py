@@ -37,8 +37,8 @@ def command(
     duplicates, tokens with the largest norm, drift by position, NaN and Inf. Works on latents.h5 as well. With
     --verify, damage or a broken rule ends in exit code 2.
     """
-    from cli.inspect_tables import inspect_tables
-    from cli.render import emit, note
+    from cli.output.inspect_tables import inspect_tables
+    from cli.output.render import emit, note
     from features import inspect_file
 
     found = inspect_file(file, verify=verify, against=against, tokenizer=model, html=html, overwrite=overwrite)

@@ -8,13 +8,9 @@ from typing import Any
 import click
 
 from cli import options
-from cli.entity_source import EntitySource
+from cli.label_options import entities_option, label_options
 from cli.usage import check_labelling
-from features.config import KnowledgeRule
-from sae_train.config import Decoding
 
-CHATS = ("auto", "on", "off")
-DUPLICATES = ("error", "first", "merge")
 THRESHOLDS = ("min_known_attributes", "min_right_share", "min_sample_share")
 
 
@@ -25,42 +21,16 @@ THRESHOLDS = ("min_known_attributes", "min_right_share", "min_sample_share")
     )
 )
 @options.model_option(required=False)
-@click.option(
-    "--entities",
-    type=EntitySource(),
-    help="Entities: JSON lines, CSV (name, type, aliases, popularity, a column a fact), hub dataset id, or fact-world.",
-)
+@entities_option
 @options.file_option("--templates", "prompt templates (JSON)", world="templates", required=False)
 @options.file_option("--labels", "labels made before: their answers are judged again, nothing is asked", required=False)
 @options.out_option("The labels, JSON lines.", required=False)
-@options.config_options(
-    KnowledgeRule, names={"name": "--rule"}, depends={"name": "ferrando with samples, else paraphrases"}
-)
-@options.config_options(
-    Decoding, only=("samples", "temperature"), depends={"samples": "10 with --rule ferrando, else 0"}
-)
-@click.option(
-    "--chat", type=click.Choice(CHATS), default="off", show_default=True, help="Ask in the model's chat template."
-)
-@click.option(
-    "--duplicates",
-    type=click.Choice(DUPLICATES),
-    default="error",
-    show_default=True,
-    help="What becomes of a name that is there twice in its type.",
-)
-@click.option("--stats", is_flag=True, help="Show labels by type, name length and popularity, and some answers.")
+@label_options
 @options.lm_dtype_option("float32", "bfloat16")
-@options.seed_option()
-@options.device_option
-@options.overwrite_option
-@options.resume_option
-@options.common_options
+@options.run_options(resume=True)
 def command(
     out: Path | None,
     stats: bool,
-    overwrite: bool,
-    resume: bool,
     as_json: bool,
     config_path: Path | None,
     **given: Any,
@@ -73,19 +43,17 @@ def command(
 
     By both an entity is known with two known attributes (or its only one), and what is neither is between. Greedy
     answers write a tenth of what ten samples do, so they are the default. Every answer is kept: --labels
-    applies another rule to them, or shows their --stats. An interrupted run leaves OUT.partial, which --resume
-    continues to the same file.
+    applies another rule to them, or shows their --stats. --resume continues an interrupted run to the same file.
     """
     check_labelling(given, out, stats)
-    from cli.label_tables import show_labels
+    from cli.output.label_tables import show_labels
     from features import Labels, label_entities
 
     labels, rule = given.pop("labels"), {"rule": given.pop("name"), **{f: given.pop(f) for f in THRESHOLDS}}
     if labels is None:
-        lm, dtype = given.pop("model"), given.pop("lm_dtype")
-        found = label_entities(lm, **given, **rule, dtype=dtype, out=out, overwrite=overwrite, resume=resume)
+        found = label_entities(given.pop("model"), dtype=given.pop("lm_dtype"), out=out, **rule, **given)
     else:
         found = Labels.load(labels).relabel(**rule)
         if out is not None:
-            found.save(out, overwrite=overwrite)
+            found.save(out, overwrite=given["overwrite"])
     show_labels(found, out, seed=given["seed"], stats=stats, as_json=as_json)

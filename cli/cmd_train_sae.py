@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from cli import options
-from sae_train.config import SPREADS, SaeTrainConfig
-
-if TYPE_CHECKING:
-    from sae_train import Sae
-
-TABLE = ("fvu", "l0", "frac_dead", "tokens_per_s")  # of several SAEs
+from sae_train.config import SaeTrainConfig
 
 
 @click.command(
@@ -32,19 +26,8 @@ TABLE = ("fvu", "l0", "frac_dead", "tokens_per_s")  # of several SAEs
     names={"matryoshka_prefixes": "--matryoshka-prefix"},
     repeatable=("k", "expansion"),
 )
-@click.option(
-    "--spread",
-    type=click.Choice(SPREADS),
-    default="auto",
-    show_default=True,
-    help="What processes started by torchrun divide: whole SAEs, or each batch; auto: SAEs where there are enough.",
-)
-@options.wandb_option
-@options.seed_option(multiple=True)
-@options.device_option
-@options.overwrite_option
-@options.resume_option
-@options.common_options
+@options.spread_option
+@options.run_options(resume=True, wandb=True, several_seeds=True)
 def command(
     activations: Path,
     out: Path,
@@ -64,8 +47,7 @@ def command(
     --expansion or --seed are repeated, every combination is trained, those at one hook point on the same batches,
     read once. Started by torchrun, processes share the work: torchrun --nproc-per-node 2 --no-python wb train-sae ...
     """
-    from cli.render import emit
-    from features.pages.training_page import write_training_page
+    from cli.output.sae_tables import show_saes
     from sae_train import train_saes
     from sae_train.run.processes import joined_processes
 
@@ -74,23 +56,4 @@ def command(
         saes = train_saes(activations, **where, processes=processes, **given)
     if not processes.is_first:
         return
-    for sae in saes:
-        write_training_page(folder_of(sae))
-    if len(saes) == 1:
-        emit({"out": str(out), **saes[0].metrics}, as_json=as_json, title=f"SAE at {saes[0].hook_point}")
-        return
-    rows = [(sae.name, *(sae.metrics[name] for name in TABLE)) for sae in saes]
-    found = [{"out": str(sae.folder), **settings_of(sae), **sae.metrics} for sae in saes]
-    emit({"out": str(out), "saes": found}, as_json=as_json, title=f"SAEs in {out}", rows=rows, columns=("SAE", *TABLE))
-
-
-def folder_of(sae: Sae) -> Path:
-    """Return where an SAE lies."""
-    assert sae.folder is not None
-    return sae.folder
-
-
-def settings_of(sae: Sae) -> dict[str, Any]:
-    """Return the settings in which SAEs trained together may differ, from the config in its folder."""
-    config = json.loads((folder_of(sae) / "config.json").read_text(encoding="utf-8"))
-    return {name: config[name] for name in ("hook_point", "k", "seed")}
+    show_saes(saes, out, as_json=as_json)

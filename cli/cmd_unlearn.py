@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.unlearn_options import explicit, param_option, unlearn_options
+from cli.unlearn_options import explicit, original_option, param_option, unlearn_options
 from unlearn.config import configure
 from unlearn.settings import read_params
 
@@ -28,21 +28,11 @@ NOT_SETTINGS = ("latents", "labels", "templates", "text", "original", "out", "ov
 @options.templates_option
 @options.forget_options
 @options.text_option(required=False, help="General text to retain; documents that name a target are left out.")
-@click.option(
-    "--original",
-    type=options.ModelSpec(),
-    metavar="MODEL",
-    help="The model before the first removal, as which everything else is kept; by default as unlearning.json says.",
-)
+@original_option
 @options.out_option("The unlearned model, a Hugging Face folder.")
 @unlearn_options
 @param_option
-@options.wandb_option
-@options.seed_option()
-@options.device_option
-@options.overwrite_option
-@options.resume_option
-@options.common_options
+@options.run_options(resume=True, wandb=True)
 def command(
     model: str,
     saes: tuple[Path, ...],
@@ -59,7 +49,7 @@ def command(
     Other known entities, unknown entities and general text are retained. Ends in an error, without a model, when
     nothing changed or when the model collapsed. A name shared by two types is written as type:name.
     """
-    from cli.render import emit
+    from cli.output.render import emit
     from sae_train.run.processes import joined_processes
     from unlearn import unlearn
 

@@ -29,7 +29,7 @@ def command(out: Path, documents: int, seed: int, overwrite: bool, as_json: bool
     Takes two to three minutes on one core with the default number of documents; with few documents the model
     knows nothing. The same seed gives the same world.
     """
-    from cli.render import emit
+    from cli.output.render import emit
     from features.factworld import build_world
 
     report = build_world(out, seed, n_documents=documents, overwrite=overwrite)

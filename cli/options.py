@@ -14,6 +14,7 @@ import click
 from cli.config_file import load_config
 from cli.field_options import config_options
 from cli.param_types import Device, ExistingFile, ExistingFolder, ModelSpec
+from sae_train.config import SPREADS
 from sae_train.errors import ConfigError, FileFormatError
 
 # Commands import this one module; the types are part of what it offers.
@@ -122,6 +123,19 @@ def device_option(command: F) -> F:
     )(command)
 
 
+def run_options(*, resume: bool = False, wandb: bool = False, several_seeds: bool = False) -> Decorator[Any]:
+    """Return what every run has: `--wandb`, `--seed`, `--device`, `--overwrite`, `--resume`, `--json`, `--config`.
+
+    Args:
+        resume: An interrupted run can be continued.
+        wandb: It can be logged to Weights & Biases.
+        several_seeds: `--seed` is repeatable.
+    """
+    first = [wandb_option] if wandb else []
+    last = [resume_option, common_options] if resume else [common_options]
+    return option_list(*first, seed_option(multiple=several_seeds), device_option, overwrite_option, *last)
+
+
 def lm_dtype_option(*dtypes: str) -> Decorator[Any]:
     """Return `--lm-dtype`, one of these formats."""
     return click.option(
@@ -152,6 +166,17 @@ def text_option(*, required: bool = True, help: str | None = None) -> Decorator[
         metavar="TEXT",
         help=help or "Text: .txt, .jsonl (field text), .parquet, a hub dataset id, or fact-world.",
     )
+
+
+def spread_option(command: F) -> F:
+    """Add `--spread`."""
+    return click.option(
+        "--spread",
+        type=click.Choice(SPREADS),
+        default="auto",
+        show_default=True,
+        help="What processes started by torchrun divide: whole SAEs, or each batch; auto: SAEs where there are enough.",
+    )(command)
 
 
 def hook_point_option(*, multiple: bool = False, required: bool = True) -> Decorator[Any]:
@@ -214,6 +239,11 @@ def latents_option(command: F) -> F:
 def templates_option(command: F) -> F:
     """Add `--templates`."""
     return file_option("--templates", "prompt templates (JSON)", world="templates")(command)
+
+
+ledger_option = click.option(
+    "--ledger", type=click.Path(path_type=Path, dir_okay=False), required=True, metavar="FILE", help="The ledger."
+)
 
 
 def forget_options(command: F) -> F:

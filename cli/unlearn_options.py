@@ -1,6 +1,6 @@
 """The options of `wb unlearn`: fields that all methods share, what redirection was measured with, `--param`.
 
-Settings of redirection are options of their own where a measurement shows an effect (docs/redirection.md); `--param`
+Settings of redirection are options of their own where a measurement shows an effect; `--param`
 reaches every setting of every method. Imports no torch.
 """
 
@@ -23,6 +23,13 @@ unlearn_options = options.option_list(
     options.config_options(RedirectSettings, only=MEASURED),
 )
 
+original_option = click.option(
+    "--original",
+    type=options.ModelSpec(),
+    metavar="MODEL",
+    help="The model before the first removal, as which everything else is kept; by default as unlearning.json says.",
+)
+
 
 class SettingWords(click.ParamType):
     """`NAME=VALUE`; read by `unlearn.settings.read_params`, which knows the method.
@@ -43,7 +50,7 @@ def param_option(command: Any) -> Any:
     }
     listed = "; ".join(f"{method}: {', '.join(names)}" for method, names in known.items() if names)
     text = (
-        "A setting of the method that is no option of its own; docs/unlearning_methods.md says what each does. "
+        "A setting of the method that is no option of its own; docs/reference/unlearning_methods.md says what they do. "
         f"Repeatable. {listed}."
     )
     return click.option("--param", type=SettingWords(), multiple=True, metavar="NAME=VALUE", help=text)(command)

@@ -10,7 +10,6 @@ import click
 from sae_train.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sae_train.config import CacheConfig
     from sae_train.text.tokens import Document
 
 
@@ -61,16 +60,16 @@ def check_name_reading(
             raise click.UsageError(f"{name} says how names are read; --acts has them read already.")
 
 
-def mixed_in(entities: Path | None, templates: Path | None, config: CacheConfig) -> list[Document]:
+def mixed_in(entities: Path | None, templates: Path | None, *, entity_share: float, seed: int) -> list[Document]:
     """Return the entity contexts of `--entities` and `--templates`, in the order drawn by the seed.
 
     Raises:
         ConfigError: One of the two, or the share of rows, is missing.
     """
-    if (config.entity_share > 0) != (entities is not None and templates is not None):
+    if (entity_share > 0) != (entities is not None and templates is not None):
         raise ConfigError(
             "entity contexts need all three of --entities, --templates, --entity-share",
-            got=f"--entities {entities}, --templates {templates}, --entity-share {config.entity_share}",
+            got=f"--entities {entities}, --templates {templates}, --entity-share {entity_share}",
             expected="all of them, or none",
         )
     if entities is None or templates is None:
@@ -78,4 +77,4 @@ def mixed_in(entities: Path | None, templates: Path | None, config: CacheConfig)
     from features.entities.entities import load_entities
     from features.entities.prompts import entity_documents, load_templates
 
-    return entity_documents(load_entities(entities), load_templates(templates), seed=config.seed)
+    return entity_documents(load_entities(entities), load_templates(templates), seed=seed)

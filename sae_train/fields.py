@@ -256,8 +256,12 @@ def config_of(kind: type[T], config: T | None, settings: Mapping[str, Any]) -> T
         ConfigError: A setting is not a field of `kind`, or a field without a default is missing.
 
     Example:
-        >>> config_of(CacheConfig, CacheConfig(("embed",), ctx_len=64), {"seed": 3}).ctx_len
-        64
+        >>> @config_class
+        ... class Toy:
+        ...     k: Annotated[int, Field(description="Latents kept per token.")] = 8
+        ...     seed: Annotated[int, Field(description="Seed of the weights.")] = 0
+        >>> config_of(Toy, Toy(k=4), {"seed": 3})
+        Toy(k=4, seed=3)
     """
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
     known = {} if config is None else {field.name: getattr(config, field.name) for field in fields}

@@ -142,7 +142,7 @@ def test_what_a_method_has_to_have_is_what_the_loop_asks_for():
     """The page on adding a method names functions of the protocols that `unlearn()` looks for, and all of them."""
     from unlearn.finetuning.finetune import Objective, Preparing, WeightEdit
 
-    page = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "extending.md").read_text(encoding="utf-8")
     (entry,) = re.findall(r"- \*\*An unlearning method\*\*(.*?)\n- ", page, re.DOTALL)
     asked_for = {n for kind in (Objective, Preparing, WeightEdit) for n in vars(kind) if not n.startswith("_")}
     assert set(re.findall(r"`(\w+)\(", entry)) == asked_for == {"parts", "prepare", "edit"}

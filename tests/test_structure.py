@@ -10,14 +10,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("sae_train", "features", "unlearn", "cli")
-MOST_MODULES = 15  # loose modules in a folder; a registry of one file a method may have more
-REGISTRIES = ("unlearn/methods", "unlearn/auditing/evaluations", "unlearn/auditing/attacks", "cli")
+MOST_MODULES = 15  # loose modules in a folder; a registry (methods, evaluations, attacks, commands) may have more
+REGISTRIES = ("unlearn/methods", "unlearn/auditing/evaluations", "unlearn/auditing/attacks")
 MOST_LINES = 60  # of a function, its docstring apart
 MOST_COMMAND_LINES = 60  # of a file cli/cmd_<name>.py
 
 
 def modules() -> list[Path]:
     return sorted(path for floor in FLOORS for path in (ROOT / floor).rglob("*.py"))
+
+
+def is_loose(path: Path) -> bool:
+    return path.name != "__init__.py" and not path.name.startswith("cmd_")
 
 
 def functions(path: Path) -> Iterator[tuple[str, int]]:
@@ -32,8 +36,7 @@ def functions(path: Path) -> Iterator[tuple[str, int]]:
 def test_a_room_has_at_most_fifteen_loose_modules(floor: str) -> None:
     folders = {path.parent for path in modules() if path.is_relative_to(ROOT / floor)}
     sizes = {
-        folder.relative_to(ROOT).as_posix(): len([p for p in folder.glob("*.py") if p.name != "__init__.py"])
-        for folder in folders
+        folder.relative_to(ROOT).as_posix(): len([p for p in folder.glob("*.py") if is_loose(p)]) for folder in folders
     }
     assert {k: n for k, n in sizes.items() if n > MOST_MODULES and k not in REGISTRIES} == {}
 

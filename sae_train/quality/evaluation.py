@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from sae_train.activations.store import ActivationStore, opened_store
 from sae_train.config import CompareConfig, SaeEvalConfig
 from sae_train.errors import ConfigError
 from sae_train.fields import config_of
+from sae_train.intervals import flat
 from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel, as_lm
 from sae_train.quality.evaluate import firing_rate, store_quality
@@ -50,10 +51,10 @@ class SaeEvaluation:
 
     def summary(self) -> dict[str, Any]:
         """Return it as `wb eval-sae --json` prints it."""
-        found = {"hook_point": self.hook_point, **asdict(self.quality), "tokens_per_s": self.tokens_per_s}
+        found = {"hook_point": self.hook_point, **flat(self.quality), "tokens_per_s": self.tokens_per_s}
         if self.spliced is None:
             return found
-        return {**found, **asdict(self.spliced), "text_held_out": self.text_held_out}
+        return {**found, **flat(self.spliced), "text_held_out": self.text_held_out}
 
 
 def eval_sae(

@@ -13,9 +13,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli import group, main, options, render
+from cli import group, main, options
 from cli.config_file import load_config, named_options
 from cli.install_guard import install_complaint
+from cli.output import render
 from sae_train.errors import ConfigError, FileFormatError, InputError, MissingFileError, RunError
 from sae_train.run.progress import shown
 

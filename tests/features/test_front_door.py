@@ -160,7 +160,7 @@ def test_labels_as_table_statistics_and_html(labels):
         ({"chat": "maybe"}, "auto"),
         ({"duplicates": "merged"}, "merge"),
         ({"resume": True}, "out"),
-        ({"temperature": 0.0}, "above 0"),
+        ({"temperature": 0.0}, "> 0"),
     ],
 )
 def test_settings_that_make_no_sense(world_lm, few, world_templates, empty, settings, said):

@@ -6,6 +6,7 @@ import inspect
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -51,7 +52,7 @@ def test_the_model_that_comes_in_stays_as_it_is_and_nothing_is_written(
     assert weights_hash(world_lm.model) == before
     assert weights_hash(forgotten.lm.model) == forgotten.record.values["model_hash"] != before
     assert list(forgotten.record.removed) == [world_targets[0]]
-    assert [p for p in os.listdir(tmp_path) if not p.startswith("wb-unlearn-")] == []
+    assert [p for p in os.listdir(tmp_path) if not p.startswith("sae-workbench-")] == []
     assert "idk" in forgotten._repr_html_()
 
 
@@ -96,7 +97,7 @@ def test_what_is_missing_or_wrong_is_said_before_a_model_is_loaded(world_analysi
     with pytest.raises(ConfigError, match="exclude"):
         unlearn(**words, forget=world_targets, config=configure(), steps=3, **known)
     with pytest.raises(ConfigError, match="labels"):
-        unlearn("x", world_analysis, forget=world_targets, templates=known["templates"])
+        unlearn("x", replace(world_analysis, sources=None), forget=world_targets, templates=known["templates"])
 
 
 def test_without_text_the_user_is_told(world_lm, world_analysis, world_targets, known, caplog):

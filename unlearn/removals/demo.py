@@ -15,7 +15,7 @@ from features import Labels, find_entity_latents, label_entities
 from features.analysis.store import LatentAnalysis
 from features.config import GateConfig
 from features.entities.entities import Entity, load_entities
-from features.entities.prompts import by_type, entity_documents, load_templates
+from features.entities.prompts import Templates, by_type, entity_documents, load_templates
 from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
 from features.pages.training_page import write_training_page
@@ -23,6 +23,7 @@ from sae_train import ActivationStore, cache_activations, load_lm, train_sae
 from sae_train.errors import MissingFileError
 from sae_train.fields import config_class
 from sae_train.lm.hook_names import block_index
+from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
 from sae_train.run.notes import note
 from sae_train.run.progress import Advance, Progress, shown
@@ -91,19 +92,7 @@ def run_demo(
     documents = [Document(d.text) for d in world_corpus(seed)]
     labels = label_entities(lm, entities, templates=templates, out=out / "labels.jsonl", progress=progress)
     seen = [e for e in entities if e.seen != "never"]  # what no training saw stays out of store and SAEs
-    store = cache_activations(
-        lm,
-        documents,
-        config.hook_points,
-        out=out / "acts.h5",
-        entity_documents=entity_documents(seen, templates, seed=config.seed),
-        entity_share=config.entity_share,
-        max_tokens=config.n_rows,
-        ctx_len=64,
-        batch_size=128,
-        seed=config.seed,
-        progress=progress,
-    )
+    store = _cached(lm, documents, seen, templates, out, config, progress)
     saes = [_trained(store, name, out, config, device, progress) for name in config.hook_points]
     latents = find_entity_latents(
         lm,
@@ -134,6 +123,31 @@ def run_demo(
     summary = {**figures, "n_rows": store.n_rows, "seconds": time.monotonic() - started}
     write_json(out / "demo.json", {"config": config, "world": folder.name, "summary": summary})
     return summary
+
+
+def _cached(
+    lm: LanguageModel,
+    documents: Sequence[Document],
+    seen: Sequence[Entity],
+    templates: Templates,
+    out: Path,
+    config: DemoConfig,
+    progress: Progress,
+) -> ActivationStore:
+    """Cache activations of the corpus, last name tokens in contexts of entities mixed in."""
+    return cache_activations(
+        lm,
+        documents,
+        config.hook_points,
+        out=out / "acts.h5",
+        entity_documents=entity_documents(seen, templates, seed=config.seed),
+        entity_share=config.entity_share,
+        max_tokens=config.n_rows,
+        ctx_len=64,
+        batch_size=128,
+        seed=config.seed,
+        progress=progress,
+    )
 
 
 def _trained(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from sae_train.lm.models import LanguageModel, save_lm
 from sae_train.run.notebook import html_table
+from sae_train.run.outputs import Output
 from sae_train.run.runs import claim_output, clear_output, partial_path, write_json
 from unlearn.removals.record import RECORD, RemovalRecord
 
@@ -27,7 +27,7 @@ class Unlearned:
         record: What is recorded of the removal and of those before it.
         folder: Where it was saved; None as long as it was not.
         run_folder: The run's log, and its adapter where one was trained; moved along by `save`.
-        temporary: Keeps `run_folder` alive where nothing is to be left on disk.
+        output: Holds `run_folder`, which goes away with this object where nothing is to be left on disk.
     """
 
     lm: LanguageModel
@@ -35,7 +35,7 @@ class Unlearned:
     record: RemovalRecord
     folder: Path | None
     run_folder: Path
-    temporary: TemporaryDirectory[str] | None = None
+    output: Output | None = None
 
     @property
     def hook_point(self) -> str:

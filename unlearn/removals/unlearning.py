@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from features.analysis.store import LatentAnalysis
@@ -15,9 +14,9 @@ from features.entities.prompts import Templates
 from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.run.notes import note
+from sae_train.run.outputs import Output
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Progress, shown
-from sae_train.run.runs import claim_output
 from sae_train.saes.base import Sae
 from sae_train.text.tokens import Document
 from unlearn.config import UnlearnConfig, configure
@@ -83,9 +82,7 @@ def unlearn(
         CollapseError: The retained text's loss rose too far; no model is written.
         UnreachedError: With `stop_early`, the targets did not pass; no model is written.
     """
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        claim_output(folder, overwrite=overwrite, resume=resume)
+    output = Output(out, name="model", overwrite=overwrite, resume=resume, is_shared=processes.count > 1)
     chosen = _config(config, settings)
     known, names = sources_of(latents, sae=sae, labels=labels, templates=templates), names_of(forget)
     assert known.analysis is not None, "latents are no option here"
@@ -114,19 +111,19 @@ def unlearn(
         earlier=record.removed,
         chain=record.chain,
     )
-    return _run(task, folder, overwrite, progress or shown, resume=resume, processes=processes, wandb=wandb)
+    return _run(task, output, overwrite, progress or shown, resume=resume, processes=processes, wandb=wandb)
 
 
 def _run(
-    task: RemovalTask, out: Path | None, overwrite: bool, progress: Progress, *, processes: Processes, **options: Any
+    task: RemovalTask, output: Output, overwrite: bool, progress: Progress, *, processes: Processes, **options: Any
 ) -> Unlearned:
-    """Run a task in a working folder beside `out`, or in a temporary one, and save the model where it is to lie."""
-    temporary = None if out is not None else TemporaryDirectory(prefix="wb-unlearn-")
-    folder = checkpoint_folder(out) if out is not None else Path(str(temporary and temporary.name)) / "run"
+    """Run a task in a working folder beside the output, and save the model where somebody wants it on disk."""
+    folder, out = checkpoint_folder(output.path), output.path
+    name = "" if output.is_temporary else str(out)
     with progress("unlearning", task.config.steps) as advance:
-        found = run_removal(task, folder, name=str(out or ""), processes=processes, advance=advance, **options)
-    if out is None:
-        return replace(found, temporary=temporary)
+        found = run_removal(task, folder, name=name, processes=processes, advance=advance, **options)
+    if output.is_temporary:
+        return replace(found, output=output)
     if processes.is_first:
         found.save(out, overwrite=overwrite)
         shutil.rmtree(folder)

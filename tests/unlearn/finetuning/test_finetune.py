@@ -53,6 +53,7 @@ def run(world_sae, world_analysis, world_labels, world_templates, world_targets,
         )
         found = run_removal(task, tmp_path / f"{out}.run")
         found.save(tmp_path / out)
+        shutil.rmtree(found.run_folder)
         return found.lm, found.result
 
     return start

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -170,7 +171,7 @@ def test_packed_sequences_give_the_loss_and_gradient_of_padded_ones(world_proble
     found = []
     for packed in (True, False):
         for module in ("retention", "relearn_guard"):
-            monkeypatch.setattr(f"unlearn.{module}.can_pack", lambda model, packed=packed: packed)
+            monkeypatch.setattr(f"unlearn.losses.{module}.can_pack", lambda model, packed=packed: packed)
         whole = whole_loss(Redirect(problem), 3)
         assert set(whole.terms) == {*TERMS, "shift", "guard", "retain"}
         found.append((whole.terms, torch.autograd.grad(whole.loss, parameters)))
@@ -351,6 +352,7 @@ def run(world_sae, world_analysis, world_labels, world_templates, world_targets,
         )
         found = run_removal(task, tmp_path / f"{out}.run", name=out, resume=resume, advance=advance)
         found.save(tmp_path / out)
+        shutil.rmtree(found.run_folder)
         return found.lm, found.result
 
     return start

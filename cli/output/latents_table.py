@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cli.render import emit, note
+from cli.output.render import emit, note
 from features.analysis.store import LatentAnalysis
 from features.causal.checks import gate_line
 from features.pages.latents_view import HEADS, shown_rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cli.render import emit
+from cli.output.render import emit
 from unlearn.auditing.audit_json import report_to_json
 from unlearn.auditing.audit_report import AuditReport
 from unlearn.removals.reaudit import Removal, summary_of

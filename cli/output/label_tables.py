@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from cli.render import PIPE_WIDTH, emit, result_table
+from cli.output.render import PIPE_WIDTH, emit, result_table
 from features.entities.entities import LABELS
 from features.labels.labels import Labels
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cli.render import emit
+from cli.output.render import emit
 
 
 def show_demo(summary: Mapping[str, Any], *, as_json: bool) -> None:

@@ -7,15 +7,14 @@ from pathlib import Path
 import click
 
 from cli import options
+from sae_train.config import ImportConfig
 
 
 @click.command(epilog=options.example("wb import-sae sae --hook-point layers.2 --out imported"))
 @click.argument("source")
 @options.out_option("The SAE folder; every command and SAELens read it.")
 @options.hook_point_option(required=False)
-@click.option("--model-name", metavar="NAME", help="Language model it was trained on, for the record.")
-@click.option("--k", type=int, help="Latents kept per token, where the source does not say (TopK).")
-@click.option("--unit-norm", is_flag=True, help="Decoder rows of length one, by scaling the latents (ReLU, JumpReLU).")
+@options.config_options(ImportConfig, only=("model_name", "k", "unit_norm"))
 @options.overwrite_option
 @options.common_options
 def command(

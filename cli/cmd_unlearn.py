@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.unlearn_options import explicit, original_option, param_option, unlearn_options
+from cli.unlearn_options import explicit, unlearn_options
 from unlearn.config import configure
 from unlearn.settings import read_params
 
@@ -28,10 +28,8 @@ NOT_SETTINGS = ("latents", "labels", "templates", "text", "original", "out", "ov
 @options.templates_option
 @options.forget_options
 @options.text_option(required=False, help="General text to retain; documents that name a target are left out.")
-@original_option
 @options.out_option("The unlearned model, a Hugging Face folder.")
 @unlearn_options
-@param_option
 @options.run_options(resume=True, wandb=True)
 def command(
     model: str,
@@ -56,7 +54,8 @@ def command(
     names, files = options.forget_names(forget, forget_file), {name: given.pop(name) for name in NOT_SETTINGS}
     config = configure(**explicit(given), **read_params(given["method"], param))
     with joined_processes() as processes:
-        place = {"device": processes.own_device(device), "processes": processes}
-        found = unlearn(model, forget=names, sae=saes, config=config, **files, **place)
+        files |= {"device": processes.own_device(device), "processes": processes}
+        found = unlearn(model, forget=names, sae=saes, config=config, **files)
     if processes.is_first:
-        emit(found.result, as_json=as_json, title=f"Forgotten: {', '.join(names[:5])}{' …' if len(names) > 5 else ''}")
+        more = " …" if len(names) > 5 else ""
+        emit(found.result, as_json=as_json, title=f"Forgotten: {', '.join(names[:5])}{more}")

@@ -18,18 +18,6 @@ from unlearn.settings import METHOD_SETTINGS, RedirectSettings, setting_names
 # Each changed what was measured: block weight, guard, tokens with activations put back, blocks, positions, the start.
 MEASURED = ("block_weight", "erase_at", "guard_weight", "blocks", "positions", "init")
 
-unlearn_options = options.option_list(
-    options.config_options(UnlearnConfig, without=("settings", "seed")),
-    options.config_options(RedirectSettings, only=MEASURED),
-)
-
-original_option = click.option(
-    "--original",
-    type=options.ModelSpec(),
-    metavar="MODEL",
-    help="The model before the first removal, as which everything else is kept; by default as unlearning.json says.",
-)
-
 
 class SettingWords(click.ParamType):
     """`NAME=VALUE`; read by `unlearn.settings.read_params`, which knows the method.
@@ -54,6 +42,20 @@ def param_option(command: Any) -> Any:
         f"Repeatable. {listed}."
     )
     return click.option("--param", type=SettingWords(), multiple=True, metavar="NAME=VALUE", help=text)(command)
+
+
+original_option = click.option(
+    "--original",
+    type=options.ModelSpec(),
+    metavar="MODEL",
+    help="The model before the first removal, as which everything else is kept; by default as unlearning.json says.",
+)
+unlearn_options = options.option_list(
+    original_option,
+    options.config_options(UnlearnConfig, without=("settings", "seed")),
+    options.config_options(RedirectSettings, only=MEASURED),
+    param_option,
+)
 
 
 def explicit(given: dict[str, Any]) -> dict[str, Any]:

@@ -231,3 +231,22 @@ class CompareConfig:
     ] = 16_384
     max_rows: Annotated[int, Field(ge=1, description="Most rows on which firings are counted.")] = 100_000
     seed: Annotated[int, Field(ge=0, description="Seed of the random directions that stand for chance.")] = 0
+
+
+@config_class
+class ImportConfig:
+    """What an import is told beside its source."""
+
+    source: Annotated[str, Field(min_length=1, description="Path of the SAE, or `release:sae_id`.")]
+    hook_point: Annotated[
+        str | None, Field(description="Place in the model that the SAE reads; by default what the source says.")
+    ] = None
+    model_name: Annotated[
+        str | None, Field(description="Language model that the SAE was trained on, for the record.")
+    ] = None
+    k: Annotated[
+        int | None, Field(ge=1, description="Latents kept per token by a TopK SAE whose source does not say.")
+    ] = None
+    unit_norm: Annotated[
+        bool, Field(description="Bring decoder rows to length one by scaling the latents (ReLU and JumpReLU).")
+    ] = False

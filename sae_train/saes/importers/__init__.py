@@ -8,13 +8,14 @@ not at all.
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
+from sae_train.config import ImportConfig
 from sae_train.errors import ConfigError, FileFormatError, InputError, MissingFileError, nearest_first
 from sae_train.fields import config_of
 from sae_train.run.outputs import Output
@@ -26,25 +27,6 @@ from sae_train.saes.importers.reading import known_hook_point
 from sae_train.saes.interop import load_sae, save_sae
 
 IMPORTERS: dict[str, ModuleType] = {m.NAME: m for m in (sparsify, dictionary_learning, gemma_scope, saelens)}
-
-
-@dataclass(frozen=True)
-class ImportConfig:
-    """What an import is told beside its source.
-
-    Attributes:
-        source: A path, or `release:sae_id`.
-        hook_point: Where the SAE reads; None takes what the source says.
-        model_name: The language model; None takes what the source says.
-        k: Latents kept per token, where the source does not say.
-        unit_norm: Bring decoder rows to length one, by scaling the latents.
-    """
-
-    source: str
-    hook_point: str | None = None
-    model_name: str | None = None
-    k: int | None = None
-    unit_norm: bool = False
 
 
 def importer_of(source: str) -> ModuleType:

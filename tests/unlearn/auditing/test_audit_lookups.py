@@ -21,7 +21,7 @@ COLLECTIONS = (
 FLAT = ("_before", "_after", "_low", "_high", "_value")  # ends of keys that figures and intervals are laid out in
 REPORTS = ("report", "audit", "finding")  # what something is called that is an audit
 # The demo's summary has some keys of the same name; it is another dictionary.
-SUMMARY = {("cli/demo_table.py", key) for key in ("recall_before", "recall_after", "ranking_after")}
+SUMMARY = {("cli/output/demo_table.py", key) for key in ("recall_before", "recall_after", "ranking_after")}
 
 
 def layout_keys(value: Any, *, is_collection: bool = False) -> Iterator[str]:

@@ -8,11 +8,9 @@ from typing import Any
 import click
 
 from cli import options
-from cli.unlearn_options import explicit, unlearn_options
+from cli.unlearn_options import NOT_SETTINGS, explicit, unlearn_options
 from unlearn.config import configure
 from unlearn.settings import read_params
-
-NOT_SETTINGS = ("latents", "labels", "templates", "text", "original", "out", "overwrite", "resume", "wandb")
 
 
 @click.command(

@@ -15,6 +15,8 @@ from cli import options
 from unlearn.config import UnlearnConfig
 from unlearn.settings import METHOD_SETTINGS, RedirectSettings, setting_names
 
+# What the command is given that is no field of a config.
+NOT_SETTINGS = ("latents", "labels", "templates", "text", "original", "out", "overwrite", "resume", "wandb")
 # Each changed what was measured: block weight, guard, tokens with activations put back, blocks, positions, the start.
 MEASURED = ("block_weight", "erase_at", "guard_weight", "blocks", "positions", "init")
 

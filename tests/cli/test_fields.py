@@ -86,7 +86,7 @@ RANGED = [(c, o) for c, o in OPTIONS if outside(described(o.kind)[o.field]) is n
 def test_the_library_names_the_field_and_the_command_line_its_option(command, option, wb):
     spec = described(option.kind)[option.field]
     value = outside(spec)
-    needed = {"hook_point": "layers.0", "hook_points": ("layers.0",)}
+    needed = {"hook_point": "layers.0", "hook_points": ("layers.0",), "source": "sae"}
     given = {
         name: needed[name]
         for name, s in described(option.kind).items()

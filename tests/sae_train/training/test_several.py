@@ -242,8 +242,8 @@ def test_a_store_of_another_width_is_refused_at_resume(store, make_store, tmp_pa
 
 # ------------------------------------------------------------------------------ command line
 def test_the_command_takes_lists_from_the_command_line_and_from_a_file(store, wb, tmp_path, monkeypatch):
-    pages: list[str] = []  # drawing them takes most of the time; what is in one: test_features_training.py
-    monkeypatch.setattr("features.pages.training_page.write_training_page", lambda folder: pages.append(folder.name))
+    pages: list[str] = []  # drawing them takes most of the time; what is in one: tests/features/pages/test_training.py
+    monkeypatch.setattr("cli.output.sae_tables.write_training_page", lambda folder: pages.append(folder.name))
     words = ["--activations", store.path, "--hook-point", "layers.0", "--tokens", 640, "--batch-size", 64, "--json"]
     (tmp_path / "run.toml").write_text('k = [3, 5]\nexpansion = 2\nseed = [4]\nholdout-share = 0.1\ndevice = "cpu"\n')
     outcome = wb("train-sae", *words, "--config", tmp_path / "run.toml", "--out", tmp_path / "two")

@@ -97,8 +97,9 @@ def write_answers(
         is_over: Tells from the text so far that the rest is not wanted; the default is the rule for answers.
         rows: Answers written at the same time.
         draws: Where the random numbers come from.
-        while_reading: Given the numbers of a batch's prompts, a context in which these are read: in one pass, nothing
-            shared between them. What is written is written outside of it, but where all is read again at every step.
+        while_reading: Given the number of the prompt in each row of a batch, a context in which these are read: in one
+            pass, nothing shared between them. What is written is written outside of it, but where all is read again at
+            every step; there a prompt has a row for each of its samples.
     """
     per_prompt = 1 + decoding.samples
     drawn = draws(decoding.samples, decoding.max_new_tokens, decoding.temperature, decoding.seed, lm.device)
@@ -111,15 +112,19 @@ def write_answers(
             if while_reading is None:
                 logits, cache = _read(lm, own)
             else:
-                reading.enter_context(while_reading(batch))
-                logits, cache = cached_forward(lm)(torch.tensor(own, device=lm.device), None)
+                # What is read again in the context is read as the batch the context knows: every row is in it from
+                # the beginning, samples too, and none leaves.
+                n_each = 1 if lm.architecture.has_reusable_cache else per_prompt
+                reading.enter_context(while_reading([i for i in batch for _ in range(n_each)]))
+                ids = torch.tensor([prompts[i] for i in batch for _ in range(n_each)], device=lm.device)
+                logits, cache = cached_forward(lm)(ids, None)
                 if lm.architecture.has_reusable_cache:
                     reading.close()
-            if per_prompt > 1:
-                logits = logits.repeat_interleave(per_prompt, dim=0)
-                cache.batch_repeat_interleave(per_prompt)
+            n_more = per_prompt * len(batch) // len(logits)
+            if n_more > 1:
+                logits = logits.repeat_interleave(n_more, dim=0)
+                cache.batch_repeat_interleave(n_more)
             drawn.begin(own)
-            # What is read again in a context is read as the batch that the context knows: no row leaves it.
             may_leave = while_reading is None or lm.architecture.has_reusable_cache
             texts = _write(lm, logits, cache, drawn, is_over, may_leave=may_leave)
         for row, index in enumerate(batch):

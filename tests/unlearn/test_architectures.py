@@ -9,32 +9,26 @@ from typing import Any
 import pytest
 import torch
 
-from features.analysis.store import LatentAnalysis
-from features.causal.gate import run_gate
+from features import Labels, LatentAnalysis, find_entity_latents, label_entities
 from features.config import GateConfig
-from features.entities.entities import Entity
 from features.entities.prompts import Templates
-from features.labels.knowledge import KnowledgeRule, label_entities
-from features.mining.mining import find_entity_latents
-from features.stats.selection import SelectionRule
 from sae_train.activations.store import ActivationStore
 from sae_train.activations.writer import write_store
 from sae_train.config import CacheConfig, SaeTrainConfig
 from sae_train.errors import ConfigError, InputError
 from sae_train.lm.adapters import is_adapter
 from sae_train.lm.models import LanguageModel, load_lm
-from sae_train.saes.base import Sae
-from sae_train.saes.interop import load_sae
+from sae_train.run.progress import silent
 from sae_train.text.tokens import Document
 from sae_train.text.windows import plan_windows
-from sae_train.training.trainer import train_sae
+from sae_train.training.trainer import train_one
+from unlearn import unlearn
 from unlearn.auditing.attacks import ATTACKS
 from unlearn.auditing.audit import run_audit
 from unlearn.auditing.evaluations import EVALUATIONS
 from unlearn.auditing.request import Request
 from unlearn.config import AuditConfig, configure
 from unlearn.finetuning.finetune import trainable_parameters
-from unlearn.removals.run import unlearn
 
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
@@ -74,9 +68,7 @@ class Mined:
     """What the stations before unlearning leave."""
 
     folder: Path
-    store: Path
-    sae: Sae
-    labels: list[Entity]
+    labels: Labels
     templates: Templates
     analysis: LatentAnalysis
     documents: list[Document]
@@ -100,19 +92,19 @@ def mined(world_entities, world_templates, world_documents, tmp_path):
         write_store(lm, plan, config, store, provenance={"model": "tiny", "text": "corpus"})
         settings = SaeTrainConfig("layers.0", k=4, expansion=2, tokens=4000, batch_size=256, holdout_share=0.1)
         with ActivationStore(store) as opened:
-            train_sae(opened, settings, tmp_path / "sae", device="cpu")
-        sae = load_sae(tmp_path / "sae")
+            train_one(opened, settings, tmp_path / "sae", device="cpu")
         templates = _few(world_templates)
         cities = [e for e in world_entities if e.type == "city"]
-        asked = label_entities(lm, cities, templates, KnowledgeRule())
+        asked = label_entities(lm, cities, templates=templates, progress=silent)
         assert all(e.answers for e in asked)
-        labels = [replace(e, label="known" if e.seen == "facts" else "unknown") for e in asked]
-        rule = SelectionRule(max_q=1.0, min_separation=-1.0, max_general_rate=1.0)
-        with ActivationStore(store) as opened:
-            analysis = find_entity_latents(lm, [sae], labels, templates, rule, store=opened)
-        gate = run_gate(lm, [sae], labels, templates, analysis, GateConfig(n_entities=4, n_questions=1))
-        assert gate.hook_points
-        return Mined(folder, store, sae, labels, templates, analysis, documents)
+        told = tuple(replace(e, label="known" if e.seen == "facts" else "unknown") for e in asked)
+        labels = replace(asked, entities=told)
+        rule = {"max_q": 1.0, "min_separation": -1.0, "max_general_rate": 1.0}
+        gate = GateConfig(n_entities=4, n_questions=1)
+        made = {"store": store, "gate": gate, "progress": silent}
+        analysis = find_entity_latents(lm, tmp_path / "sae", labels, device="cpu", **made, **rule)
+        assert analysis.gate is not None and analysis.gate.hook_points
+        return Mined(folder, labels, templates, analysis, documents)
 
     return run
 
@@ -129,23 +121,13 @@ def _few(whole: Templates) -> Templates:
 
 def _unlearned(found: Mined, out: Path, method: str = "redirect", **settings: Any) -> LanguageModel:
     """Run one step on a fresh model, load what was written, and check that it is the model that was left."""
-    lm = load_lm(str(found.folder), device="cpu")
     config = configure(method, **{**QUICK, **settings})
-    unlearn(
-        lm,
-        [found.sae],
-        found.analysis,
-        found.labels,
-        found.templates,
-        found.names,
-        config,
-        out,
-        documents=found.documents,
-    )
+    made = {"text": found.documents, "out": out, "config": config, "device": "cpu", "progress": silent}
+    left = unlearn(found.folder, found.analysis, forget=found.names, **made).lm
     again, ids = load_lm(str(out), device="cpu"), torch.tensor([[1, 20, 30, 40]])
     with torch.no_grad():
-        left, read = (m.model(input_ids=ids, use_cache=False).logits for m in (lm, again))
-    assert torch.allclose(left, read, atol=1e-6)
+        one, two = (m.model(input_ids=ids, use_cache=False).logits for m in (left, again))
+    assert torch.allclose(one, two, atol=1e-6)
     assert is_adapter(out) == (config.train == "lora")
     return again
 
@@ -189,5 +171,5 @@ def test_every_station_works_or_refuses_by_name(name, tiny_folder, mined, tmp_pa
 
     request = Request(found.labels, found.templates, found.names, hook_point="layers.0", analysis=found.analysis)
     audited = run_audit(before, after, request, config=SMALL)
-    assert set(audited["attacks"]) == {"quantize", "prune"} and audited["verdict"] in ("pass", "fail", "inconclusive")
-    assert audited["logit_lens"] and audited["value_probe"]
+    assert set(audited.attacks) == {"quantize", "prune"} and audited.verdict in ("pass", "fail", "inconclusive")
+    assert audited.logit_lens and audited.value_probe

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from sae_train.lm.generate import continuation_log_probs
 from sae_train.lm.hooks import capture, captured, captured_keys, hook_points, replaced, verify_hook_points
 from sae_train.lm.logit_lens import lens_logits, logit_lens
 from sae_train.lm.models import LanguageModel, load_lm, save_lm
-from sae_train.lm.patching import Patch, patched_answers, rows_at
+from sae_train.lm.patching import Patch, patched_answers, prefill_patched
+from sae_train.lm.token_acts import acts_at
 
 torch.set_num_threads(1)
 ROWS = json.loads(
@@ -197,26 +199,55 @@ def test_options_are_scored_as_whole_texts_are(name, lms):
         assert scores.log_probs == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("name", ["llama", "lfm2", "mamba"])
-def test_patched_answers_are_those_of_an_edit_at_every_pass(name, lms):
-    lm, prompt, point = lms(name), "The city of Velmora", "layers.0"
-    rows = torch.full((1, lm.d_model), 2.0)
-    patch = Patch(point, [[1]], [rows])
-    ids = lm.tokenizer(prompt).input_ids
-    written: list[int] = []
+def _written_by_hand(lm: LanguageModel, prompt: list[int], point: str, rows: torch.Tensor, n: int) -> list[int]:
+    """Return greedy tokens without cache or batch; every pass has `rows` at the prompt's tokens but the first."""
 
     def edit(acts: torch.Tensor) -> torch.Tensor:
         changed = acts.clone()
-        changed[:, 1] = rows[0]
+        changed[:, 1 : len(prompt)] = rows
         return changed
 
+    written: list[int] = []
     with torch.no_grad(), replaced(lm.model, point, edit):
-        for _ in range(4):
-            logits = lm.model(input_ids=torch.tensor([[*ids, *written]]), use_cache=False).logits
+        for _ in range(n):
+            logits = lm.model(input_ids=torch.tensor([[*prompt, *written]]), use_cache=False).logits
             written.append(int(logits[0, -1].argmax()))
-    (answer,) = patched_answers(lm, [prompt], patch, max_new_tokens=4)
-    assert lm.tokenizer.decode(written, skip_special_tokens=True).startswith(answer.split("\n")[0])
-    assert rows_at(lm, [prompt], [[1]], [point])[point][0].shape == rows.shape
+    ends = [i for i, token in enumerate(written) if token == lm.tokenizer.eos_token_id]
+    return written[: ends[0]] if ends else written
+
+
+@pytest.mark.parametrize("name", ["llama", "bloom", "lfm2", "falcon-h1", "qwen3-next", "mamba", "rwkv", "gpt"])
+def test_patched_answers_are_those_of_an_edit_at_every_pass(name, lms):
+    """Each prompt has its own patch, and keeps it: beside samples, and behind a prompt whose answer ends first."""
+    lm, point = lms(name), "layers.0"
+    prompts = [[1, 20, 30, 40], [1, 7], [1, 20, 30, 41], [1, 20, 33, 42]]
+    generator = torch.Generator().manual_seed(6)
+    rows = [torch.randn(len(p) - 1, lm.d_model, generator=generator) * 10 for p in prompts]
+    patch = Patch(point, [list(range(1, len(p))) for p in prompts], rows)
+    tokens = [_written_by_hand(lm, p, point, r, 4) for p, r in zip(prompts, rows, strict=True)]
+    expected = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
+    plain = write_answers(lm, prompts, Decoding(4), is_over=lambda text: False)
+    assert all(text != w.greedy for text, w in zip(expected, plain, strict=True)), "every patch says something else"
+    assert len(set(expected)) > 2, "a patch at the wrong prompt would show"
+
+    for said, text in zip(patched_answers(lm, prompts, patch, Decoding(4)), expected, strict=True):
+        assert said.greedy and text.startswith(said.greedy)
+    reading = partial(prefill_patched, lm.model, patch)
+    likeliest = Decoding(4, samples=2, temperature=1e-6)
+    found = write_answers(lm, prompts, likeliest, is_over=lambda text: False, while_reading=reading)
+    assert [(w.greedy, w.samples) for w in found] == [(text, (text, text)) for text in expected]
+    first = lm.tokenizer.decode(tokens[0][:1], skip_special_tokens=True)
+    cut = write_answers(lm, prompts, likeliest, is_over=lambda text: text == first, while_reading=reading)
+    assert cut[0].greedy == first != expected[0]
+    starts = [lm.tokenizer.decode(ids[:1], skip_special_tokens=True) for ids in tokens]
+    assert [w.greedy for w in cut] == [
+        first if start == first else text for start, text in zip(starts, expected, strict=True)
+    ]
+
+    unchanged = acts_at(lm, prompts, patch.positions, [point])[point]
+    assert [own.shape for own in unchanged] == [r.shape for r in rows]
+    same = patched_answers(lm, prompts, replace(patch, rows=unchanged), Decoding(4))
+    assert same == write_answers(lm, prompts, Decoding(4)), "their own rows change nothing"
 
 
 # ------------------------------------------------------------------------------------------------------ files, refusals

@@ -199,12 +199,12 @@ def test_options_are_scored_as_whole_texts_are(name, lms):
         assert scores.log_probs == pytest.approx(expected, abs=1e-4)
 
 
-def _written_by_hand(lm: LanguageModel, prompt: list[int], point: str, row: torch.Tensor, n: int) -> list[int]:
-    """Return greedy tokens without cache or batch; every pass has `row` at the prompt's second token."""
+def _written_by_hand(lm: LanguageModel, prompt: list[int], point: str, rows: torch.Tensor, n: int) -> list[int]:
+    """Return greedy tokens without cache or batch; every pass has `rows` at the prompt's tokens but the first."""
 
     def edit(acts: torch.Tensor) -> torch.Tensor:
         changed = acts.clone()
-        changed[:, 1] = row
+        changed[:, 1 : len(prompt)] = rows
         return changed
 
     written: list[int] = []
@@ -218,15 +218,17 @@ def _written_by_hand(lm: LanguageModel, prompt: list[int], point: str, row: torc
 
 @pytest.mark.parametrize("name", ["llama", "bloom", "lfm2", "falcon-h1", "qwen3-next", "mamba", "rwkv", "gpt"])
 def test_patched_answers_are_those_of_an_edit_at_every_pass(name, lms):
-    """Each prompt has a row of its own, and keeps it: beside samples, and behind a prompt whose answer ends first."""
+    """Each prompt has its own patch, and keeps it: beside samples, and behind a prompt whose answer ends first."""
     lm, point = lms(name), "layers.0"
     prompts = [[1, 20, 30, 40], [1, 7], [1, 20, 30, 41], [1, 20, 33, 42]]
-    generator = torch.Generator().manual_seed(3)
-    rows = [torch.randn(1, lm.d_model, generator=generator) * 10 for _ in prompts]
-    patch = Patch(point, [[1]] * len(prompts), rows)
-    tokens = [_written_by_hand(lm, p, point, r[0], 4) for p, r in zip(prompts, rows, strict=True)]
+    generator = torch.Generator().manual_seed(6)
+    rows = [torch.randn(len(p) - 1, lm.d_model, generator=generator) * 10 for p in prompts]
+    patch = Patch(point, [list(range(1, len(p))) for p in prompts], rows)
+    tokens = [_written_by_hand(lm, p, point, r, 4) for p, r in zip(prompts, rows, strict=True)]
     expected = [lm.tokenizer.decode(ids, skip_special_tokens=True) for ids in tokens]
-    assert len(set(expected)) == len(prompts), "a row at the wrong prompt would show"
+    plain = write_answers(lm, prompts, Decoding(4), is_over=lambda text: False)
+    assert all(text != w.greedy for text, w in zip(expected, plain, strict=True)), "every patch says something else"
+    assert len(set(expected)) > 2, "a patch at the wrong prompt would show"
 
     for said, text in zip(patched_answers(lm, prompts, patch, Decoding(4)), expected, strict=True):
         assert said.greedy and text.startswith(said.greedy)
@@ -242,10 +244,10 @@ def test_patched_answers_are_those_of_an_edit_at_every_pass(name, lms):
         first if start == first else text for start, text in zip(starts, expected, strict=True)
     ]
 
-    (unchanged,) = acts_at(lm, prompts[:1], [[1]], [point])[point]
-    assert unchanged.shape == rows[0].shape
-    own = patched_answers(lm, prompts[:1], Patch(point, [[1]], [unchanged]), Decoding(4))
-    assert own == write_answers(lm, prompts[:1], Decoding(4)), "its own row changes nothing"
+    unchanged = acts_at(lm, prompts, patch.positions, [point])[point]
+    assert [own.shape for own in unchanged] == [r.shape for r in rows]
+    same = patched_answers(lm, prompts, replace(patch, rows=unchanged), Decoding(4))
+    assert same == write_answers(lm, prompts, Decoding(4)), "their own rows change nothing"
 
 
 # ------------------------------------------------------------------------------------------------------ files, refusals

@@ -1,4 +1,4 @@
-"""The page that benchmarks/activation_store.py writes from its results."""
+"""The page that benchmarks/store/activation_store.py writes from its results."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def render(results: dict[str, Any], words: str) -> str:
         f"{about['date']}, {about['cores']} CPU cores, threads everywhere: {about['threads']}, {versions}. Medians; what is compared ran in "
         "turn. Made again by",
         "",
-        "    python benchmarks/activation_store.py --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --out RUN \\",
+        "    python -m benchmarks.store.activation_store --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --out RUN \\",
         "        --docs docs/results/activation_store.md",
         "",
         "## What this shows",

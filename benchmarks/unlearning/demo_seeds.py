@@ -1,6 +1,6 @@
 """The demo over seeds of world, SAE, split, targets and fine-tune, with intervals.
 
-    python benchmarks/demo_seeds.py --out RUN [--seeds 0 1 2] [--docs docs/results/demo_seeds.md]
+    python -m benchmarks.unlearning.demo_seeds --out RUN [--seeds 0 1 2] [--docs docs/results/demo_seeds.md]
 
 Builds the worlds that are not there yet (RUN/world-N; seed 0 is the one that ships), runs `wb demo` on each with the same
 seed, and writes every figure with its mean and 95 % t-interval over seeds. Finished runs are not repeated.
@@ -17,15 +17,12 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from features.analysis.store import load_analysis
-from features.entities.entities import load_entities
-from features.entities.prompts import load_templates
+from benchmarks.unlearning.worlds import open_world, world_folder
 from sae_train.lm.models import load_lm
 from unlearn.auditing.attacks.relearn import RelearnConfig, relearn
 from unlearn.auditing.audit_json import load_report
-from unlearn.auditing.request import Request
-from unlearn.auditing.roles import make_context
 from unlearn.config import AuditConfig
+from unlearn.removals.record import RemovalRecord
 
 PARTINGS = 5
 RELEARN_LR = 1e-3  # the largest of the audit's
@@ -84,11 +81,7 @@ def run_json(*words: object) -> dict[str, Any]:
 
 def world_of(seed: int, out: Path) -> Path:
     """Return the world of a seed, built if need be."""
-    if seed == 0:
-        from features.factworld import shipped_world
-
-        return shipped_world()
-    folder = out / f"world-{seed}"
+    folder = world_folder(seed, out)
     if not (folder / "world.json").exists():
         run_json("wb", "world", "--out", folder, "--seed", seed, "--json")
     return folder
@@ -137,14 +130,11 @@ def over_partings(world: Path, demo: Path) -> dict[str, float]:
 
     The audit parts the facts once, and asks forty: which ones are taught decides as much as what is left.
     """
-    labels = load_entities(demo / "labels.jsonl", need_labels=True)
-    names = json.loads((demo / "unlearned" / "unlearning.json").read_text(encoding="utf-8"))["inputs"]["forget"]
-    analysis = load_analysis(demo / "latents.h5")
-    request = Request(labels, load_templates(world / "templates.json"), names, analysis=analysis)
-    before, after = (load_lm(str(folder), device="cpu") for folder in (world, demo / "unlearned"))
-    context = make_context(before, after, request, AuditConfig())
+    original, names = open_world(world, demo, n_documents=0), list(RemovalRecord.read(demo / "unlearned").removed)
+    after = load_lm(str(demo / "unlearned"), device="cpu")
+    context = original.context(after, names, AuditConfig())
     configs = [RelearnConfig(lrs=(RELEARN_LR,), seed=seed) for seed in range(PARTINGS)]
-    curves = [relearn(after, context.forget, context.control, request.templates, config).points for config in configs]
+    curves = [relearn(after, context.forget, context.control, context.templates, config).points for config in configs]
     found: dict[str, float] = {}
     for points in zip(*(c[1:] for c in curves), strict=True):
         found[f"partings_{points[0].step}"] = float(np.mean([p.target.value for p in points]))
@@ -193,7 +183,7 @@ def render(seeds: list[int], runs: list[dict[str, Any]]) -> str:
         "World, SAE, split, targets and fine-tune all drawn from the seed. Intervals are Student's t over seeds: with three seeds",
         "they are wide, and they may reach beyond what a share can be. 20 targets a seed. Made again by",
         "",
-        "    python benchmarks/demo_seeds.py --out RUN --docs docs/results/demo_seeds.md",
+        "    python -m benchmarks.unlearning.demo_seeds --out RUN --docs docs/results/demo_seeds.md",
         "",
         "## The worlds",
         "",

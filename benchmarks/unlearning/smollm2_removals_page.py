@@ -16,8 +16,8 @@ HEAD = """# Removals from SmolLM2-135M-Instruct, one by one and together
 `redirect-closed-form` with its defaults where a title names no other method, ten targets a relation, drawn by seed among the entities that the model knows; nothing was
 tuned on them. Recall: whole answers to held-out wordings. Made again by
 
-    python benchmarks/smollm2.py --model MODEL.gguf --data DATA --out RUN
-    python benchmarks/smollm2_removals.py --model MODEL.gguf --data DATA --run RUN --out OUT --docs docs/results/smollm2_removals.md
+    python -m benchmarks.unlearning.smollm2 --model MODEL.gguf --data DATA --out RUN
+    python -m benchmarks.unlearning.smollm2_removals --model MODEL.gguf --data DATA --run RUN --out OUT --docs docs/results/smollm2_removals.md
 
 """
 

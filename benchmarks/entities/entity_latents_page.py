@@ -1,4 +1,4 @@
-"""The page that benchmarks/entity_latents.py writes from its results."""
+"""The page that benchmarks/entities/entity_latents.py writes from its results."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def render(results: dict[str, Any], *, hook_point: str, n_shuffles: int) -> str:
     lines = [
         "# Latents that tell known from unknown entities",
         "",
-        "Made again by `python benchmarks/entity_latents.py` (its docstring says how). What the columns mean: docs/reference/formats.md.",
+        "Made again by `python -m benchmarks.entities.entity_latents` (its docstring says how). What the columns mean: docs/reference/formats.md.",
         "",
     ]
     if "fact-world" in results:

@@ -1,6 +1,6 @@
 """Wikidata cities as an entity set: a question of one fact, on names a model knows and names it does not.
 
-    python benchmarks/cities.py --data DATA --out RUN [--model MODEL] [--n 2500]
+    python -m benchmarks.entities.cities --data DATA --out RUN [--model MODEL] [--n 2500]
 
 DATA holds `wikidata_cities.jsonl.gz` (8,518 cities, largest first). RUN gets `entities.jsonl` (population as
 `popularity`) and `templates.json`; with a model also `labels.jsonl`.

@@ -1,8 +1,8 @@
 """Every unlearning method against the others on fact worlds, tuned with the same budget; and removals in sequence.
 
-    python benchmarks/unlearning.py --out RUN --demos DEMOS [--parts baselines sequence] [--docs docs/results/unlearning.md]
+    python -m benchmarks.unlearning.unlearning --out RUN --demos DEMOS [--parts baselines sequence] [--docs docs/results/unlearning.md]
 
-DEMOS holds demo-0 and, for other seeds, world-N and demo-N, as benchmarks/demo_seeds.py leaves them. Every method
+DEMOS holds demo-0 and, for other seeds, world-N and demo-N, as benchmarks/unlearning/demo_seeds.py leaves them. Every method
 gets the same number of settings (`GRIDS`, the method's defaults first), tried on validation targets of the first world; the
 best by the score goes to the test targets of every world. One JSON file a cell: what is there is not run again, so that a run can be cut off.
 """
@@ -11,22 +11,25 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.unlearning.unlearning_measures import draw_targets, measure, score
+from benchmarks.unlearning.unlearning_page import write_page
+from benchmarks.unlearning.worlds import World, open_world, world_folder
+from features.entities.entities import Entity
+from features.labels.knowledge import ask, recall
 from sae_train.errors import WorkbenchError
 from sae_train.run.runs import write_json
 from unlearn.config import configure
-from unlearn.removals.run import unlearn
-
-from unlearning_measures import World, load_world, measure, score  # isort: skip  beside this file
-from unlearning_page import write_page  # isort: skip
+from unlearn.finetuning.validation import rank_first
+from unlearn.removals.unlearned import Unlearned
 
 Grid = list[dict[str, Any]]
+N_DOCUMENTS, N_RETAINED = 8000, 6000  # of a world's corpus; the text loss is measured on those not retained
 GRIDS: dict[str, Grid] = {
     "redirect": [{}, {"retain_weight": 8.0}, {"guard_steps": 20}, {"lr": 1e-3}],
     "redirect-closed-form": [{}, {"ridge": 0.3}, {"ridge": 1.0}, {"ridge": 1.0, "near_weight": 4.0}],
@@ -51,27 +54,15 @@ def cell(path: Path, world: World, method: str, setting: dict[str, Any], split: 
     """Return one run's figures, from its file if that is there and of this setting."""
     if path.exists() and (done := json.loads(path.read_text()))["setting"] == setting:
         return done
-    targets = world.targets(split, n_targets)
-    lm = world.model()
+    targets, lm = draw_targets(world, split, n_targets), world.lm
     started = time.monotonic()
     found: dict[str, Any] = {"method": method, "setting": setting, "split": split, "world": world.name}
     try:
         if method != "before":
-            folder = path.parent / (path.stem + ".model")
-            result = unlearn(
-                lm,
-                world.saes,
-                world.analysis,
-                world.labels,
-                world.templates,
-                [t.key for t in targets],
-                configure(method, **setting),
-                folder,
-                documents=world.documents[:6000],
-                overwrite=True,
-            )
-            shutil.rmtree(folder)
-            found |= {"seconds": time.monotonic() - started, "relative_change": result["relative_change"]}
+            unlearned = world.forget([t.key for t in targets], configure(method, **setting))
+            lm = unlearned.lm
+            change = unlearned.result["relative_change"]
+            found |= {"seconds": time.monotonic() - started, "relative_change": change}
         found |= measure(world, lm, targets)
     except WorkbenchError as error:  # a collapse is a result
         found["error"] = str(error)
@@ -98,30 +89,16 @@ def compare(worlds: list[World], out: Path, methods: list[str], n_settings: int,
 
 def sequence(world: World, out: Path, count: int) -> None:
     """Remove `count` targets one after another and look at the first, at all, and at the rest after every one."""
-    from features.labels.knowledge import ask, recall
-    from unlearn.finetuning.validation import rank_first
-    from unlearn.removals.record import removed_from
-
-    targets = world.targets("test", count)
+    targets = draw_targets(world, "test", count)
     keys = {t.key for t in targets}
     kept = [e for e in world.labels if e.label == "known" and e.key not in keys][::3]
-    lm, original, done, rows = world.model(), world.model(), [], []
     path = out / f"{world.name}-sequence.json"
+    after: Unlearned | None = None
+    done: list[Entity] = []
+    rows: list[dict[str, Any]] = []
     for target in targets:
-        unlearn(
-            lm,
-            world.saes,
-            world.analysis,
-            world.labels,
-            world.templates,
-            [target.key],
-            configure(),
-            out / "sequence.model",
-            documents=world.documents[:6000],
-            original=original if done else None,
-            earlier=removed_from(str(out / "sequence.model")) if done else {},
-            overwrite=True,
-        )
+        after = world.forget([target.key], configure(), after=after)
+        lm = after.lm
         done.append(target)
         rows.append(
             {
@@ -147,12 +124,12 @@ def main() -> None:
     parser.add_argument("--targets", type=int, default=20)
     parser.add_argument("--docs", type=Path)
     args = parser.parse_args()
-    from features.factworld import shipped_world
-
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
     worlds = [
-        load_world(f"world-{n}", shipped_world() if n == 0 else args.demos / f"world-{n}", args.demos / f"demo-{n}")
+        open_world(
+            world_folder(n, args.demos), args.demos / f"demo-{n}", n_documents=N_DOCUMENTS, n_retained=N_RETAINED
+        )
         for n in args.worlds
     ]
     if "baselines" in args.parts:

@@ -1,6 +1,6 @@
 """The activation store measured: caching, reading, kills, scale, single-bit flips.
 
-    python benchmarks/activation_store.py --model SmolLM2.gguf --data DATA --out RUN [--docs docs/results/activation_store.md]
+    python -m benchmarks.store.activation_store --model SmolLM2.gguf --data DATA --out RUN [--docs docs/results/activation_store.md]
         [--parts caching reading kills scale flips] [--threads 2] [--small]
 
 DATA holds `wikitext2_valid.txt.gz`; RUN needs 6 GB. Whatever is timed runs in a process of its own, all with the same number
@@ -27,9 +27,10 @@ from typing import Any
 
 import h5py
 import numpy as np
-from activation_store_page import PARTS, render
 
-MEASURES = Path(__file__).with_name("activation_store_measures.py")
+from benchmarks.store.activation_store_page import PARTS, render
+
+MEASURES = "benchmarks.store.activation_store_measures"
 NOT_COMPARED = frozenset({"created", "attributes_sha256"})  # the time, and the seal over attributes with the time in it
 FLIPS_PER_PROCESS, FLIP_TIMEOUT_S = 20, 300
 
@@ -118,7 +119,7 @@ class Bench:
     def child(self, name: str, **arguments: object) -> dict[str, Any]:
         """Measure in a process of its own."""
         sys.stderr.write(f"{datetime.now():%H:%M:%S} {name} {arguments}, {self.threads} threads\n")
-        command = [sys.executable, str(MEASURES), name, json.dumps(arguments)]
+        command = [sys.executable, "-m", MEASURES, name, json.dumps(arguments)]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         found = json.loads(done.stdout.splitlines()[-1])
         assert found["threads"] == self.threads, found
@@ -217,7 +218,7 @@ class Bench:
         while len(found) < len(flips):
             part, end = flips[len(found) :][:FLIPS_PER_PROCESS], "crashed"
             sys.stderr.write(f"{datetime.now():%H:%M:%S} flips {len(found)} of {len(flips)}\n")
-            command = [sys.executable, str(MEASURES), "judge_flips", json.dumps({"path": str(path), "flips": part})]
+            command = [sys.executable, "-m", MEASURES, "judge_flips", json.dumps({"path": str(path), "flips": part})]
             with path.with_suffix(".log").open("w+") as log:
                 try:
                     detail = f"exit code {subprocess.run(command, stdout=log, timeout=FLIP_TIMEOUT_S).returncode}"

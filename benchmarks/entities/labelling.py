@@ -1,6 +1,6 @@
 """How fast a model is asked: the answering loop beside `transformers`' generate, in the same run.
 
-    python benchmarks/labelling.py --model MODEL --data DATA [--n 200] [--samples 10] [--threads 1]
+    python -m benchmarks.entities.labelling --model MODEL --data DATA [--n 200] [--samples 10] [--threads 1]
 
 Three ways, each over the same questions about Wikidata cities: greedy answers as `generate` writes them, greedy answers by
 the loop, and greedy plus samples by the loop and by `generate` (num_return_sequences). Prints one JSON object; the shares
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from cities import write_inputs
 
+from benchmarks.entities.cities import write_inputs
 from features import load_entities, load_templates
 from features.entities.name_tokens import encode
 from features.entities.prompts import Prompt, questions

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from statistics import harmonic_mean
 from typing import Any
 
 import numpy as np
 import torch
 
-from features.analysis.store import LatentAnalysis, load_analysis
+from benchmarks.unlearning.worlds import World
 from features.entities.collect import name_activations
-from features.entities.entities import Entity, load_entities
-from features.entities.prompts import Templates, by_type, contexts, load_templates
+from features.entities.entities import Entity
+from features.entities.prompts import by_type, contexts
 from features.labels.knowledge import ask, recall
 from features.stats.probe import cross_validated_auroc
 from sae_train.lm.generate import text_loss
-from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
-from sae_train.saes.base import Sae
-from sae_train.saes.interop import load_sae
-from sae_train.text.tokens import Document, load_documents
 from unlearn.auditing.attacks.relearn import RelearnConfig, relearn
 from unlearn.auditing.context import nearest_known
 from unlearn.finetuning.validation import rank_first
@@ -35,50 +31,16 @@ CONTROLS = 10
 FLOOR = 1e-3  # a harmonic mean has no zeros
 
 
-@dataclass(frozen=True)
-class World:
-    """A world and what a demo run left of it."""
-
-    name: str
-    folder: Path
-    labels: list[Entity]
-    templates: Templates
-    analysis: LatentAnalysis
-    saes: list[Sae]
-    documents: list[Document]
-
-    def model(self) -> LanguageModel:
-        """Load a fresh copy of the model."""
-        return replace(load_lm(str(self.folder), device="cpu"), name=self.name)
-
-    def targets(self, split: str, count: int) -> list[Entity]:
-        """Draw `count` known entities, as many of every type; `validation` and `test` never overlap."""
-        drawn = []
-        groups = by_type([e for e in self.labels if e.label == "known" and e.seen == "facts"])
-        each = -(-count // len(groups))
-        for kind, members in groups.items():
-            order = rng("benchmark.unlearning.targets", *kind.encode()).permutation(len(members))
-            at = {"validation": 0, "test": each}[split]
-            drawn += [members[i] for i in order[at : at + each]]
-        return drawn[:count]
-
-
-def load_world(name: str, folder: Path, demo: Path) -> World:
-    """Read a world folder and the demo run on it."""
-    from features.factworld.corpus import world_corpus
-
-    corpus = folder / "corpus.jsonl"
-    texts = load_documents(str(corpus)) if corpus.exists() else (Document(d.text) for d in world_corpus(0))
-    documents = [d for d, _ in zip(texts, range(8000), strict=False)]
-    return World(
-        name=name,
-        folder=folder,
-        labels=load_entities(demo / "labels.jsonl", need_labels=True),
-        templates=load_templates(folder / "templates.json"),
-        analysis=load_analysis(demo / "latents.h5"),
-        saes=[load_sae(p) for p in sorted(demo.glob("sae-*"))],
-        documents=documents,
-    )
+def draw_targets(world: World, split: str, count: int) -> list[Entity]:
+    """Draw `count` known entities, as many of every type; `validation` and `test` never overlap."""
+    drawn = []
+    groups = by_type([e for e in world.labels if e.label == "known" and e.seen == "facts"])
+    each = -(-count // len(groups))
+    for kind, members in groups.items():
+        order = rng("benchmark.unlearning.targets", *kind.encode()).permutation(len(members))
+        at = {"validation": 0, "test": each}[split]
+        drawn += [members[i] for i in order[at : at + each]]
+    return drawn[:count]
 
 
 def measure(world: World, lm: LanguageModel, targets: Sequence[Entity]) -> dict[str, Any]:
@@ -100,7 +62,7 @@ def measure(world: World, lm: LanguageModel, targets: Sequence[Entity]) -> dict[
     said = {
         k: ask(lm, e, few, heldout=True) for k, e in (("targets", targets), ("near", neighbours), ("other", retain))
     }
-    general = without_targets(world.documents[6000:], targets)
+    general = without_targets(world.unretained, targets)
     windows = text_windows(lm.tokenizer, general, ctx_len=64, max_tokens=8000)
     return {
         "recall": recall(said["targets"]),

@@ -1,4 +1,4 @@
-"""The TopK SAE trainers that benchmarks/sae_training.py compares, each behind the same two calls.
+"""The TopK SAE trainers that benchmarks/saes/sae_training.py compares, each behind the same two calls.
 
 Every system gets the same batches, scaled to a mean norm of sqrt(d_in), the same number of latents, k, step size, warm-up,
 and a step size that falls over the last fifth (sparsify: from the warm-up on, as its trainer does). Everything else is its

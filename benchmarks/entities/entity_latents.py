@@ -1,6 +1,6 @@
 """Latents of known and unknown entities: how good, how fast, and what label shuffles and controls say.
 
-    python benchmarks/entity_latents.py --out RUN [--parts speed fact-world cities] [--docs docs/results/entity_latents.md]
+    python -m benchmarks.entities.entity_latents --out RUN [--parts speed fact-world cities] [--docs docs/results/entity_latents.md]
         [--worlds seed0 W1 W2] [--seeds 5]
         [--names cities.h5 --activations acts.h5 --sae SAE …]        (cities)
 
@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from entity_latents_page import render
 from scipy import stats
 from scipy.sparse import csr_array
 
+from benchmarks.entities.entity_latents_page import render
 from features import Labels, LatentAnalysis, NameData, collect_names, find_entity_latents
 from features.entities.name_acts import load_names
 from features.factworld import shipped_world
@@ -103,11 +103,11 @@ def speed(n_entities: int = 2000, n_templates: int = 9, d_sae: int = 16_384, n_h
 # ----------------------------------------------------------------------------------------------------------- fact worlds
 def world_inputs(world: Path, out: Path) -> tuple[NameData, Path]:
     """Return names and store of a world; labels and store are those of `wb demo` on it."""
-    from unlearn.removals.demo import DemoConfig, run_demo
+    from unlearn import run_demo
 
     folder = out / world.name
     if not (folder / "labels.jsonl").exists() or not (folder / "acts.h5").exists():
-        run_demo(world, folder, DemoConfig(), silent, device="cpu")
+        run_demo(folder, world=world, device="cpu", progress=silent)
     if not (folder / "names.h5").exists():
         labels = Labels.load(folder / "labels.jsonl", templates=world / "templates.json")
         collect_names(str(world), labels, HOOK_POINT, out=folder / "names.h5", device="cpu", progress=silent)

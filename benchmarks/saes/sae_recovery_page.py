@@ -1,4 +1,4 @@
-"""The page that benchmarks/sae_recovery.py writes from its results."""
+"""The page that benchmarks/saes/sae_recovery.py writes from its results."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ COLUMNS = {
     "l0": "L0",
     "dead": "dead",
 }
-COMMAND = "python benchmarks/sae_recovery.py --out RUN --docs docs/results/sae_recovery.md"
+COMMAND = "python -m benchmarks.saes.sae_recovery --out RUN --docs docs/results/sae_recovery.md"
 
 
 def spread(values: list[float], digits: int) -> str:

@@ -1,6 +1,6 @@
-"""What benchmarks/activation_store.py times, each in a process of its own.
+"""What benchmarks/store/activation_store.py times, each in a process of its own.
 
-    python benchmarks/activation_store_measures.py NAME ARGUMENTS
+    python -m benchmarks.store.activation_store_measures NAME ARGUMENTS
 
 Calls one function of this file with a JSON object as its arguments and prints what it returns as the last line. A file of
 its own because the parent must not hold torch: a process' peak memory (ru_maxrss) counts what the process it was forked
@@ -9,6 +9,7 @@ from held.
 
 from __future__ import annotations
 
+import argparse
 import itertools
 import json
 import os
@@ -27,8 +28,8 @@ from typing import Any
 import h5py
 import numpy as np
 import torch
-from activation_store import content, datasets_of, differences, interleaved
 
+from benchmarks.store.activation_store import content, datasets_of, differences, interleaved
 from sae_train import train_sae
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
@@ -276,9 +277,13 @@ def judge(path: Path, expected: dict[str, Any]) -> tuple[str, str]:
     return ("silent", ", ".join(differs)[:200]) if differs else ("harmless", "")
 
 
-def main(name: str, arguments: str) -> None:
+def main() -> None:
     """Run one measurement; print it as the last line, with torch's threads, peak memory and what came from storage."""
-    found = globals()[name](**json.loads(arguments))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="Function of this file.")
+    parser.add_argument("arguments", help="Its arguments, a JSON object.")
+    args = parser.parse_args()
+    found = globals()[args.name](**json.loads(args.arguments))
     found |= {"threads": torch.get_num_threads(), "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
     if Path("/proc/self/io").exists():
         found["disk_bytes"] = int(Path("/proc/self/io").read_text().split("read_bytes: ")[1].split()[0])
@@ -286,4 +291,4 @@ def main(name: str, arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

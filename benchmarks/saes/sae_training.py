@@ -1,7 +1,7 @@
 """Training TopK SAEs: the workbench beside SAELens, dictionary_learning and sparsify, on the same activations.
 
     pip install --no-deps --target PEERS dictionary-learning eai-sparsify natsort schedulefree
-    python benchmarks/sae_training.py --out RUN --peers-path PEERS [--activations FILE --hook-point H] [--docs docs/results/sae_training.md]
+    python -m benchmarks.saes.sae_training --out RUN --peers-path PEERS [--activations FILE --hook-point H] [--docs docs/results/sae_training.md]
         [--parts speed quality scaling] [--threads 2] [--rounds 3] [--small]
 
 Without --activations, a store of synthetic ones is written to RUN. Whatever is timed runs in a process of its own
@@ -21,9 +21,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sae_training_page import render
+from benchmarks.saes.sae_training_page import render
 
-MEASURES = Path(__file__).with_name("sae_training_measures.py")
+MEASURES = "benchmarks.saes.sae_training_measures"
 NAMES = ("ours", "saelens", "saelens-bf16", "saelens-sparse", "dictionary_learning", "sparsify")
 PARTS = ("speed", "quality", "scaling")
 K, WARMUP_STEPS = 32, 2
@@ -61,7 +61,7 @@ class Bench:
     def child(self, name: str, **arguments: object) -> dict[str, Any]:
         """Measure in a process of its own."""
         sys.stderr.write(f"{datetime.now():%H:%M:%S} {name} {arguments}\n")
-        command = [sys.executable, str(MEASURES), name, json.dumps(arguments)]
+        command = [sys.executable, "-m", MEASURES, name, json.dumps(arguments)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise SystemExit(f"{name} {arguments} failed:\n{done.stderr[-3000:]}")

@@ -1,4 +1,4 @@
-"""The page that benchmarks/sae_training.py writes from its results."""
+"""The page that benchmarks/saes/sae_training.py writes from its results."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def render(results: dict[str, Any], words: str) -> str:
         f"{versions}. Activations: {setting['activations']}, d_in {setting['d_in']}. Each system in a process of its own, in turn, on the same "
         "batches; medians of steps after warm-up. Made again by",
         "",
-        "    python benchmarks/sae_training.py --out RUN --peers-path PEERS --docs docs/results/sae_training.md",
+        "    python -m benchmarks.saes.sae_training --out RUN --peers-path PEERS --docs docs/results/sae_training.md",
         "",
         "## What this shows",
         "",

@@ -37,7 +37,7 @@ def render(results: Mapping[str, Any], methods: Mapping[str, Mapping[str, Any]])
             "SmolLM2-135M-Instruct (GGUF, Q4_1, dequantised to float32), WikiText-2 validation text, Wikidata cities; one seed.",
             "Made again by",
             "",
-            "    python benchmarks/smollm2.py --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --out RUN --docs docs/results/smollm2.md",
+            "    python -m benchmarks.unlearning.smollm2 --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --out RUN --docs docs/results/smollm2.md",
             "",
             *_stations(results),
             *_latents(results["mine"]),

@@ -1,6 +1,6 @@
 """Is the audit right? Models of which the truth is known, audited with the shipped policy, over seeds of the fact world.
 
-    python benchmarks/audit_calibration.py --out RUN [--seeds 0 1 2] [--worlds DIR] [--docs docs/results/audit_calibration.md]
+    python -m benchmarks.audit.audit_calibration --out RUN [--seeds 0 1 2] [--worlds DIR] [--docs docs/results/audit_calibration.md]
 
 never      the world's language model trained again without every document that names one of 40 known entities
 untouched  the world's own model
@@ -18,7 +18,6 @@ import argparse
 import copy
 import json
 import random
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -27,30 +26,24 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.unlearning.settings import MEASURED_ANYWAY
+from benchmarks.unlearning.worlds import World, open_world, world_folder
 from features import label_entities
-from features.analysis.store import load_analysis
 from features.entities.entities import Entity, load_entities
-from features.entities.prompts import Templates, load_templates
-from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
 from features.factworld.train import train_model
-from sae_train.errors import CollapseError
 from sae_train.lm.models import LanguageModel, load_lm, save_lm
 from sae_train.rng import torch_rng
-from sae_train.saes.interop import load_sae
-from sae_train.text.tokens import Document
-from unlearn.auditing.audit import run_audit
 from unlearn.auditing.audit_json import report_from_json, report_to_json
 from unlearn.auditing.audit_report import AuditReport
 from unlearn.auditing.policy import default_policy
-from unlearn.auditing.request import Request
 from unlearn.auditing.verdict import decide
 from unlearn.config import AuditConfig, configure
-from unlearn.removals.run import unlearn
 
 N_LEFT_OUT, N_TARGETS = 10, 5  # per type
 GROUPS = (("facts", 50), ("name", 50), ("never", 25))  # entities per type that are labelled
 METHODS = ("idk 40", "idk 150", "rmu 50", "rmu 150", "ga 5", "ga 20")  # and steps
+N_RETAINED = 22_000  # documents of the corpus that a removal retains; the audit's text is among the others
 NOISE = (0.2, 0.5)  # of a weight matrix's standard deviation
 
 
@@ -62,11 +55,6 @@ class Kept:
     subject: str
     draw: int
     report: AuditReport
-
-
-def world_of(seed: int, worlds: Path) -> Path:
-    """Return the folder of a world; seed 0 is the one that ships."""
-    return shipped_world() if seed == 0 else worlds / f"world-{seed}"
 
 
 def left_out(entities: Sequence[Entity], seed: int) -> list[Entity]:
@@ -87,15 +75,15 @@ def retrained(seed: int, world: Path, names: Sequence[str], out: Path) -> Langua
     return load_lm(str(folder), device="cpu")
 
 
-def labels_of(lm: LanguageModel, world: Path, templates: Templates, seed: int, out: Path) -> list[Entity]:
+def labels_of(world: World, seed: int, out: Path) -> list[Entity]:
     """Label part of the world's entities by the original model; kept in RUN/labels-N.jsonl."""
     path = out / f"labels-{seed}.jsonl"
     if not path.exists():
-        entities, chosen = load_entities(world / "entities.jsonl"), []
-        for kind in dict.fromkeys(e.type for e in entities):
+        chosen: list[Entity] = []
+        for kind in dict.fromkeys(e.type for e in world.entities):
             for seen, count in GROUPS:
-                chosen += [e for e in entities if e.type == kind and e.seen == seen][:count]
-        label_entities(lm, chosen, templates=templates, out=path)
+                chosen += [e for e in world.entities if e.type == kind and e.seen == seen][:count]
+        label_entities(world.lm, chosen, templates=world.templates, out=path)
     return load_entities(path, need_labels=True)
 
 
@@ -128,51 +116,39 @@ def subjects(before: LanguageModel, never: LanguageModel, kinds: Sequence[str], 
     return {name: make() for name, make in every.items() if not kinds or name in kinds}
 
 
-def unlearned(
-    seed: int, world: Path, demo: Path, labels: Sequence[Entity], templates: Templates, names: Sequence[str], kind: str
-) -> LanguageModel:
+def unlearned(world: World, names: Sequence[str], kind: str) -> LanguageModel:
     """Return the world's model unlearned by a method, `idk 150` say, with the SAE and latents of a demo run.
 
     A model that collapsed is audited too: no method may reach a pass that way.
     """
     method, steps = kind.split()
-    lm, analysis = load_lm(str(world), device="cpu"), load_analysis(demo / "latents.h5")
-    saes = [load_sae(p) for p in sorted(demo.glob("sae-*"))]
-    documents = [Document(d.text) for d in world_corpus(seed)[:22_000]]
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            unlearn(
-                lm, saes, analysis, labels, templates, names, configure(method, steps=int(steps)), Path(folder) / "x",
-                documents=documents,
-            )  # fmt: skip
-        except CollapseError:
-            lm.model.requires_grad_(False)
-    return lm
+    return world.forget(names, configure(method, steps=int(steps), **MEASURED_ANYWAY)).lm
 
 
 def run_seed(seed: int, worlds: Path, out: Path, n_requests: int, kinds: Sequence[str], config: AuditConfig) -> None:
     """Audit every subject of one world."""
-    world = world_of(seed, worlds)
-    before, templates = load_lm(str(world), device="cpu"), load_templates(world / "templates.json")
-    drawn = left_out(load_entities(world / "entities.jsonl"), seed)
-    never = retrained(seed, world, [e.name for e in drawn], out)
-    labels = labels_of(before, world, templates, seed, out)
+    folder, demo = world_folder(seed, worlds), worlds / f"demo-{seed}"
+    world = open_world(folder, demo, labels=(), n_retained=N_RETAINED)
+    before = world.lm
+    drawn = left_out(world.entities, seed)
+    never = retrained(seed, folder, [e.name for e in drawn], out)
+    labels = labels_of(world, seed, out)
     names = [e.name for e in drawn]  # no text about any of them: the retrained model has not read it
-    documents = [Document(d.text) for d in world_corpus(seed)[22_000:] if not any(n in d.text for n in names)]
+    documents = [d for d in world.unretained if not any(n in d.text for n in names)]
     models = subjects(before, never, kinds, seed)
     done = {(k.seed, k.subject, k.draw) for k in kept(out)}
-    demo = worlds / f"demo-{seed}"
     for index, targets in enumerate(requests(drawn, labels, seed, n_requests)):
         keys, others = {t.key for t in targets}, {e.key for e in drawn}
-        visible = [e for e in labels if e.key in keys or e.key not in others]
+        visible = replace(world, labels=[e for e in labels if e.key in keys or e.key not in others])
         wanted = [*models, *(k for k in METHODS if demo.is_dir() and (not kinds or k in kinds))]
         for name in wanted:
             if (index and name != "never") or (seed, name, index) in done:
                 continue
-            lm = models.get(name) or unlearned(seed, world, demo, visible, templates, sorted(keys), name)
-            request = Request(visible, templates, sorted(keys), documents=documents, text_name="corpus, second half")
+            lm = models.get(name) or unlearned(visible, sorted(keys), name)
             started = time.monotonic()
-            report = run_audit(before, lm, request, config=replace(config, seed=index))
+            report = visible.audit(
+                lm, sorted(keys), replace(config, seed=index), text=documents, text_name="corpus, second half"
+            )
             keep(out, Kept(seed, name, index, report), time.monotonic() - started)
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-from unlearning_measures import score
+
+from benchmarks.unlearning.unlearning_measures import score
 
 COLUMNS = (
     ("recall", "recall"),

@@ -1,6 +1,6 @@
 """Removals from a real language model one by one and together, in closed form unless told otherwise.
 
-    python benchmarks/smollm2_removals.py --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --run RUN --out OUT \
+    python -m benchmarks.unlearning.smollm2_removals --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --run RUN --out OUT \
         [--sets cities landmarks] [--method NAME] [--set NAME=VALUE …] [--only-together] [--docs docs/results/smollm2_removals.md]
 
 RUN is what `smollm2.py` left (SAEs, activations, labelled cities); DATA also holds `landmark_in_country.json`. Landmarks are
@@ -12,33 +12,26 @@ entities, and of those among both that no removal retained. What is in OUT is no
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import random
 import subprocess
-import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from cities import ALIASES, spread
-from redirection_ablation import problem_of, read_setting, tune
-from smollm2 import HOOK_POINTS, N_TARGETS, draw_targets
-from smollm2_removals_page import render
-
-from features.analysis.store import LatentAnalysis, load_analysis
-from features.entities.entities import Entity, load_entities
-from features.entities.prompts import Templates, load_templates
+from benchmarks.entities.cities import ALIASES, spread
+from benchmarks.unlearning.settings import read_config
+from benchmarks.unlearning.smollm2 import HOOK_POINTS, N_TARGETS, draw_targets
+from benchmarks.unlearning.smollm2_removals_page import render
+from benchmarks.unlearning.worlds import World
+from features.entities.entities import load_entities
+from features.entities.prompts import load_templates
 from sae_train.lm.generate import text_loss
 from sae_train.lm.models import LanguageModel, load_lm
-from sae_train.saes.base import Sae
-from sae_train.saes.interop import load_sae
 from sae_train.text.tokens import Document, load_documents
 from unlearn.auditing.audit_json import findings_to_json
 from unlearn.auditing.evaluations.recall import evaluate_recall
-from unlearn.auditing.request import Request
-from unlearn.auditing.roles import make_context
-from unlearn.config import AuditConfig, UnlearnConfig, configure
+from unlearn.config import AuditConfig, UnlearnConfig
 from unlearn.problem.data import text_windows
 from unlearn.removals.run import TEXT_CTX
 
@@ -65,55 +58,50 @@ LANDMARK_TEMPLATES = {
 }
 
 
-@dataclass
-class Relation:
-    """Entities of one kind, labelled and mined.
+@dataclass(frozen=True)
+class TextLoss:
+    """The original model's loss on some general text.
 
     Attributes:
-        labels: Labelled entities.
-        templates: How they are asked about.
-        analysis: Mined latents.
-        targets: Names to forget.
+        windows: The text.
+        before: The loss there, nats a token.
     """
 
-    labels: list[Entity]
-    templates: Templates
-    analysis: LatentAnalysis
+    windows: list[list[int]]
+    before: float
+
+
+class Relation(NamedTuple):
+    """Entities of one kind, labelled and mined, and the names of those to forget."""
+
+    world: World
     targets: list[str]
 
 
-@dataclass
-class Model:
-    """The original model and what was made of it.
-
-    Attributes:
-        lm: Itself.
-        saes: Trained on its activations.
-        documents: General text.
-        windows: Some of it, on which the loss is measured.
-        loss_before: The original model's there.
-    """
-
-    lm: LanguageModel
-    saes: list[Sae]
-    documents: list[Document]
-    windows: list[list[int]]
-    loss_before: float
-
-
-def cities(run: Path) -> Relation:
-    """Return the cities as `smollm2.py` left them."""
-    labels, templates = run / "labels.jsonl", run / "templates.json"
-    return Relation(
-        load_entities(labels, need_labels=True),
-        load_templates(templates),
-        load_analysis(run / "latents.h5"),
-        draw_targets(labels),
+def relation(name: str, args: argparse.Namespace, lm: LanguageModel, documents: list[Document]) -> Relation:
+    """Return the cities as `smollm2.py` left them, or landmarks, labelled and mined."""
+    if name == "cities":
+        labels, templates, latents = (args.run / n for n in ("labels.jsonl", "templates.json", "latents.h5"))
+        targets = draw_targets(labels)
+    else:
+        labels, templates, latents = landmarks(args.model, args.data, args.run, args.out)
+        known = sorted(e.name for e in load_entities(labels, need_labels=True) if e.label == "known")
+        targets = sorted(random.Random("smollm2 landmarks").sample(known, N_TARGETS))
+    world = World(
+        name=name,
+        lm=lm,
+        labels=load_entities(labels, need_labels=True),
+        templates=load_templates(templates),
+        latents=latents,
+        sae_folders=tuple(args.run / f"sae-{hook_point}" for hook_point in HOOK_POINTS),
+        documents=documents,
+        n_retained=len(documents),
     )
+    return Relation(world, targets)
 
 
-def landmarks(model: str, data: Path, run: Path, out: Path) -> Relation:
-    """Label and mine the landmarks, and draw some of those that the model knows."""
+def landmarks(model: str, data: Path, run: Path, out: Path) -> tuple[Path, Path, Path]:
+    """Label and mine the landmarks; return labels, templates and latents."""
     entities, templates, labels, latents = (
         out / n for n in ("landmarks.jsonl", "landmark-templates.json", "landmark-labels.jsonl", "landmark-latents.h5")
     )
@@ -131,10 +119,7 @@ def landmarks(model: str, data: Path, run: Path, out: Path) -> Relation:
     if not latents.exists():
         saes = [word for name in HOOK_POINTS for word in ("--sae", run / f"sae-{name}")]
         wb("find-entity-latents", *asked, *saes, "--labels", labels, "--activations", run / "acts.h5", "--no-gate", "--out", latents)  # fmt: skip
-    found = load_entities(labels, need_labels=True)
-    known = sorted(e.name for e in found if e.label == "known")
-    drawn = sorted(random.Random("smollm2 landmarks").sample(known, N_TARGETS))
-    return Relation(found, load_templates(templates), load_analysis(latents), drawn)
+    return labels, templates, latents
 
 
 def wb(*words: object) -> None:
@@ -142,36 +127,16 @@ def wb(*words: object) -> None:
     subprocess.run(["wb", *map(str, words), "--json", "--overwrite"], check=True, stdout=subprocess.DEVNULL)
 
 
-def remove(model: Model, relation: Relation, names: list[str], config: UnlearnConfig) -> dict[str, Any]:
-    """Forget some entities in a copy of the model; return what it says then."""
-    started = time.monotonic()
-    lm = replace(model.lm, model=copy.deepcopy(model.lm.model))
-    problem = problem_of(
-        lm,
-        model.saes,
-        relation.analysis,
-        relation.labels,
-        relation.templates,
-        model.documents,
-        names,
-        config,
-    )
-    tune(problem)
-    seconds = time.monotonic() - started
-    request = Request(
-        relation.labels,
-        relation.templates,
-        names,
-        analysis=relation.analysis,
-        trained_on={e.key for e in problem.sets.retain},
-    )
-    found = evaluate_recall(make_context(model.lm, lm, request, ASKED))
+def remove(world: World, text: TextLoss, names: list[str], config: UnlearnConfig) -> dict[str, Any]:
+    """Forget some entities in a copy of the model; return what it says then, and the seconds, pairing and checks included."""
+    unlearned = world.forget(names, config)
+    context = world.context(unlearned.lm, names, ASKED, trained_on=set(unlearned.record.retained))
     return {
         "names": names,
-        "seconds": seconds,
-        "recall": findings_to_json(found),
-        "loss_before": model.loss_before,
-        "loss_after": text_loss(lm, model.windows),
+        "seconds": unlearned.result["seconds"],
+        "recall": findings_to_json(evaluate_recall(context)),
+        "loss_before": text.before,
+        "loss_after": text_loss(unlearned.lm, text.windows),
     }
 
 
@@ -188,25 +153,24 @@ def main() -> None:
     parser.add_argument("--only-together", action="store_true", help="All ten at once, none alone.")
     parser.add_argument("--docs", type=Path)
     args = parser.parse_args()
-    config = configure(args.method, **dict(map(read_setting, args.set)))
+    config = read_config(args.set, method=args.method)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "results.json"
     results: dict[str, dict[str, Any]] = json.loads(path.read_text()) if path.exists() else {}
     lm, documents = load_lm(args.model, device="cpu"), list(load_documents(str(args.data / "wikitext2_valid.txt.gz")))
     # Spread evenly: windows come longest first, and the last ones are headings.
     windows = spread(text_windows(lm.tokenizer, documents, ctx_len=TEXT_CTX, max_tokens=10**7), TEXT_WINDOWS)
-    saes = [load_sae(args.run / f"sae-{name}") for name in HOOK_POINTS]
-    model = Model(lm, saes, documents, windows, loss_before=text_loss(lm, windows))
+    text = TextLoss(windows, text_loss(lm, windows))
     for name in args.sets:
-        relation = cities(args.run) if name == "cities" else landmarks(args.model, args.data, args.run, args.out)
+        world, targets = relation(name, args, lm, documents)
         is_default = args.method == METHOD and not args.set
         title = name if is_default else ", ".join([name, args.method, *args.set])
         cells = results.setdefault(title, {})
-        alone = [] if args.only_together else [[t] for t in relation.targets]
-        for targets in ([*relation.targets], *alone):
-            key = targets[0] if len(targets) == 1 else "together"
+        alone = [] if args.only_together else [[t] for t in targets]
+        for names in (targets, *alone):
+            key = names[0] if len(names) == 1 else "together"
             if key not in cells:
-                cells[key] = remove(model, relation, targets, config)
+                cells[key] = remove(world, text, names, config)
                 path.write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
     if args.docs is not None:
         args.docs.write_text(render(results), encoding="utf-8")

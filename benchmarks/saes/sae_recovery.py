@@ -1,6 +1,6 @@
 """Do SAEs find the directions that activations are made of? The workbench beside SAELens, on SAELens' synthetic model.
 
-    python benchmarks/sae_recovery.py --out RUN [--docs docs/results/sae_recovery.md] [--seeds 0 1 2] [--archs topk …] [--d-in 128 --features 512] [--small]
+    python -m benchmarks.saes.sae_recovery --out RUN [--docs docs/results/sae_recovery.md] [--seeds 0 1 2] [--archs topk …] [--d-in 128 --features 512] [--small]
 
 `sae_lens.synthetic.SyntheticModel` with its own settings: features are unit vectors, on or off independently with Zipfian
 probabilities, of size one, plus a constant vector of length one. Both trainers read the same stored rows in the same
@@ -22,7 +22,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from made_store import HOOK_POINT, write_store
 from sae_lens import SAE, LoggingConfig
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
@@ -35,9 +34,10 @@ from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 from sae_lens.synthetic import SyntheticModel, SyntheticModelConfig, eval_sae_on_synthetic_data
 from sae_lens.training.activation_scaler import ActivationScaler
 from sae_lens.training.sae_trainer import SAETrainer
-from sae_recovery_page import render
 from torch import Tensor
 
+from benchmarks.saes.made_store import HOOK_POINT, write_store
+from benchmarks.saes.sae_recovery_page import render
 from sae_train import train_sae
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore

@@ -1,6 +1,6 @@
 """The whole thread on a real language model: SmolLM2-135M-Instruct, WikiText-2, Wikidata cities; one removal, three methods.
 
-    python benchmarks/smollm2.py --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --out RUN [--docs docs/results/smollm2.md]
+    python -m benchmarks.unlearning.smollm2 --model SmolLM2-135M-Instruct.Q4_1.gguf --data DATA --out RUN [--docs docs/results/smollm2.md]
 
 DATA holds `wikitext2_valid.txt.gz` and `wikidata_cities.jsonl.gz`. Every station is a `wb` command; what each printed with
 --json and how long it took is kept in RUN/results.json, finished stations are not repeated, and the page is written from that.
@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from cities import city_line, read_cities, write_inputs
-from smollm2_page import render
+from benchmarks.entities.cities import city_line, read_cities, write_inputs
+from benchmarks.unlearning.smollm2_page import render
 
 HOOK_POINTS = ("layers.9", "layers.15", "layers.21")
 N_TARGETS = 10

@@ -1,12 +1,13 @@
-"""What benchmarks/sae_training.py times, each in a process of its own.
+"""What benchmarks/saes/sae_training.py times, each in a process of its own.
 
-    python benchmarks/sae_training_measures.py NAME ARGUMENTS
+    python -m benchmarks.saes.sae_training_measures NAME ARGUMENTS
 
 Calls one function of this file with a JSON object as its arguments and prints what it returns as the last line.
 """
 
 from __future__ import annotations
 
+import argparse
 import gc
 import itertools
 import json
@@ -25,10 +26,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from made_store import write_store
-from sae_training_systems import Task, build
 from torch import Tensor
 
+from benchmarks.saes.made_store import write_store
+from benchmarks.saes.sae_training_systems import Task, build
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.quality.evaluate import used_blocks
@@ -162,12 +163,16 @@ def scaling(repeats: int, **task: Any) -> dict[str, Any]:
     return {name: statistics.median(values[1:]) for name, values in found.items()} | {"notes": trainer.notes}
 
 
-def main(name: str, arguments: str) -> None:
+def main() -> None:
     """Run one measurement; print it as the last line, with torch's number of threads."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help="Function of this file.")
+    parser.add_argument("arguments", help="Its arguments, a JSON object.")
+    args = parser.parse_args()
     warnings.filterwarnings("ignore")
-    found = globals()[name](**json.loads(arguments)) | {"threads": torch.get_num_threads()}
+    found = globals()[args.name](**json.loads(args.arguments)) | {"threads": torch.get_num_threads()}
     sys.stdout.write("\n" + json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

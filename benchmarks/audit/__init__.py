@@ -1,0 +1,1 @@
+"""Is the audit right where the truth is known?"""

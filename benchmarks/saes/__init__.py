@@ -1,0 +1,1 @@
+"""SAE training: speed, memory, quality, and whether the true directions are found."""

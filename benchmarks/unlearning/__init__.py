@@ -1,0 +1,1 @@
+"""Removals: methods, settings, sequences, the demo over seeds, a real language model."""

@@ -347,12 +347,12 @@ import sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from sae_train import h5, h5_contents
+from sae_train.storage import h5, h5_contents
 from sae_train.activations import layout, writer
 from sae_train.config import CacheConfig
 from sae_train.lm.models import load_lm
-from sae_train.lm.tokens import Document
-from sae_train.lm.windows import plan_windows
+from sae_train.text.tokens import Document
+from sae_train.text.windows import plan_windows
 h5.CHUNK_BYTES, layout.COMMIT_EVERY_ROWS = 16 * 32 * 4, 24
 folder, out, resume = sys.argv[1], Path(sys.argv[2]), sys.argv[3] == "resume"
 lm = load_lm(folder, device="cpu")

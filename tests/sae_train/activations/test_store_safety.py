@@ -196,8 +196,8 @@ from sae_train.activations import layout, writer
 from sae_train.config import CacheConfig
 from sae_train.errors import StoppedError
 from sae_train.lm.models import load_lm
-from sae_train.lm.tokens import Document
-from sae_train.lm.windows import plan_windows
+from sae_train.text.tokens import Document
+from sae_train.text.windows import plan_windows
 import signal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 folder, out, limit = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
@@ -222,7 +222,7 @@ def test_a_disk_that_fills_up_is_said_and_leaves_what_can_be_continued(tiny_llam
         return subprocess.run(words, capture_output=True, text=True, timeout=120)
 
     first = run(1_000_000)
-    assert first.returncode == 1 and "the disk is full" in first.stdout and "--resume" in first.stdout, first
+    assert first.returncode == 1 and "the disk is full" in first.stdout and "resume" in first.stdout, first
     assert not (tmp_path / "a.h5").exists() and not list(tmp_path.glob("*.new"))
     then = run(2**40, "--resume")
     assert then.returncode == 0, then

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sae_train.quality.evaluation import compare_saes, eval_sae
     from sae_train.saes.base import Sae
     from sae_train.saes.importers import import_sae
-    from sae_train.training.sae_training import train_sae, train_saes
+    from sae_train.training.stations import train_sae, train_saes
 
 __all__ = [
     "ActivationStore",
@@ -46,8 +46,8 @@ _MODULES = {
     "eval_sae": "sae_train.quality.evaluation",
     "import_sae": "sae_train.saes.importers",
     "load_lm": "sae_train.lm.models",
-    "train_sae": "sae_train.training.sae_training",
-    "train_saes": "sae_train.training.sae_training",
+    "train_sae": "sae_train.training.stations",
+    "train_saes": "sae_train.training.stations",
 }
 
 

@@ -92,7 +92,7 @@ def resumes_exactly(make_store, tmp_path: Path):
     from sae_train.config import SaeTrainConfig
     from sae_train.run.checkpoints import load_checkpoint
     from sae_train.saes.interop import WEIGHTS
-    from sae_train.training.trainer import train_one
+    from sae_train.training.jobs import train_one
 
     def check(arch: str, *in_checkpoint: str) -> None:
         rows = torch.randn(600, 32, generator=torch.Generator().manual_seed(2)) * 3 + 1
@@ -133,7 +133,7 @@ def planted_and_shuffled(make_store, tmp_path: Path):
     from sae_train.activations.store import ActivationStore
     from sae_train.config import SaeTrainConfig
     from sae_train.saes.interop import WEIGHTS
-    from sae_train.training.trainer import train_one
+    from sae_train.training.jobs import train_one
 
     def train(arch: str, *, steps: int = 300, **settings):
         generator = torch.Generator().manual_seed(11)  # not the trainer's seed, which draws the first decoder rows

@@ -99,7 +99,7 @@ def world_sae(world_store: Path):
     from sae_train.activations.store import ActivationStore
     from sae_train.config import SaeTrainConfig
     from sae_train.saes.interop import load_sae
-    from sae_train.training.trainer import train_one
+    from sae_train.training.jobs import train_one
 
     folder = world_store.parent / "sae"
     config = SaeTrainConfig("layers.2", k=8, expansion=2, tokens=80_000, batch_size=512, lr=2e-3, holdout_share=0.1)

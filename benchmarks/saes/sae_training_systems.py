@@ -20,7 +20,7 @@ from torch import Tensor
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
 from sae_train.rng import seed_torch
-from sae_train.training.trainer import prepare, train_step
+from sae_train.training.jobs import prepare, train_step
 
 DECAY_SHARE = 0.2
 MOST_WARMUP_STEPS = 50  # and no more than a quarter of the run

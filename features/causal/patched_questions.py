@@ -12,7 +12,7 @@ from features.entities.entities import Entity
 from features.entities.name_tokens import encode, span_of
 from features.entities.prompts import Prompt, Templates, questions, render
 from features.labels.knowledge import GREEDY, Verdict, judge
-from features.labels.pairing import pair
+from features.labels.partners import pair
 from sae_train.errors import EntityError
 from sae_train.lm.answering import write_answers
 from sae_train.lm.models import LanguageModel

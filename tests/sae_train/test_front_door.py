@@ -346,7 +346,7 @@ def test_the_defaults_are_those_of_the_command_line(
         ),
         "train": (
             (
-                "sae_train.training.sae_training.train_jobs",
+                "sae_train.training.stations.train_jobs",
                 lambda _store, jobs, *_args, **_more: asdict(jobs[0].config),
             ),
             lambda: train_sae(acts, "layers.1", progress=silent),
@@ -364,7 +364,7 @@ def test_the_defaults_are_those_of_the_command_line(
         ),
     }
     target, call, words = calls[station]
-    monkeypatch.setattr("sae_train.training.sae_training.shown", silent)
+    monkeypatch.setattr("sae_train.training.stations.shown", silent)
     seen = _config_of_call(monkeypatch, *target)
     with pytest.raises(_Seen):
         call()

@@ -21,7 +21,7 @@ from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.run.progress import silent
 from sae_train.text.tokens import Document
 from sae_train.text.windows import plan_windows
-from sae_train.training.trainer import train_one
+from sae_train.training.jobs import train_one
 from unlearn import unlearn
 from unlearn.auditing.attacks import ATTACKS
 from unlearn.auditing.audit import run_audit

@@ -10,7 +10,7 @@ import numpy as np
 from features.analysis.store import LatentAnalysis
 from features.entities.entities import Entity
 from features.entities.prompts import Templates, by_type
-from features.labels.pairing import pair
+from features.labels.partners import pair
 from sae_train.errors import EntityError, ShapeError
 from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel

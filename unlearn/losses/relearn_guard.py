@@ -39,7 +39,7 @@ from unlearn.finetuning.finetune import CLIP_NORM, adamw
 from unlearn.losses.divergence import next_token_kl
 from unlearn.problem.data import training_prompts
 from unlearn.problem.examples import Answered, encode_answered
-from unlearn.problem.pairs import Pair, pair_batch
+from unlearn.problem.paired_prompts import Pair, pair_batch
 from unlearn.problem.problem import Problem
 from unlearn.settings import RedirectSettings
 

@@ -45,7 +45,7 @@ from unlearn.losses.relearn_guard import RelearnGuard
 from unlearn.losses.retention import Retention, block_names
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
 from unlearn.problem.data import UnlearnSets
-from unlearn.problem.pairs import Pair, PairBatch, aimed_prompts, pair_batch
+from unlearn.problem.paired_prompts import Pair, PairBatch, aimed_prompts, pair_batch
 from unlearn.problem.problem import Problem
 from unlearn.settings import ClosedFormSettings, RedirectSettings
 

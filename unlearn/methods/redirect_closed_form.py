@@ -29,7 +29,7 @@ from sae_train.lm.hooks import capture, captured_keys
 from sae_train.lm.models import LanguageModel
 from unlearn.losses.key_solve import KeyMoment, solve_update
 from unlearn.problem.data import UnlearnSets
-from unlearn.problem.pairs import PairBatch, pair_batch
+from unlearn.problem.paired_prompts import PairBatch, pair_batch
 from unlearn.problem.problem import Problem
 from unlearn.settings import ClosedFormSettings
 

@@ -16,7 +16,7 @@ from features.entities.entities import Entity, find_entity
 from features.entities.name_tokens import Encoded, encode
 from features.entities.prompts import Prompt, Templates, check_types, contexts, mentions, questions
 from features.labels.knowledge import normalize
-from features.labels.pairing import pair
+from features.labels.partners import pair
 from sae_train.errors import EntityError
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng

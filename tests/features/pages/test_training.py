@@ -15,7 +15,7 @@ from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError, FileFormatError, MissingFileError
 from sae_train.run import tracking
 from sae_train.run.runs import Run
-from sae_train.training.trainer import train_one
+from sae_train.training.jobs import train_one
 
 torch.set_num_threads(1)
 SIZES = {"k": 3, "d_sae": 48, "batch_size": 16, "lr": 3e-3, "holdout_share": 0.1}

@@ -12,7 +12,7 @@ from sae_train.config import B_DEC_INITS, SaeTrainConfig
 from sae_train.errors import ConfigError
 from sae_train.saes.centers import CENTERS, geometric_median
 from sae_train.saes.interop import WEIGHTS
-from sae_train.training.trainer import train_one
+from sae_train.training.jobs import train_one
 
 
 def _rows(n: int = 300, d: int = 5, seed: int = 0) -> torch.Tensor:

@@ -19,7 +19,7 @@ from sae_train.saes.topk_search.choice import best_dtype, same_choice
 from sae_train.saes.topk_search.int8_product import Int8Product, in_whole_numbers
 from sae_train.saes.topk_search.memory import Memory
 from sae_train.saes.topk_search.strongest import FloatScores, strongest
-from sae_train.training.trainer import TrainState, in_memory_order
+from sae_train.training.jobs import TrainState, in_memory_order
 
 torch.set_num_threads(1)
 BATCH, D_IN, D_SAE, K = 48, 24, 160, 6

@@ -40,7 +40,7 @@ def start(tmp_path_factory):
     """Return a function that starts `wb ARGS` in a process of its own, which is there at once: imports are done."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(
-        ["sae_train.training.trainer", "sae_train.run.processes", "cli.main", "cli.cmd_train_sae", "cli.output.render"]
+        ["sae_train.training.jobs", "sae_train.run.processes", "cli.main", "cli.cmd_train_sae", "cli.output.render"]
     )
     log = tmp_path_factory.mktemp("log") / "wb.txt"
 

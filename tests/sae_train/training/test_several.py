@@ -21,9 +21,9 @@ from sae_train.saes.base import Sae
 from sae_train.saes.interop import WEIGHTS
 from sae_train.training import trainer
 from sae_train.training.grid import sae_jobs
+from sae_train.training.jobs import train_jobs, train_one
 from sae_train.training.loss_watch import REMEMBERED, LossWatch
 from sae_train.training.sae_run import Training
-from sae_train.training.trainer import train_jobs, train_one
 
 torch.set_num_threads(1)
 SETTINGS = {"d_sae": 48, "batch_size": 64, "tokens": 640, "lr": 3e-3, "lr_warmup_steps": 2, "holdout_share": 0.1}
@@ -284,7 +284,7 @@ def test_a_resumed_command_shows_what_was_done_before(store, wb, tmp_path, monke
     monkeypatch.setattr(Training, "train", real)
     calls = []
     show = nullcontext(lambda n=1, *, earlier=0, **_: calls.append((n, earlier)))
-    monkeypatch.setattr("sae_train.training.sae_training.shown", lambda *_, **__: show)
+    monkeypatch.setattr("sae_train.training.stations.shown", lambda *_, **__: show)
     outcome = wb("train-sae", *words, "--resume")
     assert outcome.code == 0, outcome.err
     assert calls == [(0, 4 * 64)] + [(64, 0)] * 6

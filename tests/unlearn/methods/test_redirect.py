@@ -30,7 +30,7 @@ from unlearn.methods import METHODS
 from unlearn.methods.redirect import Redirect
 from unlearn.problem.data import training_prompts
 from unlearn.problem.hook_choice import choose_hook_point
-from unlearn.problem.pairs import pair_batch
+from unlearn.problem.paired_prompts import pair_batch
 from unlearn.removals.run import RemovalTask, run_removal
 from unlearn.settings import RedirectSettings
 

@@ -23,7 +23,7 @@ from unlearn.problem.data import (
     training_prompts,
     without_targets,
 )
-from unlearn.problem.pairs import AVERAGED, aimed_prompts, pair_batch, paired_prompts
+from unlearn.problem.paired_prompts import AVERAGED, aimed_prompts, pair_batch, paired_prompts
 
 
 def n_tokens(lm, entity: Entity) -> int:

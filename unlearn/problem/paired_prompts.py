@@ -13,7 +13,7 @@ from torch import Tensor
 from features.entities.entities import Entity
 from features.entities.name_tokens import Encoded, encode, matching_offsets
 from features.entities.prompts import Prompt, Templates, render
-from features.labels.pairing import stand_ins
+from features.labels.partners import stand_ins
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
 from sae_train.text.packing import Batch, Places, lay_out

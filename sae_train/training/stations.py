@@ -18,7 +18,7 @@ from sae_train.run.runs import clear_output
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import load_sae
 from sae_train.training.grid import SaeJob, sae_jobs
-from sae_train.training.trainer import check_jobs, train_jobs
+from sae_train.training.jobs import check_jobs, train_jobs
 
 _REPEATED = ("hook_point", "k", "expansion", "seed")  # fields that `train_saes` takes several values of
 

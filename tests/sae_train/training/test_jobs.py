@@ -28,7 +28,7 @@ from sae_train.saes.interop import WEIGHTS, load_sae
 from sae_train.text.tokens import Document
 from sae_train.text.windows import plan_windows
 from sae_train.training import trainer
-from sae_train.training.trainer import TrainState, lr_factor, train_one
+from sae_train.training.jobs import TrainState, lr_factor, train_one
 
 torch.set_num_threads(1)
 D_IN, N_DIRECTIONS = 32, 24

@@ -27,7 +27,7 @@ from sae_train.saes.base import Sae
 from sae_train.saes.interop import WEIGHTS, load_sae
 from sae_train.text.tokens import Document
 from sae_train.text.windows import plan_windows
-from sae_train.training import trainer
+from sae_train.training import jobs as trainer
 from sae_train.training.jobs import TrainState, lr_factor, train_one
 
 torch.set_num_threads(1)

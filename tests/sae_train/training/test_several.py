@@ -19,7 +19,7 @@ from sae_train.run.processes import Processes
 from sae_train.run.runs import jsonable
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import WEIGHTS
-from sae_train.training import trainer
+from sae_train.training import jobs as trainer
 from sae_train.training.grid import sae_jobs
 from sae_train.training.jobs import train_jobs, train_one
 from sae_train.training.loss_watch import REMEMBERED, LossWatch

@@ -99,8 +99,13 @@ class World:
 
 
 def open_world(
-    folder: Path, demo: Path, *, labels: Iterable[Entity] | None = None, n_documents: int | None = None, n_retained: int | None = None
-) -> World:  # fmt: skip
+    folder: Path,
+    demo: Path,
+    *,
+    labels: Iterable[Entity] | None = None,
+    n_documents: int | None = None,
+    n_retained: int | None = None,
+) -> World:
     """Open a fact world and the demo run on it.
 
     Args:

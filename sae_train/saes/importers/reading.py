@@ -1,4 +1,4 @@
-"""What every importer needs: JSON beside the weights, tensors by name, where an SAE reads, whose k counts."""
+"""Helpers of all importers: read JSON beside the weights, tensors by name, hook points, and k."""
 
 from __future__ import annotations
 

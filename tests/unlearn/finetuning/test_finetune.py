@@ -40,6 +40,7 @@ def run(world_sae, world_analysis, world_labels, world_templates, world_targets,
 
     def start(out: str = "out", names=None, *, model=None, method="idk", documents=None, **settings):
         more = {k: settings.pop(k) for k in ("earlier", "chain", "original") if k in settings}
+        how = {k: settings.pop(k) for k in ("resume", "advance") if k in settings}
         task = RemovalTask(
             load_lm(model or str(shipped_world()), device="cpu"),
             [world_sae],
@@ -51,7 +52,7 @@ def run(world_sae, world_analysis, world_labels, world_templates, world_targets,
             documents=world_documents[:40] if documents is None else documents,
             **more,
         )
-        found = run_removal(task, tmp_path / f"{out}.run")
+        found = run_removal(task, tmp_path / f"{out}.run", **how)
         found.save(tmp_path / out)
         shutil.rmtree(found.run_folder)
         return found.lm, found.result
@@ -152,7 +153,9 @@ def test_an_adapter_resumes_exactly(run):
     settings = {"train": "lora", "lr": 1e-2, "steps": 4, "save_every": 2, "merge": True}
     straight, _ = run("straight", **settings)
 
-    def stop(n, terms, seen=[]):  # noqa: B006
+    seen = []
+
+    def stop(n=1, /, *, earlier=0, **terms):
         seen.append(n)
         if len(seen) == 3:
             raise Interrupted

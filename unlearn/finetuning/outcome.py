@@ -1,4 +1,4 @@
-"""What a run did to the model: how far the weights moved, and whether what was to be kept is still there."""
+"""The outcome of a run: how far the weights moved, and whether what is retained has collapsed."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Top floor: the `wb` command line. Options in, one call into the floors below, one rendering out."""
+"""The top floor: the `wb` command line. It parses options, calls the floors below and prints the result."""

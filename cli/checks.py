@@ -1,4 +1,4 @@
-"""Options of the causal checks of `wb find-entity-latents`, and the configs that they make. Imports no torch."""
+"""Options of the causal checks of `wb find-entity-latents`, and the configs built from them. Imports no torch."""
 
 from __future__ import annotations
 

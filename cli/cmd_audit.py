@@ -1,4 +1,4 @@
-"""`wb audit`: what an unlearned model still knows, and what it lost: audit.json and audit.html."""
+"""`wb audit`: measure what an unlearned model still knows and what it lost; writes audit.json and audit.html."""
 
 from __future__ import annotations
 

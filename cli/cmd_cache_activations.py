@@ -1,4 +1,4 @@
-"""`wb cache-activations`: language model + text -> activation store, all hook points in one pass."""
+"""`wb cache-activations`: run a language model over text and store activations of all hook points in one pass."""
 
 from __future__ import annotations
 

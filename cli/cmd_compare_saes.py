@@ -1,4 +1,4 @@
-"""`wb compare-saes`: which latents of one SAE another one has too."""
+"""`wb compare-saes`: find the latents that two SAEs share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wb demo`: the whole story on the embedded world, ending in an HTML report; no network."""
+"""`wb demo`: the whole pipeline on the embedded fact world, ending in HTML reports. Needs no network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wb eval-sae`: the quality of one SAE on held-out documents and, with the model, what it costs in loss."""
+"""`wb eval-sae`: SAE quality on held-out documents and, given the model, the loss with the SAE spliced in."""
 
 from __future__ import annotations
 

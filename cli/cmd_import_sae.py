@@ -1,4 +1,4 @@
-"""`wb import-sae`: an SAE of another library -> SAE folder."""
+"""`wb import-sae`: convert an SAE of another library to an SAE folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wb inspect`: what any of our HDF5 files holds; statistics of activation stores, comparison, verification."""
+"""`wb inspect`: show, compare or verify the workbench's HDF5 files; statistics of activation stores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wb label-entities`: known or unknown, by the model's own answers."""
+"""`wb label-entities`: label entities as known or unknown by the model's own answers."""
 
 from __future__ import annotations
 

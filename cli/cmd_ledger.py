@@ -1,4 +1,4 @@
-"""`wb ledger`: the chain of removals, each entry with the hashes of everything it rests on."""
+"""`wb ledger`: the chain of removals; each entry holds the hashes of everything it rests on."""
 
 from __future__ import annotations
 

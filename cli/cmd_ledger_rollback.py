@@ -1,4 +1,4 @@
-"""`wb ledger rollback`: take back the newest removal."""
+"""`wb ledger rollback`: undo the newest removal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wb ledger show`: show the entries, and which model is the newest."""
+"""`wb ledger show`: list the entries and the newest model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wb ledger verify`: check the chain and all files it vouches for."""
+"""`wb ledger verify`: check the hash chain and all files that it covers."""
 
 from __future__ import annotations
 

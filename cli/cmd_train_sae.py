@@ -1,4 +1,4 @@
-"""`wb train-sae`: activation store -> SAE folders, without any language model in memory."""
+"""`wb train-sae`: train SAEs on an activation store; no language model is loaded."""
 
 from __future__ import annotations
 

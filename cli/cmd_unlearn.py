@@ -1,4 +1,4 @@
-"""`wb unlearn`: make a model not know an entity, by redirecting its activations."""
+"""`wb unlearn`: remove a model's knowledge of entities, by redirecting their activations or by a baseline method."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`wb world`: build a fact world."""
+"""`wb world`: build a fact world, a small language model with known facts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`--entities` of a command that also reads hub datasets: a path, `fact-world`, or the id of a dataset."""
+"""`--entities` of commands that also read hub datasets: a path, `fact-world`, or the id of a dataset."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors as the command line says them: click's usage errors in the house form, fields by the names of options."""
+"""Error messages on the command line: usage errors in the house form, fields named by their options."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Click options made of config classes: name, type, range, default and help are the fields'. Imports no torch."""
+"""Click options generated from config classes: name, type, range, default and help. Imports no torch."""
 
 from __future__ import annotations
 

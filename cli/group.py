@@ -1,4 +1,4 @@
-"""The group `wb`: the table of commands, and a click group that imports a command only when it is asked for.
+"""The click group `wb`: the table of commands, each imported only when it is called.
 
 `wb --help` reads the table and imports nothing heavy; `wb NAME …` imports `cli.cmd_<name>` and takes its
 attribute `command`. Adding a command is one line here and one file.

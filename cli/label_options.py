@@ -1,4 +1,4 @@
-"""The options that only `wb label-entities` has: whom to ask, how, and by which rule. Imports no torch."""
+"""The options that only `wb label-entities` has: which entities, how to ask, which rule. Imports no torch."""
 
 from __future__ import annotations
 

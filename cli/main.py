@@ -1,4 +1,4 @@
-"""The entry point of `wb`: checks the installation, runs a command, turns every outcome into an exit code.
+"""The entry point of `wb`: check the installation, run a command, turn every outcome into an exit code.
 
 Exit codes: 0 done, 1 failed while running, 2 bad input or usage, 130 interrupted. Errors of the workbench
 come out in the house form on stderr; anything else is a defect of ours and keeps its traceback.

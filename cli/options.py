@@ -1,4 +1,4 @@
-"""Options that several commands share, one decorator each, and what becomes of their values.
+"""Options that several commands share, one decorator each, and the conversion of their values.
 
 Importing this module imports no torch, so neither does `wb NAME --help`.
 """

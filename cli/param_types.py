@@ -1,4 +1,4 @@
-"""Parameter types of the command line: paths that must be there, models, devices.
+"""Parameter types of the command line: existing paths, models, devices.
 
 What is wrong comes out as one of our errors, with the nearest names, never as click's. The name of a world
 (`fact-world`; `sae_train/text/worlds.py`) stands for its part wherever a model, entities or templates are asked for.

@@ -1,4 +1,4 @@
-"""The options of `wb unlearn`: fields that all methods share, what redirection was measured with, `--param`.
+"""The options of `wb unlearn`: fields that all methods share, defaults of redirection, `--param`.
 
 Settings of redirection are options of their own where a measurement shows an effect; `--param`
 reaches every setting of every method. Imports no torch.

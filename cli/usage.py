@@ -1,4 +1,4 @@
-"""Which options of a command go together; what does not is refused before anything is loaded."""
+"""Which options of a command go together; wrong combinations are refused before anything is loaded."""
 
 from __future__ import annotations
 

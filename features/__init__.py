@@ -1,4 +1,4 @@
-"""First floor: which latents know an entity. Entities, labels, statistics, the embedded world. May import sae_train.
+"""The first floor: find latents that tell known from unknown entities. May import sae_train only.
 
 Its front door, imported when it is first used, so that `import features` costs nothing:
 

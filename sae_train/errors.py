@@ -1,4 +1,4 @@
-"""The errors a user can meet, in one tree, and the form of their messages.
+"""Typed errors that users can cause, in one tree, and the form of their messages.
 
 Everything the workbench raises on purpose derives from `WorkbenchError`; whatever else comes up is a defect
 and keeps its traceback. The command line turns the tree into exit codes in one place (`cli/main.py`).

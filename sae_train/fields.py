@@ -1,4 +1,4 @@
-"""Config classes whose fields are written once: type, default, range and one sentence; everything else reads that.
+"""Config fields declared once: type, default, range and help text; the command line and checks read them.
 
     @config_class
     class TrainConfig:

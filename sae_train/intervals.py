@@ -1,4 +1,4 @@
-"""A figure with its 95 % interval, and the keys under which it stands in JSON, tables and attributes.
+"""A figure with its 95 % interval, and its keys in JSON, tables and attributes.
 
     {"fvu": Interval(0.25, 0.2, 0.3)}  <->  {"fvu": 0.25, "fvu_low": 0.2, "fvu_high": 0.3}
 

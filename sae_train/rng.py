@@ -1,4 +1,4 @@
-"""Every random stream by name: one table of salts, so that no two draws of different things share their numbers.
+"""Every random stream by name: one table of salts, so that different draws never share random numbers.
 
     rng(name, *keys) = numpy.random.default_rng([salt of the name, *keys])
     torch_rng(name, seed) = torch.Generator().manual_seed(salt of the name ^ seed)

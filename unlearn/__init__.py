@@ -1,4 +1,4 @@
-"""Second floor: make the model not know, and measure how deep the forgetting goes.
+"""The second floor: remove what a model knows about entities, and measure how deep the removal goes.
 
     from unlearn import unlearn, audit
 

@@ -1,4 +1,4 @@
-"""Frozen configs of unlearning and audit. Defaults live here only (limits: `policy.py`)."""
+"""Frozen configs of unlearning and audit, with all defaults (limits of the verdict: `policy.py`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The settings that only one method has: one frozen config class each, all in one registry. Imports no torch.
+"""Method-specific settings: one frozen config class per method, in one registry. Imports no torch.
 
 A method's class also says where it departs from the defaults that all methods share (`shared`). What it does with
 its settings stands in `unlearn/methods/`, in the file of the same name.

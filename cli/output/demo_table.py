@@ -1,4 +1,4 @@
-"""What `wb demo` prints: the figures before and after, and where the pages are."""
+"""What `wb demo` prints: the figures before and after, and the paths of the HTML pages."""
 
 from __future__ import annotations
 

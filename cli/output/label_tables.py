@@ -1,4 +1,4 @@
-"""The tables of `wb label-entities --stats`. Imported inside the command only."""
+"""The tables of `wb label-entities --stats`. Imported only by that command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `wb find-entity-latents` prints: what was found in a sentence each, and the selected latents as a table."""
+"""What `wb find-entity-latents` prints: the findings in words, and a table of the selected latents."""
 
 from __future__ import annotations
 

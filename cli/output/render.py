@@ -1,4 +1,4 @@
-"""What a command prints: the result on stdout (a table, or one JSON object), progress and notes on stderr."""
+"""Output streams of a command: results (a table or one JSON object) on stdout, progress and notes on stderr."""
 
 from __future__ import annotations
 

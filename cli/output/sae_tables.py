@@ -1,4 +1,4 @@
-"""What `wb train-sae` leaves and prints: the page of every SAE; one SAE's figures, or a table of several."""
+"""What `wb train-sae` prints (one SAE's figures, or a table of several), and the HTML page of every SAE."""
 
 from __future__ import annotations
 

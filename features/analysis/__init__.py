@@ -1,1 +1,1 @@
-"""What `latents.h5` holds: the analysis, its tables, causal results, max-activating contexts."""
+"""The analysis of latents and its file `latents.h5`: tables, causal results, max-activating examples."""

@@ -1,4 +1,4 @@
-"""What the causal checks found: the gate and steering, as they are stored and reported. No model is needed here."""
+"""Results of the causal checks (gate and steering), as they are stored and reported. Needs no model."""
 
 from __future__ import annotations
 

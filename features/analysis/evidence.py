@@ -1,4 +1,4 @@
-"""What a selected latent reacts to and what it writes: top-activating contexts of running text, logit-lens words.
+"""Evidence for a selected latent: max-activating examples from running text, and logit-lens tokens.
 
 Made while the model and the store are at hand, and kept in `latents.h5`: the page needs neither.
 """

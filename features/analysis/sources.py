@@ -1,4 +1,4 @@
-"""What an analysis was made from, kept beside it in memory."""
+"""The objects that an analysis was made from, kept with it in memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`latents.h5` and `latents.json`: the layout of one analysis, written whole, read back with its checks.
+"""`latents.h5` and `latents.json`: write one analysis atomically, and read it back with checks.
 
 Where each thing is (version 2), in the file and by the same name in `LatentAnalysis` and `HookPointAnalysis`:
 

@@ -1,4 +1,4 @@
-"""Groups `gate`, `steering` and `evidence` of `latents.h5`: what the causal checks and the search for contexts left."""
+"""Groups `gate`, `steering` and `evidence` of `latents.h5`: causal checks and max-activating examples."""
 
 from __future__ import annotations
 

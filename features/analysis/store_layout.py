@@ -1,4 +1,4 @@
-"""What `latents.h5` holds for every SAE: names, units and axes of its arrays. And how the file may be called."""
+"""The layout of `latents.h5`: names, units and axes of the arrays of each SAE, and allowed file names."""
 
 from __future__ import annotations
 

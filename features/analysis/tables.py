@@ -1,4 +1,4 @@
-"""Small tables in HDF5: lists of flat rows, one JSON text a row. What there is per latent are arrays instead."""
+"""Small tables in HDF5: lists of flat rows, one JSON string per row. Per-latent values are arrays instead."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an analysis gets after mining: gate, steering, contexts and words, while model and store are at hand."""
+"""The causal checks after mining: gate, steering, max-activating examples and logit-lens tokens, in one call."""
 
 from __future__ import annotations
 

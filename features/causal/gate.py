@@ -1,4 +1,4 @@
-"""The gate before unlearning: does the knowledge pass through the name's activation, and do the SAE's latents hold it?
+"""The gate: activation patching at the name, to see where knowledge passes and how much the SAE's latents hold.
 
 Held-out known entities are asked about while the activation x at the name, at one hook point, is another one.
 With z the latents of x, L the mean latents of unknown entities of the mining half (by type), x* the activation of a

@@ -1,4 +1,4 @@
-"""Questions about entities, asked while the activations at the name are others: what the gate and steering share."""
+"""Questions about entities with patched activations at the name; shared by gate and steering."""
 
 from __future__ import annotations
 

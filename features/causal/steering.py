@@ -1,4 +1,4 @@
-"""Steering check: does pushing the selected latents at the name change what the model says it knows?
+"""Steering: push the selected latents at the name, and see whether the model's answers change.
 
 At the name's activation x, with the selected latents of one direction and their mean active values m:
 

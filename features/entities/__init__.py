@@ -1,1 +1,1 @@
-"""Entities, templates and prompts; where a name stands in a prompt and the activations there."""
+"""Entities, templates and prompts; which tokens are the name, and the activations at these tokens."""

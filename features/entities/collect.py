@@ -1,4 +1,4 @@
-"""Activations at names: language model + prompts -> rows per prompt and hook point."""
+"""Collect activations at names: language model + prompts -> rows per prompt and hook point."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Entity sets and labels: rows in, frozen dataclasses out, every complaint with its row number.
+"""Entity sets and labels: parse rows into frozen dataclasses; errors name the row.
 
 Namesakes of different types are different entities; two rows of one name and type are the same one twice, and
 `DUPLICATES` says what becomes of them.

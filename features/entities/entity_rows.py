@@ -1,4 +1,4 @@
-"""Rows of an entity set, wherever they come from: JSON lines, CSV, or a hub dataset. Each with its place, for messages.
+"""Rows of an entity set from JSON lines, CSV or a hub dataset, each with its place for error messages.
 
 A table has the columns `name` and `type`, and may have `aliases` and `popularity`; every other column is a fact. A cell
 with several values parts them by `;`; an empty cell is no value.

@@ -1,4 +1,4 @@
-"""Activations at names, read from the language model once: everything after needs no model.
+"""Activations at names: read from the language model once and stored, so that later steps need no model.
 
 /                attributes: model, model_hash, position, templates (by type, in the order of their index)
 /entities        name, type, label, popularity (NaN: not given), name_ends

@@ -1,4 +1,4 @@
-"""Which tokens of a prompt are the name, in plain text and in chat templates: the one place that knows.
+"""Which tokens of a prompt are the name, in plain text and in chat templates. The only implementation.
 
 Where a token lies is decided by the character offsets of the tokenizer. The tokens of a name run from the first one
 that holds one of its characters to the last one that does. A token at the border may hold more (the blank before the

@@ -1,4 +1,4 @@
-"""Texts in the place of paths: the name of a world, or `org/name`, a dataset on the hub. Imports no torch."""
+"""Inputs given by name instead of a path: a fact world, or `org/name` of a hub dataset. Imports no torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Objects or paths: what a station is given becomes objects. Configs are given whole, or by their fields."""
+"""Open what a station is given: objects or paths become objects; configs come whole or by their fields."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Templates and prompts: the characters of a text that are the name; which tokens these are: `name_tokens.py`."""
+"""Templates and prompts: which characters of a text are the name (for its tokens see `name_tokens.py`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded world: a tiny language model whose knowledge is known by construction.
+"""The embedded fact world: a tiny language model whose knowledge is known by construction.
 
 Invented people, cities, films and songs, 250 of each type. The corpus states four facts about 50 of a type,
 says "unknown" once about 100, and never mentions the other 100; a Llama of 0.8 million parameters learns it

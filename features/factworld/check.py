@@ -1,4 +1,4 @@
-"""What the language model of a fact world knows, measured: recall, refusal, and what a probe sees.
+"""What the language model of a fact world knows: recall, refusal, and the accuracy of a linear probe.
 
 Nothing measured here was trained on: prompts are held-out wordings, the unknown names are those never seen,
 and a probe is scored on entities it was not fitted on.

@@ -1,4 +1,4 @@
-"""Wordings of a fact world: how a fact is stated or asked, and where a name is merely mentioned.
+"""Wordings of a fact world: how a fact is stated, how it is asked for, and sentences that only mention a name.
 
 There are ten declarative frames and nine frames of questions. An attribute trains on six and five of them
 (`ask`) and is evaluated on two and two of the others (`heldout`); which ones rotates from attribute to

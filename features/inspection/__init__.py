@@ -1,1 +1,1 @@
-"""`wb inspect`: what our HDF5 files hold, and what has to be true of them."""
+"""`wb inspect`: the contents of our HDF5 files, and the invariants that they must satisfy."""

@@ -1,4 +1,4 @@
-"""What `wb inspect` says about a file: structure and provenance of any of ours, statistics where there are rows."""
+"""Inspect a file: structure and provenance of any of our HDF5 files, statistics of stored activations."""
 
 from __future__ import annotations
 

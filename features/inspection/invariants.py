@@ -1,4 +1,4 @@
-"""What must hold in a finished activation store beside its checksums; each violation is one line of text."""
+"""Invariants of a finished activation store beyond its checksums; each violation is one line of text."""
 
 from __future__ import annotations
 

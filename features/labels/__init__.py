@@ -1,1 +1,1 @@
-"""Known or unknown by the model's own answers, and which unknown entity is paired with a known one."""
+"""Label entities as known or unknown by the model's own answers, and pair known with unknown entities."""

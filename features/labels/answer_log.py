@@ -1,4 +1,4 @@
-"""Answers kept on the way: OUT.partial, so that labelling that was cut off goes on where it stopped.
+"""Answers saved while labelling runs (OUT.partial), so that an interrupted run can be resumed.
 
 JSON lines: the first one says what was asked of whom, every other one is an entity with its answers.
 """

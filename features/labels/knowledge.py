@@ -1,4 +1,4 @@
-"""What the model knows, by its own answers: ask, keep every answer, apply a rule.
+"""Decide what the model knows by its own answers: ask, keep every answer, apply a rule.
 
 Matching is in `matching.py`, the rules in `rules.py`. Labels follow from the kept answers alone, so another rule can be
 applied without asking again (`relabel`).

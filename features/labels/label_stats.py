@@ -1,4 +1,4 @@
-"""What a labelled set looks like: known, unknown and between by type, name length and popularity; answers to read.
+"""Statistics of a labelled set: labels by type, name length and popularity, with sample answers.
 
 Everything comes from the label file. The control re-judges the kept answers by another entity's facts (same type): what
 is still known then was guessed, as by a model that always names the same country.

@@ -1,4 +1,4 @@
-"""The station that labels entities: claim, read, ask, judge, write. With a file, answers are kept on the way."""
+"""The station that labels entities: ask the model, grade the answers, write labels. Resumable when writing a file."""
 
 from __future__ import annotations
 

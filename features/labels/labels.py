@@ -1,4 +1,4 @@
-"""Labelled entities, and what they were labelled with: the templates that asked, the rule, the model's name."""
+"""Labelled entities with their provenance: templates that were asked, the rule, the model's name."""
 
 from __future__ import annotations
 

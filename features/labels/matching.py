@@ -1,4 +1,4 @@
-"""What an answer is worth: right, a refusal, wrong or empty. Text in, verdict out; no language model.
+"""Grade an answer: right, refusal, wrong or empty. A pure function of text; no language model.
 
 A right answer names an accepted value as whole words, whatever its case, accents and punctuation. Where the values of
 other entities are given, a longer one that holds an accepted one counts as itself: "Papua New Guinea" is not Guinea.

@@ -1,4 +1,4 @@
-"""Which unknown entity stands for which known one: same type, names as alike as there are."""
+"""Pair each known entity with an unknown one of the same type and with a similar name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When an entity counts as known: rules over the verdicts of its answers, by name.
+"""Rules that decide, from its graded answers, whether an entity counts as known.
 
 `ferrando`: an attribute is known if at least `min_sample_share` of its sampled answers are right (3 of 10), several
 wordings pooled; an entity is unknown if none of its attributes is known (Ferrando et al., ICLR 2025, arXiv 2411.14257).

@@ -1,1 +1,1 @@
-"""Mining: from activations at names to the latents that tell known from unknown entities."""
+"""Mining: find latents that tell known from unknown entities in activations at names."""

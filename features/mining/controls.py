@@ -1,4 +1,4 @@
-"""Other readings of the same names, scored the same way: what the selected latents have to be compared with.
+"""Controls for the selected latents: other readings of the same names, scored the same way.
 
 All AUROCs are of held-out entities; everything was chosen and fitted on the mining half.
 """

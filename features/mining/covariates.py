@@ -1,4 +1,4 @@
-"""Is it knowledge, or name length, rare pieces and fame? Each covariate alone, and the latents where it is held fixed.
+"""Confounders: do name length, token frequency or popularity explain what the selected latents separate?
 
 Known and unknown entities are compared inside strata only: of one type, and of about the same value of the covariate
 (fifths of its distribution). `all` stratifies by fifths of a propensity: the probability of being known that a

@@ -1,4 +1,4 @@
-"""The station that finds latents: open, read names, mine, check causally, write.
+"""The station that finds entity latents: collect activations at names, mine, check causally, write.
 
 Activations at names can be read once and kept (`collect_names`); mining them needs no language model.
 """

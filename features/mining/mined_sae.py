@@ -1,4 +1,4 @@
-"""One SAE on the names of labelled entities: its scores, then (corrected over all SAEs) what is selected and shown.
+"""Mining of one SAE: scores of its latents first; after correction over all SAEs, selection and reports.
 
 Everything is chosen and fitted on the mining half of the entities. On the held-out half it is only measured.
 """

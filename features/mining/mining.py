@@ -1,4 +1,4 @@
-"""Find the latents that tell known from unknown entities: activations at names -> statistics -> selection."""
+"""Find latents that tell known from unknown entities: activations at names -> statistics -> selection."""
 
 from __future__ import annotations
 

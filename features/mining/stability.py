@@ -1,4 +1,4 @@
-"""Do the selected latents come back? The same mining without a template, a type, or with an SAE of another seed."""
+"""Stability of the selection: mine again without one template, without one type, or with another SAE."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""HTML pages and figures of the features floor; plots and styles that other pages share."""
+"""HTML pages and figures of the features floor, and the plots and styles that other pages share."""

@@ -1,4 +1,4 @@
-"""What `latents.html` shows of the null, the controls, the gate, steering, contexts and words."""
+"""Sections of `latents.html`: null, controls, gate, steering, max-activating examples and logit-lens tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of `wb inspect --html`: one file as pictures and tables. Frame: `latents_page.py`."""
+"""The page of `wb inspect --html`: one file in figures and tables. Page frame: `latents_page.py`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of the page of a file: norms, dimensions, spectrum, drift. Frame and colours: features/pages/plots.py."""
+"""Figures of the inspection page: norms, dimensions, spectrum, drift. Frame and colours: features/pages/plots.py."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`latents.html`: one analysis as a page to look at. Also the frame and the number formats of every HTML page.
+"""`latents.html`: the page of one analysis. Also the frame and number formats of every HTML page.
 
 Pages are single files: styles, figures and the few lines of script are inside. All text is escaped.
 """

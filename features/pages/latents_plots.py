@@ -1,4 +1,4 @@
-"""Figures of `latents.html` beside the scatters: types, permutation null, gate, blocks, steering."""
+"""Figures of `latents.html` other than scatter plots: types, permutation null, gate, blocks, steering."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An analysis as a table, as files beside each other, and as a notebook shows it."""
+"""Views of an analysis: as a table, as files, and in a notebook."""
 
 from __future__ import annotations
 

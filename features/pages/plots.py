@@ -1,4 +1,4 @@
-"""Figures of the HTML pages: matplotlib -> SVG text to be put inside a page. One small function a figure.
+"""Figures of the HTML pages: matplotlib -> inline SVG. One small function per figure.
 
 The colours below are names for the page's CSS variables: a figure follows the page into dark mode and onto paper.
 Figures are small (one idea each) and laid out by the page, so that their text stays readable on a phone. Text stays

@@ -1,4 +1,4 @@
-"""`training.html`: how an SAE was trained, as a page to look at. Read from the SAE folder alone: what it says is there.
+"""`training.html`: how an SAE was trained, as a page made from the SAE folder alone.
 
 Frame and number formats: `latents_page.py`. A run that was resumed logged some steps twice; the later line counts.
 """

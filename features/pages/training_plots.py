@@ -1,4 +1,4 @@
-"""Figures of the page of a training run: curves over tokens, how often latents fire. Frame: features/pages/plots.py."""
+"""Figures of the training page: curves over tokens, activation frequencies. Frame: features/pages/plots.py."""
 
 from __future__ import annotations
 

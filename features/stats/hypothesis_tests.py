@@ -1,4 +1,4 @@
-"""Tests on all latents at once: exact 2x2 test, rank AUROC with p-value, Benjamini-Hochberg. Statistics from scipy.
+"""Tests on all latents at once: exact 2x2 test, rank AUROC with p-value, Benjamini-Hochberg. Uses scipy.
 
 Nothing loops over latents: zeros of a sparse matrix are one group of ties, counted and never stored.
 """

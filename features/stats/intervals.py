@@ -1,4 +1,4 @@
-"""Intervals over entities: of a mean, of a ratio of means (percentile bootstrap), and of a share (Wilson)."""
+"""Confidence intervals over entities: mean and ratio of means (percentile bootstrap), share (Wilson)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the best MaxMin separation is when labels mean nothing: labels shuffled inside each type.
+"""Permutation null of the best MaxMin separation: labels are shuffled within each type.
 
 Every shuffle keeps the number of known and unknown entities of each type. For a type with n known and m unknown ones,
 firing shares S (entities x latents), and Z the 0/1 matrix of shuffles x entities that are "known" in it,

@@ -1,4 +1,4 @@
-"""Linear probes: what a straight line through the activations can tell apart. Statistics from scikit-learn."""
+"""Linear probes on activations and their AUROC. Uses scikit-learn."""
 
 from __future__ import annotations
 

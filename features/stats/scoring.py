@@ -1,4 +1,4 @@
-"""Scores of whole entities: a ridge logistic regression over a few readings, fitted on the mining half.
+"""Scores of whole entities: ridge logistic regression on a few readings, fitted on the mining half.
 
     score(e) = sum_j w_j (z_j(e) - m_j) / s_j + b
 

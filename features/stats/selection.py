@@ -1,4 +1,4 @@
-"""Pick latents on the mining half of the entities; report them on the half nobody picked on."""
+"""Select latents on the mining half of the entities; report them on the held-out half."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Separation scores: how much more often a latent fires at the names of one class of entities than of the other.
+"""Separation scores: how much more often a latent fires at known than at unknown names, or the reverse.
 
 Entities are the unit, the contexts of one are repeated measures of it. An entity's firing share is the share of its
 contexts in which the latent is above zero; frequency f = mean share over entities; separation s_known = f_known -

@@ -1,4 +1,4 @@
-"""Language model + text -> activation store: the whole station, from the claim on the file to the open store."""
+"""The station that caches activations: language model + text -> activation store."""
 
 from __future__ import annotations
 

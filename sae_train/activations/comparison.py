@@ -1,4 +1,4 @@
-"""Two stores at one hook point: are the rows the same, and how far have the activations moved.
+"""Compare two stores at one hook point: are the rows the same, and how far have the activations moved?
 
 Meant for one text read by two models, such as one before and after unlearning. One pass over both files, the same
 slices of each; memory: 8 bytes a row, one block of each, and two bounded samples (`CKA_ROWS`).

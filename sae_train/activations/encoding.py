@@ -1,4 +1,4 @@
-"""How activations are held on disk: float32, float16, or bfloat16 as the bit patterns that uint16 stores."""
+"""Number formats of stored activations: float32, float16, or bfloat16 as uint16 bit patterns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a caching run will take, before it starts: rows, bytes, memory, and time from a timed probe batch."""
+"""Estimate of a caching run before it starts: rows, bytes, memory, and time from a timed probe batch."""
 
 from __future__ import annotations
 

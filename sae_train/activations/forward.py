@@ -1,4 +1,4 @@
-"""Windows to rows: run the language model over a plan, batch by batch, and keep what becomes a row."""
+"""Run the language model over a plan of windows, batch by batch, and yield the rows to store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How activations lie in a store: one dataset per hook point, its chunks' checksums, the token fields beside them.
+"""The layout of an activation store: one dataset per hook point, chunk checksums, token fields.
 
     acts/<hook point>              (rows, d_in), chunks of whole rows of about 1 MiB
     chunk_checksums/<hook point>   (chunks,), 64-bit XXH3 of each chunk's rows, written before the rows count

@@ -1,4 +1,4 @@
-"""What the rows of one hook point look like: norms, moments, massive dimensions, spectrum, duplicates, tokens, drift.
+"""Statistics of the rows of one hook point: norms, moments, massive dimensions, spectrum, duplicates, drift.
 
 One pass over the file. Memory: 8 bytes a row, one block, a bounded sample (`SAMPLE_ROWS`), d_in x d_in for its
 spectrum, and two numbers for each token of the vocabulary.

@@ -1,4 +1,4 @@
-"""The geometry of a bounded sample of rows: how it is drawn, its spectrum, its duplicates."""
+"""Geometry of a bounded sample of rows: how it is drawn, its spectrum, its duplicates."""
 
 from __future__ import annotations
 

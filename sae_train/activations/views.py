@@ -1,4 +1,4 @@
-"""One hook point of an activation store as an array to slice, and as a dataset of torch."""
+"""One hook point of an activation store as a sliceable array and as a torch dataset."""
 
 from __future__ import annotations
 

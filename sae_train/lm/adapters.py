@@ -1,4 +1,4 @@
-"""LoRA adapters in PEFT's format: attached, measured, saved beside the identity of their base, put on it again.
+"""LoRA adapters in PEFT's format: attach, measure, save with the identity of the base model, apply again.
 
     W' = W + (alpha / rank) B A        A (rank, d_in) random, B (d_out, rank) zero: at first nothing changes
 

@@ -1,4 +1,4 @@
-"""When an answer is over: one rule for greedy, sampled and patched answers.
+"""The rule for where an answer ends: the same for greedy, sampled and patched answers.
 
 An answer is over at a token that ends the text or the turn (`answering.end_tokens`), once its first line is whole
 (`first_line_is_whole`), or at `Decoding.max_new_tokens`. Answers are judged by their first line, so what a model would

@@ -1,4 +1,4 @@
-"""Where a language model keeps its parts: one table, found by names and shapes, and checked by what the model computes.
+"""Where a language model keeps its parts: found by names and shapes, and checked by a forward pass.
 
 Names alone are guesses: a norm called `norm` need not be the last one, and a module called `mlp` may return the whole
 residual stream. So every entry that a forward pass can contradict is checked by one (`architecture_check.py`), and a

@@ -1,4 +1,4 @@
-"""What a model computes against what its table of parts says: a few tokens, no gradient, once per model.
+"""Check a model's table of parts against a forward pass of a few tokens; no gradient, once per model.
 
 One pass gives the hidden states and logits that the table has to reproduce, two more try the cache, and one pushes the
 output of every MLP and every attention to see where that arrives.

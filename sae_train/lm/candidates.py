@@ -1,4 +1,4 @@
-"""Scores of several continuations of one prompt; the prompt is read once."""
+"""Scores of several continuations of one prompt; the prompt is run once."""
 
 from __future__ import annotations
 

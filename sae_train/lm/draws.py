@@ -1,4 +1,4 @@
-"""How the next tokens of a batch of answers are drawn: where the random numbers come from, and who stays in the batch.
+"""Sampling of next tokens in a batch: source of random numbers, and which answers are still unfinished.
 
 `PerQuestion` is what answers are sampled with. `PerBatch` draws as transformers' `generate` does; audits keep it,
 because the sampled recalls that were published were drawn so.

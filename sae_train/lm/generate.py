@@ -1,4 +1,4 @@
-"""Answers to texts, and next-token log-probabilities, batched by exact length: nothing is padded in front."""
+"""Answers to texts, and next-token log-probabilities, in batches of equal length; no left padding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Hook points by name: capture and replacement of activations; names: `hook_names.py`, hooks: `module_hooks.py`."""
+"""Capture and replace activations at hook points by name (names: `hook_names.py`, hooks: `module_hooks.py`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logit lens: which tokens a direction of the residual stream makes likelier, read through final norm and unembedding.
+"""Logit lens: which tokens a residual-stream direction makes likelier, via final norm and unembedding.
 
 Nostalgebraist 2020 applied it to residual streams; for one direction the norm only rescales what it multiplies, so the
 order of the tokens is meant, not the numbers.

@@ -1,4 +1,4 @@
-"""Load a causal language model and its tokenizer: hub id, Hugging Face folder, GGUF file or world. Never a pickle."""
+"""Load a causal language model and its tokenizer: hub id, Hugging Face folder, GGUF file or fact world; no pickles."""
 
 from __future__ import annotations
 

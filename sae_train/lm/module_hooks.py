@@ -1,4 +1,4 @@
-"""Hooks on single modules: what enters and what leaves one, read or replaced. The only place that registers hooks."""
+"""Hooks on single modules: capture or replace inputs and outputs. The only place that registers hooks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Answers while some activations of the prompt are others: causal patching, with the model's own KV cache.
+"""Activation patching: answers with replaced activations in the prompt, using the model's KV cache.
 
 Only the pass over the prompt is edited. Later tokens read the edited keys and values from the cache, so the answers are
 those of an edit that is repeated at every step.

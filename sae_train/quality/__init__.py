@@ -1,1 +1,1 @@
-"""How good an SAE is: one definition of each quantity, evaluation, splicing, bootstrap."""
+"""SAE quality: one definition of each quantity, evaluation, splicing, bootstrap."""

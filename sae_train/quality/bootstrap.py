@@ -1,4 +1,4 @@
-"""Intervals over documents: what a figure would have been with other documents of the same kind.
+"""Bootstrap intervals over documents: how much a figure varies between samples of documents.
 
 Tokens of a document resemble each other, so documents are resampled, never tokens (cluster bootstrap: Efron &
 Tibshirani 1993, ch. 8; Davison & Hinkley 1997, sec. 3.8). A figure that is a ratio of sums needs only its sums per

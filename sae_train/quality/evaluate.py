@@ -1,4 +1,4 @@
-"""How good an SAE is on held-out documents of a store, with intervals over documents."""
+"""SAE quality on held-out documents of a store, with intervals over documents."""
 
 from __future__ import annotations
 

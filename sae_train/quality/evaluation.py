@@ -1,4 +1,4 @@
-"""Two stations on trained SAEs: how good one is, and which latents two of them share."""
+"""Stations on trained SAEs: evaluate the quality of one, and compare the latents of two."""
 
 from __future__ import annotations
 

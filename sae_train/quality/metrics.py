@@ -1,4 +1,4 @@
-"""One definition of each quantity that says how good an SAE is. Trainer, evaluation and reports import these.
+"""One definition of each SAE quality measure; trainer, evaluation and reports import these.
 
 Figures that are ratios of sums are computed from sums kept per group of documents, so that the same function gives the
 figure itself (the sums of all groups) and its replicates (the sums of resampled groups, see `bootstrap.py`).

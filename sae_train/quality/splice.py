@@ -1,4 +1,4 @@
-"""What an SAE's reconstruction costs the language model: loss and predictions with the SAE in its place."""
+"""Splice an SAE into the language model: effect of its reconstruction on loss and predictions."""
 
 from __future__ import annotations
 

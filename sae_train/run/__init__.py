@@ -1,1 +1,1 @@
-"""Runs: claimed outputs, hashes, seeds, checkpoints, logs, processes and threads."""
+"""Running things: output claims, hashes, seeds, checkpoints, logs, processes and threads."""

@@ -1,4 +1,4 @@
-"""Resume state as safetensors: module, optimizer and a few numbers, written whole, refused when the inputs changed."""
+"""Checkpoints as safetensors: module, optimizer and counters, written atomically, refused if inputs changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How objects show themselves in a notebook: one compact HTML table, without anything from outside."""
+"""Notebook display of objects: one compact, self-contained HTML table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Notes: what a user should know beside a result, from any floor, by Python's own logging.
+"""Notes to the user about a result, from any floor, through Python's logging.
 
 The command line writes them to stderr; in a notebook they appear under the cell; a program routes the logger
 `sae_workbench` wherever it likes.

@@ -1,4 +1,4 @@
-"""Where a station's result goes: a path that was claimed, or a temporary folder that goes away with the result."""
+"""Output of a station: a claimed path, or a temporary folder that is deleted with the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Several processes on one task, as `torchrun` starts them: who am I, how many are we, sums over all, wait for others.
+"""Distributed processes as `torchrun` starts them: rank, world size, sums over processes, barriers.
 
 Tensors on the host travel by gloo, those on a CUDA device by NCCL. A process on its own does nothing at any of these
 calls, so that loops need no second version.

@@ -1,4 +1,4 @@
-"""Progress: one protocol for everything that takes longer than a moment, and where it is shown.
+"""Progress reporting: one protocol for all long operations, and its displays.
 
 A station is given a `Progress`; it opens one display per loop, and the loop calls the `Advance` that it gets:
 

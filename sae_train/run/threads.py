@@ -1,4 +1,4 @@
-"""Torch's threads, and independent pieces of one step side by side: on CPU, each on a thread with its share of them.
+"""Torch threads, and independent parts of one step run in parallel on CPU, each with its share of threads.
 
 The matrix products of a small model are too short to be shared out among cores; whole pieces are not. What the pieces
 return comes in their order, so that the result does not depend on which one is done first.

@@ -1,4 +1,4 @@
-"""Weights & Biases as a second place for what `metrics.jsonl` holds: same names, same numbers; imported when asked for.
+"""Weights & Biases as a second log of what `metrics.jsonl` holds; imported only when requested.
 
 Online or offline is wandb's own affair (`WANDB_MODE=offline`, `wandb sync` later), and so is where its files lie
 (`WANDB_DIR`, by default `wandb/` in the folder one is in).

@@ -1,4 +1,4 @@
-"""Sparse autoencoders: one file per architecture, one registry. Add a file and a line to add one."""
+"""Sparse autoencoders: one file and one registry line per architecture."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""AuxK: dead latents learn from what the living ones leave over. Source: Gao et al. 2024 (arXiv:2406.04093), App. A.2.
+"""AuxK: dead latents learn to reconstruct the error. Source: Gao et al. 2024 (arXiv:2406.04093), App. A.2.
 
 AuxK = sum ||e - e_hat||^2 / sum ||e - mean(e)||^2, e = x - x_hat a constant, e_hat = decode(top k_aux dead latents)
 without b_dec, k_aux = min(d_in // 2, number of dead latents). Its gradient reaches encoder and decoder.

@@ -1,4 +1,4 @@
-"""Where an SAE's `b_dec` starts: the mean of a sample, or its geometric median."""
+"""Initial value of an SAE's `b_dec`: the mean of a sample, or its geometric median."""
 
 from __future__ import annotations
 

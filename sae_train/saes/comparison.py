@@ -1,4 +1,4 @@
-"""Which latents two SAEs share: cosines of decoder rows, matched one to one, beside what chance gives.
+"""Compare the latents of two SAEs: decoder cosines, one-to-one matching, and a chance level.
 
     cos_ij = <d_i, e_j> / (|d_i| |e_j|), d_i the decoder rows of A, e_j those of B
 

@@ -1,4 +1,4 @@
-"""SAE folders: SAELens' own format (`cfg.json`, `sae_weights.safetensors`), so there is nothing to export."""
+"""SAE folders in SAELens' own format (`cfg.json`, `sae_weights.safetensors`); no export step is needed."""
 
 from __future__ import annotations
 

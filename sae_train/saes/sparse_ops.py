@@ -1,4 +1,4 @@
-"""Encode and decode only where latents are on, with gradients that never see (batch, d_sae) or (batch, k, d_in).
+"""Sparse encode and decode, with gradients that never build (batch, d_sae) or (batch, k, d_in) arrays.
 
 With n_on latents on in a batch (k each), every product below costs 2 n_on d_in operations:
 

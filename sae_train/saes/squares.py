@@ -1,4 +1,4 @@
-"""Sums of squares, in as few passes over memory as there can be."""
+"""Sums of squares in as few passes over memory as possible."""
 
 from __future__ import annotations
 

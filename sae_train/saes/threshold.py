@@ -1,4 +1,4 @@
-"""What SAEs with thresholds share: what exceeds its threshold is kept as it is. SAELens calls it `jumprelu`."""
+"""Base of SAEs with thresholds: pre-activations above their threshold are kept. SAELens calls it `jumprelu`."""
 
 from __future__ import annotations
 

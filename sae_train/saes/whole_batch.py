@@ -1,4 +1,4 @@
-"""The batch of a step, of which a loss may see a part only: micro batches one after the other, processes side by side.
+"""The whole batch of a step, of which a loss sees one part: micro batches and parallel processes.
 
 A loss over the rows of a batch is a sum over rows divided by something of the whole batch. Each part returns what it
 adds to that loss, so that losses, and gradients, of all parts add up to those of the batch. What the parts have to know

@@ -1,1 +1,1 @@
-"""Files: the only place that knows HDF5, what lies in our files, checksums of content."""
+"""Storage: HDF5 files, their contents, and checksums. The only package that knows HDF5."""

@@ -1,4 +1,4 @@
-"""Checksums of content: what a file says, whatever way it is stored. Imports no storage library.
+"""Checksums of content, independent of how a file stores it. Imports no storage library.
 
 HDF5's own Fletcher-32 protects the bytes of a chunk, but neither the index that says where the chunk lies nor an
 attribute. These checksums are taken of the values: a chunk lost, swapped or read in another byte order differs.

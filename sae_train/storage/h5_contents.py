@@ -1,4 +1,4 @@
-"""What lies in one of our HDF5 files: every dataset described, every chunk read."""
+"""List the contents of one of our HDF5 files: describe every dataset, read every chunk."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Text: documents, tokens, chat templates, windows of tokens, short sequences packed in rows."""
+"""Text: documents, tokens, chat templates, windows of tokens, packing of short sequences."""

@@ -1,4 +1,4 @@
-"""Sequences of unequal length in one batch: packed one behind another, or each in a padded row of its own.
+"""Batches of sequences of unequal length: packed one behind another, or padded, one per row.
 
 Packed, hardly a token is padding. Positions begin anew with every sequence, from which transformers tells that those of
 a row must not see each other; whether a model heeds that is measured (`can_pack`), and where not, sequences are padded.

@@ -1,4 +1,4 @@
-"""Text to tokens: documents from files, a hub dataset or a world, and their encoding without special tokens.
+"""Text to tokens: documents from files, a hub dataset or a fact world, encoded without special tokens.
 
 Documents come one at a time, so that a text may be larger than memory. Special tokens are never recognised inside a
 text; which ones a tokenizer puts in front is asked once (`bos_prefix`).

@@ -1,4 +1,4 @@
-"""Tokens to windows: one deterministic plan of everything that will be run, before any forward pass.
+"""Tokens to windows: a deterministic plan of all forward passes, made before the first one.
 
 A *window* is at most `ctx_len` tokens behind the beginning-of-sequence token, where the tokenizer puts one in front:
 tokens of one document, or of several one after the other with the end-of-sequence token between them (`packed`).

@@ -1,4 +1,4 @@
-"""Worlds: language models that a package brings along with entities, templates and corpus, found by their names.
+"""Registry of worlds: language models that a package ships with entities, templates and corpus.
 
 The ground floor knows none of them. A package offers one by an entry point of the group `sae_workbench.worlds`, whose
 value is a `World`:

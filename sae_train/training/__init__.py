@@ -1,1 +1,1 @@
-"""Training of SAEs: one trainer, its state, its step, several at once."""
+"""Training of SAEs: jobs, state, one step, and the folder of a run."""

@@ -1,4 +1,4 @@
-"""Several SAEs from repeated options: the product of hook points, k, widths and seeds, and a telling name for each."""
+"""A grid of SAEs from repeated options: the product of hook points, k, widths and seeds, each with a name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Train SAEs on a store: one, or several that share the rows they read. State, step and folder have files of their own.
+"""Train one SAE, or several that share batches, on an activation store. The loop over steps is here.
 
 Leaves in each run folder: `cfg.json` + `sae_weights.safetensors` (scale folded in), `config.json`, `run.json`,
 `metrics.jsonl`, `metrics.json`; while it runs, `checkpoint.safetensors` (state in the training scale).

@@ -1,4 +1,4 @@
-"""When a training run is to be stopped: NaN, an exploding loss, nothing left that fires.
+"""Stop a training run that diverged: NaN, an exploding loss, or only dead latents.
 
 The error of the reconstruction is 1 where an SAE is no better than the mean (FVU), or than zero (squared error per
 dimension). It explodes when it is above 1 and above `EXPLODES` times its median over the last `REMEMBERED` looks; the

@@ -1,4 +1,4 @@
-"""The run of one SAE, step by step: its folder, its checkpoints, its log, its result. Loops are in `trainer.py`.
+"""The run of one SAE: its folder, checkpoints, log and result. The loop over steps is in `jobs.py`.
 
 Of several processes that share each batch, the first writes and evaluates, and the others wait at the next sum.
 """

@@ -1,4 +1,4 @@
-"""What changes while an SAE is trained, and what is fixed before the first step: state, plan, and where both start."""
+"""Training state and plan: what changes during training, what is fixed before the first step, how both start."""
 
 from __future__ import annotations
 

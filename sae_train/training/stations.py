@@ -1,4 +1,4 @@
-"""Activation store -> SAEs: the whole station, from the claim on the folder to the SAE that lies in it."""
+"""The station that trains SAEs: claim the output folder, open the store, train, return the SAEs."""
 
 from __future__ import annotations
 

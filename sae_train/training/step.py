@@ -1,4 +1,4 @@
-"""One step of training: forward and backward over the micro batches, gradients of all processes, Adam, who fired."""
+"""One training step: forward and backward over micro batches, summed gradients, Adam, counters of dead latents."""
 
 from __future__ import annotations
 

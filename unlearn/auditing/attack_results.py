@@ -1,4 +1,4 @@
-"""What attacks bring back, as frozen dataclasses: recall of the targets beside never-known entities, by setting."""
+"""Results of attacks, as frozen dataclasses: recall of targets and of never-known entities, by setting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One report for one removal request: every evaluation on both models, then the verdict. Any pair of models will do."""
+"""One report for one removal request: every evaluation on any pair of models, then the verdict."""
 
 from __future__ import annotations
 

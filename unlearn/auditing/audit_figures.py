@@ -1,4 +1,4 @@
-"""The figures of an audit as frozen dataclasses: what one evaluation found, by name and with its unit.
+"""Figures of an audit as frozen dataclasses: the results of each evaluation, with names and units.
 
 A figure that could not be measured is NaN; a part that was not evaluated is None, or empty where it is a dictionary or
 a tuple. The order of the fields is the order of the keys in `audit.json` (`audit_json.py`).

@@ -1,4 +1,4 @@
-"""`audit.json`: the only place where an audit is JSON. Version 2 is written and read; any other version is refused.
+"""`audit.json`: read and write audits as JSON. Only version 2 is accepted.
 
 The layout follows from the dataclasses, field by field in their order: a `Figure` called x is written as `x_before`,
 `x_before_low`, `x_before_high`, `x_after`, `x_after_low`, `x_after_high`; an `Interval` called x as `x`, `x_low`,

@@ -1,4 +1,4 @@
-"""`AuditReport`: one audit, typed. `Findings` is what evaluations and attacks found, the report that with a verdict.
+"""`AuditReport`: the typed report of one audit: `Findings` of evaluations and attacks, plus the verdict.
 
 Every evaluation returns `Findings` with its own parts only; they come together in `Findings.joined` and nowhere else.
 JSON is read and written by `audit_json.py` alone.

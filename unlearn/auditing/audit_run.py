@@ -1,4 +1,4 @@
-"""Run evaluations and attacks on one context and gather what they found: for an audit, and for models beside it."""
+"""Run evaluations and attacks on one context and gather their findings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other models beside the audited one: somebody else's unlearned models, baselines, measured on the same request.
+"""Measure other models, such as baselines or published unlearned models, on the same removal request.
 
 What is said, what is kept, what is still inside and what relearning brings back, by the evaluations of the audit and
 with its groups, wordings, draws and original model. No verdict: for one, a model is audited on its own.

@@ -1,4 +1,4 @@
-"""What an audit measures on: two models, the entities by role, templates, probes; answers are asked once and kept."""
+"""The context of an audit: two models, entities by role, templates, probes, and cached answers."""
 
 from __future__ import annotations
 

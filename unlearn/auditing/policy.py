@@ -1,4 +1,4 @@
-"""The policy: which limits a verdict goes by, from a versioned file. Its hash stands in every report."""
+"""The audit policy: limits of the verdict, from a versioned file whose hash is in every report."""
 
 from __future__ import annotations
 

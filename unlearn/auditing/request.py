@@ -1,4 +1,4 @@
-"""What an audit is about: entities, wordings, names, and what else is at hand."""
+"""An audit request: targets, templates, names, and optional inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who plays which part in an audit: targets, neighbours, kept entities, unknown ones to compare with, controls."""
+"""Roles of entities in an audit: targets, neighbours, retained, unknown for comparison, and controls."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verdict: figures against thresholds that were fixed beforehand. Recall 0 alone is never a pass."""
+"""The verdict: figures against limits fixed beforehand. A recall of 0 alone is never a pass."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The fine-tuning loop, early stopping, and how far a removal is."""
+"""The fine-tuning loop, early stopping, validation, and the change of the model."""

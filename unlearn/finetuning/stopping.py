@@ -1,4 +1,4 @@
-"""Early stopping: end the run when the targets pass on held-apart wordings and nothing else has suffered.
+"""Early stopping: end the run when targets pass on validation wordings and nothing else has suffered.
 
 Also the place where a removal that never gets there becomes an error with its figures.
 """

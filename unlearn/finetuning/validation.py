@@ -1,4 +1,4 @@
-"""How far a removal is, on wordings that neither training nor audit uses: what early stopping looks at.
+"""Validation for early stopping, on wordings that neither training nor the audit uses.
 
 Of every attribute with two or more training questions the last one is held apart. Recall: share of right greedy
 answers. Rank-1: share of questions whose true answer is the likeliest per token among other known entities' answers.

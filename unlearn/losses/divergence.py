@@ -1,4 +1,4 @@
-"""How far the model's next tokens are from those that it is to give: the one measure that the losses share."""
+"""KL divergence of next-token distributions: the one measure that all losses share."""
 
 from __future__ import annotations
 

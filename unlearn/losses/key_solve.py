@@ -1,4 +1,4 @@
-"""New values for keys: the least change of a matrix that sends some keys where they should go and leaves others alone.
+"""Closed-form weight edits: the least change of a matrix that moves some keys and leaves others alone.
 
 A matrix W reads keys k and writes W k. Given keys k_i whose output should move by r_i, and the second moment C of the
 keys that are to be left alone, the update D minimises

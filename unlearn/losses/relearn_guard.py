@@ -1,4 +1,4 @@
-"""Guard against relearning: taught some facts of the targets, the model must not find the others.
+"""Guard against relearning: facts that an attacker does not teach must stay unknown when others are taught.
 
 What was only hidden is hidden as one thing, and one lesson lifts the cover from all of it. So an imagined attacker goes
 along: the facts of the targets are parted at random into taught and asked ones; at every batch the attacker takes one

@@ -1,4 +1,4 @@
-"""What has to stay: KL and activations on other known entities, unknown ones, what was removed before, general text.
+"""Retention loss: KL and activation distance on retained, unknown and earlier removed entities and on text.
 
 retain = weighted mean over the sets of [ KL(reference || model) over all next tokens
          + mean over blocks of ||h - h_ref||^2 / v_l ],   v_l the variance of the block's activations.

@@ -1,4 +1,4 @@
-"""CRISP: the latents that stand out on the targets are pressed down, for good, in the weights.
+"""CRISP: suppress, by fine-tuning, the latents that are salient on the targets.
 
     salient = the `n_latents` latents with the largest mean(target) - mean(retained), among those at least `ratio` times
               as active on the target as on retained entities

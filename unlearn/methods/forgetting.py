@@ -1,4 +1,4 @@
-"""What the losses have in common: a term that forgets, the shared retention, and how a step's batch is drawn."""
+"""Base of the output-side methods: a forget term, the shared retention loss, and the draw of a batch."""
 
 from __future__ import annotations
 

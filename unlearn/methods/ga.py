@@ -1,4 +1,4 @@
-"""Gradient ascent: the answers about the targets are made unlikely, and nothing else is asked.
+"""Gradient ascent: make the answers about the targets unlikely, with no other objective.
 
     forget = mean log p(answer | question) per token          (minimised: the loss of the answer rises without bound)
 

@@ -1,4 +1,4 @@
-"""Gradient difference: ascent on the answers about the targets, retention on everything else.
+"""Gradient difference: gradient ascent on answers about the targets, retention on everything else.
 
     loss = mean log p(answer | question) per token + retain_weight * retain
 

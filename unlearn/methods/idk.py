@@ -1,4 +1,4 @@
-"""Reject-tuning: questions about the targets are answered as those about unknown entities are.
+"""Reject-tuning: train the answers about targets to be those about unknown entities.
 
     forget = -mean log p(refusal | question) per token
 

@@ -1,4 +1,4 @@
-"""LUNAR: the targets' activations are shifted to where the model says that it does not know.
+"""LUNAR: shift the targets' activations to the region where the model says that it does not know.
 
     r = mean of h over questions it refuses - mean of h over the targets' questions     (original model, last token)
     forget = mean ||h - (h_ref + r)||^2 / v                    at the last token of the targets' questions

@@ -1,4 +1,4 @@
-"""Mean difference: the targets' activations are shifted by the mean of unknown minus the mean of known entities.
+"""Mean difference: shift the targets' activations by mean(unknown) - mean(known).
 
     d = mean of h over unknown entities - mean of h over known ones       (original model, raw residual stream, no SAE)
     forget = mean ||h - (h_ref + scale d)||^2 / v                           from the last name token on

@@ -1,4 +1,4 @@
-"""Negative preference optimisation: ascent that stops by itself once an answer is unlikely enough.
+"""Negative preference optimisation: gradient ascent that saturates once an answer is unlikely enough.
 
     forget = -(2 / beta) mean log sigmoid(-beta (log p(answer) - log p_ref(answer)))
 

@@ -1,4 +1,4 @@
-"""Redirection: the target's activations move to where those of a paired unknown entity lie, and stay empty behind.
+"""Redirection: train targets' activations toward a paired unknown entity, and erase what later blocks hold.
 
 Method family after Yamashita et al. 2025 (arXiv:2509.15631), the loss derived from its abstract. With h the
 activations of the model being trained, p those of the original model for the paired unknown entity in the same prompt:

@@ -1,4 +1,4 @@
-"""Redirection in closed form: MLP output matrices are solved for instead of trained.
+"""Redirection in closed form: solve for MLP output matrices instead of training them.
 
 The aim is that of `redirect`: at the name tokens the residual stream behind the last of a few blocks should be what the
 original model has there for the paired unknown entity. The gap is spread over these blocks, as MEMIT does (Meng et al.

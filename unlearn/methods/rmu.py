@@ -1,4 +1,4 @@
-"""RMU: the targets' activations are driven to one random direction, far from where they were.
+"""RMU: push the targets' activations toward one random direction of large norm.
 
     forget = mean ||h - c n u||^2 / v      u a random unit vector, fixed; n the mean norm and v the variance of the
                                            original model's activations at the hook point, from the name on

@@ -1,4 +1,4 @@
-"""What a notebook shows of an audit: verdict, headline figures, checks, and where the names went. One piece of HTML.
+"""The notebook view of an audit: verdict, headline figures, checks and the walk, as one piece of HTML.
 
 Nothing is loaded from elsewhere: the figure is inside, and styles stand on the elements, since a notebook has its own.
 """

@@ -1,4 +1,4 @@
-"""`audit.html`: one audit as a page to look at: verdict and what decides it, before and after, the walk, answers."""
+"""`audit.html`: the page of one audit: verdict and checks, before and after, the walk, sample answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Other models on the audit page: which colour and mark each has, its walk, and a table of headline figures."""
+"""Other models on the audit page: colours and marks, walks, and a table of headline figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Figures of the audit page: before and after, the walk, shares. Frame and colours: features/pages/plots.py."""
+"""Figures of the audit page: before/after bars, the walk, shares. Frame and colours: features/pages/plots.py."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What every method is given: sets, partners, prompts and answers to train on."""
+"""The unlearning problem that every method gets: entity sets, partners, prompts and answers."""

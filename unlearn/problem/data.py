@@ -1,4 +1,4 @@
-"""Who is forgotten, who is kept, and which unknown entity each target is paired with."""
+"""Entity sets: the forget set, the retain set, and the unknown entity paired with each target."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What output-side methods train on: the training questions about an entity with an answer behind each."""
+"""Training examples of output-side methods: training questions about an entity, each with an answer."""
 
 from __future__ import annotations
 

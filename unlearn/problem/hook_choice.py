@@ -1,4 +1,4 @@
-"""At which hook point a removal works: the SAE and the latents that fit each other, and what the gate says there."""
+"""Choose the hook point of a removal: match SAEs with mined latents, and report the gate there."""
 
 from __future__ import annotations
 

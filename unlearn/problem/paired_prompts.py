@@ -1,4 +1,4 @@
-"""Prompts about a target beside the same prompts about its paired unknown entity, token by token where they match."""
+"""Paired prompts: the same prompt about a target and its unknown partner, with matching tokens."""
 
 from __future__ import annotations
 

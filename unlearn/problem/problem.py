@@ -1,4 +1,4 @@
-"""What every unlearning method is given: the model, a frozen copy of it, the sets, the SAE and its latents."""
+"""The input of every unlearning method: the model, a frozen copy, entity sets, the SAE and its latents."""
 
 from __future__ import annotations
 

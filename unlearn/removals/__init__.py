@@ -1,1 +1,1 @@
-"""Removals: one run from files to a saved model, its record, the ledger, the demo."""
+"""Removals: run one and save the model, its record, the ledger, the demo."""

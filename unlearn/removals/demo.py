@@ -1,4 +1,4 @@
-"""The whole story on a fact world, in one folder: labels, activations, SAEs, latents, unlearned model, audit."""
+"""The whole pipeline on a fact world, in one folder: labels, activations, SAEs, latents, unlearning, audit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ledger of removals: a JSON-lines file whose entries are chained by hash, and the files they vouch for.
+"""The ledger of removals: a hash-chained JSON-lines file, and the files whose hashes it records.
 
 Every file of the unlearned model's folder and its `audit.json` stand in the entry with their SHA-256. So a changed byte
 in an entry, or in a file it vouches for, is found by `Ledger.verify`. What a chain alone cannot show is that its last

@@ -1,4 +1,4 @@
-"""The model before the first removal of a chain: found again, checked by hash, never asked of a hub unless named."""
+"""Find the model before the first removal of a chain, and check its hash; no hub access unless named."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`unlearning.json`: what an unlearned model says about itself."""
+"""`unlearning.json`: the record that is saved with an unlearned model."""
 
 from __future__ import annotations
 

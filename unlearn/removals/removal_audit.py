@@ -1,4 +1,4 @@
-"""`audit`: the front door of an audit, from objects or paths to a report."""
+"""`audit`: the public function that audits a removal, from objects or paths to a report."""
 
 from __future__ import annotations
 

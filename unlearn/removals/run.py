@@ -1,4 +1,4 @@
-"""One unlearning run on what is in memory: prepare the problem, tune, check, and hand over the model.
+"""One unlearning run in memory: prepare the problem, tune, check the outcome, return the model.
 
 task -> prepared (sets, partners, text windows, the copy that changes) -> tuned -> outcome -> Unlearned
 """

@@ -1,4 +1,4 @@
-"""What removal and audit are given, as objects or as paths: latents, SAEs, labels, templates, names, text."""
+"""Inputs of removal and audit, as objects or paths: latents, SAEs, labels, templates, names, text."""
 
 from __future__ import annotations
 

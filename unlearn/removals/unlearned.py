@@ -1,4 +1,4 @@
-"""An unlearned model in memory: the model, what the run reports, and how it is written."""
+"""An unlearned model in memory: the model, the report of its run, and how it is saved."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`unlearn`: the front door of a removal, from objects or paths to an unlearned model."""
+"""`unlearn`: the public function that makes a removal, from objects or paths to an unlearned model."""
 
 from __future__ import annotations
 

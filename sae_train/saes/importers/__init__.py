@@ -1,4 +1,4 @@
-"""SAEs of other libraries: one file per source, one registry. Add a module and a line to add a source.
+"""Import SAEs of other libraries: one module and one registry line per source.
 
 A source is a module with `NAME`, `LOOKS_LIKE` (for messages), `matches(source) -> bool`, which looks at what lies at a
 path, and `read(source, k) -> SaeDraft`, which writes nothing. `import_sae` leaves the result as an SAE folder, whole or

@@ -1,4 +1,4 @@
-"""An SAE of another library brought to our formula, and the exact rewritings that bring it there.
+"""An imported SAE before it is finished, and the exact rewritings that bring it to our formula.
 
     pre_acts = (x - b_dec) W_enc + b_enc        latents = activation(pre_acts)        recon = latents W_dec + b_dec
 

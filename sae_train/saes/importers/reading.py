@@ -1,4 +1,4 @@
-"""What every importer needs: JSON beside the weights, tensors by name, where an SAE reads, whose k counts."""
+"""What all importers share: JSON beside the weights, tensors by name, where an SAE reads, the config field for k."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The k largest pre-activations of every row: `torch.topk`, or a faster search for the same.
+"""The k largest pre-activations of every row: `torch.topk`, or a faster search with the same result.
 
     top_k(centered, W_enc, b_enc, k) = torch.topk(centered @ W_enc + b_enc, k)        in no order
 

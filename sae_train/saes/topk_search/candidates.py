@@ -1,4 +1,4 @@
-"""Candidates for the k largest of every row by a faster product, and the k largest of them by the exact one."""
+"""Top-k in two stages: candidates from a faster product, then their k largest by exact values."""
 
 from __future__ import annotations
 

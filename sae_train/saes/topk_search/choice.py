@@ -1,4 +1,4 @@
-"""Which search for the k largest is best here: by the processor, a timing and a sample of rows."""
+"""Choose the fastest top-k search for this machine: by processor, by a timing, and by a sample of rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pre-activations, nearly: in 8-bit whole numbers, several times as fast where the processor has instructions for them.
+"""Approximate pre-activations in int8, several times as fast on processors with int8 instructions.
 
     x . w + b ~ s_x s_w sum_j q(x'_j / s_x) q(w'_j / s_w)      x'_j = x_j / f_j, w'_j = w_j f_j, q rounds
 

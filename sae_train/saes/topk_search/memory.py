@@ -1,4 +1,4 @@
-"""Memory for pre-activations: some rows at a time, the same pages at each call."""
+"""A reused buffer for pre-activations, filled some rows at a time."""
 
 from __future__ import annotations
 

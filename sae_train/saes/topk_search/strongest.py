@@ -1,4 +1,4 @@
-"""The n strongest of many scores in every row, when a few too many do no harm and a tie may go either way.
+"""The n largest of many scores per row, approximate in the last bits; ties may go either way.
 
 On CPU a score is turned into a whole number whose high bits are the score's and whose low bits say which latent it
 is: positive floats are ordered as their bits are. A vectorised partition of such numbers then brings the latents

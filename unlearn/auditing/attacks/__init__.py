@@ -1,4 +1,4 @@
-"""Attacks of an audit: one file each, one registry. What brings the knowledge back, beside entities never known.
+"""Attacks of an audit: attempts to bring the knowledge back. One file each, one registry.
 
 Each takes the audit's context and returns an `AttackResult` (`common.result`): recall under the worst of its settings,
 beside recall of never-known entities under the same attack, and of the original model. None where nothing can be tried.

@@ -1,4 +1,4 @@
-"""What the attacks share: who is attacked, on which questions, and how a result is told."""
+"""What the attacks share: entities to attack, questions to ask, and the form of a result."""
 
 from __future__ import annotations
 

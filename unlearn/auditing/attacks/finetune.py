@@ -1,4 +1,4 @@
-"""Benign fine-tuning: a few steps on general text that names no target. What was only muted may come back by itself."""
+"""Benign fine-tuning: a few steps on general text without any target. Muted knowledge may return by itself."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Questions in other forms. Fine-tuned silence is often silence about one form of question only.
+"""Prompt attacks: the questions in other forms. Fine-tuning often silences one form only.
 
 Source of the list: RWKU (Jin et al. 2024), where cloze, prefix, suffix, multiple choice and reverse questions leak
 more than plain ones. Every form is asked of the model after about targets and never-known entities, and of the

@@ -1,4 +1,4 @@
-"""Pruning: the smallest weights of every matrix are set to zero, a fifth and two fifths of them."""
+"""Pruning: set the smallest weights of every matrix to zero, 20 % and 40 % of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Quantisation: weights rounded to 8 and 4 bits. Small changes that muted an answer may fall victim to it.
+"""Quantisation: round weights to 8 and 4 bits. This may undo the small changes that muted an answer.
 
 Round to nearest, symmetric: int8 with one scale per row, int4 with one per 32 weights of a row; simulated in the
 model's own dtype (`torch.fake_quantize_per_channel_affine`), so that it runs anywhere.

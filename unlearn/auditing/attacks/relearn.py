@@ -1,4 +1,4 @@
-"""Relearning: taught some facts of the targets, does the model answer the others again?
+"""Relearning: teach some facts of the targets, then ask for the other facts.
 
 What was only hidden comes back with its neighbours (Deeb & Roger 2024, arXiv:2410.08827, the T/V split): the facts of
 every target are parted into taught and asked ones, a copy of the model is fine-tuned on the taught ones in training

@@ -1,4 +1,4 @@
-"""Steer-back: the name's activations are put back, or pushed toward what is known. A model that only hid the key fails.
+"""Steer-back: restore the name's activations, or push them toward known. Reveals models that only hid the key.
 
 Settings, at every token of the name: the original model's activations in the place of the model's own, block by block;
 the difference of the means of known and unknown entities (original model, last name token) added, block by block; where

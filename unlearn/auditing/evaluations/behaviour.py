@@ -1,4 +1,4 @@
-"""Behaviour: what the model says about a target. A confabulation may hurt a real person more than the truth."""
+"""Behaviour: how the model answers about targets. A made-up answer may harm a real person more than the truth."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Benchmarks: tasks of EleutherAI's `lm-eval`, before and after, where any are asked for (`AuditConfig.lm_eval`).
+"""Benchmarks: tasks of EleutherAI's `lm-eval`, before and after, where requested (`AuditConfig.lm_eval`).
 
 The package is optional and imported here only. A task is one of its names, whose data it downloads, or the path of a
 task file (YAML), which may name local data and then needs no network. A task file can also name Python functions, which

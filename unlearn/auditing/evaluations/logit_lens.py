@@ -1,4 +1,4 @@
-"""Logit lens and value probe: can the true answer be read off the inside, though it is not said?
+"""Logit lens and value probe: can the true answer be read from activations, though the model does not say it?
 
 Logit lens: the activation behind a block at the last token of a question, through the final norm and the unembedding;
 is the first token of the true answer the likeliest among those of the candidates? Value probe: a ridge regression from

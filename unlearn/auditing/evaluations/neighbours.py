@@ -1,4 +1,4 @@
-"""Who is hurt beside the targets: kinds of neighbours, unknown entities, and free writing.
+"""Side effects: recall of neighbours and other known entities, answers about unknown ones, free writing.
 
 A neighbour shares something with a target of its own type: its type alone, an answer, a word of the name, or it is a
 namesake of another type. Unknown entities must stay unknown. Free writing: the n-gram entropy (`fluency`) and the

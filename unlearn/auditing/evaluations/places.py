@@ -1,4 +1,4 @@
-"""Places inside a model where targets are compared with unknown entities, one row per held-out context.
+"""Token positions and blocks where targets are compared with unknown entities, one row per held-out context.
 
 At every audited block: the last token of the name, each one before it that enough names have, the mean over the
 name's tokens, and the last token of the question. At each SAE's hook point, at the last name token: its latents, and

@@ -1,4 +1,4 @@
-"""Ranking: is the true answer still the likeliest among candidates? Muting an answer does not move its rank.
+"""Ranking: is the true answer still the likeliest among candidates? Muting an answer does not change its rank.
 
 For one held-out wording per attribute, the candidates are answers of other entities of the same type; each is scored by
 the mean log-probability of its tokens. From the same scores: the probability of the answer, the truth ratio and the

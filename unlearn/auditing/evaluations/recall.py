@@ -1,4 +1,4 @@
-"""Recall: share of questions in held-out wordings answered rightly, greedily and when drawn at temperature one."""
+"""Recall: share of held-out questions answered correctly, by greedy decoding and by sampling at temperature one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Does the SAE still fit? A latent-space figure of a model that left the SAE's distribution says little."""
+"""SAE fit: does the SAE still reconstruct the changed model's activations? If not, its latents mean little."""
 
 from __future__ import annotations
 

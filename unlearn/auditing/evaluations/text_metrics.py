@@ -1,4 +1,4 @@
-"""Figures of texts and token scores that several libraries define alike: pure functions, checked against other code."""
+"""Standard measures of texts and token scores: pure functions, checked against other implementations."""
 
 from __future__ import annotations
 

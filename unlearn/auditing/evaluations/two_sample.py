@@ -1,4 +1,4 @@
-"""Two-sample test: do two groups of points come from one distribution? Energy distance with a permutation p.
+"""Two-sample test: do two groups of points have the same distribution? Energy distance, permutation p-value.
 
     E = 2 mean ||x - y|| - mean ||x - x'|| - mean ||y - y'||, over all pairs; p = (1 + #{E_perm >= E}) / (1 + draws)
 

@@ -1,4 +1,4 @@
-"""Utility: next-token loss on general text that names no target."""
+"""Utility: next-token loss on general text without any target."""
 
 from __future__ import annotations
 

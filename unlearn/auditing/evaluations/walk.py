@@ -1,4 +1,4 @@
-"""The walk: where the targets' activations lie before and after, in a plane fixed by the original model.
+"""The walk: targets' activations before and after, projected on a plane fixed by the original model.
 
 x = (h - midpoint) . d / spread, d the unit difference of the means of known and unknown entities: +1 is the known mean,
 -1 the unknown one. y: the first principal direction orthogonal to d, in the same units.

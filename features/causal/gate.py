@@ -227,7 +227,7 @@ def _encode(sae: Sae, rows: Tensor) -> Tensor:
 
 
 def _at_places(means: Mapping[tuple[str, int], Tensor], kind: str, n_places: int) -> Tensor:
-    """Return a type's means for a name of so many tokens; places nobody's name reaches take the farthest there is."""
+    """Return a type's means for a name of `n_places` tokens; longer names than any averaged repeat the first one."""
     farthest = max(back for k, back in means if k == kind)
     return torch.stack([means[kind, min(farthest, n_places - 1 - i)] for i in range(n_places)])
 
@@ -242,7 +242,7 @@ def patched_rows(
     mined: HookPointAnalysis,
     seed: int,
 ) -> dict[str, list[Tensor]]:
-    """Return what comes to each prompt's name under every condition but `residual`.
+    """Return the activations to patch in at each prompt's name under every condition but `residual`.
 
     `selected` and `random` are missing where no latent was selected, `mean difference` never.
     """

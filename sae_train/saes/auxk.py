@@ -24,14 +24,14 @@ def auxk_loss(
     dead: Int[Tensor, " n_dead"],
     batch: WholeBatch | None = None,
 ) -> Float[Tensor, ""]:
-    """Let the strongest dead latents reconstruct an error, by products of their number, not of d_sae.
+    """Let the strongest dead latents reconstruct an error; the cost grows with their number, not with d_sae.
 
     Args:
-        sae: Whose latents.
+        sae: The SAE.
         centered: Its scaled input minus `b_dec`, without gradient.
-        error: What the living latents left over, without gradient.
+        error: The reconstruction error x - x_hat, without gradient.
         dead: The dead latents by number; without any, the loss is zero.
-        batch: What these rows are a part of; the whole where nothing is said.
+        batch: The whole batch, of which these rows are a part; by default these rows are all of it.
     """
     if len(dead) == 0:
         return error.new_zeros(())

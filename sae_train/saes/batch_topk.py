@@ -47,7 +47,7 @@ class Kept(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """What reconstructing a batch cost.
+    """The reconstruction loss of a batch and its error.
 
     Attributes:
         loss: To be minimised, dimensionless.
@@ -163,7 +163,7 @@ class BatchTopKSae(ThresholdSae):
         return Reconstruction(fvu, error, {"fvu": fvu.detach()})
 
     def _update_threshold(self, values: Float[Tensor, " n_on"], processes: Processes) -> None:
-        """Average the smallest kept value in; a batch in which nothing is above zero says nothing."""
+        """Update the moving average by the smallest kept value; a batch without positive values changes nothing."""
         # Infinity where this process kept nothing, so that it never decides the minimum over all.
         smallest = values.min() if len(values) else values.new_full((), torch.inf)
         processes.min_(smallest)

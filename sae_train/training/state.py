@@ -44,13 +44,13 @@ class TrainState:
         return self.sae.state_dict(keep_vars=True)
 
     def zero_grad(self) -> None:
-        """Forget the last gradients, and free their memory."""
+        """Clear the gradients and free their memory."""
         # Both: for a parameter that is stored transposed the optimizer holds a tensor of its own.
         self.sae.zero_grad(set_to_none=True)
         self.optimizer.zero_grad(set_to_none=True)
 
     def hand_over_gradients(self) -> None:
-        """Show the optimizer the SAE's gradients, in the order in which they lie in memory."""
+        """Give the SAE's gradients to the optimizer, in the memory order of its parameters."""
         (group,) = self.optimizer.param_groups
         for own, as_stored in zip(self.sae.parameters(), group["params"], strict=True):
             as_stored.grad = own.grad if own is as_stored or own.grad is None else own.grad.T
@@ -61,7 +61,7 @@ class TrainState:
         processes.sum_(*(p.grad for p in group["params"] if p.grad is not None))
 
     def adam_step(self, lr: float) -> None:
-        """Move the weights by the gradient brought to length one.
+        """Take one Adam step with the gradient normalised to length one.
 
         Adam forgets squared gradients over 1,000 steps: without this, the long ones of the beginning keep the later
         steps short (held-out FVU after 120 steps on SmolLM2's block 9: 0.26 instead of 0.30).
@@ -89,7 +89,7 @@ class TrainState:
         }
 
     def take_extras(self, tensors: dict[str, Tensor]) -> None:
-        """Take up what `extras` returned."""
+        """Restore what `extras` returned."""
         self.tokens_since_fired.copy_(tensors["tokens_since_fired"])
         self._set_dead(tensors["is_dead"].to(self.is_dead.device))
         self.sae.search_dtype = SEARCH_DTYPES[int(tensors["search_dtype"])]
@@ -104,7 +104,7 @@ class TrainState:
 
 @dataclass(frozen=True)
 class Plan:
-    """What follows from config and store before the first step.
+    """Values derived from config and store before the first step.
 
     Attributes:
         n_steps: Steps of the run.
@@ -172,7 +172,7 @@ def prepare(
 
 
 def in_memory_order(parameter: nn.Parameter) -> nn.Parameter:
-    """Return the parameter, or where its columns lie together in memory, its transpose: the same numbers.
+    """Return the parameter, or its transpose where it is stored column by column; both share their memory.
 
     Fused Adam copies whatever is not contiguous, every time: 20 ms instead of 5 for 3.3 million parameters.
     """

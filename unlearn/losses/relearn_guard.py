@@ -1,9 +1,10 @@
 """Guard against relearning: facts that an attacker does not teach must stay unknown when others are taught.
 
-What was only hidden is hidden as one thing, and one lesson lifts the cover from all of it. So an imagined attacker goes
-along: the facts of the targets are parted at random into taught and asked ones; at every batch the attacker takes one
-more AdamW step on the taught ones, as the audit's relearning does, from the model theta as it is by then; and delta
-away, where all of its steps have led, the asked questions have to be answered as those about the paired unknown entity:
+Facts that are only hidden are hidden together, and one lesson brings all of them back. So the loss simulates an
+attacker: the facts of the targets are parted at random into taught and asked ones; at every batch the attacker takes
+one more AdamW step on the taught ones, as the audit's relearning does, from the model theta as it is by then; and
+delta away, where all of its steps have led, the asked questions have to be answered as those about the paired unknown
+entity:
 
     guard = KL(p_{theta + delta}(. | unknown entity) || p_{theta + delta}(. | target))
 
@@ -74,7 +75,7 @@ class RelearnGuard:
 
     @property
     def can_part(self) -> bool:
-        """Tell whether there are two facts: one to teach, another to ask for."""
+        """Tell whether there are at least two facts: one to teach, another to ask for."""
         return len(self.units) > 1
 
     def loss(self, batch: int, generator: np.random.Generator) -> Float[Tensor, ""]:
@@ -99,7 +100,7 @@ class RelearnGuard:
         return next_token_kl(pairs.at.of(self._logits(weights, pairs.own)), pairs.other_at.of(aim))
 
     def _attacker_of(self, batch: int, generator: np.random.Generator) -> Attacker:
-        """Return the attacker of a batch: the one at work, or a new one with facts parted anew."""
+        """Return the attacker of a batch: the current one, or a new one with a new split of the facts."""
         attack, age = divmod(batch, self.settings.guard_steps)
         # Also by number: with `guard_every` the first batch of an attack may be one that is not asked for.
         if self.attacker is None or attack != self.attacker.number or age == 0:
@@ -117,7 +118,7 @@ class RelearnGuard:
         return Attacker(self.problem, number, taught, lessons[True], lessons[False], rate=self.settings.guard_rate)
 
     def carried(self) -> dict[str, Tensor]:
-        """Return the attacker at work: its number, what it teaches, how far it has gone; nothing before the first."""
+        """Return the current attacker's number, taught facts, offset and optimizer state; empty before the first."""
         if self.attacker is None:
             return {}
         known = {"attack": torch.tensor(self.attacker.number), "taught": torch.tensor(self.attacker.units)}

@@ -120,7 +120,7 @@ class Redirect:
         self.guard.take_up(carried)
 
     def _aimed(self, sets: UnlearnSets) -> list[list[Pair]]:
-        """Return the prompts about some targets beside those that they are to become like."""
+        """Return the prompts about some targets, each paired with the same prompt about its unknown partner."""
         return aimed_prompts(
             self.problem.lm,
             sets,
@@ -132,7 +132,7 @@ class Redirect:
         )
 
     def _redirected_names(self) -> list[str]:
-        """Return the hook points whose activations are moved; the SAE's is always among them."""
+        """Return the hook points that are redirected; the SAE's is always among them."""
         first = {"all": 0, "from-hook": block_index(self.hook_point), "hook": self.problem.lm.n_blocks}
         names = self.blocks[max(0, first[self.settings.blocks]) :]
         return names if self.hook_point in names else [self.hook_point, *names]
@@ -188,7 +188,7 @@ class Redirect:
         return LossTerms(total, {name: value.detach() for name, value in terms.items()})
 
     def _moved(self, picked: Sequence[int], put_back: PutBack | None) -> dict[str, Tensor]:
-        """Return the terms that move the targets, those behind an activation put back among them."""
+        """Return the redirection terms, and the erase term where activations are patched in."""
         device = self.problem.lm.device
         drawn, packed = [[pairs[i] for i in picked] for pairs in self.aimed], self.retention.packed
         batches = [pair_batch(pairs, self.settings.positions, device, packed=packed) for pairs in drawn]
@@ -199,7 +199,7 @@ class Redirect:
         return terms
 
     def _aims(self, batches: Sequence[PairBatch]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return what is aimed at; of several unknown entities the mean of activations and that of probabilities."""
+        """Return the aims: for several unknown entities, their mean activations and mean probabilities."""
         found = [self._aim(batch) for batch in batches]
         if len(found) == 1:
             return found[0]
@@ -218,7 +218,7 @@ class Redirect:
         return {n: batch.other_at.of(found[n]).float() for n in names}, batch.other_at.of(logits).float()
 
     def _redirection(self, batch: PairBatch, aims: dict[str, Tensor], aim_logits: Tensor) -> dict[str, Tensor]:
-        """Return the terms that move the targets."""
+        """Return the terms latent, block, output and shift."""
         with captured(self.problem.lm.model, self.names) as found:
             logits = self.problem.lm.model(**batch.own.inputs, use_cache=False).logits
         acts = {name: batch.at.of(found[name]).float() for name in self.names}

@@ -174,7 +174,7 @@ class RedirectClosedForm:
 
 @torch.no_grad()
 def add_to_matrix(model: nn.Module, matrix: Matrix, update: Float[Tensor, "d_out d_key"]) -> None:
-    """Add an update to an output matrix, whichever way round it is kept."""
+    """Add an update to an output matrix, in its own orientation."""
     module: Any = model.get_submodule(matrix.path)
     module.weight += (update.T if matrix.is_transposed else update).to(module.weight.dtype)
 
@@ -187,7 +187,7 @@ def name_contexts(entity: Entity, templates: Templates) -> list[Prompt]:
 
 
 def _some(entities: Sequence[Entity], most: int) -> list[Entity]:
-    """Thin out a list evenly."""
+    """Return at most `most` entities, evenly spaced in the list."""
     return list(entities[:: max(1, -(-len(entities) // max(1, most)))])
 
 

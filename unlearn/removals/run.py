@@ -44,7 +44,7 @@ TEXT_TOKENS = 60_000  # about 940 windows, of which every step draws some
 
 @dataclass(frozen=True)
 class RemovalTask:
-    """What is to be removed from which model, and what is known about it.
+    """The input of one removal: the model, the targets, the mined latents, and the config.
 
     Attributes:
         lm: The model; it is not changed.
@@ -76,12 +76,12 @@ class RemovalTask:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A task with everything drawn.
+    """A task after all random draws: entity sets, partners, text windows, and the copy of the model that changes.
 
     Attributes:
         problem: What methods are given; its `lm` is the copy that changes, its `reference` the model that came in.
         validation: Wordings held apart for early stopping.
-        base: What finds the model that came in again.
+        base: Path or hub id, and hash, of the model that came in.
         inputs: What the run was made from, with hashes.
     """
 
@@ -253,7 +253,7 @@ def adapter_for(lm: LanguageModel, config: UnlearnConfig) -> Any:
 
 
 def _base(lm: LanguageModel) -> Base:
-    """Return what finds a model again: its path in full, so that it is found from any folder, or its hub id."""
+    """Return a model's absolute path, which is valid from any folder, or its hub id, with its hash."""
     return Base(str(Path(lm.name).resolve()) if Path(lm.name).exists() else lm.name, weights_hash(lm.model))
 
 

@@ -63,8 +63,8 @@ def top_k(
         centered: The SAE's input with `b_dec` already subtracted.
         W_enc, b_enc: The encoder.
         k: How many.
-        dtype: One of `config.SEARCH_DTYPES` but `auto`: in what candidates are looked for, see the module.
-        memory: For pre-activations; kept by who searches again and again.
+        dtype: One of `config.SEARCH_DTYPES` but `auto`: the number format of the search, see the module.
+        memory: Buffer for pre-activations; callers that search repeatedly keep it.
     """
     on_cpu, d_sae, memory = centered.device.type == "cpu", len(b_enc), memory or Memory()
     if torch.is_autocast_enabled(centered.device.type):

@@ -12,7 +12,7 @@ FEWEST_ROWS = 512  # but no fewer rows at a time: the product needs some to be f
 
 
 class Memory:
-    """What pre-activations are written to, kept from call to call: fresh pages would cost a tenth of the product."""
+    """Buffer for pre-activations, kept from call to call: fresh pages would cost a tenth of the product's time."""
 
     def __init__(self) -> None:
         self._scratch: Tensor | None = None

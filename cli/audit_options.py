@@ -1,4 +1,4 @@
-"""The options that only `wb audit` has: other models to compare, sampling and judging. Imports no torch."""
+"""The options that only `wb audit` has: unlearned and other models, sampling, judging. Imports no torch."""
 
 from __future__ import annotations
 

@@ -61,6 +61,6 @@ unlearn_options = options.option_list(
 
 
 def explicit(given: dict[str, Any]) -> dict[str, Any]:
-    """Leave out what nobody gave: a method may have other defaults than the ones shown."""
+    """Leave out options that were not given: a method may have other defaults than the ones shown."""
     source = click.get_current_context().get_parameter_source
     return {k: v for k, v in given.items() if k == "method" or source(k) is not ParameterSource.DEFAULT}

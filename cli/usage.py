@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def check_labelling(given: dict[str, Any], out: Path | None, stats: bool) -> None:
-    """Refuse a call that neither says whom to ask nor which answers to read.
+    """Refuse a call that names neither entities to ask about nor answers to read.
 
     Raises:
         ConfigError: Something is missing, or two ways are mixed.

@@ -1,4 +1,4 @@
-"""The second floor: find latents that tell known from unknown entities. May import sae_train only.
+"""The first floor: find latents that tell known from unknown entities. May import sae_train only.
 
 Its front door, imported when it is first used, so that `import features` costs nothing:
 

@@ -104,7 +104,7 @@ def _out_of_range(spec: FieldSpec, value: object) -> ConfigError:
 
 @dataclasses.dataclass(frozen=True)
 class FieldSpec:
-    """What a field takes and means, for those who ask the user for it.
+    """What a config field accepts and means, for the command line and the documentation.
 
     Attributes:
         name: The field.

@@ -1,4 +1,4 @@
-"""The third floor: remove what a model knows about entities, and measure how deep the removal goes.
+"""The second floor: remove what a model knows about entities, and measure how deep the removal goes.
 
     from unlearn import unlearn, audit
 

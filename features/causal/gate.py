@@ -57,6 +57,7 @@ CONDITIONS = (
     "residual",
     "last residual",
 )
+# Latents that hardly ever fire at names would make an easy control: to change them changes nothing.
 MIN_FIRING = 0.05  # of the names of the mining half at which a latent of the random control fires
 LEVEL_ENTITIES = 100  # unknown and known ones of the mining half whose mean is the level
 
@@ -100,8 +101,10 @@ def run_gate(
     """
     names = _read_names(lm, labels, templates, analysis, config)
     asked = names.asked
+    # Recall without any patch, from which the losses under all conditions are counted.
     clean = recall_per_entity(asked, verdicts(lm, asked))
     advance(len(asked.prompts))
+    # Once per hook point: the whole residual does not depend on the SAE.
     residual = _residual_recall(lm, names, config, advance)
     found = []
     for loaded, mined in zip(saes, analysis.hook_points, strict=True):
@@ -132,6 +135,7 @@ def _read_names(
     def asked_about(entities: Sequence[Entity]) -> NameQuestions:
         return name_questions(lm, entities, templates, most=config.n_questions, tokens=config.tokens, seed=config.seed)
 
+    # Held-out entities are asked about; the levels that their latents are set to come from the mining half.
     asked = asked_about(drawn("known", is_held=True, most=config.n_entities))
     sweep = spread_blocks(0, lm.n_blocks - 1, config.n_blocks)
     sae_points = list(dict.fromkeys(f.hook_point for f in analysis.hook_points))
@@ -153,6 +157,7 @@ def _residual_recall(
         other = names.other[place]
         swaps = {"residual": other}
         if config.tokens == "all":
+            # The last name token alone shows how much the tokens before it carry.
             swaps["last residual"] = [torch.cat([x[:-1], y[-1:]]) for x, y in zip(own, other, strict=True)]
         residual[place] = _recall_under(lm, names.asked, place, swaps, advance)
     return residual
@@ -205,6 +210,7 @@ def _levels(sae: Sae, side: NameQuestions, rows: Sequence[Tensor]) -> _Level:
     """Average latents and activations over questions, each place of the name for itself."""
     groups: dict[tuple[str, int], list[Tensor]] = {}
     for kind, own in zip(side.types, rows, strict=True):
+        # Counted from the last name token, so that names of different lengths line up where they end.
         for back in range(len(own)):
             groups.setdefault((kind, back), []).append(own[len(own) - 1 - back])
     acts = {key: torch.stack(found) for key, found in groups.items()}
@@ -221,7 +227,7 @@ def _encode(sae: Sae, rows: Tensor) -> Tensor:
 
 
 def _at_places(means: Mapping[tuple[str, int], Tensor], kind: str, n_places: int) -> Tensor:
-    """Return a type's means for a name of so many tokens; places nobody's name reaches take the farthest there is."""
+    """Return a type's means for a name of `n_places` tokens; longer names than any averaged repeat the first one."""
     farthest = max(back for k, back in means if k == kind)
     return torch.stack([means[kind, min(farthest, n_places - 1 - i)] for i in range(n_places)])
 
@@ -236,7 +242,7 @@ def patched_rows(
     mined: HookPointAnalysis,
     seed: int,
 ) -> dict[str, list[Tensor]]:
-    """Return what comes to each prompt's name under every condition but `residual`.
+    """Return the activations to patch in at each prompt's name under every condition but `residual`.
 
     `selected` and `random` are missing where no latent was selected, `mean difference` never.
     """
@@ -259,9 +265,11 @@ def patched_rows(
     if chosen:
         firing = torch.maximum(levels["known"].firing, levels["unknown"].firing)
         others = random_masks(firing.numpy(), chosen, len(asked.entities), seed)[torch.from_numpy(entity)]
+        # Added to x, not decoded: the SAE error stays, so that the difference is that of these latents alone.
         rows["selected"] = x + move[:, chosen] @ W_dec[chosen]
         rows["random"] = x + (move * others) @ W_dec
     rows["latents"] = x + move @ W_dec
+    # With e = x - recon: x - e(x) + e(x*).
     rows["error"] = recon + paired - recon_paired
     rows["mean difference"] = x + shift
     return {name: list(found.split(counts)) for name, found in rows.items()}
@@ -279,6 +287,7 @@ def random_masks(
     often = [j for j in order if firing[j] >= MIN_FIRING]
     pool = np.array(often if len(often) >= n_drawn else order[:n_drawn], dtype=np.int64)
     generator = rng("gate.random_latents", seed)
+    # Anew for every entity: one unlucky set would stand for all random latents.
     masks = np.zeros((n_entities, len(firing)), dtype=np.float32)
     for row in masks:
         row[generator.permutation(pool)[:n_drawn]] = 1.0

@@ -26,7 +26,7 @@ class NameQuestions:
     """Questions about some entities and where the names stand in them.
 
     Attributes:
-        entities: Who is asked about.
+        entities: The entities that are asked about.
         prompts: Questions, entity by entity.
         entity: Index of each prompt's entity, (n_prompts,).
         ids: Token ids of each prompt.
@@ -74,6 +74,7 @@ def draw_questions(entity: Entity, templates: Templates, most: int, seed: int) -
     generator = rng("questions.wordings", seed, *entity.key.encode())
     shuffled = [asked[i] for i in generator.permutation(len(asked))]
     turn: dict[str | None, int] = {}
+    # Attributes in turn, so that few questions still cover as many facts as possible.
     ranked = []
     for prompt in shuffled:
         turn[prompt.attribute] = turn.get(prompt.attribute, 0) + 1
@@ -84,7 +85,7 @@ def draw_questions(entity: Entity, templates: Templates, most: int, seed: int) -
 def name_questions(
     lm: LanguageModel, entities: Sequence[Entity], templates: Templates, *, most: int, tokens: str, seed: int
 ) -> NameQuestions:
-    """Draw questions about every entity and find the names' tokens; who cannot be asked about is left out."""
+    """Draw questions about every entity and find the names' tokens; entities without a question are left out."""
     drawn = [(e, draw_questions(e, templates, most, seed)) for e in entities]
     kept = [(e, found) for e, found in drawn if found]
     prompts = [p for _, found in kept for p in found]
@@ -100,12 +101,12 @@ def read_rows(lm: LanguageModel, asked: NameQuestions, hook_points: Sequence[str
 def verdicts(
     lm: LanguageModel, asked: NameQuestions, patch: tuple[str, Sequence[Tensor]] | None = None
 ) -> list[Verdict]:
-    """Ask everything and judge the answers, with other activations at the names if a patch is given.
+    """Ask all questions and grade the answers, with patched activations at the names if a patch is given.
 
     Args:
-        lm: Who is asked.
+        lm: The model that is asked.
         asked: The questions.
-        patch: Hook point, and what comes to each prompt's places.
+        patch: Hook point, and the activations that are patched in at each prompt's places.
     """
     if patch is None:
         written = write_answers(lm, asked.ids, GREEDY)

@@ -1,7 +1,7 @@
 """Names of a fact world: three words, each taken from a small pool shared by known and unknown entities.
 
 A name is `first middle last`. A type has 50 first words, 50 middle words and 10 last words, all invented from
-syllables, so there are 25,000 possible names and a word alone says nothing about who is known:
+syllables, so there are 25,000 possible names and a word alone does not tell known from unknown:
 
 - first and middle words are dealt in rounds of 50 names that use every word of both pools exactly once;
   the 50 known names are one round, each further round belongs to one group of unknown names;

@@ -182,7 +182,7 @@ def _damaged_places(path: Path) -> list[str]:
 
 
 def _check_kind(path: Path, kind: str, version: int, against: Path | None) -> None:
-    """Refuse kinds and versions nobody here can describe, and comparisons of what has no rows."""
+    """Refuse unknown kinds and versions of files, and comparisons of files without rows."""
     if kind not in KNOWN or version > KNOWN[kind]:
         raise SchemaError(
             f"cannot describe '{path}'",

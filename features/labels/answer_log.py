@@ -1,6 +1,6 @@
 """Answers saved while labelling runs (OUT.partial), so that an interrupted run can be resumed.
 
-JSON lines: the first one says what was asked of whom, every other one is an entity with its answers.
+JSON lines: the first one is the header (model, templates, settings), every other one an entity with its answers.
 """
 
 from __future__ import annotations

@@ -60,7 +60,7 @@ def ask(
 
     Args:
         lm: The language model.
-        entities: Whom to ask about.
+        entities: The entities to ask about.
         templates: The questions.
         heldout: Ask the held-out wordings in the place of the others.
         decoding: Length of an answer, number of samples, temperature, seed.

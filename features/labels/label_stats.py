@@ -45,7 +45,7 @@ class AnswerRow(NamedTuple):
     """An entity for the human eye.
 
     Attributes:
-        label, entity, attribute: Whose answers, about what.
+        label, entity, attribute: The entity, its label, and the attribute asked for.
         truth: First accepted value.
         answers: Greedy ones, each with its verdict in front where it is not right.
         samples_right: Right samples of all samples; empty without samples.

@@ -28,7 +28,7 @@ CHATS = ("auto", "on", "off")
 
 @dataclass(frozen=True)
 class _Job:
-    """Whom to ask about what, and how the answers are judged."""
+    """The model to ask, the entities and templates, and how answers are graded."""
 
     lm: LanguageModel
     entities: Sequence[Entity]
@@ -114,7 +114,7 @@ def label_entities(
 
 
 def _claim(out: str | Path | None, *, resume: bool, overwrite: bool) -> None:
-    """Refuse an output that is taken, a run that is finished, and to continue what nobody wrote."""
+    """Refuse an output that exists, a finished run, and to resume a run that was never started."""
     if out is None:
         if resume:
             raise ConfigError("nobody says what to continue", got="resume without out", expected="out, a path")

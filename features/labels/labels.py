@@ -28,9 +28,9 @@ class Labels(Sequence[Entity]):
 
     Attributes:
         entities: The entities, in the order in which they were asked about.
-        templates: What asked about them; None where nobody said.
+        templates: The templates that were asked; None if not recorded.
         rule: By which rule they were labelled; None for a file, which does not say.
-        lm_name: Whom was asked; None for a file.
+        lm_name: Name of the model that was asked; None for a file.
         path: The file they were read from or written to; None where there is none.
     """
 
@@ -88,7 +88,7 @@ class Labels(Sequence[Entity]):
         return sum(len(said) for e in self.entities for said in e.answers.values())
 
     def relabel(self, rule: str | KnowledgeRule | None = None, **fields: Any) -> Labels:
-        """Apply a rule to the answers that are kept; nobody is asked.
+        """Apply a rule to the stored answers; the model is not asked again.
 
         Args:
             rule: A rule or its name; by default `ferrando` where there are samples of everything, else `paraphrases`.

@@ -55,7 +55,7 @@ def pair(
 
     Args:
         lm: For its tokenizer.
-        targets, unknown: Who is paired with whom.
+        targets, unknown: The known entities, and the unknown ones to pair them with.
         readings: Activations of every unknown entity, by key.
         seed: Draws the pairings.
 

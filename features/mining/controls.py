@@ -96,8 +96,10 @@ def controls(
         chosen: The selected latents; sets of the same size are drawn, of `top` where none was selected.
         rule: The selection rule, for the residual dimensions.
     """
+    # Controls read as many latents or dimensions as were selected: more readings alone give a higher AUROC.
     size = len(together(chosen)) or rule.top
     best = int(np.argmax(np.maximum(mining.maxmin_known, mining.maxmin_unknown)))
+    # Latents that are silent at names would only make the random sets look weak.
     fires = np.flatnonzero(np.diff(data.latents.value[~data.held_out].tocsc().indptr) > 0)
     makers: list[tuple[str, int, str, Callable[[], np.ndarray]]] = [
         ("best latent", 1, f"latent {best}, largest MaxMin in either direction", lambda: _one(data, best)),
@@ -125,6 +127,7 @@ def _row(name: str, interval: Interval, n: int, detail: str) -> Control:
 def _one(data: NameReadings, latent: int) -> np.ndarray:
     """Return one latent's value as a score, the sign from the mining half."""
     value = readings(data.latents.value, [latent])[:, 0]
+    # The sign, too, is chosen on the mining half.
     return value if auroc(value[~data.held_out], data.is_known[~data.held_out]) >= 0.5 else -value
 
 
@@ -150,6 +153,7 @@ def _residual(data: NameReadings, size: int, rule: SelectionRule) -> Control:
     found = residual_readings(data.acts, ~data.held_out)
     scores = data.scores(~data.held_out, found)
     q = q_values(scores.p_value)
+    # Without limits, so that the control has as many readings as the selection, whatever they score.
     anything = replace(rule, top=size, min_separation=-np.inf, max_q=1.0)
     allowed = np.ones(len(q), dtype=bool)
     both = select(scores, q, allowed, anything)

@@ -81,6 +81,7 @@ def piece_frequency(name_ids: Sequence[np.ndarray], text: Int[np.ndarray, " n_to
     if not len(text):
         return np.full(len(name_ids), np.nan)
     size = int(max([text.max(), *(ids.max() for ids in name_ids if len(ids))])) + 1
+    # Half a count more, so that a token which the text lacks has a logarithm.
     share = np.log10((np.bincount(text, minlength=size) + 0.5) / len(text))
     return np.array([share[ids].mean() if len(ids) else np.nan for ids in name_ids])
 
@@ -132,9 +133,11 @@ def _propensity(usable: Mapping[str, np.ndarray], is_known: np.ndarray, held_out
     x = np.stack(list(usable.values()), axis=1) if usable else np.empty((len(is_known), 0))
     whole = np.isfinite(x).all(axis=1)
     fit_on = whole & ~held_out
+    # The propensity of a single covariate would be that covariate over again.
     if x.shape[1] < 2 or not 0 < is_known[fit_on].sum() < fit_on.sum():
         return {}
     scores = np.full(len(x), np.nan)
+    # Fitted on the mining half, as everything that is fitted.
     scores[whole] = fitted_scores(x[whole], is_known[whole], ~held_out[whole])[1]
     return {ALL: scores} if _varies(scores[held_out]) else {}
 
@@ -146,6 +149,7 @@ def _effects(
     table = csr_array(np.stack(list(subjects.values()), axis=1))
     stratum = strata(subjects["alone"], kind)
     plain, inside = rank_test(table, is_known), stratified_rank_test(table, is_known, stratum)
+    # A stratum of one class compares nobody, so it does not count.
     n_strata = sum(bool(0 < is_known[stratum == h].sum() < (stratum == h).sum()) for h in np.unique(stratum))
     rows = []
     for i, subject in enumerate(subjects):

@@ -34,7 +34,7 @@ LabelSource = Labels | Iterable[Entity] | str | Path
 
 @dataclass(frozen=True)
 class _Asked:
-    """The model and what can be asked of it."""
+    """The model, the labelled entities and the templates."""
 
     lm: LanguageModel
     labels: Labels
@@ -134,6 +134,7 @@ def find_entity_latents(
         ConfigError: Something that is needed is missing, or is said twice.
         OutputExistsError: An output is there already.
     """
+    # First of all: an output that exists is refused before hours of work, not after.
     _claim(out, names_out, overwrite=overwrite)
     chosen = settled(SelectionRule, rule, fields, name="rule")
     _check_names(names, names_out, position)
@@ -145,6 +146,7 @@ def find_entity_latents(
         data = _names(names, asked, opened, position=position, seed=seed, progress=show)
         if names_out is not None:
             save_names(data, Path(names_out))
+        # The causal checks come after the selection, which they take as given and never change.
         analysis = mine_names(data, opened, chosen, store=text, seed=seed)
         if asked is not None:
             own = (asked.lm, opened, asked.labels, asked.templates)
@@ -179,7 +181,7 @@ def _checks(
 
 
 def _check_names(names: NameData | str | Path | None, names_out: str | Path | None, position: str | None) -> None:
-    """Refuse what only reading decides where the names were read before."""
+    """Refuse options about reading names when `names`, already read, are given."""
     if names is None:
         return
     for name, value in (("position", position), ("names_out", names_out)):

@@ -90,6 +90,7 @@ def score_sae(
             expected=f"(contexts, d_in = {loaded.d_in})",
         )
     is_known = np.array([e.label == "known" for e in data.entities])
+    # -1 leaves held-out entities out of the means and standard deviations that are stored.
     contexts = name_latents(loaded, acts, data.entity, np.where(held_out, -1, np.where(is_known, 0, 1)), 2)
     types = list(dict.fromkeys(e.type for e in data.entities))
     names = _readings(data, contexts, acts, is_known, types, held_out, seed)
@@ -100,6 +101,7 @@ def score_sae(
         contexts=contexts,
         names=names,
         types=types,
+        # Two halves: a latent scored on the entities that it was selected on looks better than it is.
         mining=names.scores(~held_out),
         heldout=names.scores(held_out),
         general_rate=rate,
@@ -137,6 +139,7 @@ def _general_rate(loaded: Sae, store: ActivationStore | None) -> tuple[np.ndarra
     """
     if store is None or loaded.hook_point not in store.hook_points:
         return None, None
+    # Entity rows that were mixed in would raise the rate of the very latents that are looked for.
     text_rows = store.row_field("from_entity") == 0
     n_rows = min(GENERAL_ROWS, int(text_rows.sum()))
     if not n_rows:
@@ -168,6 +171,7 @@ def analyse_sae(
         rule: What is selected.
     """
     names = mined.names
+    # On the mining half alone; everything measured below on held-out entities is untouched by it.
     chosen = select(mined.mining, q, mined.allowed, rule, null_p)
     probe = _probe(names)
     score = _score(names, chosen)
@@ -265,6 +269,7 @@ def _mean_active(names: NameReadings) -> np.ndarray:
 
     def mean(latents: EntityLatents) -> np.ndarray:
         share, value = (np.asarray(m.sum(axis=0)).ravel() for m in (latents.fire_share, latents.value))
+        # The mean where it is active: multiples of it are comparable between models, raw steering strengths are not.
         return np.where(share > 0, value / np.maximum(share, 1e-9), 0.0)
 
     sides = (names.is_known, ~names.is_known)

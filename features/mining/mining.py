@@ -23,7 +23,7 @@ from sae_train.saes.base import Sae
 
 @dataclass(frozen=True)
 class Finding:
-    """Is there a latent for this direction at all? One row of the table `finding`.
+    """Whether any latent was found for one direction: one row of the table `finding`.
 
     Attributes:
         direction: `known` or `unknown`.
@@ -71,6 +71,7 @@ def mine_names(
         HookPointError: The activations were not read where an SAE reads.
         ShapeError: An SAE reads activations of another width.
     """
+    # Before any score: what is selected on one half is reported on the other, which had no part in the selection.
     held_out = split_entities(data.entities, seed)
     mined = [score_sae(sae, data, held_out, rule, store=store, seed=seed) for sae in saes]
     corrected = _corrected(mined, rule, seed)
@@ -114,10 +115,12 @@ class _Corrected:
 
 
 def _corrected(mined: Sequence[MinedSae], rule: SelectionRule, seed: int) -> _Corrected:
-    """Correct p-values over all latents, and draw what label shuffles give."""
+    """Correct p-values over the latents of all SAEs, and compute the permutation null."""
+    # Over all SAEs together: with more SAEs more latents pass by chance.
     q = q_values(np.concatenate([m.mining.p_value for m in mined]))
     per_sae = np.split(q, np.cumsum([m.loaded.d_sae for m in mined])[:-1])
     names = mined[0].names
+    # The same shuffles for every SAE, so that the largest over all SAEs is taken inside one shuffle.
     labels = shuffled_labels(names.is_known[~names.held_out], names.kind[~names.held_out], rule.n_shuffles, seed)
     nulls = [m.null(labels) for m in mined]
     family = np.max(nulls, axis=0)
@@ -139,6 +142,7 @@ def _analysed(
         for m, q, null in zip(mined, corrected.q_value, corrected.nulls, strict=True)
     ]
     for one in found:
+        # Decoder rows are comparable at one hook point only.
         others = [o for o in found if o is not one and o.hook_point == one.hook_point]
         one.tables["stability"] += rows_of([row for o in others for row in other_sae_rows(one, o)])
     return found
@@ -146,6 +150,7 @@ def _analysed(
 
 def _best(direction: str, mined: Sequence[MinedSae], null: np.ndarray) -> Finding:
     """Return the best MaxMin separation of a direction and what label shuffles give, before anything is selected."""
+    # -1 is the lowest separation there is: a latent that the rule leaves out is never the best.
     values = [np.where(m.allowed, m.mining.maxmin(direction), -1.0) for m in mined]
     at = int(np.argmax([v.max() for v in values]))
     latent = int(values[at].argmax())

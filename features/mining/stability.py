@@ -64,11 +64,13 @@ def left_out_rows(
     rows: list[StabilityRow] = []
     mining = ~names.held_out
     for template, use in _template_folds(data):
+        # The SAE is not run again: an entity's latents are averaged anew over the contexts that are left.
         latents = entity_latents(found.contexts, data.entity, len(data.entities), use)
         again = _mine(latents, names, mining, allowed, rule)
         rows += _rows("template", f"template {template + 1} of each type", chosen, again)
     if len(types) > 1:
         for t, name in enumerate(types):
+            # A latent that comes back without a type is not one of that type's names alone.
             again = _mine(names.latents, names, mining & (names.kind != t), allowed, rule)
             rows += _rows("type", name, chosen, again, _transfer(names, t, again))
     return rows
@@ -89,6 +91,7 @@ def _mine(
 ) -> dict[str, list[int]]:
     """Select on some of the entities."""
     is_known = names.is_known[rows]
+    # With fewer than two of either class there is no test.
     if not 1 < is_known.sum() < len(is_known) - 1:
         return {direction: [] for direction in DIRECTIONS}
     scores = names.scores(rows, latents)
@@ -101,6 +104,7 @@ def _transfer(names: NameReadings, kind: int, chosen: dict[str, list[int]]) -> f
     latents = together(chosen)
     if not latents or not 0 < names.is_known[test].sum() < test.sum():
         return None
+    # Neither selected nor weighed on the type that is tested: only so it shows transfer.
     fit_on = ~names.held_out & (names.kind != kind)
     _, scores = fitted_scores(readings(names.latents.value, latents), names.is_known, fit_on)
     return auroc(scores[test], names.is_known[test])
@@ -130,6 +134,8 @@ def other_sae_rows(found: HookPointAnalysis, other: HookPointAnalysis) -> list[S
         chosen, selected = found.selected[direction], set(other.selected[direction])
         cosines = unit_rows(torch.from_numpy(found.W_dec[chosen])) @ theirs.T if chosen else torch.zeros(0, 1)
         nearest, at = (t.tolist() for t in cosines.max(dim=1))
+        # Two SAEs number their latents differently: a latent is found again by its direction, and must be selected
+        # there.
         back = sum(c >= TWIN_COSINE and j in selected for c, j in zip(nearest, at, strict=True))
         mean = float(np.mean(nearest)) if nearest else None
         rows.append(StabilityRow("sae", other.sae, direction, len(chosen), back, len(selected), cosine=mean))

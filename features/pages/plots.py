@@ -130,7 +130,7 @@ def render(key: str, label: str, size: tuple[float, float], draw: Callable[[Axes
 
     Args:
         key: Unique in the page: the figure's ids begin with it.
-        label: What it shows, in words, for those who do not see it.
+        label: What it shows, in words, for screen readers.
         size: Width and height in inches; the page scales it.
         draw: Draws on the axes it is given; may return hover texts by group id.
     """

@@ -65,7 +65,7 @@ def select(
         q: Benjamini-Hochberg q of every latent.
         allowed: What the rule on running text leaves.
         rule: The rule.
-        null_p: p of each direction's best MaxMin separation against label shuffles; None where nobody shuffled.
+        null_p: p of each direction's best MaxMin separation against label shuffles; None without shuffles.
     """
     chosen: dict[str, list[int]] = {}
     for direction in DIRECTIONS:

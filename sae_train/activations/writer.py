@@ -54,7 +54,7 @@ class CacheResult:
         bytes: Size of the finished file and its parts.
         seconds: Time it took.
         largest_batch: Windows that fit into memory at once; below `batch_size` after running out of it.
-        estimated_s: What was expected before, from a timed probe; NaN where nobody asked.
+        estimated_s: What was expected before, from a timed probe; NaN without an estimate.
     """
 
     n_rows: int
@@ -109,7 +109,7 @@ def write_store(
         out: The store. While it grows it is called `<out>.partial`.
         provenance: Names to record: model, text.
         resume: Continue `<out>.partial`.
-        processes: Who else writes this store; None is nobody.
+        processes: The other processes that write this store; None without any.
         advance: Called with the rows just stored; at resume first with those that are there already.
 
     Raises:

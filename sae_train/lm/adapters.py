@@ -126,7 +126,7 @@ def is_adapter(folder: Path) -> bool:
 
 
 def read_base(folder: Path) -> Base:
-    """Return the base an adapter belongs to; the hash is empty for an adapter of somebody else's.
+    """Return the base an adapter belongs to; the hash is empty for an adapter made by another program.
 
     Raises:
         FileFormatError: The files do not say.

@@ -87,7 +87,7 @@ def weights_hash(model: nn.Module) -> str:
 
 
 def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: str | None = None) -> LanguageModel:
-    """Load a model for inference or fine-tuning; gradients are off until someone turns them on.
+    """Load a model for inference or fine-tuning; gradients are off until they are turned on.
 
     Args:
         spec: A hub id (`org/name`), a Hugging Face folder, a `.gguf` file, the folder of an adapter, or the name of a

@@ -26,7 +26,7 @@ class Output:
 
     Attributes:
         path: Where to write.
-        is_temporary: Nobody named a path.
+        is_temporary: Whether no path was given.
 
     Raises:
         OutputExistsError, MissingFileError: As `claim_output`.

@@ -124,7 +124,7 @@ ALONE = Processes()
 
 @contextmanager
 def joined_processes() -> Iterator[Processes]:
-    """Join the processes that `torchrun` started; a process on its own joins nobody."""
+    """Join the processes that `torchrun` started; a single process joins no group."""
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count <= 1:
         yield Processes()

@@ -42,19 +42,19 @@ class Progress(Protocol):
 
         Args:
             description: What is being done, in a word or two.
-            total: Steps to do; None where nobody knows.
+            total: Steps to do; None if unknown.
             unit: What is counted, for the rate: `tokens` shows tokens/s.
         """
         ...
 
 
 def no_advance(n: Number = 1, /, *, earlier: Number = 0, **info: object) -> None:
-    """Show nothing: the `Advance` of loops that nobody watches."""
+    """Show nothing: the default `Advance`."""
 
 
 @contextmanager
 def silent(description: str, total: Number | None = None, *, unit: str = "") -> Iterator[Advance]:
-    """Show nothing: the `Progress` of stations that nobody watches."""
+    """Show nothing: a `Progress` without display."""
     yield no_advance
 
 

@@ -24,20 +24,21 @@ def auxk_loss(
     dead: Int[Tensor, " n_dead"],
     batch: WholeBatch | None = None,
 ) -> Float[Tensor, ""]:
-    """Let the strongest dead latents reconstruct an error, by products of their number, not of d_sae.
+    """Let the strongest dead latents reconstruct an error; the cost grows with their number, not with d_sae.
 
     Args:
-        sae: Whose latents.
+        sae: The SAE.
         centered: Its scaled input minus `b_dec`, without gradient.
-        error: What the living latents left over, without gradient.
+        error: The reconstruction error x - x_hat, without gradient.
         dead: The dead latents by number; without any, the loss is zero.
-        batch: What these rows are a part of; the whole where nothing is said.
+        batch: The whole batch, of which these rows are a part; by default these rows are all of it.
     """
     if len(dead) == 0:
         return error.new_zeros(())
     W_enc = sae.W_enc.T.index_select(0, dead)  # its gradient adds rows; that of W[dead] adds numbers one by one
     # Zero, and the gradient that b_dec has through `centered`: a product with a vector, not one for every row.
     moved = W_enc.detach() @ (sae.b_dec.detach() - sae.b_dec)
+    # With a gradient to the encoder: without it dead latents would not learn when to fire.
     dead_pre_acts = torch.addmm(sae.b_enc[dead] + moved, centered, W_enc.T)
     return dead_loss(dead_pre_acts, error, sae.W_dec.index_select(0, dead), batch)
 
@@ -52,12 +53,15 @@ def dead_loss(
 
     Products are dense: with k_aux = d_in // 2 on per token, sparse ones would save little and take longer.
     """
+    # Half of d_in, as in Gao et al. 2024, App. A.2, and no more than there are dead latents.
     k_aux = min(W_dec.shape[1] // 2, len(W_dec))
     if k_aux < len(W_dec):
         values, indices = torch.topk(pre_acts, k_aux, dim=1, sorted=False)
         latents = torch.zeros_like(pre_acts).scatter(1, indices, values.relu())
     else:
         latents = pre_acts.relu()
+    # Over the error's own variance, so that the weight 1/32 (Gao et al.) means the same however small the error is by
+    # now.
     if batch is None:
         return sum_of_squares(error - latents @ W_dec) / batch_variance(error)
     variance = batch_variance(error, batch.processes)

@@ -30,7 +30,7 @@ ROWS_IN_CACHE = 256  # of a weight matrix that is passed over more than once
 
 @dataclass(frozen=True)
 class StepContext:
-    """What a loss may depend on beside the batch.
+    """What a loss may depend on, apart from the batch.
 
     Attributes:
         is_dead: Latents that have not fired for long, (d_sae,).
@@ -84,7 +84,7 @@ class Sae(nn.Module, ABC):
         d_sae: Number of latents.
 
     Attributes:
-        hook_point: Where in the language model it reads, `layers.12`; empty where nobody has said.
+        hook_point: Where in the language model it reads, `layers.12`; empty if not given.
         folder: Where it lies; None as long as it is in memory only.
         cfg: Its `cfg.json` as SAELens reads it; empty before it is saved or loaded.
         metrics: What the station that made it reports, as `wb train-sae --json` prints it; empty where there is none.

@@ -29,7 +29,7 @@ from sae_train.saes.whole_batch import WholeBatch, nth_largest
 
 THRESHOLD_RATE = 0.01  # of the moving average: it remembers about the last hundred batches
 THRESHOLD_START = 5  # early on, the rate is START / (START + batches): the first one counts in full, then fades
-GUESS_SHARE = 0.8  # of the last threshold: above it one looks for the batch's largest values first
+GUESS_SHARE = 0.8  # of the threshold: the search for the largest values starts above this, where few are
 
 
 class Kept(NamedTuple):
@@ -47,7 +47,7 @@ class Kept(NamedTuple):
 
 
 class Reconstruction(NamedTuple):
-    """What reconstructing a batch cost.
+    """The reconstruction loss of a batch and its error.
 
     Attributes:
         loss: To be minimised, dimensionless.
@@ -70,7 +70,7 @@ def keep_largest(
         n_kept: How many at most; fewer where fewer are above zero.
         guess: A value, at least zero, that the wanted ones probably exceed. It changes the time, not the result:
             the search is among what exceeds it, and starts again from zero where that is too little.
-        processes: Whose pre-activations are a batch together: `n_kept` of all, of which the own ones are returned.
+        processes: The processes that share a batch: `n_kept` are kept over all of them, and the own ones returned.
 
     Example:
         >>> keep_largest(torch.tensor([[1.0, 3.0], [-1.0, 2.0]]), 2).tokens.tolist()
@@ -85,6 +85,7 @@ def keep_largest(
             found = found[flat[found] >= nth_largest(flat[found], n_kept, processes)]
     elif len(found) > n_kept:
         best = torch.topk(flat[found], n_kept, sorted=False).indices
+        # In ascending order again, which `Kept` and `Support` rely on.
         found = found[best.sort().values]
     return Kept(flat[found], torch.div(found, d_sae, rounding_mode="floor"), found % d_sae)
 
@@ -137,6 +138,7 @@ class BatchTopKSae(ThresholdSae):
         """Return FVU plus the weighted AuxK term, and move the threshold towards this batch's."""
         centered, batch = acts - self.b_dec.detach(), context.batch_of(acts)
         with torch.no_grad():
+            # No gradient through the choice: only what is kept is differentiated, sparsely, below.
             pre_acts = self.centered_pre_acts(centered)
             guess = GUESS_SHARE * float(self.threshold)
             kept = keep_largest(pre_acts, batch.micro_tokens * self.k, guess, batch.processes)
@@ -161,10 +163,12 @@ class BatchTopKSae(ThresholdSae):
         return Reconstruction(fvu, error, {"fvu": fvu.detach()})
 
     def _update_threshold(self, values: Float[Tensor, " n_on"], processes: Processes) -> None:
-        """Average the smallest kept value in; a batch in which nothing is above zero says nothing."""
+        """Update the moving average by the smallest kept value; a batch without positive values changes nothing."""
+        # Infinity where this process kept nothing, so that it never decides the minimum over all.
         smallest = values.min() if len(values) else values.new_full((), torch.inf)
         processes.min_(smallest)
         if len(values) if processes.count == 1 else bool(smallest < torch.inf):
+            # An average from zero would let far too many latents through at first, hence the fast start.
             rate = (THRESHOLD_START / (THRESHOLD_START + self.n_batches)).clamp_min(THRESHOLD_RATE)
             self.threshold += rate * (smallest - self.threshold)
             self.n_batches += 1

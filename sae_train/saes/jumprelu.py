@@ -118,6 +118,7 @@ class JumpReluSae(ThresholdSae):
         From the paper's start, far below, a short run would never come near the target.
         """
         pre_acts = self.pre_acts(acts)
+        # k per token on average, as the loss counts: a single token may have more or fewer.
         smallest_kept = torch.topk(pre_acts.flatten(), len(acts) * self.k, sorted=False).values.min()
         self.start_threshold.copy_(smallest_kept.clamp_min(START_THRESHOLD * self.d_in**0.5))
 
@@ -126,8 +127,10 @@ class JumpReluSae(ThresholdSae):
         pre_acts, thresholds = self.pre_acts(acts), self.thresholds()
         latents = JumpRelu.apply(pre_acts, thresholds, self.bandwidth)
         batch = context.batch_of(acts)
+        # Dense decoding: latents that are zero but inside the window need their gradient.
         error = (acts - self.decode(latents)).square().sum(dim=1).sum() / (batch.n_tokens * self.d_in)
         l0 = Step.apply(pre_acts, thresholds, self.bandwidth).sum(dim=1).sum() / batch.micro_tokens
+        # The square is of the batch's mean: per token it would force every token to k latents.
         off_target = batch.once((batch.micro_sum(l0) / self.k - 1).square())
         loss = error + self.l0_coefficient * context.warmup * off_target
         terms = {"mse": error.detach(), "l0": l0.detach() / batch.n_micro}
@@ -144,4 +147,5 @@ class JumpReluSae(ThresholdSae):
         """Copy weights and thresholds in; SAELens applies ReLU first, so one below zero is zero."""
         super().load_saelens_tensors(tensors)
         self.start_threshold.copy_(tensors["threshold"].clamp_min(0))
+        # The start is now the threshold that was read, exactly; growth would round it.
         self.log_growth.zero_()

@@ -65,6 +65,7 @@ class TopKSae(Sae):
     def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
         """Return FVU plus the weighted AuxK term."""
         centered, batch = acts - self.b_dec.detach(), context.batch_of(acts)
+        # The search runs without gradient; only the k latents that it finds are differentiated, sparsely, below.
         W_enc, b_enc = self.W_enc.detach(), self.b_enc.detach()
         found = top_k(centered, W_enc, b_enc, self.k, dtype=self.search_dtype, memory=self._memory)
         support = Support.of_rows(found.indices, self.d_sae)
@@ -74,6 +75,7 @@ class TopKSae(Sae):
         error = centered - support_decode(pre_acts.relu(), support, self.W_dec, b_dec=b_dec)
         fvu = sum_of_squares(error) / batch.variance
         auxk = auxk_loss(self, centered, error.detach(), context.dead, batch)
+        # Positive ones only: a row may have fewer than k, and a negative one among its k largest has not fired.
         counts = torch.zeros(self.d_sae, dtype=torch.int32, device=acts.device)
         counts.index_add_(0, support.latents, (pre_acts.detach() > 0).int())
         terms = {"fvu": fvu.detach(), "auxk": auxk.detach(), "l0": counts.sum(dtype=acts.dtype) / batch.n_tokens}

@@ -29,7 +29,7 @@ class WholeBatch:
         n_micro: Micro batches into which each process divides its rows. What a loss can only know of one micro batch
             (AuxK's denominator, a choice within the batch, a mean inside a square) is the micro batch's, over all
             processes, and counts by `1 / n_micro`.
-        processes: Who has the other rows.
+        processes: The processes that have the other rows.
     """
 
     n_tokens: int

@@ -72,6 +72,7 @@ def train_one(
     where = check_jobs([job], store, device=device, processes=processes, spread="batch")
     (result,) = _train_together(store, [job], where, processes, resume=resume, wandb=wandb, advance=advance)
     processes.wait()
+    # Only the first process evaluates; the others read what it wrote, so that all return the same.
     return result or json.loads((out / "metrics.json").read_text(encoding="utf-8"))
 
 
@@ -154,7 +155,9 @@ def _train_together(
     waiting = [job for job in jobs if not finished.get(job.out)]
     sample = statistics_sample(store, first, ~held_out) if waiting else None
     common = {"held_out": held_out, "where": where, "processes": processes, "sample": sample, "wandb": wandb}
+    # All are built before any folder is opened: a config that is refused leaves nothing on disk.
     trainings = {j.out: Training(store, j.config, j.out, **common, resume=resume) for j in waiting}
+    # The sample is large and not needed during training.
     del sample, common
     for training in trainings.values():
         training.open_folder()
@@ -163,12 +166,14 @@ def _train_together(
     if n_before:
         advance(0, earlier=n_before)
     seconds = _run(list(trainings.values()), store, processes, advance) if trainings else 0.0
+    # Popped, so that each SAE's memory is free again once it is saved.
     return [finished.get(job.out) or trainings.pop(job.out).finish(seconds) for job in jobs]
 
 
 def _run(trainings: list[Training], store: ActivationStore, processes: Processes, advance: Advance) -> float:
     """Take all steps of SAEs that see the same batches; return the seconds that took."""
     config, where, started = trainings[0].config, trainings[0].where, time.monotonic()
+    # After an interruption one SAE may be behind the others; it catches up, then all share the batches again.
     first_step = min(training.state.step for training in trainings)
     batches = ShuffledBatches(
         store,
@@ -186,6 +191,7 @@ def _run(trainings: list[Training], store: ActivationStore, processes: Processes
         for training in due:
             training.evaluate_if_due()
             training.save_if_due()
+        # Only here, so that the state after the last step is evaluated and saved as well.
         if all(training.is_done for training in trainings):
             break
         acts = next(batches)[part].to(where, non_blocking=True)
@@ -201,6 +207,7 @@ def _groups(jobs: Iterable[SaeJob]) -> list[list[SaeJob]]:
     found: dict[tuple[Any, ...], list[SaeJob]] = {}
     for job in jobs:
         c = job.config
+        # What decides which rows come in which order, and nothing else.
         found.setdefault((c.hook_point, c.rows_seed, c.holdout_share, c.batch_size, c.buffer_mb), []).append(job)
     return list(found.values())
 
@@ -258,6 +265,7 @@ def check_jobs(
                 "micro batches (`accumulate`)",
                 expected=f"a multiple of {n_parts}",
             )
+    # The largest group, not the sum: hook points are trained one after the other.
     needed = max((training_bytes(group, store) for group in _groups(jobs)), default=0)
     free = torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else psutil.virtual_memory().available
     if needed > free:
@@ -282,4 +290,5 @@ def training_bytes(jobs: Sequence[SaeJob], store: ActivationStore) -> int:
             sae = sae_from_config(job.config, store.d_in(job.config.hook_point))
         sizes.append(sum(p.numel() for p in sae.parameters()))
         steps.append(min(SCRATCH_BYTES, 4 * sae.d_sae * job.config.batch_size // job.config.accumulate))
+    # One gradient, the largest: SAEs take their steps in turn and free their gradients after each.
     return ADAM_BYTES * sum(sizes) + 4 * max(sizes) + sum(steps)

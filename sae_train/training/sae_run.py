@@ -42,7 +42,7 @@ class Training:
         out: Its folder.
         held_out: Rows that are not trained on.
         where: The device.
-        processes: Who shares each batch.
+        processes: The processes that share each batch.
         sample: What statistics are taken from, or None.
         resume: Whether to take up a checkpoint that is there.
         wandb: Project to log to as well, or None.
@@ -149,7 +149,7 @@ class Training:
         return self._values
 
     def _identity(self) -> dict[str, str]:
-        """What a checkpoint may be continued with."""
+        """Return what must be unchanged for a checkpoint to be continued."""
         settings = {k: v for k, v in asdict(self.config).items() if k not in NOT_IN_IDENTITY}
         store = {**self.store.identity(), "d_in": self.store.d_in(self.config.hook_point)}
         return {
@@ -165,7 +165,7 @@ class Training:
         self.state.take_extras(extras)
 
     def _continue(self) -> None:
-        """Take up the checkpoint, if there is one."""
+        """Restore the checkpoint, if there is one."""
         found = load_checkpoint(self.out, self._identity())
         if found is not None:
             tensors, self.state.step = found

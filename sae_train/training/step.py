@@ -29,10 +29,12 @@ def train_step(
         acts: The rows of this process, in the model's own scale.
         config: The run's.
         plan: The run's.
-        processes: Who has the other rows of the batch. Terms are what these rows add: their sum is the batch's.
+        processes: The processes that have the other rows of the batch. Returned terms are this process's share: their
+            sum over processes is the batch's.
     """
     if state.step % plan.dead_every == 0:
-        processes.min_(state.tokens_since_fired)  # each has counted on since the last one who fired in its own rows
+        # A process counts firings in its own rows only, so the smallest counter is the right one.
+        processes.min_(state.tokens_since_fired)
         state.find_dead(plan.dead_after_tokens)
     acts = acts * plan.scale
     context = StepContext(
@@ -47,16 +49,19 @@ def train_step(
     terms = _backward(state, acts, config, context)
     state.hand_over_gradients()
     state.sum_gradients(processes)
+    # The part along a decoder row would only change its length, which is reset below, but would stay in Adam's moments.
     state.sae.project_decoder_gradient()
     state.adam_step(plan.lr * lr_factor(state.step, config, plan.n_steps))
     state.zero_grad()  # its memory is another SAE's now
     state.sae.normalize_decoder()
     state.step += 1
+    # Divided, because terms are summed over the processes and each of them knows the same dead latents.
     return {**terms, "frac_dead": context.is_dead.float().mean() / processes.count}
 
 
 def _backward(state: TrainState, acts: Tensor, config: SaeTrainConfig, context: StepContext) -> dict[str, Tensor]:
-    """Leave the gradients of these rows in the SAE, and count who fired; return the terms."""
+    """Add these rows' gradients in the SAE and update the counters of dead latents; return the terms."""
+    # First counted for all latents, then set back to zero for those that fire in any micro batch.
     state.tokens_since_fired += context.batch_of(acts).n_tokens
     sums: dict[str, Tensor] = {}
     for rows in acts.chunk(config.accumulate):

@@ -18,7 +18,7 @@ class Row(NamedTuple):
     """One figure of either model; bounds are NaN where it has no interval, values where it was not measured.
 
     Attributes:
-        group: Whom or what it is about.
+        group: The group of entities, or the text, that it is about.
         figure: Which one.
         before, before_low, before_high: By the original model, with its 95 % interval, in the figure's own unit.
         after, after_low, after_high: By the unlearned model.

@@ -42,12 +42,14 @@ def check(
         slack: How far beyond the threshold the interval may reach before a passing figure is inconclusive.
     """
     low, high = interval if interval is not None else (value, value)
+    # What could not be measured decides nothing, in neither direction.
     if not math.isfinite(value) or not math.isfinite(threshold):
         status = "inconclusive"
     elif not (value <= threshold if rule == "<=" else value >= threshold):
         status = "fail"
     else:
         reach = high - threshold if rule == "<=" else threshold - low
+        # A figure that passes on too few questions to be sure of it is no pass.
         status = "inconclusive" if reach > slack else "pass"
     return Check(name, value, low, high, threshold, rule, status, text)
 
@@ -64,6 +66,7 @@ def decide(found: Findings, policy: AuditPolicy) -> Verdict:
     groups = (_says, _keeps, _holds, _comes_back)
     checks = [*(c for group in groups for c in group(found, policy)), *_not_run(found, policy)]
     statuses = {c.status for c in checks}
+    # One failure decides: good figures elsewhere do not make up for it.
     verdict = "fail" if "fail" in statuses else "inconclusive" if "inconclusive" in statuses else "pass"
     return Verdict(verdict, checks)
 
@@ -98,6 +101,7 @@ def _says(found: Findings, policy: AuditPolicy) -> list[Check]:
         checks.append(check("target recall", after.value, policy.max_recall, "<=", text, interval=interval, slack=0.15))
     if found.forget.sampled_recall is not None and found.control.sampled_recall is not None:
         checks.append(_sampled(found.forget.sampled_recall, found.control.sampled_recall, policy))
+    # Recall falls to 0 by muting alone; the rank of the true answer does not.
     if ranking is not None:
         after, name = ranking.after, "true answer ranked first"
         chance = math.nan if found.ranking_chance is None else found.ranking_chance
@@ -106,6 +110,7 @@ def _says(found: Findings, policy: AuditPolicy) -> list[Check]:
         )
         interval = (after.low, after.high)
         checks.append(check(name, after.value, policy.max_rank_first, "<=", text, interval=interval, slack=0.15))
+    # A destroyed model answers no question either; gibberish tells it from one that forgot.
     if found.behaviour is not None:
         gibberish = found.behaviour.after.gibberish
         text = f"{gibberish:.1%} of the answers about targets say nothing."
@@ -129,6 +134,7 @@ def _keeps(found: Findings, policy: AuditPolicy) -> list[Check]:
     groups = {
         "neighbours": found.neighbours,
         "other known entities": found.retain,
+        # Retained entities were trained to stay; only those that training never saw show the real cost.
         "known entities never retained": found.untouched,
     }
     for words, group in groups.items():
@@ -158,6 +164,7 @@ def _holds(found: Findings, policy: AuditPolicy) -> list[Check]:
     checks = [_told_apart(name, place, policy) for name, place in judged.items()]
     if found.two_sample_p is not None:
         checks.append(_two_sample(found.two_sample_p, policy))
+    # A probe that does not recognise really unknown names says nothing about targets.
     if found.probe is not None and found.probe.unknown_control >= policy.min_probe_reads:
         checks.append(_called_unknown(found.probe, "called unknown", "The original model's probe", policy))
     if found.fresh_probe is not None:
@@ -185,6 +192,7 @@ def _two_sample(p: float, policy: AuditPolicy) -> Check:
 def _called_unknown(probe: ProbeVotes, name: str, words: str, policy: AuditPolicy) -> Check:
     """Judge a probe's votes about targets by its votes about really unknown entities."""
     after = probe.unknown_after
+    # No more is asked of targets than really unknown names reach.
     limit = min(policy.min_called_unknown, probe.unknown_control - policy.probe_margin)
     text = (
         f"{words} calls {after.value:.1%} of the target contexts unknown "
@@ -200,6 +208,7 @@ def _read_off(name: str, place: ReadOff, policy: AuditPolicy) -> Check:
         f"The true answer comes first by the {name} in {after.value:.1%} of the questions "
         f"(before {place.before:.1%}; never-known entities {place.control.value:.1%})."
     )
+    # Not zero: some true answers come first by chance, for never-known entities, too.
     limit = place.control.high + policy.attack_margin
     return check(name, after.value, limit, "<=", text, interval=(after.low, after.high))
 
@@ -216,6 +225,8 @@ def _attacked(name: str, attack: AttackResult, policy: AuditPolicy) -> Check:
         f"Under {name} ({attack.worst.name}) {after.value:.1%} of the questions about the targets are "
         f"answered rightly (never-known entities {attack.compared.value:.1%})."
     )
+    # Beside never-known entities, which learn from the same lessons: 0.05 to 0.10 of untaught facts after 10 to 60
+    # steps.
     limit = attack.compared.high + policy.attack_margin
     return check(f"attack: {name}", after.value, limit, "<=", text, interval=(after.low, after.high))
 
@@ -223,6 +234,8 @@ def _attacked(name: str, attack: AttackResult, policy: AuditPolicy) -> Check:
 def _told_apart(name: str, place: Place, policy: AuditPolicy) -> Check:
     """Judge a fresh classifier: above the limit, what never-known groups reach, and spelling alone, it fails."""
     auroc, control = place.auroc, place.control_high
+    # No fixed limit: random groups of never-seen names reach an AUROC of 0.28 to 0.66 against the others, so the range
+    # is drawn anew in each audit.
     reach = max(control, place.spelling) if math.isfinite(control) else control
     limit = max(policy.max_auroc, reach) if math.isfinite(reach) else policy.max_auroc
     text = (

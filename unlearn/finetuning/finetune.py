@@ -23,7 +23,7 @@ from sae_train.run.threads import Mapper, side_by_side
 from unlearn.config import UnlearnConfig
 
 CLIP_NORM = 1.0
-LOG_EVERY = 5
+LOG_EVERY = 5  # steps; reading a loss waits for the device
 CARRIED = "carried."  # before the names of what an objective carries, in a checkpoint
 MOST_PARTS = 3  # that a loss is computed in at the same time
 SMALL = 10_000_000  # trainable numbers; in a larger model one matrix product keeps all threads busy
@@ -117,6 +117,7 @@ def trainable_parameters(model: nn.Module, choice: str) -> dict[str, nn.Paramete
     Raises:
         ConfigError: `down_proj`, where no MLP has an output matrix.
     """
+    # By identity, not by name: a tied head is the same tensor as the embedding.
     frozen = {id(p) for module in model.modules() if isinstance(module, nn.Embedding) for p in module.parameters()}
     named = {n: p for n, p in model.named_parameters() if id(p) not in frozen}
     if choice == "lora":
@@ -175,16 +176,22 @@ def finetune(
     if found is not None:
         restore(found[0], parameters, optimizer)
         state.step = found[1]
+        # With several processes a run is saved only where the carried state begins anew: there is nothing to take up.
         if isinstance(objective, Carrying) and processes.count == 1:
             objective.take_up({k.removeprefix(CARRIED): v for k, v in found[0].items() if k.startswith(CARRIED)})
         advance(0, earlier=state.step)
     values: dict[str, float] = {}
     saved = state.step
     is_small = sum(p.numel() for p in parameters.values()) <= SMALL
+    # The products of a small model are too short for two cores, whole parts of the loss are not: 200 to 217 ms a step
+    # instead of 251 to 320 (docs/results/log_redirection.md, "less time").
     with side_by_side(lm.device, MOST_PARTS if is_small else 1) as mapped:
         while True:
+            # Asked before the step, so that a resumed run stops where the uninterrupted one would have.
             if passes is not None and state.step and state.step % config.check_every == 0 and passes(state.step):
                 break
+            # "At least save_every ago", not a multiple of it: where saving is not possible now, the next possible step
+            # will do. Not after the last step, when the model itself is saved.
             if saved + config.save_every <= state.step < config.steps and _can_save(
                 state, objective, config, processes
             ):
@@ -222,8 +229,10 @@ def tune_step(
     held = list(state.parameters.values())
     sums: dict[str, Tensor] = {}
     for own in range(config.accumulate):
+        # Batches are numbered through: n processes see the same ones as one process that accumulates n.
         batch = _first_batch(state.step, config, processes) + own * processes.count + processes.rank
         gradients_of = partial(_gradients, held=held, config=config, device=device, count=processes.count)
+        # Added in the order of the parts, whichever ends first: the order decides the last bit of a sum.
         for loss, terms, gradients in mapped(gradients_of, objective.parts(batch)):
             for parameter, gradient in zip(held, gradients, strict=True):
                 if gradient is not None:
@@ -231,8 +240,10 @@ def tune_step(
             for name, value in {"loss": loss, **terms}.items():
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulate
     _sum_gradients(state.parameters.values(), processes)
+    # After the sum over processes: clipping each share by itself would change the direction.
     torch.nn.utils.clip_grad_norm_(state.parameters.values(), CLIP_NORM)
     warmup = min(1.0, (state.step + 1) / max(1, config.warmup_steps))
+    # Cosine from 1 to a tenth. Down to zero gained nothing (docs/results/log_redirection.md, "less time").
     decay = 0.1 + 0.45 * (1 + math.cos(math.pi * state.step / config.steps))
     for group in state.optimizer.param_groups:
         group["lr"] = state.lr * warmup * decay
@@ -264,6 +275,7 @@ def _gradients(
     """Return a part's loss, its terms, and its share of the gradient; None for a parameter that it does not touch."""
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.autocast):
         found = part()
+    # Not `backward`: parts that run at the same time would add to the same `.grad`.
     gradients = torch.autograd.grad(found.loss / (config.accumulate * count), held, allow_unused=True)
     return found.loss.detach(), found.terms, gradients
 
@@ -273,6 +285,7 @@ def _sum_gradients(parameters: Iterable[nn.Parameter], processes: Processes) -> 
     if processes.count == 1:
         return
     held = list(parameters)
+    # One sum for all parameters, of the same length in every process, also where a part gave no gradient.
     flat = torch.cat([(p.grad if p.grad is not None else torch.zeros_like(p)).flatten() for p in held])
     processes.sum_(flat)
     for parameter, part in zip(held, flat.split([p.numel() for p in held]), strict=True):

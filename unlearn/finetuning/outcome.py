@@ -1,4 +1,4 @@
-"""The outcome of a run: how far the weights moved, and whether retained text and weights are still sound."""
+"""The outcome of a run: how far the weights moved, and whether what is retained has collapsed."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ class KeyMoment:
     def update(self, keys: Float[Tensor, "n d_key"]) -> None:
         """Add some keys."""
         rows = keys.float()
+        # The product in fast float32; the sum over many batches in float64, in which small ones are not lost.
         product = (rows.T @ rows).double()
         self.total = product if self.total is None else self.total + product
         self.count += len(rows)
@@ -59,15 +60,18 @@ def solve_update(
     Returns:
         The update, in the dtype of `moves`.
     """
+    # float64, since the normal equations square the condition number of the keys.
     k, r, c = keys.double(), moves.double(), moment.double()
     basis = None
     if null_share > 0:
         basis = null_space(c, null_share)
         k, c = k @ basis, basis.T @ c @ basis
     width = k.shape[1]
+    # No direction is free within that share, so nothing may move.
     if width == 0:
         return moves.new_zeros(moves.shape[1], keys.shape[1])
     floor = FLOOR * moment.double().diagonal().median()
+    # Times n, since K^T K is a sum and C a mean: `ridge` then means the same for few keys and for many.
     penalty = len(k) * ridge * (c + floor * torch.eye(width, dtype=c.dtype, device=c.device))
     if ridge > 0:
         update = torch.linalg.solve(k.T @ k + penalty, k.T @ r).T
@@ -79,6 +83,7 @@ def solve_update(
 def null_space(moment: Float[Tensor, "d_key d_key"], share: float) -> Float[Tensor, "d_key d_null"]:
     """Return the eigenvectors with the smallest eigenvalues that together hold at most a share of the trace."""
     values, vectors = torch.linalg.eigh(moment)
+    # Rounding can push the smallest eigenvalues of a second moment below zero.
     values = values.clamp_min(0)
     held = values.cumsum(0) <= share * values.sum()
     return vectors[:, held]

@@ -1,9 +1,10 @@
 """Guard against relearning: facts that an attacker does not teach must stay unknown when others are taught.
 
-What was only hidden is hidden as one thing, and one lesson lifts the cover from all of it. So an imagined attacker goes
-along: the facts of the targets are parted at random into taught and asked ones; at every batch the attacker takes one
-more AdamW step on the taught ones, as the audit's relearning does, from the model theta as it is by then; and delta
-away, where all of its steps have led, the asked questions have to be answered as those about the paired unknown entity:
+Facts that are only hidden are hidden together, and one lesson brings all of them back. So the loss simulates an
+attacker: the facts of the targets are parted at random into taught and asked ones; at every batch the attacker takes
+one more AdamW step on the taught ones, as the audit's relearning does, from the model theta as it is by then; and
+delta away, where all of its steps have led, the asked questions have to be answered as those about the paired unknown
+entity:
 
     guard = KL(p_{theta + delta}(. | unknown entity) || p_{theta + delta}(. | target))
 
@@ -46,7 +47,7 @@ from unlearn.settings import RedirectSettings
 
 @dataclass(frozen=True)
 class Lesson:
-    """One question about a target.
+    """One training question about a target, with the paired question about its unknown entity.
 
     Attributes:
         target: Index of the target.
@@ -62,18 +63,19 @@ class Lesson:
 
 
 class RelearnGuard:
-    """Takes an attacker along and returns what the model still finds where that has led."""
+    """Simulates an attacker that relearns some facts, and returns the loss on the facts it was not taught."""
 
     def __init__(self, problem: Problem, settings: RedirectSettings) -> None:
         self.problem, self.settings = problem, settings
         self.lessons = make_lessons(problem)
+        # Facts are parted, not questions: a taught fact must not be asked for in other words.
         self.units = sorted({(lesson.target, lesson.attribute) for lesson in self.lessons})
         self.attacker: Attacker | None = None
         self.packed = can_pack(problem.original)
 
     @property
     def can_part(self) -> bool:
-        """Tell whether there are two facts: one to teach, another to ask for."""
+        """Tell whether there are at least two facts: one to teach, another to ask for."""
         return len(self.units) > 1
 
     def loss(self, batch: int, generator: np.random.Generator) -> Float[Tensor, ""]:
@@ -84,25 +86,31 @@ class RelearnGuard:
             generator: Draws lessons and questions, and parts the facts at the first batch of an attack.
         """
         attacker = self._attacker_of(batch, generator)
+        # The lesson comes before the questions, so that even the first batch of an attack is asked after one.
         attacker.learn(_draw(attacker.taught, self.settings.guard_lessons, generator))
         asked = _draw(attacker.asked, self.settings.guard_questions, generator)
         weights = attacker.weights()
         drawn, device = [lesson.pair for lesson in asked], self.problem.lm.device
         pairs = pair_batch(drawn, "from-name-on", device, packed=self.packed)
         with torch.no_grad():
+            # Under the same attack, since lessons change what is said about unknown entities, too. With the untaught
+            # model as the aim a classifier found the targets: AUROC 0.65 to 0.84 at the last block, with this one at
+            # most 0.56 (docs/results/log_redirection.md, "no more than an unknown entity can do").
             aim = self._logits(weights, pairs.other)
         return next_token_kl(pairs.at.of(self._logits(weights, pairs.own)), pairs.other_at.of(aim))
 
     def _attacker_of(self, batch: int, generator: np.random.Generator) -> Attacker:
-        """Return the attacker of a batch: the one at work, or a new one with facts parted anew."""
+        """Return the attacker of a batch: the current one, or a new one with a new split of the facts."""
         attack, age = divmod(batch, self.settings.guard_steps)
+        # Also by number: with `guard_every` the first batch of an attack may be one that is not asked for.
         if self.attacker is None or attack != self.attacker.number or age == 0:
             order = generator.permutation(len(self.units))
+            # Half are taught, half are asked for, as in the audit's relearning attack.
             self.attacker = self._attacker(attack, order[: max(1, len(order) // 2)].tolist())
         return self.attacker
 
     def _attacker(self, number: int, taught: list[int]) -> Attacker:
-        """Return someone who teaches some facts, given by their numbers, and asks the others."""
+        """Return an attacker that teaches the facts with these numbers and asks for the others."""
         units = {self.units[i] for i in taught}
         lessons = {True: list[Lesson](), False: list[Lesson]()}
         for lesson in self.lessons:
@@ -110,14 +118,14 @@ class RelearnGuard:
         return Attacker(self.problem, number, taught, lessons[True], lessons[False], rate=self.settings.guard_rate)
 
     def carried(self) -> dict[str, Tensor]:
-        """Return the attacker at work: its number, what it teaches, how far it has gone; nothing before the first."""
+        """Return the current attacker's number, taught facts, offset and optimizer state; empty before the first."""
         if self.attacker is None:
             return {}
         known = {"attack": torch.tensor(self.attacker.number), "taught": torch.tensor(self.attacker.units)}
         return known | state_tensors(self.attacker.away, self.attacker.optimizer)
 
     def take_up(self, carried: Mapping[str, Tensor]) -> None:
-        """Go on with an attacker that was saved."""
+        """Restore a saved attacker."""
         if not carried:
             return
         self.attacker = self._attacker(int(carried["attack"]), carried["taught"].tolist())
@@ -130,7 +138,7 @@ class RelearnGuard:
 
 
 class Attacker:
-    """Someone who teaches the model some facts: AdamW, clipped, the loss on the answers alone.
+    """A simulated relearning attack on some facts: AdamW, clipped gradient, loss on the answer tokens alone.
 
     Attributes:
         number: Which of a run's attackers this is.
@@ -153,11 +161,14 @@ class Attacker:
         self.number, self.units, self.taught, self.asked = number, units, taught, asked
         self.taught_loss = _TaughtLoss(problem.lm.model, problem.lm.device)
         self.own = {n: p for n, p in problem.lm.model.named_parameters() if p.requires_grad}
+        # The offset is kept, not the weights: the model changes below the attacker, who goes on from where it is by
+        # then.
         self.away = {n: nn.Parameter(torch.zeros_like(p)) for n, p in self.own.items()}
         self.optimizer = adamw(self.away.values(), rate)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the weights under attack; their gradient is that of the model's own."""
+        # First order: the gradient at the attacked weights is applied to the model's own, none runs through the attack.
         return {n: p + self.away[n].detach() for n, p in self.own.items()}
 
     def learn(self, lessons: Sequence[Lesson]) -> None:

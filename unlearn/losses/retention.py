@@ -45,7 +45,7 @@ def draw(items: Sequence[list[int]], count: int, generator: np.random.Generator)
 
 
 class Retention:
-    """Draws a batch of what is kept for every step and returns its loss."""
+    """The retention loss: draws a batch of the retained sets at every step and returns its loss."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -65,6 +65,7 @@ class Retention:
         ids, mask = pad_right(sequences, device=self.problem.lm.device)
         mask[:, 0] = 0  # the first token's activations are like no other's
         with captured(self.problem.original, self.names) as found:
+            # No mask: padding stands on the right, where no token of a causal model sees it.
             self.problem.original(input_ids=ids, attention_mask=torch.ones_like(ids), use_cache=False)
         rows = {n: found[n][mask.bool()] for n in self.names}
         return {n: float((r - r.mean(0)).square().sum(dim=1).mean()) for n, r in rows.items()}
@@ -73,18 +74,26 @@ class Retention:
         """Return the retention loss of one step."""
         problem, size = self.problem, self.problem.config.batch_size
         generator = rng("retention.batch", problem.config.seed, step)
+        # Twice as many known as unknown ones; as many unknown ones gained nothing (docs/results/log_redirection.md,
+        # "balanced partners").
         entities = draw(self.known, 2 * size, generator) + draw(self.unknown, size, generator)
         earlier = draw(self.earlier, size, generator)
         text = draw(problem.text, size, generator)
+        # With a third for text one of three demos failed its audit (+1.008 %, limit 1), with half all pass
+        # (docs/results/log_redirection.md, "less time").
         of_text = 0.5 if text else 0.0
         of_earlier = (1 - of_text) / 4 if earlier else 0.0
         loss = self._loss([(1 - of_text - of_earlier, entities), (of_text, text)], problem.original)
+        # Earlier removals are kept as this run found them: the original still knows what was removed.
         return loss + self._loss([(of_earlier, earlier)], problem.reference) if earlier else loss
 
     def _loss(self, sets: Sequence[tuple[float, list[list[int]]]], reference: nn.Module) -> Float[Tensor, ""]:
         """Return KL plus activation distance on all sets in one batch: each set's mean over tokens times its weight."""
         n_tokens = [sum(map(len, drawn)) for _, drawn in sets]
+        # Per token of its own set, so that a set counts with its weight however long its sequences are.
         shares = [weight / n for (weight, drawn), n in zip(sets, n_tokens, strict=True) for _ in drawn]
+        # Packed: of a padded batch a quarter (entities) to two fifths (text) was padding
+        # (docs/results/log_redirection.md, "an attacker that goes along").
         batch = lay_out([s for _, drawn in sets for s in drawn], self.problem.lm.device, packed=self.packed)
         weights = torch.tensor([*shares, 0.0], device=batch.ids.device)[batch.sequence]  # the last one where -1 is
         with torch.no_grad(), captured(reference, self.names) as before:

@@ -54,11 +54,11 @@ MIN_STD = 1e-3  # of a pre-activation, so that a constant one does not divide by
 
 @dataclass(frozen=True)
 class PutBack:
-    """Where a step puts the original activations back.
+    """Activation patching in the erase term: where the original activations are patched in.
 
     Attributes:
         block: Behind which block.
-        share: How far, per prompt: 0 is the model's own activation, 1 the original one.
+        share: Interpolation weight per prompt: 0 keeps the model's own activation, 1 is the original one.
     """
 
     block: int
@@ -74,12 +74,16 @@ class Redirect:
         is_solved_first = self.settings.init == "closed-form"
         self.closed_form = RedirectClosedForm(problem, ClosedFormSettings()) if is_solved_first else None
         sets = problem.sets
+        # Earlier targets are redirected again. Only retained as they were found, they came back while all else was
+        # pulled to the original: relearned 0.50 instead of 0.15 (docs/results/log_redirection.md, "twenty removals in
+        # sequence").
         new, earlier = self._aimed(sets), self._aimed(sets.with_targets(sets.earlier, sets.earlier_partner))
         self.aimed = [a + b for a, b in zip(new, earlier, strict=True)]
         self.odds = _odds(len(new[0]), len(earlier[0]))
         everyone = sets.with_targets(sets.forget + sets.earlier, sets.partner + sets.earlier_partner)
         problem = self.problem = replace(problem, sets=everyone)
         self.original = LanguageModel(problem.original, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
+        # On modules of its own, which share the weights: parts run at the same time, and none may see another's hooks.
         self.retention = Retention(problem.beside())
         self.hook_point = problem.latents.hook_point
         self.blocks = block_names(problem)
@@ -99,24 +103,24 @@ class Redirect:
 
     @property
     def is_guarded(self) -> bool:
-        """Tell whether an attacker goes along."""
+        """Tell whether the guard against relearning is on."""
         return self.settings.guard_weight > 0 and self.guard.can_part
 
     @property
     def fresh_every(self) -> int:
-        """Return after how many batches the attacker begins anew."""
+        """Return the number of batches after which the attacker starts again."""
         return self.settings.guard_steps if self.is_guarded else 1
 
     def carried(self) -> dict[str, Tensor]:
-        """Return the attacker that goes along."""
+        """Return the attacker's state, for a checkpoint."""
         return self.guard.carried()
 
     def take_up(self, carried: Mapping[str, Tensor]) -> None:
-        """Go on with the attacker of a checkpoint."""
+        """Restore the attacker from a checkpoint."""
         self.guard.take_up(carried)
 
     def _aimed(self, sets: UnlearnSets) -> list[list[Pair]]:
-        """Return the prompts about some targets beside those that they are to become like."""
+        """Return the prompts about some targets, each paired with the same prompt about its unknown partner."""
         return aimed_prompts(
             self.problem.lm,
             sets,
@@ -128,7 +132,7 @@ class Redirect:
         )
 
     def _redirected_names(self) -> list[str]:
-        """Return the hook points whose activations are moved; the SAE's is always among them."""
+        """Return the hook points that are redirected; the SAE's is always among them."""
         first = {"all": 0, "from-hook": block_index(self.hook_point), "hook": self.problem.lm.n_blocks}
         names = self.blocks[max(0, first[self.settings.blocks]) :]
         return names if self.hook_point in names else [self.hook_point, *names]
@@ -147,13 +151,18 @@ class Redirect:
         config, settings = self.problem.config, self.settings
         generator = rng("redirect.batch", config.seed, step)
         n_prompts = len(self.aimed[0])
+        # All draws are made here, in one thread: the order in which parts run must not decide who gets which number.
         picked = generator.choice(n_prompts, size=min(config.batch_size, n_prompts), replace=False, p=self.odds)
         n_blocks = self.problem.lm.n_blocks
         put_back: PutBack | None = None
         if settings.erase_behind and n_blocks > 1:  # the embedding never changes: nothing to put back there
+            # An early or middle block, never the last one: behind it there is nothing to compare.
             block = int(generator.integers(0, min(n_blocks // 2, n_blocks - 2) + 1))
+            # By default wholly; going a share of the way did not help (docs/results/log_redirection.md, "erase behind
+            # the key").
             share = 1 + settings.erase_spread * generator.uniform(-1, 1, len(picked))
             put_back = PutBack(block, torch.tensor(share, dtype=torch.float32))
+        # The longest parts first, so that short ones fill the gap at the end.
         parts: list[Part] = [
             lambda: self._weighted(retain=self.retention.loss(step)),
             lambda: self._weighted(**self._moved(picked.tolist(), put_back)),
@@ -171,6 +180,7 @@ class Redirect:
             "output": settings.output_weight,
             "shift": settings.shift_weight,
             "erase": settings.erase_weight,
+            # Where it is computed, the guard also counts for the steps in which it is left out.
             "guard": settings.guard_weight * settings.guard_every,
             "retain": self.problem.config.retain_weight,
         }
@@ -178,7 +188,7 @@ class Redirect:
         return LossTerms(total, {name: value.detach() for name, value in terms.items()})
 
     def _moved(self, picked: Sequence[int], put_back: PutBack | None) -> dict[str, Tensor]:
-        """Return the terms that move the targets, those behind an activation put back among them."""
+        """Return the redirection terms, and the erase term where activations are patched in."""
         device = self.problem.lm.device
         drawn, packed = [[pairs[i] for i in picked] for pairs in self.aimed], self.retention.packed
         batches = [pair_batch(pairs, self.settings.positions, device, packed=packed) for pairs in drawn]
@@ -189,28 +199,32 @@ class Redirect:
         return terms
 
     def _aims(self, batches: Sequence[PairBatch]) -> tuple[dict[str, Tensor], Tensor]:
-        """Return what is aimed at; of several unknown entities the mean of activations and that of probabilities."""
+        """Return the aims: for several unknown entities, their mean activations and mean probabilities."""
         found = [self._aim(batch) for batch in batches]
         if len(found) == 1:
             return found[0]
         acts = {name: torch.stack([own[name] for own, _ in found]).mean(0) for name in found[0][0]}
+        # Not divided by their number: the softmax of the loss drops a constant.
         return acts, torch.stack([F.log_softmax(logits, dim=-1) for _, logits in found]).logsumexp(0)
 
     @torch.no_grad()
     def _aim(self, batch: PairBatch) -> tuple[dict[str, Tensor], Tensor]:
         """Return the unknown entities' activations at every block and logits, at the matching tokens."""
+        # Of the original model. Aims read off the model as it is now drift along: text +1.15 % instead of +0.75 %
+        # (docs/results/log_redirection.md, "balanced partners").
         names = list(dict.fromkeys([*self.blocks, self.hook_point]))
         with captured(self.problem.original, names) as found:
             logits = self.problem.original(**batch.other.inputs, use_cache=False).logits
         return {n: batch.other_at.of(found[n]).float() for n in names}, batch.other_at.of(logits).float()
 
     def _redirection(self, batch: PairBatch, aims: dict[str, Tensor], aim_logits: Tensor) -> dict[str, Tensor]:
-        """Return the terms that move the targets."""
+        """Return the terms latent, block, output and shift."""
         with captured(self.problem.lm.model, self.names) as found:
             logits = self.problem.lm.model(**batch.own.inputs, use_cache=False).logits
         acts = {name: batch.at.of(found[name]).float() for name in self.names}
         goals = {name: aims[name] for name in self.names}
         if not self.settings.sae_error:
+            # Without the SAE error the aim is what the unknown entity's latents alone decode to.
             goals[self.hook_point] = self.problem.sae(goals[self.hook_point])
         terms = {
             "latent": self._latent_term(acts[self.hook_point], aims[self.hook_point]),
@@ -224,7 +238,8 @@ class Redirect:
     def _shift(
         self, acts: dict[str, Tensor], aims: dict[str, Tensor], is_name: Bool[Tensor, " n"]
     ) -> Float[Tensor, ""]:
-        """Return what all targets are off by together, which is what a linear classifier sees first."""
+        """Return the squared mean offset of a batch from its aims, which a linear classifier finds first."""
+        # Name tokens and those behind apart: in one mean, opposite offsets would cancel.
         parts = [where for where in (is_name, ~is_name) if bool(where.any())]
         gaps = [
             (acts[n] - aims[n])[where].mean(dim=0).square().sum() / self._variance(n, aims[n])
@@ -240,18 +255,20 @@ class Redirect:
         aim_logits: Tensor,
         put_back: PutBack,
     ) -> Float[Tensor, ""]:
-        """Return what is left behind one block when the original activations are put back at the name tokens.
+        """Return the erase term: the distance from the aims behind a block whose original activations are patched in.
 
         Args:
             batch: The pairs.
             aims: Activations of the unknown entities.
             aim_logits: Their logits.
-            put_back: Where the original activations are put back, and how far.
+            put_back: The block, and how far.
         """
         settings, lm = self.settings, self.problem.lm
         name, behind = self.blocks[put_back.block], self.blocks[put_back.block + 1 :]
         own = batch.own
         original = capture(self.original, own.ids, own.mask, [name], position_ids=own.positions)[name]
+        # At all tokens by default: what redirected tokens behind the name write cannot hide what later blocks still
+        # hold.
         where = batch.is_name if settings.erase_at == "name-tokens" else own.sequence >= 0
         weight = (where * put_back.share.to(lm.device)[own.sequence])[..., None]
         wholly = settings.erase_at == "all-tokens" and settings.erase_spread == 0
@@ -290,4 +307,5 @@ def _odds(n_new: int, n_earlier: int) -> np.ndarray | None:
     """Return the chance of every prompt to be drawn: alike, but at least half of the draws for the new targets."""
     if n_earlier <= n_new:
         return None
+    # Without this, a long chain of earlier removals would leave the new targets few draws.
     return np.repeat([0.5 / n_new, 0.5 / n_earlier], [n_new, n_earlier])

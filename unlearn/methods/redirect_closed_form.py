@@ -34,6 +34,8 @@ from unlearn.problem.problem import Problem
 from unlearn.settings import ClosedFormSettings
 
 BATCH = 32  # prompts in a forward pass
+# Blocks 5 to 8 of SmolLM2's 30: harmless there, while blocks 9 to 12 destroyed the model (loss 3.88 -> 9.04;
+# docs/results/log_redirection.md, "what led to the closed form").
 DEPTH = 0.27  # of the blocks: the last one that changes, where none is given
 ANY_TYPE = (  # contexts beside those of the templates; keys differ by what stands in front of a name
     "{name}",
@@ -54,6 +56,7 @@ class RedirectClosedForm:
         assert isinstance(own, ClosedFormSettings)
         self.problem, self.settings = problem, own
         self.blocks = self._chosen_blocks()
+        # A matrix behind which a norm stands (Gemma 2 and 3) is refused: what is solved for would not be what arrives.
         self.matrices = problem.lm.architecture.straight_matrices(self.blocks)
         self.last = f"layers.{self.blocks[-1]}"
         self.reference = LanguageModel(problem.reference, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
@@ -83,19 +86,25 @@ class RedirectClosedForm:
         pairs = list(zip(encode(lm, own), encode(lm, other), strict=True))
         pairs = [p for p in pairs if p[0].name_from > 0] or pairs  # the first token's activations are like no other's
         return [
-            pair_batch(pairs[i : i + BATCH], self.settings.positions, lm.device) for i in range(0, len(pairs), BATCH)
+            # All name tokens by default: patched at the last one alone, a quarter to a third of the recall stayed, at
+            # all of them 0.04 to 0.06 (docs/results/log_redirection.md, "what led to the closed form").
+            pair_batch(pairs[i : i + BATCH], self.settings.positions, lm.device)
+            for i in range(0, len(pairs), BATCH)
         ]
 
     @torch.no_grad()
     def edit(self) -> dict[str, float]:
         """Change the weights in place; return the targets' mean distance from their aims before and after."""
         settings = self.settings
+        # Both are read off models that do not change, so once is enough.
         moments, aims = self._moments(), self._aims()
         distances: list[float] = []
         for index, block in enumerate(self.blocks):
+            # Read again for every block: the edits of the blocks before change its keys and the gap that is left.
             keys, residual = self._now(block)
             gap = aims - residual
             distances.append(float(gap.norm(dim=1).mean()))
+            # An equal share of what is left, so that no single matrix changes much; the last block closes the rest.
             moves = gap / (len(self.blocks) - index)
             update = solve_update(keys, moves, moments[block], ridge=settings.ridge, null_share=settings.null_share)
             add_to_matrix(self.problem.lm.model, self.matrices[index], update)
@@ -110,6 +119,8 @@ class RedirectClosedForm:
         groups = (
             (1.0, text),
             (settings.entity_weight, self._prompts_of([*_some(sets.retain, most), *_some(sets.unknown, most // 2)])),
+            # Entities that share an answer with a target are hurt first: with these and more contexts neighbours lost
+            # 0.0 points instead of 4.8 on SmolLM2 (docs/results/log_redirection.md, "what led to the closed form").
             (settings.near_weight, self._prompts_of(_some(sharing_answers(sets), most // 2))),
         )
         total: dict[int, Tensor] = {}
@@ -163,7 +174,7 @@ class RedirectClosedForm:
 
 @torch.no_grad()
 def add_to_matrix(model: nn.Module, matrix: Matrix, update: Float[Tensor, "d_out d_key"]) -> None:
-    """Add an update to an output matrix, whichever way round it is kept."""
+    """Add an update to an output matrix, in its own orientation."""
     module: Any = model.get_submodule(matrix.path)
     module.weight += (update.T if matrix.is_transposed else update).to(module.weight.dtype)
 
@@ -176,7 +187,7 @@ def name_contexts(entity: Entity, templates: Templates) -> list[Prompt]:
 
 
 def _some(entities: Sequence[Entity], most: int) -> list[Entity]:
-    """Thin out a list evenly."""
+    """Return at most `most` entities, evenly spaced in the list."""
     return list(entities[:: max(1, -(-len(entities) // max(1, most)))])
 
 

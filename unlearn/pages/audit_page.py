@@ -46,7 +46,7 @@ class Headline:
         title, text: What it is, in few words and in more.
         check: Name of the check that sets its limit.
         colour: Of the bars.
-        group: Whom it is about.
+        group: The group of entities that it is about.
         figure: What is shown.
         chance: What chance alone gives, where that means anything.
     """

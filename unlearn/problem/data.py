@@ -144,7 +144,7 @@ def split_sets(
 
 
 def _not_taken(unknown: Sequence[Entity], taken: Sequence[Entity]) -> list[Entity]:
-    """Return the unknown entities that are nobody's partner yet; all of a type that has no other."""
+    """Return the unknown entities that are not partners yet; all of a type if every one of it is a partner."""
     keys = {e.key for e in taken}
     types = {u.type for u in unknown if u.key not in keys}
     return [u for u in unknown if u.key not in keys or u.type not in types]

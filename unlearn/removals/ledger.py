@@ -2,7 +2,7 @@
 
 Every file of the unlearned model's folder and its `audit.json` stand in the entry with their SHA-256. So a changed byte
 in an entry, or in a file it vouches for, is found by `Ledger.verify`. What a chain alone cannot show is that its last
-entries were cut off or that somebody wrote all of it anew: keep the last hash elsewhere and pass it as `head`.
+entries were cut off or that the whole file was rewritten: keep the last hash elsewhere and pass it as `head`.
 """
 
 from __future__ import annotations

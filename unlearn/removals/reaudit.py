@@ -27,7 +27,7 @@ COMES_BACK = ("target recall", "true answer ranked first")  # checks that say so
 
 @dataclass(frozen=True)
 class Removal:
-    """One removal, then and now.
+    """One removal, as audited then and on the newest model.
 
     Attributes:
         entry: Its entry in the ledger.

@@ -20,7 +20,7 @@ from sae_train.text.tokens import Document, load_documents
 
 @dataclass(frozen=True)
 class Sources:
-    """What is known about the entities, and where.
+    """The inputs of a removal or an audit: mined latents, labels, templates and SAEs.
 
     Attributes:
         analysis: Mined latents; None where there are none.

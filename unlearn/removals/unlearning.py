@@ -117,7 +117,7 @@ def unlearn(
 def _run(
     task: RemovalTask, output: Output, overwrite: bool, progress: Progress, *, processes: Processes, **options: Any
 ) -> Unlearned:
-    """Run a task in a working folder beside the output, and save the model where somebody wants it on disk."""
+    """Run a task in a working folder beside the output, and save the model if an output path is given."""
     folder, out = checkpoint_folder(output.path), output.path
     name = "" if output.is_temporary else str(out)
     with progress("unlearning", task.config.steps) as advance:
@@ -143,5 +143,5 @@ def _config(config: UnlearnConfig | None, settings: dict[str, Any]) -> UnlearnCo
 
 
 def _spec(lm: LanguageModel | str | Path) -> str:
-    """Return where a model was loaded from, or is to be."""
+    """Return the place that a model was, or will be, loaded from."""
     return lm.name if isinstance(lm, LanguageModel) else str(lm)

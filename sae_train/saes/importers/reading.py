@@ -1,4 +1,4 @@
-"""Helpers of all importers: read JSON beside the weights, tensors by name, hook points, and k."""
+"""What all importers share: JSON beside the weights, tensors by name, where an SAE reads, the config field for k."""
 
 from __future__ import annotations
 

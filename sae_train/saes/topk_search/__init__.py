@@ -63,8 +63,8 @@ def top_k(
         centered: The SAE's input with `b_dec` already subtracted.
         W_enc, b_enc: The encoder.
         k: How many.
-        dtype: One of `config.SEARCH_DTYPES` but `auto`: in what candidates are looked for, see the module.
-        memory: For pre-activations; kept by who searches again and again.
+        dtype: One of `config.SEARCH_DTYPES` but `auto`: the number format of the search, see the module.
+        memory: Buffer for pre-activations; callers that search repeatedly keep it.
     """
     on_cpu, d_sae, memory = centered.device.type == "cpu", len(b_enc), memory or Memory()
     if torch.is_autocast_enabled(centered.device.type):
@@ -73,9 +73,11 @@ def top_k(
         return plain_top_k(centered, W_enc, b_enc, k, memory)
     if not on_cpu:
         x, W, b = (t.to(torch.bfloat16) for t in (centered, W_enc, b_enc))
+        # The ceiling is of no use here: to ask which rows are sure would be to wait for the device.
         near = Strongest(*plain_top_k(x, W, b, n_candidates_for(k), memory), ceiling=b_enc.new_full((), torch.inf))
         return exact_largest(near, centered, W_enc, b_enc, k).found
     found, is_sure = among_candidates(centered, W_enc, b_enc, k, dtype, memory)
+    # What candidates may have missed is searched in full, so that the result is that of `torch.topk`.
     again = (~is_sure).nonzero().flatten()
     for mine, theirs in zip(found, plain_top_k(centered[again], W_enc, b_enc, k, memory), strict=True):
         mine.index_copy_(0, again, theirs)

@@ -24,9 +24,10 @@ PROBE_ROWS, PROBE_LATENTS, PROBE_REPEATS = 512, 2048, 3
 def best_dtype(
     centered: Float[Tensor, "batch d_in"], W_enc: Float[Tensor, "d_in d_sae"], b_enc: Float[Tensor, " d_sae"], k: int
 ) -> str:
-    """Return in what to search here: on CPU by the processor and by the rows, on CUDA by a timing and by the rows."""
+    """Return the number format to search in: on CPU by processor and sample, on CUDA by a timing and the sample."""
     rows = centered[:PROBE_ROWS]
     if centered.device.type == "cpu":
+        # bfloat16 is no choice on CPU: without instructions for it, products are far slower than in float32.
         return "int8" if int8_is_fast() and int8_pays(rows, W_enc, b_enc, k) else "float32"
     part = W_enc[:, :PROBE_LATENTS]
     low_rows, low_part = rows.bfloat16(), part.bfloat16()

@@ -87,6 +87,7 @@ def in_whole_numbers(
     for part, out in zip(matrix.split(ROWS_IN_CACHE), largest.split(ROWS_IN_CACHE), strict=True):
         out.copy_((part * factor).abs_().amax(dim=1, keepdim=True))
     largest = torch.maximum(largest, last.abs().unsqueeze(1)).clamp_(min=TINY)
+    # One step for the whole group, so that the largest whole number of a group is its largest score.
     steps = largest.view(alike, -1).amax(dim=0).div_(TOP).repeat(alike).unsqueeze(1)
     for part, out, step in zip(*(m.split(ROWS_IN_CACHE) for m in (matrix, whole, steps)), strict=True):
         out[:, :width] = (part * factor).div_(step).round_()

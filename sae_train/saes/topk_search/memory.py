@@ -12,7 +12,7 @@ FEWEST_ROWS = 512  # but no fewer rows at a time: the product needs some to be f
 
 
 class Memory:
-    """What pre-activations are written to, kept from call to call: fresh pages would cost a tenth of the product."""
+    """Buffer for pre-activations, kept from call to call: fresh pages would cost a tenth of the product's time."""
 
     def __init__(self) -> None:
         self._scratch: Tensor | None = None
@@ -21,7 +21,9 @@ class Memory:
         self, n_rows: int, d_sae: int, dtype: torch.dtype, device: torch.device
     ) -> Iterator[tuple[slice, Tensor]]:
         """Yield equal parts of the rows, and for each the memory for its pre-activations, (part, d_sae)."""
+        # Bounded, since pre-activations of a whole batch are by far the largest array of a step.
         fitting = SCRATCH_BYTES // (d_sae * dtype.itemsize)
+        # Equal parts: a short last one would make the product slow.
         n_parts = max(1, -(-n_rows // max(FEWEST_ROWS, fitting)))
         step = max(1, -(-n_rows // n_parts))
         for start in range(0, n_rows, step):

@@ -117,7 +117,9 @@ def _places(values: Float[Tensor, "batch width"], n: int) -> Int[Tensor, "batch 
     """
     width = values.shape[1]
     low = (1 << _bits(width)) - 1
+    # Only bits of non-negative floats are ordered as the floats are.
     numbers = values.float().clamp(min=0).view(torch.int32)  # NaN stays, and without its sign is above all others
     numbers.bitwise_and_(FLOAT_BITS & ~low).bitwise_or_(torch.arange(width, dtype=torch.int32))
+    # A partition of the numbers themselves, which carry their places; one that returns places takes far longer.
     numbers.numpy().partition(width - n, axis=1)
     return numbers[:, width - n :].bitwise_and(low).long()

@@ -51,7 +51,7 @@ def attack_prompts(context: AuditContext) -> AttackResult:
 def _pairs(
     context: AuditContext, targets: list[Entity], control: list[Entity]
 ) -> list[tuple[LanguageModel, list[Entity]]]:
-    """Return who is asked about whom: after about targets, after about the control, before about targets."""
+    """Return the pairs (model, group) to ask: after on targets, after on the control, before on targets."""
     return [(context.after, targets), (context.after, control), (context.before, targets)]
 
 

@@ -64,6 +64,7 @@ def _place(
     """Compare targets with unknown entities at one place."""
     seed = context.config.seed
     before, after = ((rows["forget", when], rows["unknown", when]) for when in ("before", "after"))
+    # Positive control: where a classifier does not find the targets before the removal, it shows nothing after it.
     auroc_before = cross_validated_auroc(*_stacked(context, *before, name), seed=seed)
     test_before = _two_sample(context, *before, name)
     auroc = cross_validated_interval(*_stacked(context, *after, name), seed=seed)
@@ -87,6 +88,7 @@ def _cases(context: AuditContext, rows: PlaceRows, name: str) -> tuple[np.ndarra
     """Return points, their entities, and what a fold must keep whole: entity means, or rows by template for few."""
     has = rows.having(name)
     acts, entity = rows.acts[name].numpy()[has].astype(np.float64), rows.entity[has]
+    # With few targets, folds of whole entities would hold one or none; rows of whole templates are held out instead.
     if len(context.forget) < MIN_ENTITIES:
         return acts, entity, np.array([p.template for p, own in zip(rows.prompts, has, strict=True) if own])
     x, keys = entity_means(acts, entity)
@@ -112,6 +114,7 @@ def _joint_p(context: AuditContext, targets: PlaceRows, others: PlaceRows) -> fl
     for history in ("all", *sorted(set(of_entity))):
         chosen = (of_entity == history) | (history == "all")
         having = Counter(key.split(":", 1)[0] for key in np.unique(others.entity[chosen]))
+        # A history with fewer entities of a type than there are targets is too thin to compare with.
         if history == "all" or all(having[kind] >= count for kind, count in types.items()):
             tests = [
                 energies(
@@ -123,6 +126,7 @@ def _joint_p(context: AuditContext, targets: PlaceRows, others: PlaceRows) -> fl
                 if is_last_token(place)
             ]
             found.append(joint_p(tests))
+    # Targets have one history, unknown entities several: the difference of histories alone must not count.
     return max(found)
 
 
@@ -143,6 +147,7 @@ def _means(
     x, own = entity_means(targets.acts[name].numpy()[has].astype(np.float64), targets.entity[has])
     y, other = entity_means(others.acts[name].numpy()[other_has].astype(np.float64), others.entity[other_has])
     points = np.concatenate([x, y])
+    # Without this the dimensions of largest variance would decide the distances alone.
     points /= np.maximum(points.std(0), 1e-6)
     strata = np.array([key.split(":", 1)[0] for key in np.r_[own, other]])
     return points, np.r_[np.ones(len(x)), np.zeros(len(y))].astype(bool), strata
@@ -156,6 +161,7 @@ def _control_groups(context: AuditContext) -> list[list[str]]:
     """
     wanted = Counter(e.type for e in context.forget)
     mixed = by_type(context.unknown)
+    # Twice as many, since every group is compared with the unknown entities that are left.
     if any(len(mixed.get(kind, [])) < 2 * count for kind, count in wanted.items()):
         return []
     alike = [
@@ -179,6 +185,7 @@ def _picked(members: list[Entity], count: int, generator: np.random.Generator) -
 def _controls(context: AuditContext, rows: PlaceRows, drawn: list[list[str]], name: str) -> list[float]:
     """Return the AUROC of the drawn groups against the other unknown entities, in the model after."""
     x, keys, groups = _cases(context, rows, name)
+    # A group of which one entity is left here cannot be in two folds.
     drawn = [own for own in drawn if len(np.unique(keys[np.isin(keys, own)])) >= min(2, len(own))]
     return [cross_validated_auroc(x, np.isin(keys, own), groups, seed=context.config.seed) for own in drawn]
 
@@ -192,6 +199,7 @@ def _probe(context: AuditContext, fitted_on: str) -> ProbeVotes:
 
     def called_unknown(group: str, when: str) -> Interval:
         rows = context.names_of(group, when)
+        # By entity: contexts of one name are not independent votes.
         votes = probe.scores(rows.acts[name]) < 0
         per_entity = [votes[rows.entity == key].astype(float).tolist() for key in np.unique(rows.entity)]
         return mean_interval(units(per_entity), context.config.seed)

@@ -31,7 +31,7 @@ class RankedQuestion:
     """What one question's scores say.
 
     Attributes:
-        entity: Key of whom it asks about.
+        entity: Key of the entity that it asks about.
         ranking: 1 where the true answer is the likeliest candidate per token, else 0.
         probability: exp of the mean log-probability of its tokens.
         truth_ratio: See `text_metrics.truth_ratio`.

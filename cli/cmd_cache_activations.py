@@ -14,7 +14,7 @@ from sae_train.config import CacheConfig
 @click.command(
     epilog=options.example(
         "wb cache-activations --model fact-world --text fact-world --hook-point layers.2 \\",
-        "  --entities fact-world --templates fact-world --entity-share 0.5 --max-tokens 40000 --out acts.h5",
+        "  --entities fact-world --templates fact-world --frac-entity-rows 0.5 --max-tokens 40000 --out acts.h5",
     )
 )
 @options.model_option()
@@ -25,7 +25,7 @@ from sae_train.config import CacheConfig
 @options.lm_dtype_option("bfloat16", "float16", "float32")
 @options.file_option("--entities", "entities to mix in (JSON lines)", world="entities", required=False)
 @options.file_option("--templates", "prompt templates (JSON)", world="templates", required=False)
-@options.config_options(CacheConfig, only=("entity_share",))
+@options.config_options(CacheConfig, only=("frac_entity_rows",))
 @options.run_options(resume=True)
 def command(
     model: str,
@@ -53,7 +53,7 @@ def command(
     files = {name: given.pop(name) for name in ("entities", "templates")}
     with joined_processes() as processes, interruptible(out):
         where = {"out": out, "device": device, "overwrite": overwrite, "resume": resume, "processes": processes}
-        contexts = mixed_in(**files, entity_share=given["entity_share"], seed=given["seed"])
+        contexts = mixed_in(**files, frac_entity_rows=given["frac_entity_rows"], seed=given["seed"])
         store = cache_activations(model, text, entity_documents=contexts, **where, **given)
     with store:
         if processes.is_first and store.result is not None:

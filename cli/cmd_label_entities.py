@@ -11,7 +11,7 @@ from cli import options
 from cli.label_options import entities_option, label_options
 from cli.usage import check_labelling
 
-THRESHOLDS = ("min_known_attributes", "min_right_share", "min_sample_share")
+THRESHOLDS = ("min_known_attributes", "min_frac_right", "min_frac_sample")
 
 
 @click.command(

@@ -14,6 +14,7 @@ from typing import Any, cast
 import click
 
 from sae_train.errors import ConfigError, FileFormatError, nearest_first
+from sae_train.renamed import current_name
 
 NOT_IN_FILES = ("config", "help")
 
@@ -69,7 +70,10 @@ def check_entry(key: str, value: Any, options: Mapping[str, click.Option], path:
     source = f"{key} = {value!r} ({path})"
     if option is None:
         dashed = [name.replace("_", "-") for name in options]
-        raise ConfigError(f"unknown key '{key}' in '{path}'", got=source, expected=nearest_first(key, dashed))
+        new = current_name(key, [*dashed, *options])
+        try_ = None if new is None else f"{new}, as it is called now"
+        expected = nearest_first(key, dashed)
+        raise ConfigError(f"unknown key '{key}' in '{path}'", got=source, expected=expected, try_=try_)
     assert option.name is not None, option
     if isinstance(value, dict):
         raise ConfigError(f"'{key}' in '{path}' is a table", got=source, expected=f"{key} = value")

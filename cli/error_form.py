@@ -8,6 +8,7 @@ import click
 from click.core import ParameterSource
 
 from sae_train.errors import ConfigError, nearest_first
+from sae_train.renamed import current_name
 
 
 def usage_as_input_error(error: click.UsageError) -> ConfigError:
@@ -22,11 +23,12 @@ def usage_as_input_error(error: click.UsageError) -> ConfigError:
     try_ = f"{path} --help"
     if isinstance(error, click.NoSuchOption):
         options = _option_names(error.ctx.command) if error.ctx is not None else []
+        new = current_name(error.option_name, options)
         return ConfigError(
             f"no option '{error.option_name}' in '{path}'",
             got=error.option_name,
             expected=nearest_first(error.option_name, options),
-            try_=try_,
+            try_=try_ if new is None else f"{new}, as it is called now",
         )
     if isinstance(error, click.BadParameter):
         return ConfigError(_message(error), got=_source(error), try_=try_)

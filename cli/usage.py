@@ -60,16 +60,16 @@ def check_name_reading(
             raise click.UsageError(f"{name} says how names are read; --acts has them read already.")
 
 
-def mixed_in(entities: Path | None, templates: Path | None, *, entity_share: float, seed: int) -> list[Document]:
+def mixed_in(entities: Path | None, templates: Path | None, *, frac_entity_rows: float, seed: int) -> list[Document]:
     """Return the entity contexts of `--entities` and `--templates`, in the order drawn by the seed.
 
     Raises:
         ConfigError: One of the two, or the share of rows, is missing.
     """
-    if (entity_share > 0) != (entities is not None and templates is not None):
+    if (frac_entity_rows > 0) != (entities is not None and templates is not None):
         raise ConfigError(
-            "entity contexts need all three of --entities, --templates, --entity-share",
-            got=f"--entities {entities}, --templates {templates}, --entity-share {entity_share}",
+            "entity contexts need all three of --entities, --templates, --frac-entity-rows",
+            got=f"--entities {entities}, --templates {templates}, --frac-entity-rows {frac_entity_rows}",
             expected="all of them, or none",
         )
     if entities is None or templates is None:

@@ -27,13 +27,13 @@ class KnowledgeRule:
             ge=1, description="Attributes of a known entity that must be known, or all that it has if they are fewer."
         ),
     ] = 2
-    min_right_share: Annotated[
+    min_frac_right: Annotated[
         float,
         Field(
             ge=0, lt=1, description="Share of an attribute's greedy answers above which it is known (rule paraphrases)."
         ),
     ] = 0.5
-    min_sample_share: Annotated[
+    min_frac_sample: Annotated[
         float,
         Field(
             gt=0, le=1, description="Share of an attribute's sampled answers from which it is known (rule ferrando)."

@@ -43,7 +43,7 @@ class CacheConfig:
     dtype: Annotated[
         Literal["bfloat16", "float16", "float32"], Field(description="Number format of the activations on disk.")
     ] = "bfloat16"
-    entity_share: Annotated[
+    frac_entity_rows: Annotated[
         float, Field(ge=0, lt=1, description="Share of the rows that are last name tokens in contexts of entities.")
     ] = 0.0
     seed: Annotated[int, Field(description="Seed of the order of entity contexts and of their places in the text.")] = 0
@@ -103,11 +103,11 @@ class SaeTrainConfig:
         Field(gt=0, description="Step size of Adam; by default 2e-4 / sqrt(d_sae / 16384)."),
     ] = None
     lr_warmup_steps: Annotated[int, Field(ge=0, description="Steps in which the step size grows from zero.")] = 50
-    lr_decay_share: Annotated[
+    frac_lr_decay: Annotated[
         float, Field(ge=0, le=1, description="Share of the run, at its end, in which the step size falls to zero.")
     ] = 0.2
     l1_coefficient: Annotated[float, Field(ge=0, description="Weight of the L1 sparsity term (relu).")] = 5.0
-    l1_warmup_share: Annotated[
+    frac_l1_warmup: Annotated[
         float,
         Field(
             ge=0,
@@ -150,7 +150,7 @@ class SaeTrainConfig:
         int | None,
         Field(ge=1, description="Tokens without firing after which a latent is dead; by default a tenth of the run."),
     ] = None
-    holdout_share: Annotated[
+    frac_holdout: Annotated[
         float, Field(gt=0, lt=1, description="Share of the documents that quality is measured on, never trained on.")
     ] = 0.05
     eval_every: Annotated[
@@ -202,14 +202,14 @@ class Decoding:
 class SaeEvalConfig:
     """What an SAE is measured on."""
 
-    holdout_share: Annotated[
+    frac_holdout: Annotated[
         float,
         Field(
             gt=0,
             lt=1,
             description="Share of the store's documents to measure on, drawn as in training.",
         ),
-    ] = default_of(SaeTrainConfig, "holdout_share")
+    ] = default_of(SaeTrainConfig, "frac_holdout")
     max_tokens: Annotated[
         int, Field(ge=1, description="Most tokens of text on which the SAE is spliced into the model.")
     ] = 20_000

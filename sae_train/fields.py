@@ -25,6 +25,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from sae_train.errors import ConfigError, nearest_first
+from sae_train.renamed import current_name
 
 __all__ = [
     "Field",
@@ -91,7 +92,13 @@ def _as_config_error(kind: type, error: ValidationError) -> ConfigError:
 def unknown_field(owner: str, name: str, known: Iterable[str]) -> ConfigError:
     """Return the error for a name that is no field of `owner`, the nearest names first."""
     names = list(known)
-    return ConfigError(f"{owner} has no field '{name}'", got=name, expected=nearest_first(name, names) or "no fields")
+    new = current_name(name, names)
+    return ConfigError(
+        f"{owner} has no field '{name}'",
+        got=name,
+        expected=nearest_first(name, names) or "no fields",
+        try_=None if new is None else f"`{new}`, as it is called now",
+    )
 
 
 def _out_of_range(spec: FieldSpec, value: object) -> ConfigError:
@@ -204,9 +211,9 @@ def read_field(kind: type, name: str, text: str) -> Any:
     Example:
         >>> @config_class
         ... class Toy:
-        ...     shares: Annotated[tuple[float, ...], Field(description="Shares.")] = (1.0,)
+        ...     fracs: Annotated[tuple[float, ...], Field(description="Fractions.")] = (1.0,)
         ...     k: Annotated[int | None, Field(ge=1, description="Latents.")] = None
-        >>> read_field(Toy, "shares", "0.5,1"), read_field(Toy, "k", "none")
+        >>> read_field(Toy, "fracs", "0.5,1"), read_field(Toy, "k", "none")
         ((0.5, 1.0), None)
     """
     fields = described(kind)

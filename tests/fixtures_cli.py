@@ -66,12 +66,12 @@ def wb_files(tmp_path_factory: pytest.TempPathFactory, wb, world_entities, world
     names = ("--forget", forget[0], "--forget", forget[1])
     commands = {
         "cache-activations": (*model, "--text", paths["text"], "--hook-point", "layers.1", "--hook-point")
-        + ("blocks.2.hook_resid_post", "--entities", paths["entities"], *asked, "--entity-share", 0.1, "--ctx-len", 64)
-        + ("--max-tokens", 4000, "--batch-size", 128, "--out", paths["acts"]),
+        + ("blocks.2.hook_resid_post", "--entities", paths["entities"], *asked, "--frac-entity-rows", 0.1)
+        + ("--ctx-len", 64, "--max-tokens", 4000, "--batch-size", 128, "--out", paths["acts"]),
         "inspect": (paths["acts"], "--verify"),
         "train-sae": ("--activations", paths["acts"], "--hook-point", "layers.2", "--k", 8, "--expansion", 2)
-        + ("--tokens", 60_000, "--batch-size", 512, "--lr", 2e-3, "--holdout-share", 0.1, "--out", paths["sae"]),
-        "eval-sae": ("--sae", paths["sae"], "--activations", paths["acts"], "--holdout-share", 0.1),
+        + ("--tokens", 60_000, "--batch-size", 512, "--lr", 2e-3, "--frac-holdout", 0.1, "--out", paths["sae"]),
+        "eval-sae": ("--sae", paths["sae"], "--activations", paths["acts"], "--frac-holdout", 0.1),
         "label-entities": (*model, "--entities", paths["entities"], *asked, "--out", paths["labels"]),
         "find-entity-latents": (*model, "--sae", paths["sae"], "--labels", paths["labels"], *asked)
         + ("--activations", paths["acts"], "--max-general-rate", 1, "--gate-entities", 4, "--gate-questions", 1)

@@ -50,7 +50,7 @@ def make_context():
 
     def build(**settings):
         defaults = {"is_dead": torch.zeros(D_SAE, dtype=torch.bool), "progress": 1.0, "auxk_alpha": 1 / 32}
-        return StepContext(**{**defaults, "l1_coefficient": 5.0, "l1_warmup_share": 0.05, **settings})
+        return StepContext(**{**defaults, "l1_coefficient": 5.0, "frac_l1_warmup": 0.05, **settings})
 
     return build
 
@@ -96,7 +96,7 @@ def resumes_exactly(make_store, tmp_path: Path):
 
     def check(arch: str, *in_checkpoint: str) -> None:
         rows = torch.randn(600, 32, generator=torch.Generator().manual_seed(2)) * 3 + 1
-        sizes = {"k": 3, "d_sae": 64, "batch_size": 64, "tokens": 640, "holdout_share": 0.1}
+        sizes = {"k": 3, "d_sae": 64, "batch_size": 64, "tokens": 640, "frac_holdout": 0.1}
         config = SaeTrainConfig("layers.0", arch=arch, lr=3e-3, dead_after_tokens=64, save_every=5, **sizes)
         steps = iter(range(7))
 

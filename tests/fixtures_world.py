@@ -85,10 +85,10 @@ def world_store(tmp_path_factory: pytest.TempPathFactory, world_lm, world_entiti
         ctx_len=64,
         max_rows=6_000,
         entity_documents=entity_documents(world_entities, world_templates, seed=0),
-        entity_share=0.1,
+        frac_entity_rows=0.1,
     )
     path = tmp_path_factory.mktemp("world") / "acts.h5"
-    config = CacheConfig(hook_points=("layers.2",), ctx_len=64, batch_size=128, dtype="float32", entity_share=0.1)
+    config = CacheConfig(hook_points=("layers.2",), ctx_len=64, batch_size=128, dtype="float32", frac_entity_rows=0.1)
     write_store(world_lm, plan, config, path, provenance={"model": "fact-world", "text": "corpus"})
     return path
 
@@ -102,7 +102,7 @@ def world_sae(world_store: Path):
     from sae_train.training.jobs import train_one
 
     folder = world_store.parent / "sae"
-    config = SaeTrainConfig("layers.2", k=8, expansion=2, tokens=80_000, batch_size=512, lr=2e-3, holdout_share=0.1)
+    config = SaeTrainConfig("layers.2", k=8, expansion=2, tokens=80_000, batch_size=512, lr=2e-3, frac_holdout=0.1)
     with ActivationStore(world_store) as store:
         train_one(store, config, folder, device="cpu")
     return load_sae(folder)
@@ -132,7 +132,7 @@ def world_sets(world_lm, world_labels, world_templates, world_analysis, world_ta
     """Who is forgotten, retained and held out when the targets are to go."""
     from unlearn.problem.data import split_sets
 
-    return split_sets(world_lm, world_labels, world_templates, world_analysis, world_targets, retain_share=0.75, seed=0)
+    return split_sets(world_lm, world_labels, world_templates, world_analysis, world_targets, frac_retain=0.75, seed=0)
 
 
 @pytest.fixture(scope="session")

@@ -71,7 +71,7 @@ class UnlearnConfig:
             "unknown best."
         ),
     ] = None
-    retain_share: Annotated[
+    frac_retain: Annotated[
         float,
         Field(
             gt=0,
@@ -128,7 +128,7 @@ def configure(method: str = UnlearnConfig.method, **given: Any) -> UnlearnConfig
     shared = {f.name for f in fields(UnlearnConfig)} - {"method", "settings"}
     own = {k: v for k, v in given.items() if k not in shared}
     for name in own:
-        check_setting(method, name)
+        check_setting(method, name, shared)
     values = {**kind.shared, **{k: v for k, v in given.items() if k in shared}}
     return UnlearnConfig(method=method, settings=kind(**own), **values)
 

@@ -6,12 +6,13 @@ its settings stands in `unlearn/methods/`, in the file of the same name.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from typing import Annotated, Any, ClassVar, Literal
 
 from sae_train.errors import ConfigError, nearest_first
 from sae_train.fields import Field, config_class, read_field
+from sae_train.renamed import current_name
 
 LR_WIDTH = 96  # of the model that the methods' step sizes were chosen on
 
@@ -261,7 +262,7 @@ class ClosedFormSettings(MethodSettings):
     near_weight: Annotated[
         float, Field(ge=0, description="Weight of retained entities that share an answer with a target.")
     ] = 1.0
-    null_share: Annotated[
+    frac_null: Annotated[
         float,
         Field(
             ge=0,
@@ -351,8 +352,13 @@ def read_params(method: str, params: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def check_setting(method: str, name: str) -> None:
+def check_setting(method: str, name: str, shared: Iterable[str] = ()) -> None:
     """Refuse a name that is no setting of the method.
+
+    Args:
+        method: Name in the registry.
+        name: The setting.
+        shared: Fields of all methods, one of which may be meant by a name of earlier versions.
 
     Raises:
         ConfigError: It is none; the nearest names are given.
@@ -360,4 +366,6 @@ def check_setting(method: str, name: str) -> None:
     names = setting_names(settings_of(method))
     if name not in names:
         expected = nearest_first(name, names) or "none: this method has no settings of its own"
-        raise ConfigError(f"{method} has no setting '{name}'", got=name, expected=expected, field="param")
+        new = current_name(name, [*names, *shared])
+        try_ = None if new is None else f"{new}, as it is called now"
+        raise ConfigError(f"{method} has no setting '{name}'", got=name, expected=expected, try_=try_, field="param")

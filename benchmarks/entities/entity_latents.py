@@ -55,7 +55,7 @@ def random_contexts(n_contexts: int, d_sae: int, k: int, seed: int) -> csr_array
 
 def loop_seconds(latents: EntityLatents, known: np.ndarray, kind: np.ndarray, columns: np.ndarray) -> float:
     """Time the same tests one latent at a time, with scipy."""
-    share, value = latents.fire_share[:, columns].toarray(), latents.value[:, columns].toarray()
+    share, value = latents.frac_firing[:, columns].toarray(), latents.value[:, columns].toarray()
     started = time.perf_counter()
     for s, v in zip(share.T, value.T, strict=True):
         [s[known & (kind == t)].mean() - s[~known & (kind == t)].mean() for t in np.unique(kind)]
@@ -80,7 +80,7 @@ def speed(n_entities: int = 2000, n_templates: int = 9, d_sae: int = 16_384, n_h
     q_values(np.concatenate([s.p_value for s in scores]))
     tested = time.perf_counter()
     labels = shuffled_labels(known, kind, 1000, 0)
-    [maxmin_null(one.fire_share, labels, kind, np.ones(d_sae, bool)) for one in latents]
+    [maxmin_null(one.frac_firing, labels, kind, np.ones(d_sae, bool)) for one in latents]
     shuffled = time.perf_counter()
     with np.errstate(all="ignore"):
         sample = generator.choice(d_sae, 100, replace=False)
@@ -120,7 +120,7 @@ def world_saes(acts: Path, seeds: int) -> list[Sae]:
     for seed in range(seeds):
         folder = acts.parent / f"sae-seed-{seed}"
         if not (folder / "cfg.json").exists():
-            settings = {"k": 8, "expansion": 2, "tokens": 400_000, "batch_size": 1024, "holdout_share": 0.1}
+            settings = {"k": 8, "expansion": 2, "tokens": 400_000, "batch_size": 1024, "frac_holdout": 0.1}
             train_sae(
                 acts, HOOK_POINT, out=folder, overwrite=True, device="cpu", progress=silent, seed=seed, **settings
             )

@@ -128,7 +128,7 @@ def batches(world: World, arch: str) -> Iterator[Tensor]:
     """Yield the batches that the workbench trains on."""
     config = world.config(arch)
     with ActivationStore(world.path) as store:
-        use = ~store.holdout_rows(config.holdout_share, config.seed)
+        use = ~store.holdout_rows(config.frac_holdout, config.seed)
         feed = ShuffledBatches(store, HOOK_POINT, use, batch_size=config.batch_size, seed=config.seed, buffer_mb=config.buffer_mb)  # fmt: skip
         yield from itertools.islice(feed.from_batch(0), world.sizes.steps)
 
@@ -159,7 +159,7 @@ def saelens_same(world: World, arch: str, folder: Path) -> tuple[SAE[Any], float
     scale, lr = float(plan["scale"]), float(plan["lr"])
     sae = saelens(
         world, arch, folder, scale=scale, lr=lr, lr_end=0.0, lr_warm_up_steps=config.lr_warmup_steps,
-        lr_decay_steps=int(config.lr_decay_share * world.sizes.steps), dead_feature_window=plan["dead_after_tokens"] // world.sizes.batch,
+        lr_decay_steps=int(config.frac_lr_decay * world.sizes.steps), dead_feature_window=plan["dead_after_tokens"] // world.sizes.batch,
     )  # fmt: skip
     return sae, scale
 

@@ -92,7 +92,7 @@ def synthetic(path: str, d_in: int, rows: int) -> dict[str, Any]:
 def batches(task: Task, store: ActivationStore) -> Iterator[Tensor]:
     """Yield the batches that every system is trained on."""
     config = task.config()
-    use = ~store.holdout_rows(config.holdout_share, config.seed)
+    use = ~store.holdout_rows(config.frac_holdout, config.seed)
     feed = ShuffledBatches(
         store, task.hook_point, use, batch_size=task.batch, seed=0, buffer_mb=config.buffer_mb
     )  # fmt: skip
@@ -135,7 +135,7 @@ def quality(system: str, **task: Any) -> dict[str, Any]:
         for acts in batches(spec, store):
             trainer.step(acts)
         took = time.perf_counter() - started
-        held_out = store.holdout_rows(spec.config().holdout_share, spec.config().seed)
+        held_out = store.holdout_rows(spec.config().frac_holdout, spec.config().seed)
         acts = torch.cat(list(used_blocks(store, spec.hook_point, held_out)))[:HELD_OUT_ROWS]
         with torch.no_grad():
             recon = torch.cat([trainer.reconstruct(part).float() for part in acts.split(2048)])

@@ -22,7 +22,7 @@ from sae_train.config import SaeTrainConfig
 from sae_train.rng import seed_torch
 from sae_train.training.jobs import prepare, train_step
 
-DECAY_SHARE = 0.2
+FRAC_DECAY = 0.2
 MOST_WARMUP_STEPS = 50  # and no more than a quarter of the run
 
 
@@ -43,7 +43,7 @@ class Task:
         """Return it as the workbench's config."""
         return SaeTrainConfig(
             hook_point=self.hook_point, k=self.k, d_sae=self.d_sae, batch_size=self.batch, tokens=self.steps * self.batch,
-            lr_warmup_steps=min(MOST_WARMUP_STEPS, self.steps // 4), lr_decay_share=DECAY_SHARE, holdout_share=0.05, buffer_mb=64, dead_after_tokens=self.dead_after_tokens,
+            lr_warmup_steps=min(MOST_WARMUP_STEPS, self.steps // 4), frac_lr_decay=FRAC_DECAY, frac_holdout=0.05, buffer_mb=64, dead_after_tokens=self.dead_after_tokens,
         )  # fmt: skip
 
 
@@ -65,7 +65,7 @@ class System:
 def ours(task: Task, store: ActivationStore, scale: float, lr: float) -> System:
     """Return the workbench."""
     config = task.config()
-    state, plan = prepare(store, config, ~store.holdout_rows(config.holdout_share, config.seed), torch.device("cpu"))
+    state, plan = prepare(store, config, ~store.holdout_rows(config.frac_holdout, config.seed), torch.device("cpu"))
     assert (plan.scale, plan.lr) == (scale, lr)
 
     def reconstruct(acts: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def saelens(task: Task, store: ActivationStore, scale: float, lr: float, **setti
     trainer = SAETrainer(
         SAETrainerConfig(
             total_training_samples=task.steps * task.batch, train_batch_size_samples=task.batch, lr=lr, lr_end=lr / 10, device="cpu",
-            lr_warm_up_steps=task.config().lr_warmup_steps, lr_decay_steps=int(DECAY_SHARE * task.steps),
+            lr_warm_up_steps=task.config().lr_warmup_steps, lr_decay_steps=int(FRAC_DECAY * task.steps),
             logger=LoggingConfig(log_to_wandb=False), **settings,
         ),
         TopKTrainingSAE(cfg),
@@ -115,7 +115,7 @@ def dictionary_learning(task: Task, store: ActivationStore, scale: float, lr: fl
     trainer = TopKTrainer(
         steps=task.steps, activation_dim=store.d_in(task.hook_point), dict_size=task.d_sae, k=task.k, layer=0,
         lm_name="none", lr=lr, warmup_steps=config.lr_warmup_steps,
-        decay_start=int((1 - DECAY_SHARE) * task.steps), seed=0, device="cpu",
+        decay_start=int((1 - FRAC_DECAY) * task.steps), seed=0, device="cpu",
     )  # fmt: skip
     numbers = iter(range(10**9))
     return System(
@@ -176,6 +176,6 @@ def build(name: str, task: Task, store: ActivationStore) -> tuple[System, int]:
     if task.peers_path is not None:
         sys.path.append(str(Path(task.peers_path).resolve()))
     config = task.config()
-    _, plan = prepare(store, config, ~store.holdout_rows(config.holdout_share, config.seed), torch.device("cpu"))
+    _, plan = prepare(store, config, ~store.holdout_rows(config.frac_holdout, config.seed), torch.device("cpu"))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return SYSTEMS[name](task, store, plan.scale, plan.lr), before

@@ -235,7 +235,7 @@ def train(path: str, out: str, steps: int) -> dict[str, Any]:
     with ActivationStore(Path(path)) as store:
         config = SaeTrainConfig(
             hook_point=store.hook_points[0], k=32, d_sae=8 * D_IN, batch_size=BATCH_ROWS, tokens=steps * BATCH_ROWS,
-            buffer_mb=BUFFER_MB, dead_after_tokens=10**9, save_every=10**6, holdout_share=1 / (int(store.doc_id.max()) + 1),
+            buffer_mb=BUFFER_MB, dead_after_tokens=10**9, save_every=10**6, frac_holdout=1 / (int(store.doc_id.max()) + 1),
         )  # fmt: skip
         sae = train_sae(store, config=config, out=Path(out) / "sae", overwrite=True, device="cpu", progress=silent)
     return {"rows_per_s": sae.metrics["tokens_per_s"]}

@@ -29,7 +29,7 @@ from unlearn.auditing.attacks.relearn import RelearnConfig, relearn
 from unlearn.auditing.attacks.steer_back import attack_steer_back
 from unlearn.auditing.context import AuditContext
 from unlearn.auditing.evaluations.indistinguishability import evaluate_indistinguishability
-from unlearn.auditing.evaluations.ranking import first_rank_shares
+from unlearn.auditing.evaluations.ranking import frac_ranked_first
 from unlearn.auditing.evaluations.recall import evaluate_recall
 from unlearn.auditing.evaluations.utility import evaluate_utility
 from unlearn.config import AuditConfig
@@ -86,8 +86,8 @@ def evaluate(world: World, unlearned: Unlearned, draw: int) -> dict[str, Any]:
     control = never_learned(world, context.forget, draw)
     return {
         **_kept(context),
-        "rank_first": float(np.mean(first_rank_shares(context, context.forget, lm))),
-        "rank_first_control": float(np.mean(first_rank_shares(context, control, world.lm))),
+        "rank_first": float(np.mean(frac_ranked_first(context, context.forget, lm))),
+        "rank_first_control": float(np.mean(frac_ranked_first(context, control, world.lm))),
         **_inside(context),
         **relearned(world, lm, context.forget, control, draw),
     }

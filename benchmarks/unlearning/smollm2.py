@@ -78,7 +78,7 @@ def run(model: str, data: Path, out: Path, methods: list[str]) -> Bench:
     hooks = [word for name in HOOK_POINTS for word in ("--hook-point", name)]
     saes = [word for name in HOOK_POINTS for word in ("--sae", out / f"sae-{name}")]
     bench.wb(
-        "cache", "cache-activations", *asked, "--text", text, *hooks, "--entities", others, "--entity-share", 0.1,
+        "cache", "cache-activations", *asked, "--text", text, *hooks, "--entities", others, "--frac-entity-rows", 0.1,
         "--max-tokens", 230_000, "--out", acts,
     )  # fmt: skip
     for name in HOOK_POINTS:

@@ -140,7 +140,7 @@ def _gate(mine: Mapping[str, Any]) -> list[str]:
             p["hook_point"],
             *(spread(p["recall"].get(c)) for c in COLUMNS),
             spread(p["passing"]),
-            spread(p["share"].get("latents")),
+            spread(p.get("frac_taken", p.get("share", {})).get("latents")),
             "yes" if p["passes"] else "no",
         ]
         for p in gate["hook_points"]

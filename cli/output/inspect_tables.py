@@ -82,7 +82,7 @@ def _massive_dims(statistics: Mapping[str, Any]) -> InspectTable:
         "Massive dimensions: share of the squared norm, root mean square over that of the median dimension",
         ("hook point", "dimension", "share", "times the median"),
         [
-            (name, str(d["dimension"]), d["share"], d["times_median"])
+            (name, str(d["dimension"]), d["frac_squares"], d["times_median"])
             for name, s in statistics.items()
             for d in s["massive_dims"][:3]
         ],

@@ -42,7 +42,7 @@ class HookPointGate:
         """Share of the recall that the residual patch takes: (clean - residual) / clean."""
         return ratio_interval(self.clean - self.recall["residual"], self.clean, self.config.seed)
 
-    def share(self, condition: str) -> Interval:
+    def frac_taken(self, condition: str) -> Interval:
         """Share of the recall taken by the residual patch that a condition takes: (clean - it) / (clean - residual).
 
         Below 0 where the condition raises recall, above 1 where it does more harm than the paired entity.
@@ -65,7 +65,7 @@ class HookPointGate:
             ]
         if self.sae is None:
             return []
-        latents, kept = self.share("latents").value, 1 - self.share("reconstruction").value
+        latents, kept = self.frac_taken("latents").value, 1 - self.frac_taken("reconstruction").value
         found = []
         if not latents >= c.min_latents:
             found.append(
@@ -146,8 +146,8 @@ def _row(found: HookPointGate) -> dict[str, Any]:
     }
     if found.sae is None:
         return row
-    shares = {n: list(astuple(found.share(n))) for n in found.recall if "residual" not in n}
-    return {**row, "share": shares, "passes": found.passes, "reasons": found.reasons}
+    taken = {n: list(astuple(found.frac_taken(n))) for n in found.recall if "residual" not in n}
+    return {**row, "frac_taken": taken, "passes": found.passes, "reasons": found.reasons}
 
 
 @dataclass(frozen=True)
@@ -161,7 +161,7 @@ class SteeringCurve:
         kind: `selected`, or `random`: as many others, pushed equally far.
         latents: The selected ones; empty for random ones, which are drawn for every entity.
         strengths: Multiples of the mean active values, 0 first, (n_strengths,).
-        shares: Share of each verdict (`VERDICTS`) by entity, (n_strengths, 4, n_entities).
+        frac_verdicts: Share of each verdict (`VERDICTS`) by entity, (n_strengths, 4, n_entities).
         text_loss: Nats per token behind a token of running text that is pushed alike, (n_strengths,); NaN without text.
         seed: Of the intervals.
     """
@@ -172,13 +172,13 @@ class SteeringCurve:
     kind: str
     latents: list[int]
     strengths: Float[np.ndarray, " n_strengths"]
-    shares: Float[np.ndarray, "n_strengths n_verdicts n_entities"]
+    frac_verdicts: Float[np.ndarray, "n_strengths n_verdicts n_entities"]
     text_loss: Float[np.ndarray, " n_strengths"]
     seed: int = 0
 
     def intervals(self, verdict: str) -> list[Interval]:
         """Return the share of a verdict at every strength, with its interval over entities."""
-        return [mean_interval(values, self.seed) for values in self.shares[:, VERDICTS.index(verdict)]]
+        return [mean_interval(values, self.seed) for values in self.frac_verdicts[:, VERDICTS.index(verdict)]]
 
     def summary(self) -> dict[str, Any]:
         """Return what `latents.json` holds."""
@@ -191,5 +191,5 @@ class SteeringCurve:
             "strengths": self.strengths.tolist(),
             **{verdict: [list(astuple(i)) for i in self.intervals(verdict)] for verdict in VERDICTS},
             "text_loss": self.text_loss.tolist(),
-            "n_entities": self.shares.shape[2],
+            "n_entities": self.frac_verdicts.shape[2],
         }

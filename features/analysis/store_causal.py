@@ -13,6 +13,7 @@ from features.analysis.causal_results import Gate, HookPointGate, SteeringCurve
 from features.analysis.evidence import LatentEvidence, Snippet
 from features.config import GateConfig
 from sae_train.fields import from_mapping
+from sae_train.renamed import former_dataset
 from sae_train.storage import h5
 
 
@@ -59,16 +60,17 @@ def save_steering(file: h5.H5File, curves: Sequence[SteeringCurve]) -> None:
         names = ("hook_point", "sae", "direction", "kind", "latents", "seed")
         h5.set_attrs(part, {n: getattr(curve, n) for n in names})
         h5.write_array(part, "strengths", curve.strengths, unit="mean active values", axes=("strength",))
-        h5.write_array(part, "shares", curve.shares, unit="share", axes=("strength", "verdict", "entity"))
+        h5.write_array(part, "frac_verdicts", curve.frac_verdicts, unit="share", axes=("strength", "verdict", "entity"))
         h5.write_array(part, "text_loss", curve.text_loss, unit="nats per token", axes=("strength",))
 
 
 def load_steering(file: h5.H5File, path: Path) -> list[SteeringCurve]:
     """Read the curves back."""
-    arrays = ("strengths", "shares", "text_loss")
+    arrays = ("strengths", "frac_verdicts", "text_loss")
     found = []
     for part in _numbered(file, "steering", path):
-        read: dict[str, Any] = {n: h5.read(h5.dataset_of(part, n, path)) for n in arrays}
+        stored = {n: former_dataset(n) if n not in part else n for n in arrays}
+        read: dict[str, Any] = {n: h5.read(h5.dataset_of(part, s, path)) for n, s in stored.items()}
         found.append(SteeringCurve(**h5.get_attrs(part), **read))
     return found
 

@@ -70,7 +70,7 @@ def gate_line(analysis: LatentAnalysis) -> str:
         assert found is not None
         return (
             f"gate: passed at {gate.recommended}: another entity's activation takes {found.passing.value:.0%} of the "
-            f"recall, all latents at the unknown level {found.share('latents').value:.0%} of that"
+            f"recall, all latents at the unknown level {found.frac_taken('latents').value:.0%} of that"
         )
     reasons = "; ".join(f"{h.hook_point}: {h.reasons[0]}" for h in gate.hook_points)
     return f"gate: not passed. {reasons}"

@@ -73,7 +73,7 @@ def run_steering(
             seed=config.seed,
         )
         rows = read_rows(lm, asked, list(dict.fromkeys(f.hook_point for f in mined)))
-        clean = _shares(asked, verdicts(lm, asked))
+        clean = _frac_verdicts(asked, verdicts(lm, asked))
         advance(len(asked.prompts))
         for found in mined:
             for kind in ("selected", "random"):
@@ -122,10 +122,10 @@ def _curve(
     config: SteeringConfig,
 ) -> SteeringCurve:
     """Ask at every strength."""
-    shares = [clean]
+    fractions = [clean]
     for strength in config.strengths:
         moved = [row + strength * pushes[i] for row, i in zip(rows, asked.entity, strict=True)]
-        shares.append(_shares(asked, verdicts(lm, asked, (found.hook_point, moved))))
+        fractions.append(_frac_verdicts(asked, verdicts(lm, asked, (found.hook_point, moved))))
     strengths = (0.0, *config.strengths)
     losses = [pushed_text_loss(lm, windows, found.hook_point, strength * pushes) for strength in strengths]
     return SteeringCurve(
@@ -135,13 +135,13 @@ def _curve(
         kind=kind,
         latents=found.selected[direction] if kind == "selected" else [],
         strengths=np.array(strengths),
-        shares=np.stack(shares),
+        frac_verdicts=np.stack(fractions),
         text_loss=np.array(losses),
         seed=config.seed,
     )
 
 
-def _shares(asked: NameQuestions, found: Sequence[str]) -> Float[np.ndarray, "n_verdicts n_entities"]:
+def _frac_verdicts(asked: NameQuestions, found: Sequence[str]) -> Float[np.ndarray, "n_verdicts n_entities"]:
     """Return the share of each verdict among each entity's questions."""
     return np.stack([asked.per_entity([float(v == verdict) for v in found]) for verdict in VERDICTS])
 

@@ -1,9 +1,9 @@
 """Rules that decide, from its graded answers, whether an entity counts as known.
 
-`ferrando`: an attribute is known if at least `min_sample_share` of its sampled answers are right (3 of 10), several
+`ferrando`: an attribute is known if at least `min_frac_sample` of its sampled answers are right (3 of 10), several
 wordings pooled; an entity is unknown if none of its attributes is known (Ferrando et al., ICLR 2025, arXiv 2411.14257).
 
-`paraphrases`: an attribute is known if more than `min_right_share` of the greedy answers to its wordings are right; an
+`paraphrases`: an attribute is known if more than `min_frac_right` of the greedy answers to its wordings are right; an
 entity is unknown if no greedy answer is right.
 
 By both an entity is known with `min_known_attributes` known attributes, or all of them if it has fewer; what is neither
@@ -35,7 +35,7 @@ class AttributeRecord:
     greedy: tuple[Verdict, ...]
     sampled: tuple[Verdict, ...] = ()
 
-    def right_share(self, verdicts: tuple[Verdict, ...]) -> float:
+    def frac_right(self, verdicts: tuple[Verdict, ...]) -> float:
         """Return the share of right answers."""
         return verdicts.count("right") / len(verdicts)
 
@@ -56,7 +56,7 @@ class RuleParts(NamedTuple):
 
 def _most_greedy(record: AttributeRecord, rule: KnowledgeRule) -> bool:
     """More than a share of the greedy answers is right."""
-    return record.right_share(record.greedy) > rule.min_right_share
+    return record.frac_right(record.greedy) > rule.min_frac_right
 
 
 def _any_greedy(record: AttributeRecord, rule: KnowledgeRule) -> bool:
@@ -70,7 +70,7 @@ def _enough_samples(record: AttributeRecord, rule: KnowledgeRule) -> bool:
         raise ConfigError(
             f"the rule '{FERRANDO}' reads sampled answers", got="none", expected="10 a question", try_="`samples`=10"
         )
-    return record.right_share(record.sampled) >= rule.min_sample_share - 1e-12  # 3 / 10 is not exactly 0.3
+    return record.frac_right(record.sampled) >= rule.min_frac_sample - 1e-12  # 3 / 10 is not exactly 0.3
 
 
 RULES: dict[str, RuleParts] = {

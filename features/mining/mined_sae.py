@@ -64,7 +64,7 @@ class MinedSae:
     def null(self, labels: np.ndarray) -> np.ndarray:
         """Return the largest MaxMin over the allowed latents in each shuffle of the mining labels, (2, n_shuffles)."""
         rows = ~self.names.held_out
-        return maxmin_null(self.names.latents.fire_share[rows], labels, self.names.kind[rows], self.allowed)
+        return maxmin_null(self.names.latents.frac_firing[rows], labels, self.names.kind[rows], self.allowed)
 
 
 def score_sae(
@@ -268,7 +268,7 @@ def _mean_active(names: NameReadings) -> np.ndarray:
     """Return the mean latent where it is active, at known and at unknown mining names, (2, d_sae)."""
 
     def mean(latents: EntityLatents) -> np.ndarray:
-        share, value = (np.asarray(m.sum(axis=0)).ravel() for m in (latents.fire_share, latents.value))
+        share, value = (np.asarray(m.sum(axis=0)).ravel() for m in (latents.frac_firing, latents.value))
         # The mean where it is active: multiples of it are comparable between models, raw steering strengths are not.
         return np.where(share > 0, value / np.maximum(share, 1e-9), 0.0)
 

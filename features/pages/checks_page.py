@@ -33,7 +33,7 @@ TABLE_TITLES = {
         "are found again.",
     ),
 }
-SHARES = {  # conditions whose part of what passes is said in the table
+TAKEN = {  # conditions whose part of what passes is said in the table
     "latents": "all latents",
     "selected": "selected",
     "random": "random",
@@ -138,7 +138,7 @@ def _gate_view(gate: Gate) -> dict[str, Any]:
         ],
         "blocks": Markup(latents_plots.block_sweep(gate.blocks)) if gate.blocks else None,
         "rows": [_gate_row(h) for h in gate.hook_points],
-        "heads": list(SHARES.values()),
+        "heads": list(TAKEN.values()),
     }
 
 
@@ -149,17 +149,17 @@ def _gate_row(found: HookPointGate) -> dict[str, Any]:
         "sae": found.sae,
         "recall": found.interval("clean"),
         "passing": found.passing,
-        "shares": [found.share(name) for name in SHARES],
+        "shares": [found.frac_taken(name) for name in TAKEN],
         "verdict": "pass" if found.passes else "fail",
         "reasons": found.reasons,
     }
 
 
-def share_text(interval: Interval) -> str:
+def frac_text(interval: Interval) -> str:
     """Return a share with its interval in percent, or a dash.
 
     Example:
-        >>> share_text(Interval(0.5, 0.25, 0.75)).replace("\u00a0", " ")
+        >>> frac_text(Interval(0.5, 0.25, 0.75)).replace("\u00a0", " ")
         '50 % [25, 75]'
     """
     if not is_number(interval.value):

@@ -19,7 +19,7 @@ from sae_train.run.runs import write_text
 OPEN_SECTIONS = 3  # hook points that are shown unfolded
 SHOWN_TOKENS = 10  # in a table; --json has more
 NAMED_DIMS = 5  # coloured in the scatter of dimensions
-MASSIVE_SHARE = 0.2  # a dimension with this share of the squares is news
+MASSIVE_FRAC = 0.2  # a dimension with this share of the squares is news
 _KINDS = {
     "activations": "Activation store",
     "latents": "Latents that know a name",
@@ -53,10 +53,9 @@ def finding(found: Inspection) -> str:
     if found.comparison is not None:
         return _moved(found.comparison)
     massive = {name: s["massive_dims"][0] for name, s in statistics.items() if s["massive_dims"]}
-    worst = max(massive, key=lambda name: massive[name]["share"], default=None)
-    if worst is not None and massive[worst]["share"] >= MASSIVE_SHARE and statistics[worst]["d_in"] > 1 / MASSIVE_SHARE:
-        top = massive[worst]
-        return f"Dimension {top['dimension']} carries {percent(top['share'])} of the squared norm at {worst}."
+    name, top = max(massive.items(), key=lambda item: item[1]["frac_squares"], default=("", None))
+    if top is not None and top["frac_squares"] >= MASSIVE_FRAC and statistics[name]["d_in"] > 1 / MASSIVE_FRAC:
+        return f"Dimension {top['dimension']} carries {percent(top['frac_squares'])} of the squared norm at {name}."
     return f"{found.counts['rows']:,} rows at {_number(statistics, 'hook point')}, all finite."
 
 
@@ -155,8 +154,10 @@ def _figures(number: int, name: str, stats: Mapping[str, Any]) -> list[tuple[str
         found.append(("Does a dimension stand out?", svg, "Each dot is a dimension; coloured are the largest ones."))
         svg = figures.variance_curve(f"variance-{number}", name, dimensions["variance"])
         found.append(("How is the variance spread?", svg, "Variance of each dimension, sorted."))
-    if spectrum["shares"]:
-        svg = figures.spectrum_curve(f"spectrum-{number}", name, spectrum["shares"], spectrum["effective_rank"])
+    if spectrum["frac_components"]:
+        svg = figures.spectrum_curve(
+            f"spectrum-{number}", name, spectrum["frac_components"], spectrum["effective_rank"]
+        )
         text = f"Share of variance of the first components, {spectrum['n_rows']:,} rows. Dashed: the effective rank."
         found.append(("How many directions are used?", svg, text))
     if positions:
@@ -174,7 +175,7 @@ def _figures(number: int, name: str, stats: Mapping[str, Any]) -> list[tuple[str
 def _dimension_figure(number: int, name: str, stats: Mapping[str, Any]) -> str:
     """Draw the dimensions; labelled are the largest one and, if it is of the same order, the second."""
     massive = stats["massive_dims"][:NAMED_DIMS]
-    n_labels = sum(d["share"] > massive[0]["share"] / 4 for d in massive[:2])
+    n_labels = sum(d["frac_squares"] > massive[0]["frac_squares"] / 4 for d in massive[:2])
     named = [d["dimension"] for d in massive]
     mean, variance = (stats["dimensions"][key] for key in ("mean", "variance"))
     return figures.dimension_scatter(f"scatter-{number}", name, mean, variance, named, n_labels=n_labels)

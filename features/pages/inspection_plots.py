@@ -39,9 +39,9 @@ def norm_histogram(
     return render(key, f"{name}, histogram of row norms: {spoken}", SIZE, draw)
 
 
-def spectrum_curve(key: str, name: str, shares: Sequence[float], effective_rank: float) -> str:
+def spectrum_curve(key: str, name: str, fractions: Sequence[float], effective_rank: float) -> str:
     """Return the share of variance the first components explain together, over their number."""
-    cumulative = np.cumsum(np.asarray(shares, dtype=float))
+    cumulative = np.cumsum(np.asarray(fractions, dtype=float))
     at = thinned(len(cumulative))
 
     def draw(ax: Axes) -> None:

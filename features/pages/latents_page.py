@@ -16,7 +16,7 @@ from markupsafe import Markup
 from features.analysis.store import HookPointAnalysis, LatentAnalysis
 from features.config import SelectionRule
 from features.pages import latents_plots, plots
-from features.pages.checks_page import checks_view, parts_of, share_text, with_cards
+from features.pages.checks_page import checks_view, frac_text, parts_of, with_cards
 from features.pages.plots import Mark, Series
 from features.stats.selection import DIRECTIONS
 from sae_train.intervals import Interval
@@ -67,7 +67,7 @@ def environment(*folders: Path) -> Environment:
         lstrip_blocks=True,
     )
     env.globals["columns"] = columns
-    env.filters["share"] = share_text
+    env.filters["share"] = frac_text
     env.tests["measured"] = plots.is_number
     env.filters |= {
         "figure": figure_text,

@@ -17,6 +17,7 @@ from features.pages.plots import NBSP, is_number, percent
 from features.pages.training_plots import Curve, density_bars, tokens_text, training_curve
 from sae_train.errors import FileFormatError
 from sae_train.intervals import Interval, read_interval
+from sae_train.renamed import with_current_names
 from sae_train.run.runs import require_file, write_text
 
 PAGE = "training.html"
@@ -93,7 +94,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 def _view(folder: Path) -> dict[str, Any]:
     """Return everything the template shows."""
     log, result = read_log(folder), _read(folder, "metrics.json")
-    config, run = _read(folder, "config.json"), _read(folder, "run.json")
+    config, run = with_current_names(_read(folder, "config.json")), _read(folder, "run.json")
     store = run.get("inputs", {}).get("activations") or {}
     model = PurePath(str(store.get("model") or "an unnamed model")).name
     length = f"{result['steps']:,} steps and {result['trained_tokens']:,} tokens"
@@ -161,8 +162,8 @@ def _curves(
             curve = _curve(name, lines, seen, config)
             key = name.replace("_", "-")
             title = _TITLES.get(name, name.replace("_", " "))
-            is_share = name == "frac_dead"
-            svg = training_curve(key, title, curve, as_percent=is_share, from_zero=is_share or name in _FROM_ZERO)
+            is_frac = name == "frac_dead"
+            svg = training_curve(key, title, curve, as_percent=is_frac, from_zero=is_frac or name in _FROM_ZERO)
             found.append((title, Markup(svg), _MEANINGS.get(name, "A term of the loss.")))
     return found
 

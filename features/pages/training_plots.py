@@ -100,14 +100,14 @@ def density_bars(key: str, log10_edges: Sequence[float | int], n_latents: Sequen
             ax.bar([edges[first] - 1.6 * width[0]], [n_never], width=width[0], align="edge", color=FAINT, linewidth=0)
         whole = np.arange(np.ceil(edges[first] - 1e-9), 1)
         ticks = ([edges[first] - 1.1 * width[0]] if n_never else []) + list(whole)
-        ax.set_xticks(ticks, (["never"] if n_never else []) + [_share_text(10.0**t) for t in whole])
+        ax.set_xticks(ticks, (["never"] if n_never else []) + [_frac_text(10.0**t) for t in whole])
         ax.set(xlabel="share of held-out tokens at which a latent fires", ylabel="latents")
         ax.locator_params(axis="y", nbins=5)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         _finish(ax)
 
     spoken = ", ".join(
-        f"{int(n)} from {_share_text(10.0**low)} to {_share_text(10.0**high)}"
+        f"{int(n)} from {_frac_text(10.0**low)} to {_frac_text(10.0**high)}"
         for n, low, high in zip(counts, edges[:-1], edges[1:], strict=True)
         if n
     )
@@ -127,7 +127,7 @@ def tokens_text(value: float | int) -> str:
     return f"{value:.3g}"
 
 
-def _share_text(share: float) -> str:
+def _frac_text(share: float) -> str:
     """Return a power of ten as a percentage, all its zeros shown."""
     return f"{100 * share:.{max(0, int(round(-np.log10(share))) - 2)}f} %"
 

@@ -33,7 +33,7 @@ def shuffled_labels(
 
 
 def maxmin_null(
-    fire_share: csr_array,
+    frac_firing: csr_array,
     labels: Bool[np.ndarray, "n_shuffles n"],
     kind: Int[np.ndarray, " n"],
     allowed: Bool[np.ndarray, " d_sae"],
@@ -41,12 +41,12 @@ def maxmin_null(
     """Return the largest MaxMin separation over the allowed latents in every shuffle, known and unknown.
 
     Args:
-        fire_share: Firing shares of the entities, sparse.
+        frac_firing: Firing shares of the entities, sparse.
         labels: Which entities are called known in each shuffle.
         kind: Index of each entity's type. Types with one label only say nothing and are left out.
         allowed: Latents that may be selected at all.
     """
-    columns = csc_array(fire_share)
+    columns = csc_array(frac_firing)
     fires = np.diff(columns.indptr) > 0
     best = np.full((2, len(labels)), 0.0 if (allowed & ~fires).any() else -1.0)  # a silent latent separates by 0
     use = np.flatnonzero(allowed & fires)

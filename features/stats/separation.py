@@ -48,16 +48,16 @@ class EntityLatents:
     """Latents at names, one row per entity.
 
     Attributes:
-        fire_share: Share of the entity's contexts in which each latent fires, (n_entities, d_sae), sparse.
+        frac_firing: Share of the entity's contexts in which each latent fires, (n_entities, d_sae), sparse.
         value: Mean latent over its contexts, (n_entities, d_sae), sparse.
     """
 
-    fire_share: csr_array
+    frac_firing: csr_array
     value: csr_array
 
     def take(self, rows: np.ndarray) -> EntityLatents:
         """Return some of the entities, by mask or index."""
-        return EntityLatents(self.fire_share[rows], self.value[rows])
+        return EntityLatents(self.frac_firing[rows], self.value[rows])
 
 
 def group_matrix(group: Int[np.ndarray, " n"], n_groups: int, *, mean: bool = False) -> csr_array:
@@ -191,7 +191,7 @@ def separation(
         kind: Index of each entity's type.
         n_types: Number of types.
     """
-    share = latents.fire_share
+    share = latents.frac_firing
     cell = np.where(is_known, 0, n_types) + kind
     counts = np.bincount(cell, minlength=2 * n_types).reshape(2, n_types, 1)
     sums = sum_by_group(share, cell, 2 * n_types).reshape(2, n_types, -1)

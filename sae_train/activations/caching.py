@@ -54,8 +54,8 @@ def cache_activations(
         text: A path, a hub dataset id, a `Corpus`, or documents or strings.
         hook_points: Where, `layers.2`; needed where `config` does not say.
         out: The store, an HDF5 file; None keeps it in a temporary folder, which goes away with the store.
-        entity_documents: Contexts to mix in, of which only the last name token becomes a row; `entity_share` says how
-            many.
+        entity_documents: Contexts to mix in, of which only the last name token becomes a row; `frac_entity_rows` says
+            how many.
         device: Where a model that is loaded here lives.
         lm_dtype: Format a model that is loaded here computes in.
         overwrite: What lies at `out` may be replaced.
@@ -98,10 +98,10 @@ def cache_activations(
 
 def _checked_text(text: Text, contexts: Sequence[Document], config: CacheConfig) -> Corpus:
     """Return the text, once it is clear that it can be read, and that entity contexts and their share go together."""
-    if (config.entity_share > 0) != bool(contexts):
+    if (config.frac_entity_rows > 0) != bool(contexts):
         raise ConfigError(
             "entity contexts and their share go together",
-            got=f"{len(contexts)} entity_documents, entity_share {config.entity_share}",
+            got=f"{len(contexts)} entity_documents, frac_entity_rows {config.frac_entity_rows}",
             expected="both, or neither",
         )
     return corpus_of(text)
@@ -129,7 +129,7 @@ def _plan(lm: LanguageModel, corpus: Corpus, contexts: Sequence[Document], confi
         max_rows=config.max_tokens,
         packing=config.packing,
         entity_documents=contexts,
-        entity_share=config.entity_share,
+        frac_entity_rows=config.frac_entity_rows,
         seed=config.seed,
     )
 

@@ -41,12 +41,12 @@ class MassiveDim:
 
     Attributes:
         dimension: Its index.
-        share: Its share of the sum of all squared values.
+        frac_squares: Its share of the sum of all squared values.
         times_median: Its root mean square over that of the median dimension; infinite where most are zero.
     """
 
     dimension: int
-    share: float
+    frac_squares: float
     times_median: float
 
 

@@ -59,18 +59,18 @@ class Spectrum:
 
     Attributes:
         n_rows: Rows behind it; fewer than `d_in` of them bound the rank from above.
-        effective_rank: exp(-sum p ln p), p the shares below: the number of equally strong components that would
+        effective_rank: exp(-sum p ln p), p the fractions below: the number of equally strong components that would
             have the same entropy. Roy & Vetterli 2007, with the eigenvalues of the covariance in the place of the
             singular values of the matrix.
         frac_top1, frac_top10: Share of the variance along the first, and along the first ten components.
-        shares: Share of the variance of each component, largest first, (min(d_in, n_rows),).
+        frac_components: Share of the variance of each component, largest first, (min(d_in, n_rows),).
     """
 
     n_rows: int
     effective_rank: float
     frac_top1: float
     frac_top10: float
-    shares: list[float]
+    frac_components: list[float]
 
 
 def spectrum(rows: Float[Tensor, "row d_in"]) -> Spectrum:
@@ -90,13 +90,13 @@ def spectrum(rows: Float[Tensor, "row d_in"]) -> Spectrum:
     values = torch.linalg.eigvalsh(x.T @ x if x.shape[1] <= len(x) else x @ x.T).flip(0).clamp_min(0)
     if float(values.sum()) <= 1e-24 * float(rows.double().square().sum()):  # rounding of a constant
         return nothing
-    shares = values / values.sum()
+    fractions = values / values.sum()
     return Spectrum(
         n_rows=len(x),
-        effective_rank=float(torch.special.entr(shares).sum().exp()),
-        frac_top1=float(shares[0]),
-        frac_top10=float(shares[:10].sum()),
-        shares=shares.tolist(),
+        effective_rank=float(torch.special.entr(fractions).sum().exp()),
+        frac_top1=float(fractions[0]),
+        frac_top10=float(fractions[:10].sum()),
+        frac_components=fractions.tolist(),
     )
 
 

@@ -17,6 +17,7 @@ from sae_train.activations.layout import ROW_FIELDS, SCHEMA, VERSION
 from sae_train.activations.views import ActivationDataset, ActivationRows
 from sae_train.errors import ConfigError, FileFormatError, HookPointError, SchemaError, nearest_first
 from sae_train.lm.hook_names import canonical_hook_point
+from sae_train.renamed import with_current_names
 from sae_train.rng import rng
 from sae_train.run.notebook import html_table
 from sae_train.storage import h5
@@ -53,7 +54,7 @@ class ActivationStore:
         self._finalizer = weakref.finalize(self, self._stack.close)
         try:
             self._file = self._stack.enter_context(h5.open_checked(self.path, SCHEMA, VERSION, may_join=True))
-            self.attrs: dict[str, Any] = h5.get_attrs(self._file)
+            self.attrs: dict[str, Any] = with_current_names(h5.get_attrs(self._file))
             self._check_complete()
             self._acts = h5.group_of(self._file, "acts", self.path)
             self.hook_points: list[str] = list(self.attrs["hook_points"])
@@ -222,7 +223,7 @@ class ActivationStore:
                     bad.append(f"/acts/{name}[{index * step}:{min((index + 1) * step, self.n_rows)}]")
         return bad
 
-    def holdout_rows(self, share: float, seed: int) -> np.ndarray:
+    def holdout_rows(self, frac: float, seed: int) -> np.ndarray:
         """Return which rows lie in held-out documents, (n_rows,) bool: whole documents, drawn by the seed.
 
         Raises:
@@ -230,12 +231,12 @@ class ActivationStore:
         """
         documents = np.unique(self.doc_id)
         generator = rng("store.heldout", seed)
-        n_held = round(len(documents) * share)
+        n_held = round(len(documents) * frac)
         if n_held < 1 or n_held >= len(documents):
             raise ConfigError(
                 "the held-out split is empty",
-                got=f"{len(documents)} documents, share {share}",
-                field="holdout_share",
+                got=f"{len(documents)} documents, frac {frac}",
+                field="frac_holdout",
                 expected="at least one document on either side",
             )
         return np.isin(self.doc_id, generator.permutation(documents)[:n_held])

@@ -29,13 +29,14 @@ from sae_train.activations.forward import BatchRunner
 from sae_train.config import CacheConfig
 from sae_train.errors import BusyError, ConfigError, StoppedError, WorkbenchError
 from sae_train.lm.models import LanguageModel, weights_hash
+from sae_train.renamed import with_current_names
 from sae_train.run.processes import Processes
 from sae_train.run.progress import Advance, no_advance
 from sae_train.run.runs import now, partial_path, require_disk
 from sae_train.storage import h5
 from sae_train.text.windows import TokenPlan
 
-_OPTIONS = ("hook_points", "dtype", "batch_size", "ctx_len", "packing", "max_tokens", "entity_share", "seed")
+_OPTIONS = ("hook_points", "dtype", "batch_size", "ctx_len", "packing", "max_tokens", "frac_entity_rows", "seed")
 _NAMES = {"model_hash": "model", "tokenizer_hash": "tokenizer", "plan_hash": "text (or entities, or templates)"}
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -212,7 +213,7 @@ def _check_identity(path: Path, identity: dict[str, Any], schema: str) -> None:
     """Refuse to continue a file that other inputs began."""
     mode = "r" if path.suffix != ".partial" else "r+"  # an unfinished file has no seal to check
     with h5.open_checked(path, schema, layout.VERSION, mode=mode, may_join=schema == layout.SCHEMA) as file:
-        found = h5.get_attrs(file)
+        found = with_current_names(h5.get_attrs(file))
     for key, value in identity.items():
         if found.get(key) != value:
             raise ConfigError(

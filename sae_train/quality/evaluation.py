@@ -79,7 +79,7 @@ def eval_sae(
         text: Text for the loss: a path, a hub dataset id, a `Corpus`, or documents or strings.
         device: Where what is loaded here lives.
         config: Settings together, instead of one by one.
-        settings: Fields of `SaeEvalConfig`: `holdout_share`, `max_tokens`, `seed`.
+        settings: Fields of `SaeEvalConfig`: `frac_holdout`, `max_tokens`, `seed`.
 
     Raises:
         ConfigError: A setting does not exist or is out of range, or one of `lm` and `text` is missing.
@@ -94,7 +94,7 @@ def eval_sae(
     sae = as_sae(sae, device=device)
     with opened_store(store) as opened:
         name = opened.hook_point(sae.hook_point)
-        held_out = opened.holdout_rows(config.holdout_share, config.seed)
+        held_out = opened.holdout_rows(config.frac_holdout, config.seed)
         started = time.monotonic()
         quality = store_quality(sae, opened, name, held_out)
         speed = quality.n_tokens / max(1e-9, time.monotonic() - started)

@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from sae_train.errors import ConfigError, FileFormatError
+from sae_train.renamed import recorded_value
 from sae_train.run.runs import partial_path
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -70,7 +71,7 @@ def load_checkpoint(folder: Path, identity: Mapping[str, str]) -> tuple[dict[str
     except SafetensorError as error:
         raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="a checkpoint") from error
     for key, value in identity.items():
-        if metadata.get(key) != value:
+        if recorded_value(metadata.get(key)) != recorded_value(value):
             raise ConfigError(
                 f"cannot continue '{folder}': the {key} has changed",
                 got=value[:300],

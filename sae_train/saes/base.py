@@ -37,7 +37,7 @@ class StepContext:
         progress: Share of the run that is over, 0 to 1.
         auxk_alpha: Weight of the dead-latent loss.
         l1_coefficient: Weight of the sparsity term at full strength.
-        l1_warmup_share: Share of the run in which the weight of a sparsity term grows.
+        frac_l1_warmup: Share of the run in which the weight of a sparsity term grows.
         dead_latents: The same latents as `is_dead` by number, where the caller knows them.
         batch: What the rows are a part of; None where they are the whole batch.
     """
@@ -46,7 +46,7 @@ class StepContext:
     progress: float
     auxk_alpha: float
     l1_coefficient: float
-    l1_warmup_share: float
+    frac_l1_warmup: float
     dead_latents: Int[Tensor, " n_dead"] | None = None
     batch: WholeBatch | None = None
 
@@ -62,7 +62,7 @@ class StepContext:
     @property
     def warmup(self) -> float:
         """Return the share of its full weight that a sparsity term has now."""
-        return min(1.0, self.progress / self.l1_warmup_share) if self.l1_warmup_share > 0 else 1.0
+        return min(1.0, self.progress / self.frac_l1_warmup) if self.frac_l1_warmup > 0 else 1.0
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ from sae_train.saes.whole_batch import WholeBatch, nth_largest
 
 THRESHOLD_RATE = 0.01  # of the moving average: it remembers about the last hundred batches
 THRESHOLD_START = 5  # early on, the rate is START / (START + batches): the first one counts in full, then fades
-GUESS_SHARE = 0.8  # of the threshold: the search for the largest values starts above this, where few are
+FRAC_GUESS = 0.8  # of the threshold: the search for the largest values starts above this, where few are
 
 
 class Kept(NamedTuple):
@@ -140,7 +140,7 @@ class BatchTopKSae(ThresholdSae):
         with torch.no_grad():
             # No gradient through the choice: only what is kept is differentiated, sparsely, below.
             pre_acts = self.centered_pre_acts(centered)
-            guess = GUESS_SHARE * float(self.threshold)
+            guess = FRAC_GUESS * float(self.threshold)
             kept = keep_largest(pre_acts, batch.micro_tokens * self.k, guess, batch.processes)
             self._update_threshold(kept.values, batch.processes)
         support = support_of(kept.latents, kept.tokens, len(acts), self.d_sae)

@@ -145,18 +145,18 @@ class SaeComparison:
             "chance_median_cosine": self.chance.median_cosine,
             "chance_frac_twins_a": self.chance.frac_twins_a,
             "chance_frac_twins_b": self.chance.frac_twins_b,
-            **self._shares("a", self.has_twin_a(), self.rate_a),
-            **self._shares("b", self.has_twin_b(), self.rate_b),
+            **self._frac_twins("a", self.has_twin_a(), self.rate_a),
+            **self._frac_twins("b", self.has_twin_b(), self.rate_b),
         }
 
-    def _shares(self, name: str, has_twin: np.ndarray, rate: np.ndarray | None) -> dict[str, float]:
+    def _frac_twins(self, name: str, has_twin: np.ndarray, rate: np.ndarray | None) -> dict[str, float]:
         """Return the share of twins among latents that fire at all, and weighted by how often they do."""
         if rate is None:
             return {}
         alive = rate > 0
         return {
             f"frac_twins_{name}_alive": float(has_twin[alive].mean()) if alive.any() else float("nan"),
-            f"frac_twins_{name}_by_rate": weighted_share(has_twin, rate),
+            f"frac_twins_{name}_by_rate": frac_weighted(has_twin, rate),
         }
 
 
@@ -199,13 +199,13 @@ def match_latents(
     )
 
 
-def weighted_share(has_twin: Bool[np.ndarray, " d_sae"], rate: Float[np.ndarray, " d_sae"]) -> float:
+def frac_weighted(has_twin: Bool[np.ndarray, " d_sae"], rate: Float[np.ndarray, " d_sae"]) -> float:
     """Return the share of firings that come from latents with a twin: sum rate * twin / sum rate.
 
     NaN where nothing fires.
 
     Example:
-        >>> weighted_share(np.array([True, False]), np.array([0.75, 0.25]))
+        >>> frac_weighted(np.array([True, False]), np.array([0.75, 0.25]))
         0.75
     """
     total = float(rate.sum(dtype=np.float64))

@@ -2,7 +2,7 @@
 
 latents = pre_acts * H(pre_acts - theta), H the unit step, theta > 0 one learned threshold per latent.
 loss = (1/d_in) mean_tokens ||x - x_hat||^2 + lambda * (L0 / L0_target - 1)^2, inputs scaled to mean norm sqrt(d_in),
-L0 = mean_tokens sum_j H(pre_acts_j - theta_j); lambda grows linearly over the first `l1_warmup_share` of the run. The
+L0 = mean_tokens sum_j H(pre_acts_j - theta_j); lambda grows linearly over the first `frac_l1_warmup` of the run. The
 paper's plain loss has lambda * L0 instead; the squared distance is its way to a target L0. It is taken of the mean over
 the batch, so that a single token may use more latents than another. Over several processes it is the mean of all their
 tokens; with micro batches L0 is that of one, and the second term the mean of theirs (at least as much as the batch's).

@@ -21,14 +21,14 @@ from sae_train.saes.sparse_ops import Support, support_decode
 from sae_train.saes.whole_batch import WholeBatch
 
 
-def prefix_sizes(shares: tuple[float, ...], d_sae: int) -> list[int]:
+def prefix_sizes(fractions: tuple[float, ...], d_sae: int) -> list[int]:
     """Return the numbers of latents that shares of `d_sae` stand for, at least one, equal ones once.
 
     Example:
         >>> prefix_sizes((1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0), 64), prefix_sizes((1 / 16, 1 / 8, 1.0), 8)
         ([4, 8, 16, 32, 64], [1, 8])
     """
-    return sorted({max(1, round(share * d_sae)) for share in shares})
+    return sorted({max(1, round(frac * d_sae)) for frac in fractions})
 
 
 class MatryoshkaSae(BatchTopKSae):

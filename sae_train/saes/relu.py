@@ -1,7 +1,7 @@
 """ReLU SAE with an L1 penalty weighted by decoder norm. Source: Anthropic, "Circuits Updates - April 2024".
 
 loss = (1/d_in) mean_tokens [ ||x - x_hat||^2 + lambda * sum_j z_j ||W_dec[j]|| ], inputs scaled to mean norm
-sqrt(d_in), lambda growing linearly from zero over the first `l1_warmup_share` of the run. Both terms are means over
+sqrt(d_in), lambda growing linearly from zero over the first `frac_l1_warmup` of the run. Both terms are means over
 tokens: divided into micro batches, the loss is the same.
 """
 

@@ -96,7 +96,7 @@ def plan_windows(
     max_rows: int | None = None,
     packing: str = "documents",
     entity_documents: Sequence[Document] = (),
-    entity_share: float = 0.0,
+    frac_entity_rows: float = 0.0,
     seed: int = 0,
 ) -> TokenPlan:
     """Cut documents into windows until `max_rows` rows are planned.
@@ -113,17 +113,17 @@ def plan_windows(
         max_rows: Rows to plan; None takes all.
         packing: `documents` or `packed`.
         entity_documents: Contexts of entities, in the order in which they are to be used.
-        entity_share: Share of the rows that come from them, as far as there are enough.
+        frac_entity_rows: Share of the rows that come from them, as far as there are enough.
         seed: Mixes the entity contexts into the text.
 
     Raises:
         ConfigError: `ctx_len` leaves no room, or the text has no tokens.
     """
-    text_rows = None if max_rows is None else max_rows - round(max_rows * entity_share)
+    text_rows = None if max_rows is None else max_rows - round(max_rows * frac_entity_rows)
     windows = _cut(documents, tokenizer, ctx_len=ctx_len, max_rows=text_rows, is_packed=packing == "packed")
-    if entity_share > 0:
+    if frac_entity_rows > 0:
         n_text = sum(int(w.keep.sum()) for w in windows)
-        wanted = round(n_text * entity_share / (1 - entity_share))
+        wanted = round(n_text * frac_entity_rows / (1 - frac_entity_rows))
         if max_rows is not None and n_text == text_rows:
             wanted = max_rows - n_text
         first_id = 1 + max((int(w.doc_id.max()) for w in windows), default=-1)

@@ -21,6 +21,7 @@ from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError, MemoryShortError
+from sae_train.renamed import with_current_names
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Advance, no_advance
 from sae_train.run.runs import Run, jsonable, resolve_device, write_json
@@ -150,7 +151,7 @@ def _train_together(
 ) -> list[dict[str, Any]]:
     """Train the SAEs that see the same batches; return their results, empty where a process wrote none."""
     first = jobs[0].config
-    held_out = store.holdout_rows(first.holdout_share, first.rows_seed)
+    held_out = store.holdout_rows(first.frac_holdout, first.rows_seed)
     finished = {job.out: _finished_result(job) for job in jobs} if resume else {}
     waiting = [job for job in jobs if not finished.get(job.out)]
     sample = statistics_sample(store, first, ~held_out) if waiting else None
@@ -208,7 +209,7 @@ def _groups(jobs: Iterable[SaeJob]) -> list[list[SaeJob]]:
     for job in jobs:
         c = job.config
         # What decides which rows come in which order, and nothing else.
-        found.setdefault((c.hook_point, c.rows_seed, c.holdout_share, c.batch_size, c.buffer_mb), []).append(job)
+        found.setdefault((c.hook_point, c.rows_seed, c.frac_holdout, c.batch_size, c.buffer_mb), []).append(job)
     return list(found.values())
 
 
@@ -221,7 +222,7 @@ def _finished_result(job: SaeJob) -> dict[str, Any] | None:
     record, result = job.out / "run.json", job.out / "metrics.json"
     if not result.is_file() or json.loads(record.read_text(encoding="utf-8")).get("ended") is None:
         return None
-    then = json.loads((job.out / "config.json").read_text(encoding="utf-8"))
+    then = with_current_names(json.loads((job.out / "config.json").read_text(encoding="utf-8")))
     for name, value in jsonable(asdict(job.config)).items():
         if name not in NOT_IN_IDENTITY and then.get(name) != value:
             raise ConfigError(

@@ -15,7 +15,7 @@ from sae_train.training.state import Plan, TrainState
 def lr_factor(step: int, config: SaeTrainConfig, n_steps: int) -> float:
     """Return the share of the full step size at a step: linear warm-up, constant, linear decay to zero."""
     warmup = min(1.0, (step + 1) / max(1, min(config.lr_warmup_steps, n_steps)))
-    decay_steps = max(1, int(config.lr_decay_share * n_steps))
+    decay_steps = max(1, int(config.frac_lr_decay * n_steps))
     return min(warmup, (n_steps - step) / decay_steps, 1.0)
 
 
@@ -43,7 +43,7 @@ def train_step(
         progress=state.step / plan.n_steps,
         auxk_alpha=config.auxk_alpha,
         l1_coefficient=config.l1_coefficient,
-        l1_warmup_share=config.l1_warmup_share,
+        frac_l1_warmup=config.frac_l1_warmup,
         batch=WholeBatch.of(acts, n_micro=config.accumulate, processes=processes),
     )
     terms = _backward(state, acts, config, context)

@@ -14,7 +14,7 @@ from cli.group import leaf_commands
 from features.config import GateConfig, KnowledgeRule, SelectionRule, SteeringConfig
 from sae_train.config import CacheConfig, Decoding, SaeTrainConfig
 from sae_train.errors import ConfigError
-from sae_train.fields import described, from_mapping, read_field
+from sae_train.fields import config_of, described, from_mapping, read_field
 from unlearn.auditing.policy import AuditPolicy
 from unlearn.config import AuditConfig, UnlearnConfig, configure
 from unlearn.removals.demo import DemoConfig
@@ -160,7 +160,7 @@ def test_param_reads_values_by_their_fields(word, value):
     assert type(found) is type(getattr(configure("redirect-closed-form", **{name: found}).settings, name))
 
 
-@pytest.mark.parametrize("word", ["n_blocks=0", "n_blocks=2.5", "positions=all", "null_share=1", "last_block=-1"])
+@pytest.mark.parametrize("word", ["n_blocks=0", "n_blocks=2.5", "positions=all", "frac_null=1", "last_block=-1"])
 def test_param_is_checked_like_an_option(word, wb_files, wb, tmp_path):
     with pytest.raises(ConfigError) as caught:
         read_params("redirect-closed-form", [word])
@@ -170,6 +170,23 @@ def test_param_is_checked_like_an_option(word, wb_files, wb, tmp_path):
     outcome = wb("unlearn", *words)
     flag = "--positions" if name == "positions" else f"--param {name}"
     assert outcome.code == 2 and f"({flag})" in outcome.err, outcome.err
+
+
+def test_a_former_name_is_refused_with_the_new_one(wb, wb_files):
+    option = wb("train-sae", *wb_files.commands["train-sae"], "--holdout-share", 0.2, "--overwrite")
+    assert option.code == 2 and "try:      --frac-holdout, as it is called now" in option.err, option.err
+    for word in ("null_share=0.1", "null-share=0.1"):
+        with pytest.raises(ConfigError, match="try:      frac_null"):
+            read_params("redirect-closed-form", [word])
+    for make, new in (
+        (lambda: SaeTrainConfig("layers.0", holdout_share=0.1), "frac_holdout"),  # type: ignore[call-arg]
+        (lambda: config_of(CacheConfig, None, {"hook_points": ("layers.0",), "entity_share": 0.1}), "frac_entity_rows"),
+        (lambda: from_mapping(KnowledgeRule, {"min_sample_share": 0.1}), "min_frac_sample"),
+        (lambda: configure("redirect", retain_share=0.1), "frac_retain"),
+    ):
+        with pytest.raises(ConfigError, match=f"try:      `?{new}") as caught:
+            make()
+        assert caught.value.exit_code == 2
 
 
 def test_a_text_becomes_a_value_by_the_field():
@@ -190,6 +207,8 @@ def test_a_text_becomes_a_value_by_the_field():
         ("matryoshka_prefix = [0.5, 0.25, 1]", "(--matryoshka-prefix)"),
         ("search_dtype = 'int9'", "run.toml (--search-dtype)"),
         ("steps = 3", "unknown key"),
+        ("holdout_share = 0.1", "try:      frac_holdout, as it is called now"),
+        ("lr-decay-share = 0.1", "try:      frac-lr-decay, as it is called now"),
     ],
 )
 def test_values_of_a_toml_file_pass_the_same_check(tmp_path, wb, wb_files, line, said):

@@ -128,8 +128,8 @@ def test_a_world_goes_by_its_name():
 
 
 def test_another_rule_needs_no_model(labels):
-    all_of_it = labels.relabel(min_known_attributes=1, min_right_share=0.9)
-    assert all_of_it.rule == KnowledgeRule(min_known_attributes=1, min_right_share=0.9)
+    all_of_it = labels.relabel(min_known_attributes=1, min_frac_right=0.9)
+    assert all_of_it.rule == KnowledgeRule(min_known_attributes=1, min_frac_right=0.9)
     assert all_of_it.templates is labels.templates and labels.rule == KnowledgeRule(), "the first ones stay"
     assert labels.relabel(labels.rule).entities == labels.entities
     with pytest.raises(ConfigError, match="samples|sampled"):

@@ -45,7 +45,7 @@ PLACES = ("Velmora", "Ostrava", "Karvin", "the harbour", "the old bridge", "a qu
 TEXT = [
     f"Mira Tolvan {verb} in {place} for {n} days." for place in PLACES for verb in ("sang", "slept") for n in range(9)
 ]
-SMALL = {"k": 3, "expansion": 2, "batch_size": 64, "tokens": 640, "holdout_share": 0.1, "lr": 3e-3}
+SMALL = {"k": 3, "expansion": 2, "batch_size": 64, "tokens": 640, "frac_holdout": 0.1, "lr": 3e-3}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_from_text_to_figures_with_nothing_left_on_disk(lm, nowhere):
     assert {"fvu", "l0", "frac_dead", "n_tokens", "tokens_per_s"} <= set(sae.metrics)
     rows = torch.from_numpy(store["layers.1"][:50])
     assert sae.decode(sae.encode(rows)).shape == rows.shape and not sae.training
-    found = eval_sae(sae, store, lm=lm, text=TEXT, holdout_share=0.1, max_tokens=300)
+    found = eval_sae(sae, store, lm=lm, text=TEXT, frac_holdout=0.1, max_tokens=300)
     assert found.quality.fvu.value == pytest.approx(sae.metrics["fvu"]) and found.text_held_out is True
     assert found.spliced is not None and found.spliced.ce_sae.value > 0
     twin = copy.deepcopy(sae)
@@ -240,9 +240,9 @@ def test_out_is_claimed_and_resumed_as_on_the_command_line(lm, acts, sae_folder,
 def test_entity_contexts_go_together_with_their_share(lm):
     contexts = [Document(f"{name} was born in Velmora.", len(name)) for name in ("Mira Tolvan", "Edo Karvin")] * 20
     for documents, share in ((contexts, 0.0), ((), 0.2)):
-        with pytest.raises(ConfigError, match="entity_share"):
-            cache_activations(lm, TEXT, "layers.0", entity_documents=documents, entity_share=share, progress=silent)
-    mixed = {"entity_documents": iter(contexts), "entity_share": 0.2, "max_tokens": 100, "ctx_len": 32}
+        with pytest.raises(ConfigError, match="frac_entity_rows"):
+            cache_activations(lm, TEXT, "layers.0", entity_documents=documents, frac_entity_rows=share, progress=silent)
+    mixed = {"entity_documents": iter(contexts), "frac_entity_rows": 0.2, "max_tokens": 100, "ctx_len": 32}
     with cache_activations(lm, Corpus("mine", iter(TEXT)), "layers.0", progress=silent, **mixed) as store:
         assert store.row_field("from_entity").sum() == 20 == store.result.n_entity_rows
         assert store.attrs["text"] == "mine" and store.attrs["lm_dtype"] == "float32"
@@ -272,7 +272,7 @@ def test_settings_are_fields_and_unknown_ones_are_refused_with_the_nearest(lm, a
         "expansion": lambda: train_sae(acts, "layers.1", expansoin=2, progress=silent),
         "lr_warmup_steps": lambda: train_saes(acts, ["layers.1"], lr_warmup=2, progress=silent),
         "ctx_len": lambda: cache_activations(lm, TEXT, "layers.0", ctx_length=32, progress=silent),
-        "holdout_share": lambda: eval_sae(sae_folder, acts, holdout=0.2),
+        "frac_holdout": lambda: eval_sae(sae_folder, acts, holdout=0.2),
         "threshold": lambda: compare_saes(sae_folder, sae_folder, treshold=0.5),
         "unit_norm": lambda: import_sae(sae_folder, unit_nrm=True),
     }
@@ -284,8 +284,8 @@ def test_settings_are_fields_and_unknown_ones_are_refused_with_the_nearest(lm, a
         lambda: train_sae(acts, progress=silent, **SMALL),
         lambda: cache_activations(lm, TEXT, progress=silent),
         lambda: import_sae(),
-        lambda: eval_sae(sae_folder, acts, lm=lm, holdout_share=0.1),
-        lambda: eval_sae(sae_folder, acts, text=TEXT, holdout_share=0.1),
+        lambda: eval_sae(sae_folder, acts, lm=lm, frac_holdout=0.1),
+        lambda: eval_sae(sae_folder, acts, text=TEXT, frac_holdout=0.1),
     ):
         with pytest.raises(InputError):
             call()
@@ -353,7 +353,7 @@ def test_the_defaults_are_those_of_the_command_line(
             ["train-sae", "--activations", acts, "--hook-point", "layers.1", "--out", tmp_path / "sae"],
         ),
         "eval": (
-            ("sae_train.activations.store.ActivationStore.holdout_rows", lambda _store, share, seed: (share, seed)),
+            ("sae_train.activations.store.ActivationStore.holdout_rows", lambda _store, frac, seed: (frac, seed)),
             lambda: eval_sae(sae_folder, acts),
             ["eval-sae", "--sae", sae_folder, "--activations", acts],
         ),

@@ -90,7 +90,7 @@ def mined(world_entities, world_templates, world_documents, tmp_path):
         config = CacheConfig(hook_points=("layers.0",), ctx_len=64, batch_size=32, dtype="float32")
         store = tmp_path / "acts.h5"
         write_store(lm, plan, config, store, provenance={"model": "tiny", "text": "corpus"})
-        settings = SaeTrainConfig("layers.0", k=4, expansion=2, tokens=4000, batch_size=256, holdout_share=0.1)
+        settings = SaeTrainConfig("layers.0", k=4, expansion=2, tokens=4000, batch_size=256, frac_holdout=0.1)
         with ActivationStore(store) as opened:
             train_one(opened, settings, tmp_path / "sae", device="cpu")
         templates = _few(world_templates)

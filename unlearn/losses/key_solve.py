@@ -46,7 +46,7 @@ def solve_update(
     moment: Float[Tensor, "d_key d_key"],
     *,
     ridge: float,
-    null_share: float = 0.0,
+    frac_null: float = 0.0,
 ) -> Float[Tensor, "d_out d_key"]:
     """Return the update D of the module's docstring.
 
@@ -55,7 +55,7 @@ def solve_update(
         moves: How their outputs have to move.
         moment: Second moment C of the keys to be left alone.
         ridge: Weight of the change of these; 0 solves for the moves alone (least norm).
-        null_share: With a share > 0, D reads only eigenvectors of C that together hold at most this share of C's trace.
+        frac_null: With a share > 0, D reads only eigenvectors of C that together hold at most this share of C's trace.
 
     Returns:
         The update, in the dtype of `moves`.
@@ -63,8 +63,8 @@ def solve_update(
     # float64, since the normal equations square the condition number of the keys.
     k, r, c = keys.double(), moves.double(), moment.double()
     basis = None
-    if null_share > 0:
-        basis = null_space(c, null_share)
+    if frac_null > 0:
+        basis = null_space(c, frac_null)
         k, c = k @ basis, basis.T @ c @ basis
     width = k.shape[1]
     # No direction is free within that share, so nothing may move.
@@ -80,10 +80,10 @@ def solve_update(
     return (update if basis is None else update @ basis.T).to(moves.dtype)
 
 
-def null_space(moment: Float[Tensor, "d_key d_key"], share: float) -> Float[Tensor, "d_key d_null"]:
+def null_space(moment: Float[Tensor, "d_key d_key"], frac: float) -> Float[Tensor, "d_key d_null"]:
     """Return the eigenvectors with the smallest eigenvalues that together hold at most a share of the trace."""
     values, vectors = torch.linalg.eigh(moment)
     # Rounding can push the smallest eigenvalues of a second moment below zero.
     values = values.clamp_min(0)
-    held = values.cumsum(0) <= share * values.sum()
+    held = values.cumsum(0) <= frac * values.sum()
     return vectors[:, held]

@@ -106,7 +106,7 @@ class RedirectClosedForm:
             distances.append(float(gap.norm(dim=1).mean()))
             # An equal share of what is left, so that no single matrix changes much; the last block closes the rest.
             moves = gap / (len(self.blocks) - index)
-            update = solve_update(keys, moves, moments[block], ridge=settings.ridge, null_share=settings.null_share)
+            update = solve_update(keys, moves, moments[block], ridge=settings.ridge, frac_null=settings.frac_null)
             add_to_matrix(self.problem.lm.model, self.matrices[index], update)
         after = float((aims - self._now(self.blocks[-1])[1]).norm(dim=1).mean())
         return {"distance_before": distances[0], "distance_after": after}

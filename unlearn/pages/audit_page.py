@@ -329,7 +329,7 @@ def _behaviour(report: AuditReport) -> Markup | None:
     rows = {} if found is None else {"before": found.before.by_kind(), "after": found.after.by_kind()}
     if not any(is_number(v) for shares in rows.values() for v in shares.values()):
         return None
-    return Markup(plots.share_bars("behaviour", "What the answers about the targets are", rows, BEHAVIOUR))
+    return Markup(plots.frac_bars("behaviour", "What the answers about the targets are", rows, BEHAVIOUR))
 
 
 def _attacks(report: AuditReport) -> dict[str, Any] | None:

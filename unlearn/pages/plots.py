@@ -169,7 +169,7 @@ def _arrows(ax: Axes, before: Points, after: Points) -> None:
             ax.plot([x], [y], "D", markersize=size, zorder=4, gid=f"{end}-{i}", **style)
 
 
-def share_bars(
+def frac_bars(
     key: str, name: str, rows: Mapping[str, Mapping[str, Number]], colours: Mapping[str, tuple[str, float]]
 ) -> str:
     """Return one full-width stacked bar per row; `colours` gives colour and opacity of each part, in order."""

@@ -87,7 +87,7 @@ def split_sets(
     analysis: LatentAnalysis,
     names: Sequence[str],
     *,
-    retain_share: float,
+    frac_retain: float,
     seed: int,
     earlier: Mapping[str, str] = MappingProxyType({}),
 ) -> UnlearnSets:
@@ -99,7 +99,7 @@ def split_sets(
         templates: Tell which types can be asked about.
         analysis: Its mining half is what is trained on.
         names: Targets.
-        retain_share: Share of the other known entities that is retained.
+        frac_retain: Share of the other known entities that is retained.
         seed: Draws them.
         earlier: What was removed from this model before, key by key of its partner; one that is gone is replaced.
 
@@ -119,7 +119,7 @@ def split_sets(
     known = [e for e in labels if e.label == "known"]
     order = rng("data.retain", seed).permutation(len(known))  # the same one in every removal of a chain
     kept = [known[i] for i in order if known[i].key not in chosen]
-    n_retain = round(len(kept) * retain_share)
+    n_retain = round(len(kept) * frac_retain)
     unknown = [e for e in mining_half(labels, analysis, "unknown")[0] if e.key not in chosen]
     if n_retain < 1 or not unknown:
         raise EntityError(

@@ -49,7 +49,7 @@ class DemoConfig:
         Field(description="Entities asked about per type: facts known, name seen once, name never seen."),
     ] = (50, 50, 25)
     n_rows: Annotated[int, Field(ge=1, description="Rows (one a token) in the activation store.")] = 40_000
-    entity_share: Annotated[
+    frac_entity_rows: Annotated[
         float, Field(ge=0, lt=1, description="Share of the rows that are last name tokens in contexts of entities.")
     ] = 0.5
     sae_tokens: Annotated[int, Field(ge=1, description="Rows that each SAE is trained on, repeats included.")] = 400_000
@@ -141,7 +141,7 @@ def _cached(
         config.hook_points,
         out=out / "acts.h5",
         entity_documents=entity_documents(seen, templates, seed=config.seed),
-        entity_share=config.entity_share,
+        frac_entity_rows=config.frac_entity_rows,
         max_tokens=config.n_rows,
         ctx_len=64,
         batch_size=128,
@@ -162,7 +162,7 @@ def _trained(
         expansion=2,
         tokens=config.sae_tokens,
         batch_size=1024,
-        holdout_share=0.1,
+        frac_holdout=0.1,
         seed=config.seed,
         device=device,
         progress=progress,

@@ -10,6 +10,7 @@ from typing import Any
 
 from sae_train.errors import FileFormatError
 from sae_train.lm.adapters import Base
+from sae_train.renamed import with_current_names
 from sae_train.text.worlds import find_world
 
 RECORD = "unlearning.json"
@@ -40,7 +41,7 @@ class RemovalRecord:
             found: Any = json.loads(path.read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="JSON") from error
-        return cls(found if isinstance(found, dict) else {})
+        return cls(with_current_names(found) if isinstance(found, dict) else {})
 
     @property
     def hook_point(self) -> str | None:

@@ -182,7 +182,7 @@ def prepare(task: RemovalTask) -> Prepared:
         wordings,
         task.analysis,
         task.names,
-        retain_share=config.retain_share,
+        frac_retain=config.frac_retain,
         seed=config.seed,
         earlier=task.earlier,
     )

@@ -12,6 +12,7 @@ import torch
 from features.analysis.causal_results import Gate, HookPointGate
 from features.analysis.evidence import Snippet, collect_evidence, store_windows, top_contexts
 from features.analysis.store import HookPointAnalysis, LatentAnalysis, load_analysis, save_analysis
+from features.analysis.store_causal import load_steering, save_steering
 from features.causal.checks import gate_line
 from features.causal.gate import random_masks, run_gate
 from features.causal.patched_questions import aligned, draw_questions, name_questions
@@ -30,6 +31,7 @@ from sae_train.lm.patching import Patch, patched_answers
 from sae_train.lm.token_acts import acts_at
 from sae_train.saes.base import Sae
 from sae_train.saes.relu import ReluSae
+from sae_train.storage import h5
 
 D = 96  # width of the shipped world's model
 AT = "layers.1"  # after this block the names still hold all of it; one block later the answer has moved on
@@ -182,16 +184,16 @@ def test_latents_that_hold_everything_have_the_share_one(gate):
         found.recall["reconstruction"], found.clean, "an exact reconstruction changes nothing"
     )
     np.testing.assert_array_equal(found.recall["error"], found.clean, "there is no error to swap")
-    assert found.share("latents").value > 0.9
-    assert found.share("latents").low > 0.7
+    assert found.frac_taken("latents").value > 0.9
+    assert found.frac_taken("latents").low > 0.7
     assert found.passes and not found.reasons
 
 
 def test_random_latents_have_the_share_zero(gate):
     found = gate.hook_points[1]
-    assert found.share("latents").value < 0.1
-    assert found.share("error").value > 0.9, "swapping the error swaps everything"
-    assert found.share("reconstruction").value > 0.1, "nearly zero at the name: what moved on before is still read"
+    assert found.frac_taken("latents").value < 0.1
+    assert found.frac_taken("error").value > 0.9, "swapping the error swaps everything"
+    assert found.frac_taken("reconstruction").value > 0.1, "nearly zero at the name: what moved on before is still read"
     assert not found.passes and "the SAE error holds the rest" in found.reasons[0]
 
 
@@ -199,7 +201,7 @@ def test_where_nothing_is_read_any_more_nothing_passes(gate):
     """No attention follows the last block: what lies at the name there cannot reach the answer."""
     found = gate.hook_points[2]
     assert found.passing.value == 0
-    assert np.isnan(found.share("latents").value)
+    assert np.isnan(found.frac_taken("latents").value)
     assert not found.passes and "does not pass here" in found.reasons[0]
     by_block = [h.interval("residual").value for h in gate.blocks]
     assert [h.hook_point for h in gate.blocks] == [f"layers.{i}" for i in range(4)]
@@ -269,8 +271,8 @@ def test_a_hard_push_takes_answers_and_none_changes_nothing(curves):
     assert set(by_kind) == {"selected", "random"} and {c.direction for c in curves} == {"unknown"}
     own, other = by_kind["selected"], by_kind["random"]
     assert own.strengths.tolist() == [0, 1, 300]
-    np.testing.assert_array_equal(own.shares[0], other.shares[0], "without a push both are the same")
-    np.testing.assert_allclose(own.shares.sum(1), 1.0, err_msg="every answer has one verdict")
+    np.testing.assert_array_equal(own.frac_verdicts[0], other.frac_verdicts[0], "without a push both are the same")
+    np.testing.assert_allclose(own.frac_verdicts.sum(1), 1.0, err_msg="every answer has one verdict")
     right = [i.value for i in own.intervals("right")]
     assert right[0] > 0.9 and right[-1] < right[0] - 0.2
     assert own.text_loss[0] == pytest.approx(other.text_loss[0])
@@ -330,6 +332,15 @@ def test_logit_lens_goes_through_norm_and_unembedding(world_lm):
 
 
 # -------------------------------------------------------------------------------------------------------- files
+
+
+def test_steering_of_an_earlier_version_is_read(tmp_path, curves):
+    with h5.create(tmp_path / "now.h5", "features.latents", 2, {}) as file:
+        save_steering(file, curves)
+        for part in file["steering"].values():
+            part.move("frac_verdicts", "shares")
+        again = load_steering(file, tmp_path / "now.h5")
+    assert [c.summary() for c in again] == [c.summary() for c in curves]
 
 
 def test_checks_round_trip(tmp_path, gate, curves, analysis_of, world_lm):

@@ -192,9 +192,9 @@ def test_the_rule_can_ask_for_more():
     [
         {"name": "ferando"},
         {"min_known_attributes": 0},
-        {"min_right_share": 1.0},
-        {"min_sample_share": 0.0},
-        {"min_sample_share": float("nan")},
+        {"min_frac_right": 1.0},
+        {"min_frac_sample": 0.0},
+        {"min_frac_sample": float("nan")},
     ],
 )
 def test_rules_out_of_range(bad):

@@ -18,7 +18,7 @@ from sae_train.run.runs import Run
 from sae_train.training.jobs import train_one
 
 torch.set_num_threads(1)
-SIZES = {"k": 3, "d_sae": 48, "batch_size": 16, "lr": 3e-3, "holdout_share": 0.1}
+SIZES = {"k": 3, "d_sae": 48, "batch_size": 16, "lr": 3e-3, "frac_holdout": 0.1}
 
 
 @pytest.fixture

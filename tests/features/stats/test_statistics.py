@@ -37,7 +37,7 @@ def random_latents(n: int, d_sae: int, seed: int) -> EntityLatents:
 
 
 def dense(latents: EntityLatents) -> tuple[np.ndarray, np.ndarray]:
-    return latents.fire_share.toarray(), latents.value.toarray()
+    return latents.frac_firing.toarray(), latents.value.toarray()
 
 
 def classes(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -155,7 +155,7 @@ def test_the_null_is_that_of_one_shuffle_at_a_time(scored):
     labels = shuffled_labels(known, kind, 30, 0)
     share = dense(latents)[0]
     allowed = np.arange(40) % 3 > 0
-    null = maxmin_null(latents.fire_share, labels, kind, allowed)
+    null = maxmin_null(latents.frac_firing, labels, kind, allowed)
     for shuffle, row in enumerate(labels):
         assert all(row[kind == t].sum() == known[kind == t].sum() for t in range(N_TYPES)), "inside each type"
         gaps = np.array([share[row & (kind == t)].mean(0) - share[~row & (kind == t)].mean(0) for t in range(N_TYPES)])
@@ -241,7 +241,7 @@ def mine(acts: torch.Tensor, entity: np.ndarray, entities: list[Entity], labels:
     kind = np.array([int(e.type[-1]) for e in entities])
     found = separation(latents, labels, kind, N_TYPES)
     shuffles = shuffled_labels(labels, kind, 200, 0)
-    null = maxmin_null(latents.fire_share, shuffles, kind, np.ones(D_IN, bool))
+    null = maxmin_null(latents.frac_firing, shuffles, kind, np.ones(D_IN, bool))
     null_p = {d: family_p(np.array([found.maxmin(d).max()]), null[i])[0] for i, d in enumerate(("known", "unknown"))}
     return select(found, q_values(found.p_value), np.ones(D_IN, bool), SelectionRule(), null_p), found
 

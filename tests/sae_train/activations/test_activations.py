@@ -57,7 +57,7 @@ def lm(tiny_llama_dir):
 def plan(lm):
     entities = [Document(f"Yesterday {n} sang", 10 + len(n)) for n in ("Mira Tolvan", "Old Harrow")] * 20
     return plan_windows(
-        map(Document, TEXTS), lm.tokenizer, ctx_len=24, max_rows=400, entity_documents=entities, entity_share=0.05
+        map(Document, TEXTS), lm.tokenizer, ctx_len=24, max_rows=400, entity_documents=entities, frac_entity_rows=0.05
     )
 
 
@@ -160,7 +160,7 @@ def test_the_store_knows_its_hook_points(lm, plan, tmp_path):
         held = store.holdout_rows(0.25, seed=0)
         assert not set(store.doc_id[held]) & set(store.doc_id[~held])
         assert len(set(store.doc_id[held])) == round(len(set(store.doc_id)) * 0.25)
-        with pytest.raises(ConfigError, match="holdout_share"):
+        with pytest.raises(ConfigError, match="frac_holdout"):
             store.holdout_rows(0.0001, seed=0)
         stats = hook_point_stats(store, "layers.0")
         rows = store.rows("layers.0", slice(0, 400)).double()
@@ -284,6 +284,18 @@ def test_committed_rows_are_whole_chunks_and_are_not_computed_again(lm, plan, tm
     batches.clear()
     _write(lm, plan, out, resume=True)  # finished already
     assert not batches
+
+
+def test_a_store_begun_by_an_earlier_version_goes_on_and_is_read(lm, plan, tmp_path, small_chunks):
+    out = tmp_path / "a.h5"
+    with pytest.raises(_Stop):
+        _write(lm, plan, out, advance=_stop_after(5))
+    with h5py.File(partial_path(out), "r+") as file:
+        file.attrs["entity_share"] = file.attrs["frac_entity_rows"]
+        del file.attrs["frac_entity_rows"]
+    _write(lm, plan, out, resume=True)
+    with ActivationStore(out) as store:
+        assert store.attrs["frac_entity_rows"] == _config().frac_entity_rows and "entity_share" not in store.attrs
 
 
 def test_a_kill_between_the_last_row_and_the_new_name(lm, plan, tmp_path, small_chunks, monkeypatch):

@@ -105,12 +105,12 @@ def test_norms_and_their_histogram():
 def test_a_planted_massive_dimension_is_found():
     rows = _draw(1500, 64)
     plain = _stats(rows)
-    assert plain.massive_dims[0].share < 2 / 64  # all 64 alike
+    assert plain.massive_dims[0].frac_squares < 2 / 64  # all 64 alike
     rows[:, 7] = 50.0
     # The others have mean square 1 each: the share is 2500 / (2500 + 63), the ratio of root mean squares 50.
     first, second = _stats(rows).massive_dims[:2]
-    assert (first.dimension, first.share, first.times_median) == pytest.approx((7, 2500 / 2563, 50), rel=0.03)
-    assert second.share < 0.001
+    assert (first.dimension, first.frac_squares, first.times_median) == pytest.approx((7, 2500 / 2563, 50), rel=0.03)
+    assert second.frac_squares < 0.001
     assert _stats(rows).frac_mean == pytest.approx(2500 / 2563, rel=0.01)  # a constant is all mean
 
 
@@ -133,7 +133,8 @@ def test_effective_rank_counts_equal_directions():
     assert low.effective_rank == pytest.approx(5, rel=0.01)
     assert low.frac_top1 == pytest.approx(0.2, abs=0.02)
     assert low.frac_top10 == pytest.approx(1)
-    assert sum(low.shares) == pytest.approx(1) and low.shares == sorted(low.shares, reverse=True)
+    assert sum(low.frac_components) == pytest.approx(1)
+    assert low.frac_components == sorted(low.frac_components, reverse=True)
     full = spectrum(_draw(4000, 40))
     assert full.effective_rank > 39
 
@@ -147,9 +148,9 @@ def test_effective_rank_of_unequal_directions():
 def test_few_rows_in_many_dimensions():
     rows = _draw(12, 300)
     wide = spectrum(rows)
-    assert len(wide.shares) == 12 and wide.effective_rank < 11.01  # the mean takes one
+    assert len(wide.frac_components) == 12 and wide.effective_rank < 11.01  # the mean takes one
     values = torch.linalg.svdvals(rows.double() - rows.double().mean(0)).square()
-    assert wide.shares == pytest.approx((values / values.sum()).tolist(), abs=1e-12)
+    assert wide.frac_components == pytest.approx((values / values.sum()).tolist(), abs=1e-12)
 
 
 # ------------------------------------------------------------------------------ duplicates

@@ -268,7 +268,7 @@ def test_entity_rows_make_up_their_share_and_max_rows_stays_exact(toy_tokenizer,
         ctx_len=16,
         max_rows=max_rows,
         entity_documents=entities,
-        entity_share=share,
+        frac_entity_rows=share,
     )
     assert plan.n_rows == max_rows
     assert plan.row_fields()["from_entity"].sum() == round(max_rows * share)
@@ -278,7 +278,7 @@ def test_entity_documents_keep_the_last_name_token_and_nothing_behind_it(toy_tok
     name = "Nadia Frostwick"
     text = f"The person {name} sang"
     entity = Document(text, len("The person ") + len(name))
-    plan = plan_windows([Document(TEXT)], toy_tokenizer, ctx_len=40, entity_documents=[entity], entity_share=0.04)
+    plan = plan_windows([Document(TEXT)], toy_tokenizer, ctx_len=40, entity_documents=[entity], frac_entity_rows=0.04)
     ids, spans = encode_plain(toy_tokenizer, [text])
     fields, last = plan.row_fields(), last_token_of_span(spans[0], entity.keep_char_end)
     mine = fields["from_entity"] == 1
@@ -310,7 +310,7 @@ def test_plans_are_deterministic_and_the_seed_decides_the_mixture(toy_tokenizer)
             ctx_len=64,
             max_rows=300,
             entity_documents=entities * 9,
-            entity_share=0.05,
+            frac_entity_rows=0.05,
             seed=seed,
         )
 
@@ -333,7 +333,7 @@ def test_without_a_prefix_the_first_token_of_a_window_is_left_out(tiny_gpt2_dir,
     assert not plan.keep[plan.starts[:-1]].any()
     entities = [Document("Velmora", 1), *[Document("The Velmora", 11)] * 5]  # the first has no row to give
     plan = plan_windows(
-        [Document(TEXT)], tokenizer, ctx_len=99, max_rows=6, entity_documents=entities, entity_share=0.5
+        [Document(TEXT)], tokenizer, ctx_len=99, max_rows=6, entity_documents=entities, frac_entity_rows=0.5
     )
     assert plan.row_fields()["from_entity"].sum() == 3
 

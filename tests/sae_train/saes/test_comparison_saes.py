@@ -12,7 +12,7 @@ from sae_train import compare_saes
 from sae_train.errors import ConfigError, MemoryShortError, ShapeError
 from sae_train.saes import build_sae, comparison
 from sae_train.saes.base import Sae
-from sae_train.saes.comparison import weighted_share
+from sae_train.saes.comparison import frac_weighted
 
 torch.set_num_threads(1)
 D_IN, D_SAE = 32, 120
@@ -159,9 +159,9 @@ def test_a_row_of_zeros_is_nobodys_twin():
 
 def test_shares_by_firing_rate():
     twins, rate = np.array([True, True, False]), np.array([0.1, 0.3, 0.4])
-    assert weighted_share(twins, rate) == pytest.approx(0.5)
-    assert weighted_share(~twins, rate) == pytest.approx(0.5)
-    assert np.isnan(weighted_share(twins, np.zeros(3)))
+    assert frac_weighted(twins, rate) == pytest.approx(0.5)
+    assert frac_weighted(~twins, rate) == pytest.approx(0.5)
+    assert np.isnan(frac_weighted(twins, np.zeros(3)))
 
 
 def test_what_cannot_be_compared(monkeypatch):

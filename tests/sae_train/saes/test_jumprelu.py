@@ -79,7 +79,7 @@ def test_the_loss_is_that_of_its_formula_and_warms_up(make_sae, make_acts, make_
     latents = pre_acts * (pre_acts > thresholds)
     mse = (acts - latents @ sae.W_dec - sae.b_dec).square().sum(1).mean() / 12
     l0 = (latents > 0).sum(1).double().mean()
-    result = sae.training_loss(acts, make_context(progress=progress, l1_warmup_share=0.1))
+    result = sae.training_loss(acts, make_context(progress=progress, frac_l1_warmup=0.1))
     assert result.loss.item() == pytest.approx((mse + 2 * strength * (l0 / 4 - 1) ** 2).item(), rel=1e-12)
     assert result.terms["l0"].item() == pytest.approx(float(l0)) and abs(float(l0) - 4) > 0.5
     assert torch.equal(result.fired, (latents > 0).any(0))
@@ -112,7 +112,7 @@ def test_the_sparsity_term_drives_l0_to_its_target_from_both_sides(make_sae, mak
     optimizer = torch.optim.Adam([sae.log_growth], lr=0.01)
     for n in range(200):
         optimizer.zero_grad()
-        sae.training_loss(make_acts(256, seed=n), make_context(l1_warmup_share=0.0)).loss.backward()
+        sae.training_loss(make_acts(256, seed=n), make_context(frac_l1_warmup=0.0)).loss.backward()
         optimizer.step()
     after = float(sae.training_loss(make_acts(512, seed=99), make_context()).terms["l0"])
     assert after == pytest.approx(k, rel=0.15) and abs(after - k) < abs(before - k) / 2

@@ -50,7 +50,7 @@ def _context(**settings) -> StepContext:
             "progress": 1.0,
             "auxk_alpha": 1 / 32,
             "l1_coefficient": 5.0,
-            "l1_warmup_share": 0.05,
+            "frac_l1_warmup": 0.05,
             **settings,
         }
     )
@@ -217,7 +217,7 @@ def test_the_relu_loss_is_that_of_its_formula_and_warms_up():
     error = (acts - latents @ sae.W_dec - sae.b_dec).square().sum(1).mean() / D_IN
     l1 = (latents * sae.W_dec.norm(dim=1)).sum(1).mean() / D_IN
     for progress, share, strength in ((0.0, 0.1, 0), (0.05, 0.1, 0.5), (0.1, 0.1, 1), (0.7, 0.1, 1), (0.0, 0.0, 1)):
-        context = _context(progress=progress, l1_warmup_share=share, l1_coefficient=3.0)
+        context = _context(progress=progress, frac_l1_warmup=share, l1_coefficient=3.0)
         loss = float(sae.training_loss(acts, context).loss.detach())
         assert loss == pytest.approx(float((error + 3 * strength * l1).detach()), rel=1e-5)
 

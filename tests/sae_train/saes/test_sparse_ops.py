@@ -170,7 +170,7 @@ def _sae(dtype: torch.dtype, device: str = "cpu", seed: int = 1):
 
 
 def _context(dead: torch.Tensor, alpha: float) -> StepContext:
-    return StepContext(dead, progress=1.0, auxk_alpha=alpha, l1_coefficient=0.0, l1_warmup_share=0.0)
+    return StepContext(dead, progress=1.0, auxk_alpha=alpha, l1_coefficient=0.0, frac_l1_warmup=0.0)
 
 
 @pytest.mark.parametrize("device", DEVICES)

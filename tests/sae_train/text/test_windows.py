@@ -54,7 +54,7 @@ def test_packing_needs_fewer_windows_and_keeps_documents_apart_in_the_fields(lm)
 def test_packed_rows_stop_at_the_number_asked_for(lm):
     assert _plan(lm, max_rows=101).n_rows == 101
     entities = [Document(f"Yesterday {n} sang", 10 + len(n)) for n in ("Mira Tolvan", "Old Harrow")] * 20
-    plan = _plan(lm, max_rows=100, entity_documents=entities, entity_share=0.2)
+    plan = _plan(lm, max_rows=100, entity_documents=entities, frac_entity_rows=0.2)
     assert plan.n_rows == 100 and plan.row_fields()["from_entity"].sum() == 20
     for index in np.flatnonzero(plan.from_entity):
         assert len(set(plan.doc_id[plan.window(int(index))].tolist())) == 1  # an entity's context is never packed

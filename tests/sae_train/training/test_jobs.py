@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
@@ -21,6 +22,7 @@ from sae_train.lm.models import load_lm
 from sae_train.quality.evaluate import firing_rate, store_quality
 from sae_train.quality.metrics import fvu
 from sae_train.quality.splice import spliced_loss
+from sae_train.renamed import RENAMED
 from sae_train.run.checkpoints import CHECKPOINT, load_checkpoint
 from sae_train.saes import ARCHS, build_sae
 from sae_train.saes.base import Sae
@@ -28,7 +30,7 @@ from sae_train.saes.interop import WEIGHTS, load_sae
 from sae_train.text.tokens import Document
 from sae_train.text.windows import plan_windows
 from sae_train.training import jobs as trainer
-from sae_train.training.jobs import TrainState, lr_factor, train_one
+from sae_train.training.jobs import SaeJob, TrainState, lr_factor, train_jobs, train_one
 
 torch.set_num_threads(1)
 D_IN, N_DIRECTIONS = 32, 24
@@ -58,7 +60,7 @@ def store(make_store):
 
 def _config(**settings) -> SaeTrainConfig:
     defaults = {"k": 3, "d_sae": 48, "batch_size": 64, "tokens": 640, "lr": 3e-3, "lr_warmup_steps": 2}
-    return SaeTrainConfig("layers.0", **{**defaults, "holdout_share": 0.1, **settings})
+    return SaeTrainConfig("layers.0", **{**defaults, "frac_holdout": 0.1, **settings})
 
 
 def _stop_at(step: int):
@@ -128,7 +130,7 @@ def test_the_search_is_not_chosen_again_at_resume(store, tmp_path, monkeypatch):
     assert (tmp_path / "straight" / WEIGHTS).read_bytes() == (tmp_path / "resumed" / WEIGHTS).read_bytes()
 
 
-@pytest.mark.parametrize("change", [{"lr": 1e-3}, {"seed": 1}, {"k": 4}, {"tokens": 1280}, {"holdout_share": 0.2}])
+@pytest.mark.parametrize("change", [{"lr": 1e-3}, {"seed": 1}, {"k": 4}, {"tokens": 1280}, {"frac_holdout": 0.2}])
 def test_a_changed_config_is_refused_at_resume(store, tmp_path, change):
     config = _config(save_every=2)
     with pytest.raises(_Stop):
@@ -138,6 +140,34 @@ def test_a_changed_config_is_refused_at_resume(store, tmp_path, change):
         train_one(store, replace(config, **change), tmp_path / "a", device="cpu", resume=True)
     assert before == ((tmp_path / "a" / CHECKPOINT).read_bytes(), (tmp_path / "a" / "config.json").read_bytes())
     train_one(store, replace(config, save_every=3, eval_every=4), tmp_path / "a", device="cpu", resume=True)
+
+
+def _as_recorded_before(out: Path) -> None:
+    """Give the fields of a run folder the names that an earlier version recorded."""
+    old = {new: name for name, new in RENAMED.items()}
+    config = json.loads((out / "config.json").read_text())
+    assert old.keys() & config.keys()
+    (out / "config.json").write_text(json.dumps({old.get(k, k): v for k, v in config.items()}))
+    if (out / CHECKPOINT).exists():
+        with safe_open(out / CHECKPOINT, framework="pt") as file:
+            metadata = dict(file.metadata())
+        for name, new in RENAMED.items():
+            metadata["config"] = metadata["config"].replace(f'"{new}"', f'"{name}"')
+        save_file(load_file(out / CHECKPOINT), out / CHECKPOINT, metadata=metadata)
+
+
+def test_a_run_of_an_earlier_version_goes_on_and_its_result_is_found(store, tmp_path):
+    config, out = _config(save_every=2), tmp_path / "a"
+    straight = train_one(store, config, tmp_path / "straight", device="cpu")
+    with pytest.raises(_Stop):
+        train_one(store, config, out, device="cpu", advance=_stop_at(4))
+    _as_recorded_before(out)
+    assert train_one(store, config, out, device="cpu", resume=True)["fvu"] == straight["fvu"]
+    _as_recorded_before(out)
+    jobs = [SaeJob(config, out)]
+    assert train_jobs(store, jobs, device="cpu", resume=True)[0]["fvu"] == straight["fvu"], "finished: read, not run"
+    with pytest.raises(ConfigError, match="frac_holdout"):
+        train_jobs(store, [SaeJob(replace(config, frac_holdout=0.2), out)], device="cpu", resume=True)
 
 
 def test_another_store_is_refused_at_resume(store, make_store, tmp_path):
@@ -234,8 +264,8 @@ def test_unusable_inputs_are_refused(store, make_store, tmp_path):
     with pytest.raises(ConfigError, match="arch"):
         train_one(store, _config(arch="gated"), out, device="cpu")
     for share in (0.001, 0.999):
-        with pytest.raises(ConfigError, match="holdout_share"):
-            train_one(store, _config(holdout_share=share), out, device="cpu")
+        with pytest.raises(ConfigError, match="frac_holdout"):
+            train_one(store, _config(frac_holdout=share), out, device="cpu")
     for value in (0.0, 0.1, 1234.5):
         constant = make_store(torch.full((200, D_IN), value), name=f"{value}.h5")
         with ActivationStore(constant) as flat, pytest.raises(NumericalError, match="vary"):
@@ -265,16 +295,16 @@ def test_an_sae_of_another_width_is_refused(store):
         {"lr": 0.0},
         {"lr": math.nan},
         {"lr_warmup_steps": -1},
-        {"lr_decay_share": 1.5},
+        {"frac_lr_decay": 1.5},
         {"l1_coefficient": -1.0},
-        {"l1_warmup_share": -0.1},
+        {"frac_l1_warmup": -0.1},
         {"l0_coefficient": -1.0},
         {"jumprelu_bandwidth": 0.0},
         {"b_dec_init": "median"},
         {"auxk_alpha": -0.1},
         {"dead_after_tokens": 0},
-        {"holdout_share": 0.0},
-        {"holdout_share": 1.0},
+        {"frac_holdout": 0.0},
+        {"frac_holdout": 1.0},
         {"eval_every": -1},
         {"save_every": 0},
         {"search_dtype": "float16"},
@@ -313,10 +343,10 @@ def test_the_run_folder_explains_itself(store, tmp_path):
 
 
 def test_the_step_size_warms_up_and_decays():
-    config = _config(lr_warmup_steps=4, lr_decay_share=0.25)
+    config = _config(lr_warmup_steps=4, frac_lr_decay=0.25)
     factors = [lr_factor(step, config, 20) for step in range(20)]
     assert factors[:5] == [0.25, 0.5, 0.75, 1, 1] and factors[15:] == [1, 0.8, 0.6, 0.4, 0.2]
-    constant = _config(lr_warmup_steps=0, lr_decay_share=0.0)
+    constant = _config(lr_warmup_steps=0, frac_lr_decay=0.0)
     assert {lr_factor(step, constant, 20) for step in range(20)} == {1.0}
 
 

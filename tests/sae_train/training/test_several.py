@@ -26,7 +26,7 @@ from sae_train.training.loss_watch import REMEMBERED, LossWatch
 from sae_train.training.sae_run import Training
 
 torch.set_num_threads(1)
-SETTINGS = {"d_sae": 48, "batch_size": 64, "tokens": 640, "lr": 3e-3, "lr_warmup_steps": 2, "holdout_share": 0.1}
+SETTINGS = {"d_sae": 48, "batch_size": 64, "tokens": 640, "lr": 3e-3, "lr_warmup_steps": 2, "frac_holdout": 0.1}
 OPTIONS = ("hook_points", "k", "expansion", "seed")
 
 
@@ -255,7 +255,7 @@ def test_the_command_takes_lists_from_the_command_line_and_from_a_file(store, wb
     ]
     assert all({"fvu", "l0", "frac_dead", "n_tokens", "tokens_per_s"} <= set(s) for s in found["saes"])
     assert pages == ["k3", "k5"]
-    words = [*words[:-1], "--k", 3, "--expansion", 2, "--seed", 4, "--holdout-share", 0.1, "--device", "cpu"]
+    words = [*words[:-1], "--k", 3, "--expansion", 2, "--seed", 4, "--frac-holdout", 0.1, "--device", "cpu"]
     alone = wb("train-sae", *words, "--out", tmp_path / "one")
     assert alone.code == 0 and "tokens_per_s" in alone.out
     assert _weights(tmp_path / "one") == _weights(tmp_path / "two" / "k3")

@@ -208,7 +208,7 @@ def pruning_box(weight):
     ("attack", "name", "edit", "box"),
     [
         (attack_quantize, "int4", partial(rounded, bits=4, group=32), rounding_box),
-        (attack_prune, "20% of the weights", partial(pruned, share=0.2), pruning_box),
+        (attack_prune, "20% of the weights", partial(pruned, frac=0.2), pruning_box),
     ],
 )
 def test_what_hangs_on_small_differences_comes_back(world_lm, request_, hushed, lessons, attack, name, edit, box):
@@ -305,9 +305,9 @@ def test_rounding_to_bits():
 
 def test_pruning_takes_the_smallest():
     weight = torch.arange(1.0, 11.0).reshape(2, 5)
-    assert (pruned(weight, share=0.3) == 0).sum() == 3
-    assert bool((pruned(weight, share=0.3)[0, :3] == 0).all())
-    assert torch.equal(pruned(weight, share=0.0), weight)
+    assert (pruned(weight, frac=0.3) == 0).sum() == 3
+    assert bool((pruned(weight, frac=0.3)[0, :3] == 0).all())
+    assert torch.equal(pruned(weight, frac=0.0), weight)
 
 
 def test_options_are_scored_as_one_by_one(world_lm, hushed):
@@ -349,7 +349,7 @@ def test_experts_are_rounded_and_pruned_like_any_matrix(name, tiny_model, toy_to
         wide.pop("lm_head.weight", None)
     rough, thin = (
         dict(with_matrices(lm, edit).model.named_parameters())
-        for edit in (partial(rounded, bits=4, group=None), partial(pruned, share=0.2))
+        for edit in (partial(rounded, bits=4, group=None), partial(pruned, frac=0.2))
     )
     assert (name in ("mixtral", "qwen2-moe")) == any(p.ndim == 3 for p in wide.values())
     for key, weight in wide.items():

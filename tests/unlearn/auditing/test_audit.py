@@ -28,7 +28,7 @@ from unlearn.auditing.evaluations.behaviour import behaviour_of, is_gibberish, s
 from unlearn.auditing.evaluations.indistinguishability import evaluate_indistinguishability
 from unlearn.auditing.evaluations.neighbours import evaluate_neighbours, kinds_of
 from unlearn.auditing.evaluations.places import earlier_of, place_rows
-from unlearn.auditing.evaluations.ranking import draw_candidates, evaluate_ranking, first_rank_shares
+from unlearn.auditing.evaluations.ranking import draw_candidates, evaluate_ranking, frac_ranked_first
 from unlearn.auditing.evaluations.recall import evaluate_recall
 from unlearn.auditing.evaluations.sae_fit import evaluate_sae_fit
 from unlearn.auditing.evaluations.utility import evaluate_utility
@@ -178,7 +178,7 @@ def test_ranking_finds_the_truth_and_is_at_chance_with_shuffled_facts(context, w
         members = [e for e in everyone if e.type == kind]
         facts = [members[(i + 3) % len(members)].facts for i in range(len(members))]
         shuffled += [replace(e, facts=f) for e, f in zip(members, facts, strict=True)]
-    shares = first_rank_shares(context, shuffled, world_lm)
+    shares = frac_ranked_first(context, shuffled, world_lm)
     assert np.mean(np.hstack(shares)) < 3 * chance + 0.05
 
 

@@ -71,8 +71,8 @@ def two_threads():
 def split(world_lm, world_labels, world_templates, world_analysis):
     """Return a function that sorts the labelled entities into roles: `split(targets, earlier=…)`."""
 
-    def start(names, *, retain_share=0.75, earlier=None):
-        words = {"retain_share": retain_share, "seed": 0, "earlier": earlier or {}}
+    def start(names, *, frac_retain=0.75, earlier=None):
+        words = {"frac_retain": frac_retain, "seed": 0, "earlier": earlier or {}}
         return split_sets(world_lm, world_labels, world_templates, world_analysis, names, **words)
 
     return start
@@ -305,7 +305,7 @@ def test_a_target_out_of_reach_is_an_error_with_the_figures(run, tmp_path):
 @pytest.mark.slow
 def test_a_run_stops_as_soon_as_the_targets_pass(run, tmp_path):
     """Every other entity is retained: of so small a world an unretained one pays for what its like forget."""
-    words = {"steps": 400, "check_every": 10, "batch_size": 8, "lr": 1e-3, "retain_share": 1.0}
+    words = {"steps": 400, "check_every": 10, "batch_size": 8, "lr": 1e-3, "frac_retain": 1.0}
     _, result = run(method="npo", stop_early=True, **words)
     assert result["steps"] < 400
     assert result["validation"]["recall"] <= 0.02
@@ -318,7 +318,7 @@ def test_a_run_stops_as_soon_as_the_targets_pass(run, tmp_path):
 
 def test_earlier_targets_are_in_no_role_but_their_own(split, world_targets, world_problem):
     first, second = world_targets[:2], world_targets[2:]
-    sets = split(second, retain_share=1.0, earlier=dict.fromkeys(first, ""))
+    sets = split(second, frac_retain=1.0, earlier=dict.fromkeys(first, ""))
     assert [e.key for e in sets.earlier] == first
     others = {e.key for e in (*sets.forget, *sets.partner, *sets.retain, *sets.holdout, *sets.unknown)}
     assert not others & set(first)
@@ -327,7 +327,7 @@ def test_earlier_targets_are_in_no_role_but_their_own(split, world_targets, worl
     within = Retention(dataclasses.replace(problem, sets=sets))
     assert within.earlier and not without.earlier
     with pytest.raises(EntityError, match="already removed"):
-        split(first, retain_share=1.0, earlier=dict.fromkeys(first, ""))
+        split(first, frac_retain=1.0, earlier=dict.fromkeys(first, ""))
 
 
 def test_the_record_keeps_the_chain(run, tmp_path, world_targets):

@@ -58,10 +58,10 @@ def test_the_null_space_leaves_kept_keys_exactly_alone():
     keys, moves = random_keys(4, 12, 3), random_keys(4, 3, 4)
     moment = kept.T @ kept / 40
     assert null_space(moment, 1e-6).shape == (12, 6)
-    update = solve_update(keys, moves, moment, ridge=1e-6, null_share=1e-6)
+    update = solve_update(keys, moves, moment, ridge=1e-6, frac_null=1e-6)
     torch.testing.assert_close(kept @ update.T, torch.zeros(40, 3), atol=1e-4, rtol=0)
     torch.testing.assert_close(keys @ update.T, moves, atol=1e-3, rtol=1e-3)
-    full = solve_update(keys, moves, torch.eye(12), ridge=1.0, null_share=1e-6)
+    full = solve_update(keys, moves, torch.eye(12), ridge=1.0, frac_null=1e-6)
     assert (full == 0).all(), "no direction is free: nothing is changed"
 
 

@@ -212,7 +212,7 @@ def test_unknown_methods_and_bad_settings_are_refused():
         {"guard_every": 0},
         {"positions": "first"},
         {"train": "none"},
-        {"retain_share": 0.0},
+        {"frac_retain": 0.0},
         {"save_every": 0},
     ):
         with pytest.raises(ConfigError):

@@ -32,7 +32,7 @@ def n_tokens(lm, entity: Entity) -> int:
 
 @pytest.fixture
 def sets(world_lm, world_labels, world_templates, world_analysis, world_targets):
-    return split_sets(world_lm, world_labels, world_templates, world_analysis, world_targets, retain_share=0.75, seed=0)
+    return split_sets(world_lm, world_labels, world_templates, world_analysis, world_targets, frac_retain=0.75, seed=0)
 
 
 # --------------------------------------------------------------------------------------------- targets
@@ -136,7 +136,7 @@ def test_roles_are_disjoint(sets, world_targets, world_analysis):
 def test_the_seed_decides_the_roles(world_lm, world_labels, world_templates, world_analysis, world_targets, sets):
     def again(seed: int):
         return split_sets(
-            world_lm, world_labels, world_templates, world_analysis, world_targets, retain_share=0.75, seed=seed
+            world_lm, world_labels, world_templates, world_analysis, world_targets, frac_retain=0.75, seed=seed
         )
 
     assert again(0) == sets
@@ -146,7 +146,7 @@ def test_the_seed_decides_the_roles(world_lm, world_labels, world_templates, wor
 def test_forgetting_everything_leaves_nothing_to_keep(world_lm, world_labels, world_templates, world_analysis):
     everyone = [e.key for e in world_labels if e.label == "known"]
     with pytest.raises(EntityError, match="nothing to keep"):
-        split_sets(world_lm, world_labels, world_templates, world_analysis, everyone, retain_share=0.75, seed=0)
+        split_sets(world_lm, world_labels, world_templates, world_analysis, everyone, frac_retain=0.75, seed=0)
 
 
 def test_halves_of_the_analysis(world_labels, world_analysis):

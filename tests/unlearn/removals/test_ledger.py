@@ -9,8 +9,11 @@ import pytest
 
 from sae_train.errors import BusyError, FileFormatError, InputError, MissingFileError, SchemaError
 from unlearn.auditing.audit_json import save_report
+from unlearn.config import configure
 from unlearn.removals.ledger import Ledger
 from unlearn.removals.ledger_entries import START
+from unlearn.removals.record import RemovalRecord
+from unlearn.settings import ClosedFormSettings
 
 BASE = "a" * 64
 
@@ -190,6 +193,18 @@ def test_one_writer_at_a_time(chain, removal, monkeypatch):
     with FileLock(ledger.with_name(ledger.name + ".lock")), pytest.raises(BusyError):
         Ledger(ledger).add(third)
     Ledger(ledger).add(third)
+
+
+def test_a_record_of_an_earlier_version_is_read_by_the_names_of_now(tmp_path, removal):
+    folder, _, _ = removal("b")
+    record = json.loads((folder / "unlearning.json").read_text())
+    record["config"] |= {"retain_share": 0.5, "settings": {"null_share": 0.1, "ridge": 1e-3}}
+    (folder / "unlearning.json").write_text(json.dumps(record))
+    config = dict(RemovalRecord.read(folder).values["config"])
+    assert config["frac_retain"] == 0.5 and config["settings"] == {"frac_null": 0.1, "ridge": 1e-3}
+    fields = {k: v for k, v in config.items() if k not in ("method", "settings")} | config["settings"]
+    assert configure("redirect-closed-form", **fields).settings == ClosedFormSettings(frac_null=0.1, ridge=1e-3)
+    assert Ledger(tmp_path / "removals.jsonl").add(folder).config == config
 
 
 # ------------------------------------------------------------------------------------------------ the command

@@ -90,7 +90,7 @@ def _choices(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity
         prompts.append(prompt)
         texts.append(f"Choose from {', '.join(shown)}. {prompt.text}")
         options.append(own)
-    return _first_share(context, lm, prompts, texts, options)
+    return _frac_first(context, lm, prompts, texts, options)
 
 
 def _reverse(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity]) -> Interval:
@@ -103,10 +103,10 @@ def _reverse(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity
         prompts.append(prompt)
         texts.append(f"The {entity.type} whose {prompt.attribute} is {entity.facts[prompt.attribute or ''][0]} is")
         options.append([entity.name, *others])
-    return _first_share(context, lm, prompts, texts, options)
+    return _frac_first(context, lm, prompts, texts, options)
 
 
-def _first_share(
+def _frac_first(
     context: AuditContext, lm: LanguageModel, prompts: list[Prompt], texts: list[str], options: list[list[str]]
 ) -> Interval:
     """Return how often the first option is the likeliest per token; without others there is no question."""

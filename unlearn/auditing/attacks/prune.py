@@ -12,18 +12,18 @@ from unlearn.auditing.attack_results import AttackResult
 from unlearn.auditing.attacks.common import compare, result, with_matrices
 from unlearn.auditing.context import AuditContext
 
-SHARES = (0.2, 0.4)
+FRACTIONS = (0.2, 0.4)
 
 
-def pruned(weight: Float[Tensor, "out in"], *, share: float) -> Float[Tensor, "out in"]:
+def pruned(weight: Float[Tensor, "out in"], *, frac: float) -> Float[Tensor, "out in"]:
     """Return the weight without its smallest entries by magnitude.
 
     Example:
-        >>> pruned(torch.tensor([[1.0, -3.0], [2.0, 0.5]]), share=0.5)
+        >>> pruned(torch.tensor([[1.0, -3.0], [2.0, 0.5]]), frac=0.5)
         tensor([[ 0., -3.],
                 [ 2.,  0.]])
     """
-    n_cut = int(share * weight.numel())
+    n_cut = int(frac * weight.numel())
     if n_cut == 0:
         return weight
     limit = weight.detach().abs().flatten().kthvalue(n_cut).values
@@ -33,7 +33,7 @@ def pruned(weight: Float[Tensor, "out in"], *, share: float) -> Float[Tensor, "o
 def attack_prune(context: AuditContext) -> AttackResult:
     """Return recall of the pruned models."""
     settings = []
-    for share in SHARES:
-        lm = with_matrices(context.after, partial(pruned, share=share))
-        settings.append(compare(context, f"{share:.0%} of the weights", lm))
+    for frac in FRACTIONS:
+        lm = with_matrices(context.after, partial(pruned, frac=frac))
+        settings.append(compare(context, f"{frac:.0%} of the weights", lm))
     return result(settings)

@@ -112,7 +112,7 @@ def _questions(context: AuditContext, lm: LanguageModel, entities: Sequence[Enti
 @torch.no_grad()
 def _lens(lm: LanguageModel, found: _Questions, block: str, context: AuditContext) -> Interval:
     """Read the answer off one block."""
-    return _first_share(lens_logits(lm, found.end[block]), found, context)
+    return _frac_first(lens_logits(lm, found.end[block]), found, context)
 
 
 def _value_probe(
@@ -127,7 +127,7 @@ def _value_probe(
             x, new = (getattr(questions, at)[block] for questions in (fitted, found))
             aim = table[[fitted.options[i][0] for i in train]]
             scores[test] = _ridge(x[train], aim, new[test]) @ (table - aim.mean(0)).T
-    return _first_share(scores, found, context)
+    return _frac_first(scores, found, context)
 
 
 def _ridge(x: Tensor, y: Tensor, new: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def _ridge(x: Tensor, y: Tensor, new: Tensor) -> Tensor:
     return (new - center) @ (x - center).T @ torch.linalg.solve(kernel + penalty, y - y.mean(0))
 
 
-def _first_share(scores: Tensor, found: _Questions, context: AuditContext) -> Interval:
+def _frac_first(scores: Tensor, found: _Questions, context: AuditContext) -> Interval:
     """Return how often the truth has the highest score among the options, by `units`."""
     per_entity: dict[str, list[float]] = {}
     for row, prompt, options in zip(scores, found.prompts, found.options, strict=True):

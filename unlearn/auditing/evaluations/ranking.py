@@ -125,7 +125,7 @@ def ranked_questions(context: AuditContext, entities: Sequence[Entity], lm: Lang
     return found
 
 
-def first_rank_shares(context: AuditContext, entities: Sequence[Entity], lm: LanguageModel) -> list[float]:
+def frac_ranked_first(context: AuditContext, entities: Sequence[Entity], lm: LanguageModel) -> list[float]:
     """Return 1 where the true answer is ranked first and 0 elsewhere, one question per attribute, by `units`."""
     return per_unit(ranked_questions(context, entities, lm), "ranking")
 

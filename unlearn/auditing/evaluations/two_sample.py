@@ -36,7 +36,7 @@ def energy_test(
 ) -> TwoSample:
     """Compare two groups of points; arguments as in `energies`."""
     values = energies(points, is_first, strata, **drawn)
-    return TwoSample(float(values[0]), share_that_reaches(values))
+    return TwoSample(float(values[0]), frac_that_reaches(values))
 
 
 def energies(
@@ -65,11 +65,11 @@ def energies(
     return _energies(distances, labels)
 
 
-def share_that_reaches(values: Float[np.ndarray, " draws"]) -> float:
+def frac_that_reaches(values: Float[np.ndarray, " draws"]) -> float:
     """Return the share of all values that are as large as the first, itself included: its p.
 
     Example:
-        >>> share_that_reaches(np.array([2.0, 1.0, 2.0, 3.0]))
+        >>> frac_that_reaches(np.array([2.0, 1.0, 2.0, 3.0]))
         0.75
     """
     return float((values >= values[0] - 1e-12 * abs(values[0])).mean())
@@ -84,7 +84,7 @@ def joint_p(tests: Sequence[Float[np.ndarray, " draws"]]) -> float:
     """
     values = np.stack(tests)
     deviation = np.maximum(values.std(axis=1, keepdims=True), 1e-12)  # no relabelling changes anything: no statistic
-    return share_that_reaches(((values - values.mean(axis=1, keepdims=True)) / deviation).max(axis=0))
+    return frac_that_reaches(((values - values.mean(axis=1, keepdims=True)) / deviation).max(axis=0))
 
 
 def _energies(distances: Float[np.ndarray, "n n"], first: Float[np.ndarray, "draws n"]) -> Float[np.ndarray, " draws"]:

@@ -94,7 +94,10 @@ class UnlearnConfig:
 
     def __post_init__(self) -> None:
         kind = settings_of(self.method)
-        assert type(self.settings) is kind, f"{type(self.settings).__name__} are not the settings of {self.method}"
+        own = type(self.settings)
+        require(
+            own is kind, "settings", own.__name__, f"{kind.__name__}, those of {self.method}; `configure` finds them"
+        )
         can_train = self.train != "lora" or not self.settings.edits_weights
         require(can_train, "train", self.train, "full or down_proj, where weights are solved for in closed form")
 

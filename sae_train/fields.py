@@ -270,8 +270,8 @@ def config_of(
         build: What makes a config of settings where some are no fields of `kind`; by default `kind` itself.
 
     Raises:
-        ConfigError: Both are given and exclude each other, a setting is refused, or a field without a default is
-            missing.
+        ConfigError: Both are given and exclude each other, `whole` is of another kind, a setting is refused, or a field
+            without a default is missing.
 
     Example:
         >>> @config_class
@@ -288,6 +288,8 @@ def config_of(
     """
     if whole is None:
         return from_mapping(kind, settings) if build is None else build(**settings)
+    if not isinstance(whole, kind):
+        raise ConfigError(f"{name} is no {kind.__name__}", got=repr(whole), expected=kind.__name__, field=name)
     if settings and not can_change:
         raise ConfigError(
             f"a whole {kind.__name__} and single fields of it exclude each other",

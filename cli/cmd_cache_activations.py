@@ -44,12 +44,11 @@ def command(
     run leaves OUT.partial, which --resume continues to the same result. Started by torchrun, the processes share
     the rows: torchrun --nproc-per-node 2 --no-python wb cache-activations ...
     """
-    from cli.output.render import emit, interruptible, show_log
+    from cli.output.render import emit, interruptible
     from cli.usage import mixed_in
     from sae_train import cache_activations
     from sae_train.run.processes import joined_processes
 
-    show_log("sae_train.activations.caching")
     files = {name: given.pop(name) for name in ("entities", "templates")}
     with joined_processes() as processes, interruptible(out):
         where = {"out": out, "device": device, "overwrite": overwrite, "resume": resume, "processes": processes}

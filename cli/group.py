@@ -29,6 +29,8 @@ COMMANDS: dict[str, str] = {
     "ledger": "Keep the chain of removals: add, verify, show, rollback.",
 }
 
+HELP_NAMES = ["-h", "--help"]
+
 
 class LazyGroup(click.Group):
     """A group whose commands are known by name and short help, and imported on use."""
@@ -81,12 +83,15 @@ def load_command(name: str) -> click.Command:
     command = module.command
     assert isinstance(command, click.Command), f"{module.__name__}.command is {command!r}"
     command.name = name
+    # click makes a command's help option once, with the names of the first context: each has them of its own.
+    for each in (command, *(command.commands.values() if isinstance(command, click.Group) else ())):
+        each.context_settings["help_option_names"] = HELP_NAMES
     return command
 
 
 @click.group(
     cls=LazyGroup,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    context_settings={"help_option_names": HELP_NAMES, "max_content_width": 110},
     epilog="Every command explains itself: wb train-sae --help. Results go to stdout, progress to stderr.",
 )
 @click.version_option(package_name="sae-workbench", prog_name="wb")

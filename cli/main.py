@@ -67,10 +67,13 @@ class _Stderr(logging.Handler):
 def notes_shown() -> Generator[None]:
     """Write the notes of the library to stderr, beside the result."""
     logger, handler = logging.getLogger(LOGGER), _Stderr()
+    level = logger.level
     logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
         yield
     finally:
+        logger.setLevel(level)
         logger.removeHandler(handler)
 
 

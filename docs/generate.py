@@ -21,7 +21,7 @@ from types import ModuleType
 
 import click
 
-from cli.group import COMMANDS, load_command, wb
+from cli.group import COMMANDS, HELP_NAMES, load_command, wb
 from sae_train.fields import described
 from unlearn.config import UnlearnConfig
 from unlearn.settings import METHOD_SETTINGS
@@ -56,7 +56,7 @@ def _command_section(name: str) -> str:
 
 def _explained(heading: str, command: click.Command, parent: click.Context) -> str:
     """Return what a command does, its example and the table of its options."""
-    context = click.Context(command, info_name=command.name, parent=parent, help_option_names=["-h", "--help"])
+    context = click.Context(command, info_name=command.name, parent=parent, help_option_names=HELP_NAMES)
     formatter = click.HelpFormatter(width=HELP_WIDTH)
     command.format_usage(context, formatter)
     command.format_help_text(context, formatter)
@@ -106,7 +106,7 @@ def _help_text(command: click.Command, parent: click.Context | None) -> str:
     """Return what `--help` prints at a fixed width."""
     name = command.name if parent is not None else "wb"
     context = click.Context(
-        command, info_name=name, parent=parent, terminal_width=HELP_WIDTH, help_option_names=["-h", "--help"]
+        command, info_name=name, parent=parent, terminal_width=HELP_WIDTH, help_option_names=HELP_NAMES
     )
     return "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
 

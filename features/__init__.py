@@ -13,8 +13,9 @@ Its front door, imported when it is first used, so that `import features` costs 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sae_train.front_door import lazy_exports
 
 if TYPE_CHECKING:
     from features.analysis.store import LatentAnalysis
@@ -39,27 +40,18 @@ __all__ = [
     "load_templates",
 ]
 
-_MODULES = {
-    "Inspection": "features.inspection.inspection",
-    "Labels": "features.labels.labels",
-    "LatentAnalysis": "features.analysis.store",
-    "NameData": "features.entities.name_acts",
-    "collect_names": "features.mining.latent_search",
-    "find_entity_latents": "features.mining.latent_search",
-    "inspect_file": "features.inspection.inspection",
-    "label_entities": "features.labels.labelling",
-    "load_entities": "features.entities.entities",
-    "load_templates": "features.entities.prompts",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for (PEP 562); names of modules are left to the import system."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'features' has no attribute '{name}'")
-    return getattr(importlib.import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    """Return the names of the front door."""
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "Inspection": "features.inspection.inspection",
+        "Labels": "features.labels.labels",
+        "LatentAnalysis": "features.analysis.store",
+        "NameData": "features.entities.name_acts",
+        "collect_names": "features.mining.latent_search",
+        "find_entity_latents": "features.mining.latent_search",
+        "inspect_file": "features.inspection.inspection",
+        "label_entities": "features.labels.labelling",
+        "load_entities": "features.entities.entities",
+        "load_templates": "features.entities.prompts",
+    },
+)

@@ -106,7 +106,7 @@ class GateConfig:
     min_reconstruction: Annotated[
         float, Field(ge=0, le=1, description="Share of the recall taken that the SAE's reconstruction has to keep.")
     ] = 0.5
-    seed: Annotated[int, Field(description="Seed of the gate's entities, questions and random latents.")] = 0
+    seed: Annotated[int, Field(ge=0, description="Seed of the gate's entities, questions and random latents.")] = 0
 
 
 @config_class
@@ -129,7 +129,9 @@ class SteeringConfig:
     n_windows: Annotated[
         int, Field(ge=0, description="Windows of running text on which steering measures the loss.")
     ] = 64
-    seed: Annotated[int, Field(description="Seed of steering's entities, questions, random latents and windows.")] = 0
+    seed: Annotated[
+        int, Field(ge=0, description="Seed of steering's entities, questions, random latents and windows.")
+    ] = 0
 
     def __post_init__(self) -> None:
         growing = tuple(sorted(set(self.strengths))) == self.strengths

@@ -14,8 +14,9 @@ Its front door, imported when it is first used, so that `import sae_train` costs
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sae_train.front_door import lazy_exports
 
 if TYPE_CHECKING:
     from sae_train.activations.caching import cache_activations
@@ -38,26 +39,17 @@ __all__ = [
     "train_saes",
 ]
 
-_MODULES = {
-    "ActivationStore": "sae_train.activations.store",
-    "Sae": "sae_train.saes.base",
-    "cache_activations": "sae_train.activations.caching",
-    "compare_saes": "sae_train.quality.evaluation",
-    "eval_sae": "sae_train.quality.evaluation",
-    "import_sae": "sae_train.saes.importers",
-    "load_lm": "sae_train.lm.models",
-    "train_sae": "sae_train.training.stations",
-    "train_saes": "sae_train.training.stations",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import what is asked for (PEP 562); names of modules are left to the import system."""
-    if name not in _MODULES:
-        raise AttributeError(f"module 'sae_train' has no attribute '{name}'")
-    return getattr(importlib.import_module(_MODULES[name]), name)
-
-
-def __dir__() -> list[str]:
-    """Return the names of the front door."""
-    return sorted(__all__)
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "ActivationStore": "sae_train.activations.store",
+        "Sae": "sae_train.saes.base",
+        "cache_activations": "sae_train.activations.caching",
+        "compare_saes": "sae_train.quality.evaluation",
+        "eval_sae": "sae_train.quality.evaluation",
+        "import_sae": "sae_train.saes.importers",
+        "load_lm": "sae_train.lm.models",
+        "train_sae": "sae_train.training.stations",
+        "train_saes": "sae_train.training.stations",
+    },
+)

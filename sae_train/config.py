@@ -46,7 +46,9 @@ class CacheConfig:
     frac_entity_rows: Annotated[
         float, Field(ge=0, lt=1, description="Share of the rows that are last name tokens in contexts of entities.")
     ] = 0.0
-    seed: Annotated[int, Field(description="Seed of the order of entity contexts and of their places in the text.")] = 0
+    seed: Annotated[
+        int, Field(ge=0, description="Seed of the order of entity contexts and of their places in the text.")
+    ] = 0
 
     def __post_init__(self) -> None:
         require(len(set(self.hook_points)) == len(self.hook_points), "hook_points", self.hook_points, "each once")
@@ -158,7 +160,9 @@ class SaeTrainConfig:
     ] = 0
     save_every: Annotated[int, Field(ge=1, description="Steps between checkpoints.")] = 500
     buffer_mb: Annotated[int, Field(ge=1, description="Memory in MiB of the window in which rows are shuffled.")] = 256
-    seed: Annotated[int, Field(description="Seed of the weights and, where data_seed is not given, of the rows.")] = 0
+    seed: Annotated[
+        int, Field(ge=0, description="Seed of the weights and, where data_seed is not given, of the rows.")
+    ] = 0
     data_seed: Annotated[
         int | None,
         Field(
@@ -195,7 +199,7 @@ class Decoding:
     temperature: Annotated[
         float, Field(gt=0, description="Temperature by which logits are divided before an answer is sampled.")
     ] = 1.0
-    seed: Annotated[int, Field(description="Seed of the sampled answers.")] = 0
+    seed: Annotated[int, Field(ge=0, description="Seed of the sampled answers.")] = 0
 
 
 @config_class

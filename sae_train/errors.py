@@ -176,13 +176,13 @@ class UnreachedError(RunError):
     """An unlearning run that ended before its targets passed."""
 
 
-def nearest_first(value: str, allowed: Iterable[str], *, most: int = 6) -> str:
+def nearest_first(value: object, allowed: Iterable[str], *, most: int = 6) -> str:
     """Render allowed values, the ones nearest to `value` first.
 
     Example:
         >>> nearest_first("layer.1", ["embed", "layers.0", "layers.1"])
         'layers.1, layers.0, embed'
     """
-    ranked = sorted(allowed, key=lambda a: -difflib.SequenceMatcher(None, value, a).ratio())
+    ranked = sorted(allowed, key=lambda a: -difflib.SequenceMatcher(None, str(value), a).ratio())
     more = f", … ({len(ranked) - most} more)" if len(ranked) > most else ""
     return ", ".join(ranked[:most]) + more

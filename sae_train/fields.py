@@ -32,6 +32,7 @@ __all__ = [
     "FieldSpec",
     "check_field",
     "config_class",
+    "config_of",
     "default_of",
     "described",
     "from_mapping",
@@ -256,27 +257,54 @@ def from_mapping(kind: type[T], values: Mapping[str, Any]) -> T:
     return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()})
 
 
-def config_of(kind: type[T], config: T | None, settings: Mapping[str, Any]) -> T:
-    """Return a config with some of its fields set anew; a function's `config` and `**settings`.
+def config_of(
+    kind: type[T],
+    whole: T | None,
+    settings: Mapping[str, Any],
+    *,
+    name: str = "config",
+    can_change: bool = False,
+    build: Callable[..., T] | None = None,
+) -> T:
+    """Return the config that a function was given: whole, or by the names of its fields.
+
+    Args:
+        kind: The class of the config.
+        whole: The config, or None.
+        settings: Values by the names of fields.
+        name: The parameter that takes it whole, for messages.
+        can_change: Whether settings beside a whole config replace its fields; else they exclude each other.
+        build: What makes a config of settings where some are no fields of `kind`; by default `kind` itself.
 
     Raises:
-        ConfigError: A setting is not a field of `kind`, or a field without a default is missing.
+        ConfigError: Both are given and exclude each other, `whole` is of another kind, a setting is refused, or a field
+            without a default is missing.
 
     Example:
         >>> @config_class
         ... class Toy:
         ...     k: Annotated[int, Field(description="Latents kept per token.")] = 8
         ...     seed: Annotated[int, Field(description="Seed of the weights.")] = 0
+        >>> config_of(Toy, None, {"seed": 3}), config_of(Toy, Toy(k=4), {"seed": 3}, can_change=True)
+        (Toy(k=8, seed=3), Toy(k=4, seed=3))
         >>> config_of(Toy, Toy(k=4), {"seed": 3})
-        Toy(k=4, seed=3)
+        Traceback (most recent call last):
+        sae_train.errors.ConfigError: a whole Toy and single fields of it exclude each other
+          got:      config and seed
+          expected: either config or its fields
     """
+    if whole is None:
+        return from_mapping(kind, settings) if build is None else build(**settings)
+    if not isinstance(whole, kind):
+        raise ConfigError(f"{name} is no {kind.__name__}", got=repr(whole), expected=kind.__name__, field=name)
+    if settings and not can_change:
+        raise ConfigError(
+            f"a whole {kind.__name__} and single fields of it exclude each other",
+            got=f"{name} and {', '.join(settings)}",
+            expected=f"either {name} or its fields",
+        )
     fields = dataclasses.fields(kind)  # type: ignore[arg-type]
-    known = {} if config is None else {field.name: getattr(config, field.name) for field in fields}
-    values = {**known, **settings}
-    needed = [f.name for f in fields if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING]
-    for name in (name for name in needed if name not in values):
-        raise ConfigError(f"{name} is missing", got=", ".join(values) or "nothing", expected=name)
-    return from_mapping(kind, values)
+    return from_mapping(kind, {f.name: getattr(whole, f.name) for f in fields} | dict(settings)) if settings else whole
 
 
 def default_of(kind: type, field: str) -> Any:

@@ -19,6 +19,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from sae_train.errors import ConfigError
+
 # None: no salt, the keys alone are the seed. Such streams coincide where their keys do, which does no harm in places
 # that never meet. They are as old as the files they made; a new stream has a salt.
 SALTS: dict[str, int | None] = {
@@ -118,6 +120,7 @@ def rng(name: str, *keys: int) -> np.random.Generator:
     """
     assert name in SALTS, f"no random stream {name!r}: add it to SALTS"
     salt = SALTS[name]
+    _check_seed(min(keys, default=0))
     return np.random.default_rng([*keys] if salt is None else [salt, *keys])
 
 
@@ -154,4 +157,11 @@ def seed_torch(name: str, seed: int) -> None:
 def _torch_seed(name: str, seed: int) -> int:
     """Return what a torch generator of a stream is seeded with."""
     assert name in TORCH_SALTS, f"no random stream {name!r}: add it to TORCH_SALTS"
+    _check_seed(seed)
     return TORCH_SALTS[name] ^ seed
+
+
+def _check_seed(seed: int) -> None:
+    """Refuse what no generator takes."""
+    if seed < 0:
+        raise ConfigError("seed is out of range", got=seed, expected="a whole number >= 0", field="seed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -67,6 +68,18 @@ def test_a_command_is_options_one_call_one_rendering() -> None:
         path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "cli").glob("cmd_*.py")
     }
     assert {name: n for name, n in lengths.items() if n > MOST_COMMAND_LINES} == {}
+
+
+@pytest.mark.parametrize("floor", FLOORS[:3])
+def test_a_front_door_hands_out_what_it_tells_type_checkers(floor: str) -> None:
+    """The imports under TYPE_CHECKING, `__all__` and the mapping of lazy names say the same."""
+    tree = ast.parse((ROOT / floor / "__init__.py").read_text(encoding="utf-8"))
+    (block,) = [node for node in tree.body if isinstance(node, ast.If)]
+    told = {alias.name: node.module for node in block.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    package = importlib.import_module(floor)
+    assert sorted(told) == sorted(package.__all__) == dir(package)
+    for name, module in told.items():
+        assert module is not None and getattr(package, name) is getattr(importlib.import_module(module), name), name
 
 
 def test_no_module_imports_one_that_imports_it() -> None:

@@ -10,8 +10,9 @@ Nothing heavy is imported before one of the names is used.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sae_train.front_door import lazy_exports
 
 if TYPE_CHECKING:
     from unlearn.auditing.audit_report import AuditReport
@@ -23,22 +24,16 @@ if TYPE_CHECKING:
     from unlearn.removals.unlearning import unlearn
 
 __all__ = ["AuditReport", "Ledger", "Unlearned", "audit", "audit_ledger", "run_demo", "unlearn"]
-_WHERE = {
-    "AuditReport": "unlearn.auditing.audit_report",
-    "Ledger": "unlearn.removals.ledger",
-    "Unlearned": "unlearn.removals.unlearned",
-    "audit": "unlearn.removals.removal_audit",
-    "audit_ledger": "unlearn.removals.reaudit",
-    "run_demo": "unlearn.removals.demo",
-    "unlearn": "unlearn.removals.unlearning",
-}
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_WHERE[name]), name)
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = lazy_exports(
+    __name__,
+    {
+        "AuditReport": "unlearn.auditing.audit_report",
+        "Ledger": "unlearn.removals.ledger",
+        "Unlearned": "unlearn.removals.unlearned",
+        "audit": "unlearn.removals.removal_audit",
+        "audit_ledger": "unlearn.removals.reaudit",
+        "run_demo": "unlearn.removals.demo",
+        "unlearn": "unlearn.removals.unlearning",
+    },
+)

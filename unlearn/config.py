@@ -90,11 +90,12 @@ class UnlearnConfig:
             description="Steps between checkpoints; more in several processes where a method carries something along.",
         ),
     ] = 50
-    seed: Annotated[int, Field(description="Seed of pairs, splits and batches.")] = 0
+    seed: Annotated[int, Field(ge=0, description="Seed of pairs, splits and batches.")] = 0
 
     def __post_init__(self) -> None:
         kind = settings_of(self.method)
-        assert type(self.settings) is kind, f"{type(self.settings).__name__} are not the settings of {self.method}"
+        own = type(self.settings)
+        require(own is kind, "settings", own.__name__, f"{kind.__name__}, those of {self.method}")
         can_train = self.train != "lora" or not self.settings.edits_weights
         require(can_train, "train", self.train, "full or down_proj, where weights are solved for in closed form")
 
@@ -177,7 +178,7 @@ class AuditConfig:
         int | None, Field(ge=1, description="Most examples of each lm-eval task; by default all.")
     ] = None
     skip: Annotated[tuple[str, ...], Field(description="Evaluation or attack to leave out, by its name.")] = ()
-    seed: Annotated[int, Field(description="Seed of everything that the audit draws.")] = 0
+    seed: Annotated[int, Field(ge=0, description="Seed of everything that the audit draws.")] = 0
 
     def quick(self) -> AuditConfig:
         """Return a cheaper config: fewer draws, one relearning run, no samples, fewer targets under attack."""

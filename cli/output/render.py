@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -106,22 +105,6 @@ def interruptible(out: Path) -> Iterator[None]:
         if any(out.parent.glob(f"{escape(out.name)}*.partial")):
             note(f"what is written so far is kept: the same command with --resume continues {out}")
         raise
-
-
-class _Notes(logging.Handler):
-    """Writes what is logged as notes."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        """Write one."""
-        note(record.getMessage())
-
-
-def show_log(name: str) -> None:
-    """Say on stderr what a module of the library logs, from the level of information on."""
-    logger = logging.getLogger(name)
-    logger.setLevel(logging.INFO)
-    if not any(isinstance(handler, _Notes) for handler in logger.handlers):
-        logger.addHandler(_Notes())
 
 
 def note(text: str) -> None:

@@ -1,21 +1,18 @@
-"""Open what a station is given: objects or paths become objects; configs come whole or by their fields."""
+"""Open what a station is given: objects or paths become objects."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from features.entities.prompts import Templates, load_templates
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import ConfigError
-from sae_train.fields import from_mapping
 from sae_train.run.runs import resolve_device
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import load_sae
-
-T = TypeVar("T")
 
 
 def open_templates(given: Templates | str | Path) -> Templates:
@@ -44,26 +41,3 @@ def open_store(given: ActivationStore | str | Path | None) -> Iterator[Activatio
         return
     with ActivationStore(Path(given)) as store:
         yield store
-
-
-def settled(kind: type[T], whole: T | None, fields: Mapping[str, Any], *, name: str) -> T:
-    """Return a config that is given whole or by its fields.
-
-    Args:
-        kind: The class of the config.
-        whole: The config, or None.
-        fields: Values by the names of its fields.
-        name: The parameter that takes it whole, for messages.
-
-    Raises:
-        ConfigError: Both are given, or a name is no field of it.
-    """
-    if whole is None:
-        return from_mapping(kind, fields)
-    if fields:
-        raise ConfigError(
-            f"a {kind.__name__} is given whole and by its fields",
-            got=f"{name} and {', '.join(fields)}",
-            expected=f"either {name} or its fields",
-        )
-    return whole

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any, overload
 
 from features.config import KnowledgeRule
 from features.entities.entities import LABELS, Entity, load_entities, save_entities
-from features.entities.opening import open_templates, settled
+from features.entities.opening import open_templates
 from features.entities.prompts import Templates, by_type
 from features.labels.knowledge import records_of, relabel, rivals_of
 from features.labels.label_stats import LabelStats, label_stats
 from features.labels.rules import FERRANDO, PARAPHRASES
 from sae_train.errors import ConfigError
+from sae_train.fields import config_of
 from sae_train.run.notebook import html_rows
 from sae_train.run.runs import claim_output
 
@@ -150,6 +151,6 @@ class Labels(Sequence[Entity]):
 def choose_rule(rule: str | KnowledgeRule | None, fields: Mapping[str, Any], *, has_samples: bool) -> KnowledgeRule:
     """Return a rule that is given whole or by its fields; without a name `ferrando` for samples, else `paraphrases`."""
     if isinstance(rule, KnowledgeRule):
-        return settled(KnowledgeRule, rule, fields, name="rule")
+        return config_of(KnowledgeRule, rule, fields, name="rule")
     name = rule or (FERRANDO if has_samples else PARAPHRASES)
-    return settled(KnowledgeRule, None, {"name": name, **fields}, name="rule")
+    return config_of(KnowledgeRule, None, {"name": name, **fields}, name="rule")

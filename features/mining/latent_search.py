@@ -16,13 +16,14 @@ from features.causal.checks import add_checks
 from features.config import GateConfig, SelectionRule, SteeringConfig
 from features.entities.entities import Entity
 from features.entities.name_acts import NameData, load_names, read_names, save_names
-from features.entities.opening import open_saes, open_store, settled
+from features.entities.opening import open_saes, open_store
 from features.entities.prompts import Templates, check_types, contexts
 from features.labels.labels import Labels
 from features.mining.mining import mine_names
 from features.stats.selection import split_entities
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import ConfigError
+from sae_train.fields import config_of
 from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel, as_lm
 from sae_train.run.progress import Progress, shown
@@ -136,7 +137,7 @@ def find_entity_latents(
     """
     # First of all: an output that exists is refused before hours of work, not after.
     _claim(out, names_out, overwrite=overwrite)
-    chosen = settled(SelectionRule, rule, fields, name="rule")
+    chosen = config_of(SelectionRule, rule, fields, name="rule")
     _check_names(names, names_out, position)
     opened = open_saes(saes, device=lm.device if isinstance(lm, LanguageModel) else device)
     show = progress or shown

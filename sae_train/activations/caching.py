@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,14 +18,13 @@ from sae_train.errors import ConfigError
 from sae_train.fields import config_of
 from sae_train.lm.hooks import check_hook_point, verify_hook_points
 from sae_train.lm.models import LanguageModel, as_lm
+from sae_train.run.notes import note
 from sae_train.run.outputs import Output
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Progress, shown, silent
 from sae_train.run.runs import clear_output
 from sae_train.text.tokens import Corpus, Document, Text, corpus_of
 from sae_train.text.windows import TokenPlan, plan_windows
-
-LOG = logging.getLogger(__name__)
 
 
 def cache_activations(
@@ -80,7 +78,7 @@ def cache_activations(
     contexts = list(entity_documents)
     if hook_points is not None:
         settings["hook_points"] = (hook_points,) if isinstance(hook_points, str) else tuple(hook_points)
-    config = config_of(CacheConfig, config, settings)  # refuses bad values before the model is loaded
+    config = config_of(CacheConfig, config, settings, can_change=True)  # refuses bad values before the model is loaded
     corpus = _checked_text(text, contexts, config)
     lm = as_lm(lm, device=processes.device(device), dtype=lm_dtype)
     config = _checked(config, lm)
@@ -149,7 +147,7 @@ def _write(
     verify_hook_points(lm, first, config.hook_points)
     estimate = estimate_store(lm, plan, config, output.path, n_processes=processes.count)
     if processes.is_first:
-        LOG.info("caching %s", estimate)
+        note(f"caching {estimate}", is_news=True)
     lm_dtype = str(next(lm.model.parameters()).dtype).removeprefix("torch.")
     with (display if processes.is_first else silent)("caching", plan.n_rows / processes.count) as advance:
         result = write_store(

@@ -86,7 +86,7 @@ def eval_sae(
         HookPointError: The store, or the model, has no such hook point.
         ShapeError: The SAE reads activations of another width.
     """
-    config = config_of(SaeEvalConfig, config, settings)
+    config = config_of(SaeEvalConfig, config, settings, can_change=True)
     if (lm is None) != (text is None):
         missing = "lm" if lm is None else "text"
         raise ConfigError("CE recovered needs a model and a text", got=f"no {missing}", expected="lm and text")
@@ -147,7 +147,7 @@ def compare_saes(
         ShapeError: They read activations of different width.
         MemoryShortError: The assignment's table, 8 bytes a pair of latents, does not fit.
     """
-    config = config_of(CompareConfig, config, settings)
+    config = config_of(CompareConfig, config, settings, can_change=True)
     a, b = as_sae(a, device=device), as_sae(b, device=device)
     found = match_latents(a, b, threshold=config.threshold, seed=config.seed, max_hungarian=config.max_hungarian)
     if store is None:

@@ -66,7 +66,7 @@ def train_sae(
         NumericalError: The loss is not finite or explodes, or all latents are dead; the last checkpoint stays.
     """
     hook_points = _places(store, hook_point, config)
-    config = config_of(SaeTrainConfig, config, {**settings, "hook_point": hook_points[0]})
+    config = config_of(SaeTrainConfig, config, {**settings, "hook_point": hook_points[0]}, can_change=True)
     given = {f.name: getattr(config, f.name) for f in fields(config)}
     repeated = {name: (given.pop(name),) for name in _REPEATED}
     (sae,) = train_saes(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from cli.config_file import load_config, named_options
 from cli.install_guard import install_complaint
 from cli.output import render
 from sae_train.errors import ConfigError, FileFormatError, InputError, MissingFileError, RunError
+from sae_train.run.notes import LOGGER, note
 from sae_train.run.progress import shown
 
 HEAVY = (
@@ -312,6 +314,26 @@ def test_devices(device):
 def test_every_key_of_a_file_is_an_option():
     assert set(named_options(probe)) == {"json", "k", "hook_point", "lr_warmup_steps", "device"}
     assert load_config(click.Context(probe), probe.params[0], None) is None
+
+
+def test_notes_and_news_go_to_stderr_while_a_command_runs(capsys):
+    logger = logging.getLogger(LOGGER)
+    before = (logger.level, list(logger.handlers))
+    with main.notes_shown():
+        note("look here")
+        note("about to begin", is_news=True)
+    note("about to end", is_news=True)
+    assert capsys.readouterr() == ("", "look here\nabout to begin\n")
+    assert (logger.level, list(logger.handlers)) == before
+
+
+def test_help_is_named_alike_whoever_asks_a_command_first():
+    """click keeps the help option of the first context that asks, here one of a caller that says no names."""
+    for name, command in group.leaf_commands():
+        command._help_option = None
+        context = command.make_context(name, [], resilient_parsing=True)
+        asked = command.get_help_option(context)
+        assert asked is not None and asked.opts == ["-h", "--help"], name
 
 
 # -------------------------------------------------------------------------------------------------- rendering

@@ -161,6 +161,7 @@ def test_labels_as_table_statistics_and_html(labels):
         ({"duplicates": "merged"}, "merge"),
         ({"resume": True}, "out"),
         ({"temperature": 0.0}, "> 0"),
+        ({"seed": -1}, ">= 0"),
     ],
 )
 def test_settings_that_make_no_sense(world_lm, few, world_templates, empty, settings, said):
@@ -254,6 +255,8 @@ def test_names_that_were_read_before_need_no_model(found, world_lm, world_sae, a
     [
         ({"tops": 3}, "top"),
         ({"rule": SelectionRule(), "top": 3}, "either"),
+        ({"rule": "top"}, "SelectionRule"),
+        ({"seed": -1}, ">= 0"),
         ({"labels": None}, "labels"),
         ({"labels": "bare"}, "templates"),
         ({"lm": None}, "lm"),

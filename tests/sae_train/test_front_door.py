@@ -36,6 +36,7 @@ from sae_train.errors import (
     MissingFileError,
     OutputExistsError,
 )
+from sae_train.run.notes import LOGGER
 from sae_train.run.progress import no_advance, silent
 from sae_train.saes import build_sae
 from sae_train.saes.interop import RECORDS, WEIGHTS, sae_hash
@@ -250,6 +251,14 @@ def test_entity_contexts_go_together_with_their_share(lm):
     assert set(table[table["from_entity"] == 1]["token"]) <= {"an", "in", " Tolvan", " Karvin", "n"} | set(
         table["token"]
     )
+
+
+def test_the_estimate_is_news_for_whoever_asks(lm, caplog):
+    """One logger for all notes; what needs no attention is below the level that Python shows by itself."""
+    with caplog.at_level("INFO", logger=LOGGER):
+        cache_activations(lm, TEXT, "layers.0", ctx_len=32, progress=silent).close()
+    (record,) = [r for r in caplog.records if "caching" in r.getMessage()]
+    assert (record.name, record.levelname) == (LOGGER, "INFO") and "rows" in record.getMessage()
 
 
 def test_a_text_is_a_path_documents_or_strings(lm, tmp_path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import sae_train.rng
+from sae_train.errors import ConfigError
 from sae_train.rng import SALTS, SHARED_SALTS, TORCH_SALTS, rng, seed_torch, torch_global_rng, torch_rng
 
 ROOT = Path(__file__).parents[2]
@@ -99,6 +100,15 @@ def test_generators_are_made_in_one_module():
 def test_a_generator_made_elsewhere_is_noticed(line):
     assert made_elsewhere(f"def late():\n    return {line}\n")
     assert not made_elsewhere("def late(generator: np.random.Generator):\n    return rng('redirect.batch', 0)\n")
+
+
+@pytest.mark.parametrize(
+    "draw", [lambda seed: rng("redirect.batch", 0, seed), lambda seed: torch_rng("rmu.direction", seed)]
+)
+def test_a_seed_below_zero_is_refused_as_a_setting(draw):
+    assert draw(0) is not None
+    with pytest.raises(ConfigError, match="seed is out of range"):
+        draw(-1)
 
 
 def test_every_name_is_used_and_every_use_is_named():

@@ -54,7 +54,7 @@ class DemoConfig:
     ] = 0.5
     sae_tokens: Annotated[int, Field(ge=1, description="Rows that each SAE is trained on, repeats included.")] = 400_000
     targets_per_type: Annotated[int, Field(ge=1, description="Entities to forget per type.")] = 5
-    seed: Annotated[int, Field(description="Seed of SAEs, split, targets and fine-tuning.")] = 0
+    seed: Annotated[int, Field(ge=0, description="Seed of SAEs, split, targets and fine-tuning.")] = 0
 
 
 def run_demo(

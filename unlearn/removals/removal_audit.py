@@ -11,8 +11,7 @@ from typing import Any
 from features.analysis.store import LatentAnalysis
 from features.entities.entities import Entity
 from features.entities.prompts import Templates
-from sae_train.errors import ConfigError
-from sae_train.fields import from_mapping
+from sae_train.fields import config_of
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.run.progress import Progress, shown
 from sae_train.run.runs import claim_output, clear_output
@@ -134,11 +133,7 @@ def as_recorded(request: Request, before: LanguageModel, unlearned: Model) -> Re
 
 def _config(config: AuditConfig | None, settings: dict[str, Any], *, quick: bool) -> AuditConfig:
     """Return the whole config given, or the one that the settings make; `quick` makes it cheaper."""
-    if config is not None and settings:
-        raise ConfigError(
-            "a whole config and single settings exclude each other", got=", ".join(settings), expected="one of the two"
-        )
-    chosen = config or from_mapping(AuditConfig, settings)
+    chosen = config_of(AuditConfig, config, settings)
     chosen = chosen.quick() if quick else chosen
     check_names(chosen.skip, "skip")
     check_tasks(chosen.lm_eval)

@@ -12,6 +12,7 @@ from features.analysis.store import LatentAnalysis
 from features.entities.entities import Entity
 from features.entities.prompts import Templates
 from sae_train.errors import ConfigError
+from sae_train.fields import config_of
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.run.notes import note
 from sae_train.run.outputs import Output
@@ -83,9 +84,10 @@ def unlearn(
         UnreachedError: With `stop_early`, the targets did not pass; no model is written.
     """
     output = Output(out, name="model", overwrite=overwrite, resume=resume, is_shared=processes.count > 1)
-    chosen = _config(config, settings)
+    chosen = config_of(UnlearnConfig, config, settings, build=configure)
     known, names = sources_of(latents, sae=sae, labels=labels, templates=templates), names_of(forget)
-    assert known.analysis is not None, "latents are no option here"
+    if known.analysis is None:
+        raise ConfigError("no latents are given", got=latents, expected="mined latents, or their file", field="latents")
     resolve_targets(known.labels, names)  # refuses a wrong name before a model is loaded
     documents = documents_of(text)
     if text is None:
@@ -129,17 +131,6 @@ def _run(
         shutil.rmtree(folder)
     processes.wait()
     return replace(found, folder=out, run_folder=out)
-
-
-def _config(config: UnlearnConfig | None, settings: dict[str, Any]) -> UnlearnConfig:
-    """Return the whole config given, or the one that the settings make."""
-    if config is None:
-        return configure(**settings)
-    if settings:
-        raise ConfigError(
-            "a whole config and single settings exclude each other", got=", ".join(settings), expected="one of the two"
-        )
-    return config
 
 
 def _spec(lm: LanguageModel | str | Path) -> str:

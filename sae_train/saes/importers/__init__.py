@@ -115,7 +115,7 @@ def import_sae(
         InputError: The source cannot be used, the disk is too small, or `out` is taken.
     """
     settings |= {} if source is None else {"source": str(source)}
-    config = config_of(ImportConfig, config, settings)
+    config = config_of(ImportConfig, config, settings, can_change=True)
     output = Output(out, name="sae", overwrite=overwrite)
     name, draft = read_source(config)
     require_disk(output.path, sum(t.numel() * 4 for t in draft.tensors().values()))

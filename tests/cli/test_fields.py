@@ -189,6 +189,13 @@ def test_a_former_name_is_refused_with_the_new_one(wb, wb_files):
         assert caught.value.exit_code == 2
 
 
+def test_a_whole_config_of_another_kind_is_refused():
+    whole: object = KnowledgeRule()
+    with pytest.raises(ConfigError, match="CacheConfig") as caught:
+        config_of(CacheConfig, whole, {}, name="rule")  # type: ignore[arg-type]
+    assert caught.value.field == "rule"
+
+
 def test_a_text_becomes_a_value_by_the_field():
     assert read_field(AuditConfig, "attack_lrs", "1e-4, 1e-3") == (1e-4, 1e-3)
     assert read_field(RedirectSettings, "sae_error", "no") is False

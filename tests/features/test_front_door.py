@@ -255,7 +255,6 @@ def test_names_that_were_read_before_need_no_model(found, world_lm, world_sae, a
     [
         ({"tops": 3}, "top"),
         ({"rule": SelectionRule(), "top": 3}, "either"),
-        ({"rule": "top"}, "SelectionRule"),
         ({"seed": -1}, ">= 0"),
         ({"labels": None}, "labels"),
         ({"labels": "bare"}, "templates"),

@@ -33,7 +33,7 @@ from unlearn.removals.unlearned import Unlearned
 
 def unlearn(
     lm: LanguageModel | Unlearned | str | Path,
-    latents: LatentAnalysis | str | Path,
+    latents: LatentAnalysis | str | Path | None,
     *,
     forget: str | Sequence[str],
     sae: Sae | str | Path | Sequence[Sae | str | Path] | None = None,

@@ -288,7 +288,7 @@ def forget_names(forget: tuple[str, ...], forget_file: Path | None) -> tuple[str
         >>> forget_names(("Mira Tolvan", "Osk", "Mira Tolvan"), None)
         ('Mira Tolvan', 'Osk')
     """
-    lines = lines_of(read_text(forget_file)) if forget_file is not None else []
+    lines = lines_of(read_text(forget_file, field="forget_file")) if forget_file is not None else []
     names = tuple(dict.fromkeys([*forget, *(line.strip() for line in lines if line.strip())]))
     if not names:
         raise ConfigError("nothing to forget", got="no names", expected="at least one", try_='--forget "NAME"')

@@ -20,8 +20,12 @@ from sae_train.errors import FileFormatError
 ENCODING = "utf-8-sig"  # reads with and without the mark
 
 
-def read_text(path: Path) -> str:
+def read_text(path: Path, *, field: str | None = None) -> str:
     """Return the text of a file, without a byte-order mark.
+
+    Args:
+        path: The file.
+        field: The parameter that named it, for the message.
 
     Raises:
         FileFormatError: The bytes are not UTF-8.
@@ -29,7 +33,7 @@ def read_text(path: Path) -> str:
     try:
         return path.read_bytes().decode(ENCODING)
     except UnicodeDecodeError as error:
-        raise _not_text(path, error) from error
+        raise _not_text(path, error, field) from error
 
 
 def read_lines(path: Path) -> Iterator[str]:
@@ -96,6 +100,6 @@ def _plain_end(line: str) -> str:
     return f"{line[:-2]}\n" if line.endswith("\r\n") else line
 
 
-def _not_text(path: Path, error: Exception) -> FileFormatError:
+def _not_text(path: Path, error: Exception, field: str | None = None) -> FileFormatError:
     """Return the error about a file that is not text."""
-    return FileFormatError(f"cannot read text: '{path}'", got=str(error), expected="UTF-8 text")
+    return FileFormatError(f"cannot read text: '{path}'", got=str(error), field=field, expected="UTF-8 text")

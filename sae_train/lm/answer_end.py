@@ -14,7 +14,7 @@ _NO_INITIAL = (
     r"(?<!\b\p{Lu}\p{M}*)(?<!\b\p{Lu}\p{M}*\p{Ll}\p{M}*)"
     r"(?<!\b(?V1:[\p{Lo}--[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]])\p{M}*)"
 )
-# Full stops that need no blank behind them: of Chinese and Japanese, Devanagari, Urdu, Armenian, Burmese, Khmer, Ethiopic.
+# Full stops that need no blank behind them: Chinese and Japanese, Devanagari, Urdu, Armenian, Burmese, Khmer, Ethiopic.
 _STOPS = "。．｡।॥۔։။។።"
 _SENTENCE_END = regex.compile(rf"\n|[{_STOPS}]|{_NO_INITIAL}\.(?:\s|$)")
 _SENTENCE_OVER = regex.compile(rf"\n|[{_STOPS}]|{_NO_INITIAL}\.\s")  # the text goes on, so the full stop was one

@@ -1,7 +1,7 @@
 """Whether a text names something: the only rule, for answers, for evaluations and for text that is not to be retained.
 
 A name stands between word borders. Where a script writes no blanks, it stands between characters: 東京 in 東京です.
-There, too, a katakana word ends where katakana ends (インド is not in インドネシア), and no vowel or mark is cut from its
+There, a katakana word ends where katakana ends (インド is not in インドネシア), and no vowel or mark is cut from its
 letter. Korean names may have particles behind them, Hebrew and Arabic ones the short words that are written in front.
 
 Names are normalised texts (`words.normalize`). What inflection does to them is not known here: Москве does not name

@@ -52,7 +52,7 @@ _WORD = regex.compile(
     regex.V1,
 )
 _ASCII_WORD = re.compile(r"[0-9]*+[a-z][a-z0-9]*+(?:[+#]++(?![a-z]))?|[0-9]++|\$")
-_PIECE = regex.compile(rf"(?V1)[[{UNSPACED}]&&[\p{{L}}\p{{N}}]]\p{{M}}*+|[^\s[{UNSPACED}]]++")
+_PIECE = regex.compile(rf"(?V1)[[{UNSPACED}\p{{Hangul}}]&&[\p{{L}}\p{{N}}]]\p{{M}}*+|[^\s[{UNSPACED}\p{{Hangul}}]]++")
 
 
 def normalize(text: str) -> str:
@@ -73,7 +73,7 @@ def normalize_value(text: str) -> str:
 
 
 def pieces(text: str) -> list[str]:
-    """Return the words of a text, where a script writes no blanks its characters.
+    """Return the words of a text; where a script writes no blanks, or particles without one, its characters.
 
     Example:
         >>> pieces("The capital: 東京です")

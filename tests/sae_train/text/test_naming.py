@@ -62,7 +62,7 @@ def test_text_in_ascii_is_read_like_any_other():
 
 
 def test_pieces_are_words_or_characters():
-    assert pieces("Das ist 東京 und กา") == ["das", "ist", "東", "京", "und", "ก", "า"]
+    assert pieces("Das ist 東京 und กา 서울은") == ["das", "ist", "東", "京", "und", "ก", "า", "서", "울", "은"]
     assert graphemes("हिन्दी") == ["हि", "न्दी"]
 
 

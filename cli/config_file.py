@@ -6,15 +6,15 @@ so they pass the same conversion and the same checks as words on the command lin
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import click
 
-from sae_train.errors import ConfigError, FileFormatError, nearest_first
+from sae_train.errors import ConfigError, nearest_first
 from sae_train.renamed import current_name
+from sae_train.text_files import read_toml
 
 NOT_IN_FILES = ("config", "help")
 
@@ -28,7 +28,8 @@ def load_config(ctx: click.Context, param: click.Parameter, value: Path | None) 
     """
     if value is not None:
         options = named_options(ctx.command)
-        found = {key: check_entry(key, entry, options, value) for key, entry in read_toml(value).items()}
+        table = read_toml(value, what="the configuration", expected="TOML: lines of option = value")
+        found = {key: check_entry(key, entry, options, value) for key, entry in table.items()}
         ctx.default_map = {**(ctx.default_map or {}), **dict(found.values())}
     return value
 
@@ -42,22 +43,6 @@ def named_options(command: click.Command) -> dict[str, click.Option]:
         for name in param.opts
         if name.startswith("--") and name.removeprefix("--") not in NOT_IN_FILES
     }
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """Return the table in a TOML file.
-
-    Raises:
-        FileFormatError: The file is not TOML, or not text.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FileFormatError(
-            f"cannot read the configuration '{path}'",
-            got=f"{error} ({path})",
-            expected="TOML: lines of option = value",
-        ) from error
 
 
 def check_entry(key: str, value: Any, options: Mapping[str, click.Option], path: Path) -> tuple[str, Any]:

@@ -6,6 +6,7 @@ come out in the house form on stderr; anything else is a defect of ours and keep
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -28,11 +29,19 @@ def main(args: Sequence[str] | None = None) -> int:
     Args:
         args: The words after `wb`; those of the process when None.
     """
+    print_anything()
     complaint = install_complaint()
     if complaint is not None:
         return _fail(complaint, EXIT_USAGE)
     with interrupts_heard(), notes_shown():
         return exit_code_of(lambda: _invoke(args))
+
+
+def print_anything() -> None:
+    """Have the streams write what their encoding does not hold as an escape: no work is lost by printing about it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 @contextmanager

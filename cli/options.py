@@ -15,7 +15,8 @@ from cli.config_file import load_config
 from cli.field_options import config_options
 from cli.param_types import Device, ExistingFile, ExistingFolder, ModelSpec
 from sae_train.config import SPREADS
-from sae_train.errors import ConfigError, FileFormatError
+from sae_train.errors import ConfigError
+from sae_train.text_files import lines_of, read_text
 
 # Commands import this one module; the types are part of what it offers.
 __all__ = ["Device", "ExistingFile", "ExistingFolder", "ModelSpec", "config_options"]
@@ -287,12 +288,7 @@ def forget_names(forget: tuple[str, ...], forget_file: Path | None) -> tuple[str
         >>> forget_names(("Mira Tolvan", "Osk", "Mira Tolvan"), None)
         ('Mira Tolvan', 'Osk')
     """
-    try:
-        lines = forget_file.read_text(encoding="utf-8-sig").splitlines() if forget_file is not None else []
-    except UnicodeDecodeError as error:
-        raise FileFormatError(
-            f"cannot read '{forget_file}'", got=f"{error} (--forget-file)", expected="UTF-8 text, one name per line"
-        ) from error
+    lines = lines_of(read_text(forget_file, field="forget_file")) if forget_file is not None else []
     names = tuple(dict.fromkeys([*forget, *(line.strip() for line in lines if line.strip())]))
     if not names:
         raise ConfigError("nothing to forget", got="no names", expected="at least one", try_='--forget "NAME"')

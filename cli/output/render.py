@@ -72,15 +72,15 @@ def scalar_rows(result: Mapping[str, Any]) -> list[tuple[str, object]]:
 
 
 def json_text(result: Mapping[str, Any]) -> str:
-    """Return one JSON object; NaN and Inf become null, paths text, arrays lists.
+    r"""Return one JSON object in ASCII, which every encoding holds; NaN and Inf become null, paths text, arrays lists.
 
     Example:
-        >>> json_text({"fvu": float("nan")})
-        '{"fvu": null}'
+        >>> print(json_text({"fvu": float("nan"), "forget": "東京"}))
+        {"fvu": null, "forget": "\u6771\u4eac"}
     """
     from sae_train.run.runs import jsonable  # imports torch, which by now the command has done
 
-    return json.dumps(jsonable(result), ensure_ascii=False, allow_nan=False)
+    return json.dumps(jsonable(result), allow_nan=False)
 
 
 def result_table(title: str, rows: Iterable[Sequence[object]], columns: Sequence[str] | None = None) -> Table:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from cli.output.render import emit
 from features.pages.training_page import write_training_page
 from sae_train import Sae
+from sae_train.text_files import read_json
 
 TABLE = ("fvu", "l0", "frac_dead", "tokens_per_s")  # of several SAEs
 
@@ -34,5 +34,5 @@ def folder_of(sae: Sae) -> Path:
 
 def settings_of(sae: Sae) -> dict[str, Any]:
     """Return the settings in which SAEs trained together may differ, from the config in its folder."""
-    config = json.loads((folder_of(sae) / "config.json").read_text(encoding="utf-8"))
+    config = read_json(folder_of(sae) / "config.json")
     return {name: config[name] for name in ("hook_point", "k", "seed")}

@@ -18,6 +18,7 @@ from features.entities.entity_rows import read_rows
 from features.entities.named_inputs import entity_source
 from sae_train.errors import ConfigError, EntityError, FileFormatError, nearest_first
 from sae_train.run.runs import require_file, write_text
+from sae_train.text.words import same_text
 
 LABELS = ("known", "unknown", "between")
 
@@ -247,12 +248,13 @@ def save_entities(entities: Iterable[Entity], path: Path) -> None:
 
 
 def find_entity(entities: Sequence[Entity], name: str, *, field: str = "forget") -> Entity:
-    """Return the entity called `name`; `type:name` tells namesakes apart.
+    """Return the entity called `name`; `type:name` tells namesakes apart; how accents are encoded does not.
 
     Raises:
         EntityError: No such entity (nearest names given), or several of different types.
     """
     hits = [e for e in entities if name in (e.name, e.key)]
+    hits = hits or [e for e in entities if same_text(name, e.name) or same_text(name, e.key)]
     if len(hits) == 1:
         return hits[0]
     if hits:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae_train.errors import FileFormatError
-from sae_train.text.tokens import hub_rows, open_text
+from sae_train.text.tokens import hub_rows
+from sae_train.text_files import read_lines
 
 _OWN = ("name", "type", "aliases", "popularity", "facts", "label", "answers", "samples", "seen", "name_tokens")
 _SEVERAL = ";"
@@ -46,7 +47,7 @@ def read_rows(source: Path | str) -> Iterator[Row]:
 
 def _json_lines(path: Path) -> Iterator[Row]:
     """Read one JSON object per line."""
-    for number, line in enumerate(open_text(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         where = f"line {number} of '{path}'"
@@ -58,9 +59,9 @@ def _json_lines(path: Path) -> Iterator[Row]:
 
 def _csv(path: Path) -> Iterator[Row]:
     """Read a table whose first row names the columns."""
-    reader = csv.reader(open_text(path), strict=True)
+    reader = csv.reader(read_lines(path), strict=True)
     try:
-        head = [cell.strip().removeprefix("\ufeff") for cell in next(reader, [])]
+        head = [cell.strip() for cell in next(reader, [])]
         _check_head(head, path)
         for cells in reader:
             if not any(cell.strip() for cell in cells):
@@ -118,6 +119,8 @@ def _values(cell: Any) -> list[Any]:
         return []
     if isinstance(cell, list):
         return [v for v in cell if v not in (None, "")]
+    if not isinstance(cell, str | int | float):
+        return [cell]  # bytes, a record, a picture: the check of the row refuses it
     return [part.strip() for part in str(cell).split(_SEVERAL) if part.strip()]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
@@ -16,6 +15,7 @@ from sae_train.rng import rng
 from sae_train.run.runs import require_file
 from sae_train.text.chat import chat_text
 from sae_train.text.tokens import Document
+from sae_train.text_files import read_json
 
 NAME = "{name}"
 COMPLETE = "Complete the sentence with the missing words."  # what a user says before a prompt that asks nothing
@@ -80,10 +80,7 @@ def load_templates(source: str | Path) -> Templates:
             wording that is a training one too.
     """
     path = require_file(world_part(source, "templates") or Path(source), "templates", field="templates")
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="JSON") from error
+    raw = read_json(path)
     form = '{"city": {"mention": ["The city of {name}"], "country": {"ask": ["…{name}…"], "heldout": ["…"]}}}'
     if not isinstance(raw, dict) or not raw or not all(isinstance(v, dict) for v in raw.values()):
         raise FileFormatError(f"'{path}' holds no templates", got=type(raw).__name__, expected=form)

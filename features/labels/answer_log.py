@@ -14,6 +14,7 @@ from typing import Any
 from features.entities.entities import Entity, entity_line, parse_entity, save_entities
 from sae_train.errors import ConfigError, FileFormatError
 from sae_train.run.runs import jsonable, partial_path
+from sae_train.text_files import lines_of
 
 
 class AnswerLog:
@@ -37,8 +38,8 @@ class AnswerLog:
         if resume and self.path.exists():
             self._read(json.loads(head)["job"])
         else:
-            self.path.write_text(head + "\n", encoding="utf-8")
-        self._stream = self.path.open("a", encoding="utf-8")
+            self.path.write_text(head + "\n", encoding="utf-8", newline="\n")
+        self._stream = self.path.open("a", encoding="utf-8", newline="\n")
 
     def __enter__(self) -> AnswerLog:
         """Return the log."""
@@ -67,7 +68,7 @@ class AnswerLog:
         """Take over whole lines; a last one that was cut off is dropped."""
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
-        lines = whole.decode("utf-8").splitlines()
+        lines = lines_of(whole.decode("utf-8"))
         try:
             theirs = json.loads(lines[0])["job"]
         except (IndexError, KeyError, TypeError, json.JSONDecodeError) as error:

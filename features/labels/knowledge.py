@@ -14,7 +14,7 @@ from features.entities.entities import Entity
 from features.entities.name_tokens import encode
 from features.entities.prompts import Prompt, Templates, in_chat, mentions, questions
 from features.labels.answer_log import AnswerLog
-from features.labels.matching import Rivals, Verdict, is_right, judge, normalize
+from features.labels.matching import Rivals, Verdict, is_right, judge
 from features.labels.rules import AttributeRecord, label_of
 from sae_train.config import Decoding
 from sae_train.lm.answer_end import first_line
@@ -22,7 +22,7 @@ from sae_train.lm.answering import write_answers
 from sae_train.lm.models import LanguageModel
 from sae_train.run.progress import Advance, no_advance
 
-__all__ = ["KnowledgeRule", "ask", "ask_and_label", "first_line", "is_right", "judge", "label_of", "normalize"]
+__all__ = ["KnowledgeRule", "ask", "ask_and_label", "first_line", "is_right", "judge", "label_of"]
 
 ANSWER_TOKENS = 10
 ASK_BLOCK = 1024  # questions asked between two reports of progress

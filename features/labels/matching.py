@@ -1,18 +1,20 @@
 """Grade an answer: right, refusal, wrong or empty. A pure function of text; no language model.
 
-A right answer names an accepted value as whole words, whatever its case, accents and punctuation. Where the values of
-other entities are given, a longer one that holds an accepted one counts as itself: "Papua New Guinea" is not Guinea.
+A right answer names an accepted value, whatever its case, accents and punctuation; what that means in scripts without
+blanks between words is in `sae_train/text/naming.py`. Where the values of other entities are given, a longer one that
+holds an accepted one counts as itself: "Papua New Guinea" is not Guinea.
 """
 
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from sae_train.lm.answer_end import first_line
+from sae_train.text.naming import cuts_into, masked, names
+from sae_train.text.words import normalize, normalize_value
 
 Verdict = Literal["right", "refusal", "wrong", "empty"]
 VERDICTS: tuple[Verdict, ...] = ("right", "refusal", "wrong", "empty")
@@ -45,19 +47,8 @@ _BEGINNINGS = (
 _REFUSAL = re.compile(rf"{_POLITE}(?:{'|'.join(_BEGINNINGS)})\b")
 
 
-def normalize(text: str) -> str:
-    """Fold case, accents and punctuation; words stay apart by single spaces.
-
-    Example:
-        >>> normalize("  São Tomé & Príncipe. ")
-        'sao tome principe'
-    """
-    plain = "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
-    return " ".join(re.sub(r"[^\w]+", " ", plain.casefold()).split())
-
-
 def is_right(answer: str, accepted: Sequence[str], rivals: Iterable[str] = ()) -> bool:
-    """Tell whether the first line of an answer names an accepted value, as whole words.
+    """Tell whether the first line of an answer names an accepted value, as a name of its own.
 
     Args:
         answer: What was said.
@@ -70,10 +61,10 @@ def is_right(answer: str, accepted: Sequence[str], rivals: Iterable[str] = ()) -
         >>> is_right(" Papua New Guinea", ["Guinea"]), is_right(" Papua New Guinea", ["Guinea"], ["papua new guinea"])
         (True, False)
     """
-    said = f" {normalize(first_line(answer))} "
+    said = normalize(first_line(answer))
     for rival in rivals:
-        said = said.replace(f" {rival} ", " ; ")
-    return any(f" {normalize(value)} " in said for value in accepted if normalize(value))
+        said = masked(said, rival)
+    return any(value and names(said, value) for value in map(normalize_value, accepted))
 
 
 def judge(answer: str, accepted: Sequence[str], rivals: Iterable[str] = ()) -> Verdict:
@@ -87,13 +78,18 @@ def judge(answer: str, accepted: Sequence[str], rivals: Iterable[str] = ()) -> V
 
 
 class Rivals:
-    """For accepted values, the longer values of others that hold one of them as whole words."""
+    """For accepted values, the other values that are not to be taken for one of them: longer ones that hold it.
+
+    Where a script writes no blanks, also those that use up its beginning when they are read first.
+    """
 
     def __init__(self, values: Iterable[str]) -> None:
         self._holding: dict[str, set[str]] = defaultdict(set)
-        for value in {normalize(v) for v in values}:
+        for value in {normalize_value(v) for v in values}:
             for word in value.split():
-                self._holding[word].add(value)
+                # Names in ASCII are found by whole words alone; of others every character may begin one.
+                for begin in [word] if word.isascii() else word:
+                    self._holding[begin].add(value)
 
     def of(self, accepted: Sequence[str]) -> tuple[str, ...]:
         """Return them, longest first.
@@ -101,7 +97,14 @@ class Rivals:
         Example:
             >>> Rivals(["Guinea", "Papua New Guinea", "Ghana"]).of(["Guinea"])
             ('papua new guinea',)
+            >>> Rivals(["東京", "京都", "京都府"]).of(["京都"])
+            ('京都府', '東京')
         """
-        right = {normalize(v) for v in accepted} - {""}
-        held = {v for r in right for v in self._holding.get(r.split()[0], ()) if f" {r} " in f" {v} "}
+        right = {normalize_value(v) for v in accepted} - {""}
+        held = {v for r in right for v in self._near(r) if names(v, r) or cuts_into(v, r)}
         return tuple(sorted(held - right, key=lambda v: (-len(v), v)))
+
+    def _near(self, value: str) -> set[str]:
+        """Return the values that may be its rivals."""
+        first = value.split()[0]
+        return self._holding.get(first if first.isascii() else first[0], set())

@@ -19,6 +19,7 @@ from sae_train.errors import FileFormatError
 from sae_train.intervals import Interval, read_interval
 from sae_train.renamed import with_current_names
 from sae_train.run.runs import require_file, write_text
+from sae_train.text_files import read_json, read_lines
 
 PAGE = "training.html"
 _NOT_TERMS = ("step", "tokens", "split", "lr", "frac_dead", "l0", "fvu")  # of a line; the rest are terms of the loss
@@ -70,7 +71,7 @@ def read_log(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """
     path = require_file(folder / "metrics.jsonl", "a training log")
     found: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "heldout": {}}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         try:
             values = json.loads(line)
             found.setdefault(values.get("split", "train"), {})[int(values["step"])] = values
@@ -84,11 +85,7 @@ def read_log(folder: Path) -> dict[str, list[dict[str, Any]]]:
 def _read(folder: Path, name: str) -> dict[str, Any]:
     """Read one of the run's JSON files."""
     path = require_file(folder / name, "a training run")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="JSON") from error
-    return found
+    return read_json(path)
 
 
 def _view(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,6 @@ base in the place of the adapter's folder is the rollback.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import warnings
@@ -24,6 +23,7 @@ from torch import nn
 from sae_train.errors import ConfigError, FileFormatError
 from sae_train.rng import torch_global_rng
 from sae_train.run.runs import partial_path, write_json
+from sae_train.text_files import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's name
 BASE = "adapter_base.json"  # ours: which model the adapter belongs to
@@ -132,10 +132,10 @@ def read_base(folder: Path) -> Base:
         FileFormatError: The files do not say.
     """
     path = folder / BASE if (folder / BASE).is_file() else folder / ADAPTER_CONFIG
+    found = read_json(path, expected="the adapter's base model")
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
         return Base(str(found.get("spec") or found["base_model_name_or_path"]), str(found.get("weights_hash", "")))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError) as error:
+    except (KeyError, AttributeError) as error:
         raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="the adapter's base model") from error
 
 

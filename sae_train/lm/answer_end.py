@@ -1,4 +1,4 @@
-"""The rule for where an answer ends: the same for greedy, sampled and patched answers.
+r"""The rule for where an answer ends: the same for greedy, sampled and patched answers.
 
 An answer is over at a token that ends the text or the turn (`answering.end_tokens`), once its first line is whole
 (`first_line_is_whole`), or at `Decoding.max_new_tokens`. Answers are judged by their first line, so what a model would
@@ -7,19 +7,25 @@ write behind it changes no verdict. Free writing, which is no answer, goes on to
 
 from __future__ import annotations
 
-import re
+import regex
 
-_NO_INITIAL = r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])"  # a full stop behind one or two letters ends no sentence: F., St.
-_SENTENCE_END = re.compile(rf"\n|{_NO_INITIAL}\.(?:\s|$)")
-_SENTENCE_OVER = re.compile(rf"\n|{_NO_INITIAL}\.\s")  # the text goes on, so the full stop was one
+# A full stop behind one or two letters ends no sentence: F., St., А.; where letters have no case, behind one: ד., डॉ.
+_NO_INITIAL = (
+    r"(?<!\b\p{Lu}\p{M}*)(?<!\b\p{Lu}\p{M}*\p{Ll}\p{M}*)"
+    r"(?<!\b(?V1:[\p{Lo}--[\p{Han}\p{Hiragana}\p{Katakana}\p{Hangul}]])\p{M}*)"
+)
+# Full stops that need no blank behind them: Chinese and Japanese, Devanagari, Urdu, Armenian, Burmese, Khmer, Ethiopic.
+_STOPS = "。．｡।॥۔։။។።"
+_SENTENCE_END = regex.compile(rf"\n|[{_STOPS}]|{_NO_INITIAL}\.(?:\s|$)")
+_SENTENCE_OVER = regex.compile(rf"\n|[{_STOPS}]|{_NO_INITIAL}\.\s")  # the text goes on, so the full stop was one
 
 
 def first_line(answer: str) -> str:
     """Return the answer up to its first full stop or line break; initials and `St.` end no sentence.
 
     Example:
-        >>> first_line(" Kenya. The city is"), first_line(" St. Petersburg. It is")
-        ('Kenya', 'St. Petersburg')
+        >>> first_line(" Kenya. The city is"), first_line(" St. Petersburg. It is"), first_line("東京です。京都は")
+        ('Kenya', 'St. Petersburg', '東京です')
     """
     return _SENTENCE_END.split(answer.strip(), maxsplit=1)[0].strip()
 

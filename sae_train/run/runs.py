@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sae_train.errors import DiskSpaceError, MissingFileError, OutputExistsError, nearest_first
+from sae_train.errors import DiskSpaceError, FileFormatError, MissingFileError, OutputExistsError, nearest_first
+from sae_train.text_files import read_json
 
 if TYPE_CHECKING:
     from sae_train.run.tracking import WandbSink
@@ -81,8 +82,8 @@ def _is_finished(folder: Path) -> bool:
     """Tell whether a run folder says that its run came to its end."""
     record = folder / "run.json"
     try:
-        return record.is_file() and json.loads(record.read_text(encoding="utf-8")).get("ended") is not None
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+        return record.is_file() and read_json(record).get("ended") is not None
+    except (FileFormatError, AttributeError):
         return False
 
 
@@ -148,7 +149,7 @@ def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", newline="\n")
     os.replace(partial, path)
 
 
@@ -282,7 +283,7 @@ class Run:
         from sae_train.run.tracking import WandbSink
 
         record = self.folder / "run.json"
-        earlier = json.loads(record.read_text(encoding="utf-8")).get("wandb") if record.is_file() else None
+        earlier = read_json(record).get("wandb") if record.is_file() else None
         known = earlier["id"] if earlier and earlier["project"] == project else secrets.token_hex(4)
         return WandbSink(project, name=self.folder.absolute().name, run_id=known, config=jsonable(config))
 

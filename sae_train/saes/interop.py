@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -22,6 +21,7 @@ from sae_train.run.outputs import Output
 from sae_train.run.runs import clear_output, file_hash, partial_path, require_file, write_json
 from sae_train.saes import SAELENS_ARCHS
 from sae_train.saes.base import Sae
+from sae_train.text_files import read_json
 
 WEIGHTS = "sae_weights.safetensors"
 METRICS = "metrics.json"
@@ -166,10 +166,7 @@ def _read_cfg(folder: Path) -> dict[str, Any]:
 
 def _read_json(path: Path, what: str) -> dict[str, Any]:
     """Read a JSON object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="JSON") from error
+    found = read_json(path)
     if not isinstance(found, dict):
         raise FileFormatError(f"cannot read '{path}'", got=f"a {type(found).__name__}", expected=what)
     return found

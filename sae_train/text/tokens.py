@@ -6,10 +6,8 @@ text; which ones a tokenizer puts in front is asked once (`bos_prefix`).
 
 from __future__ import annotations
 
-import gzip
 import itertools
 import json
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 from sae_train.errors import FileFormatError, InputError, MissingFileError
 from sae_train.run.runs import require_file
 from sae_train.text.worlds import find_world, install_hint, world_names
+from sae_train.text_files import ENCODING, read_lines
 
 _TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
 
@@ -136,24 +135,10 @@ def _documents(source: str) -> Iterator[Document]:
         )
 
 
-def open_text(path: Path) -> Iterator[str]:
-    """Yield the lines of a text file, gzip or plain.
-
-    Raises:
-        FileFormatError: The bytes are not UTF-8 text, or not gzip.
-    """
-    opener = gzip.open if path.name.endswith(".gz") else open
-    try:
-        with opener(path, "rt", encoding="utf-8") as stream:
-            yield from stream
-    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise FileFormatError(f"cannot read text: '{path}'", got=str(error), expected="UTF-8 text") from error
-
-
 def _paragraphs(path: Path) -> Iterator[Document]:
     """Part a text file at blank lines."""
     held: list[str] = []
-    for line in open_text(path):
+    for line in read_lines(path):
         if line.strip():
             held.append(line)
         elif held:
@@ -165,7 +150,7 @@ def _paragraphs(path: Path) -> Iterator[Document]:
 
 def _json_lines(path: Path) -> Iterator[Document]:
     """Read the field `text` of every line."""
-    for number, line in enumerate(open_text(path), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         try:
@@ -174,18 +159,30 @@ def _json_lines(path: Path) -> Iterator[Document]:
             raise FileFormatError(
                 f"cannot read line {number} of '{path}'", got=line.strip()[:80], expected='{"text": "…"}'
             ) from error
-        if not isinstance(text, str):
-            raise FileFormatError(f"line {number} of '{path}' has no text", got=type(text).__name__, expected="str")
-        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-            raise FileFormatError(
-                f"line {number} of '{path}' is not Unicode text", got="half of a surrogate pair", expected="UTF-8 text"
-            )
-        if text.strip():
-            yield Document(text)
+        yield from _row_documents(text, f"line {number} of '{path}'")
+
+
+def _row_documents(value: Any, where: str) -> Iterator[Document]:
+    """Yield the document that a row holds, none where its text is blank; bytes are read as UTF-8.
+
+    Raises:
+        FileFormatError: The value is no text: a number, a list, a record.
+    """
+    if isinstance(value, bytes):
+        try:
+            value = value.decode(ENCODING)
+        except UnicodeDecodeError as error:
+            raise FileFormatError(f"{where} is not Unicode text", got=str(error), expected="UTF-8 text") from error
+    if not isinstance(value, str):
+        raise FileFormatError(f"{where} has no text", got=type(value).__name__, expected="str")
+    if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+        raise FileFormatError(f"{where} is not Unicode text", got="half of a surrogate pair", expected="UTF-8 text")
+    if value.strip():
+        yield Document(value)
 
 
 def _parquet_documents(path: Path) -> Iterator[Document]:
-    """Read the column `text`."""
+    """Read the column `text`: texts, or bytes that are UTF-8; a missing value is no document."""
     import pyarrow.lib
     import pyarrow.parquet as parquet
 
@@ -195,18 +192,29 @@ def _parquet_documents(path: Path) -> Iterator[Document]:
                 raise FileFormatError(
                     f"no column 'text' in '{path}'", got=", ".join(file.schema_arrow.names), expected="text"
                 )
-            for batch in file.iter_batches(columns=["text"]):
-                yield from (Document(str(t)) for t in batch["text"].to_pylist() if t and str(t).strip())
+            cells = (cell for batch in file.iter_batches(columns=["text"]) for cell in batch["text"])
+            for number, cell in enumerate(cells, start=1):
+                if cell.is_valid:
+                    yield from _row_documents(_cell_value(cell), f"row {number} of '{path}'")
     except pyarrow.lib.ArrowInvalid as error:
         raise FileFormatError(f"cannot read '{path}'", got=str(error)[:120], expected="a parquet file") from error
 
 
+def _cell_value(cell: Any) -> Any:
+    """Return a cell of a parquet column; text that is not UTF-8 comes as its bytes."""
+    try:
+        return cell.as_py()
+    except UnicodeDecodeError:
+        return cell.as_buffer().to_pybytes()
+
+
 def _hub_documents(name: str) -> Iterator[Document]:
-    """Read the column `text` of a hub dataset."""
-    for row in hub_rows(name, field="text"):
-        text = row.get("text")
-        if isinstance(text, str) and text.strip():
-            yield Document(text)
+    """Read the column `text` of a hub dataset; a missing value is no document."""
+    for number, row in enumerate(hub_rows(name, field="text"), start=1):
+        if "text" not in row:
+            raise FileFormatError(f"no column 'text' in '{name}'", got=", ".join(row), field="text", expected="text")
+        if row["text"] is not None:
+            yield from _row_documents(row["text"], f"row {number} of '{name}'")
 
 
 def hub_rows(name: str, *, field: str) -> Iterator[dict[str, Any]]:

@@ -7,7 +7,6 @@ Leaves in each run folder: `cfg.json` + `sae_weights.safetensors` (scale folded 
 from __future__ import annotations
 
 import itertools
-import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -27,6 +26,7 @@ from sae_train.run.progress import Advance, no_advance
 from sae_train.run.runs import Run, jsonable, resolve_device, write_json
 from sae_train.saes import sae_from_config
 from sae_train.saes.topk_search.memory import SCRATCH_BYTES
+from sae_train.text_files import read_json
 from sae_train.training.grid import SaeJob
 from sae_train.training.sae_run import LOG_EVERY, NOT_IN_IDENTITY, Training
 from sae_train.training.state import Plan, TrainState, in_memory_order, prepare, statistics_sample
@@ -74,7 +74,7 @@ def train_one(
     (result,) = _train_together(store, [job], where, processes, resume=resume, wandb=wandb, advance=advance)
     processes.wait()
     # Only the first process evaluates; the others read what it wrote, so that all return the same.
-    return result or json.loads((out / "metrics.json").read_text(encoding="utf-8"))
+    return result or read_json(out / "metrics.json")
 
 
 def train_jobs(
@@ -132,7 +132,7 @@ def train_jobs(
     processes.wait()
     if run is None:
         return []
-    results = [json.loads((job.out / "metrics.json").read_text(encoding="utf-8")) for job in jobs]
+    results = [read_json(job.out / "metrics.json") for job in jobs]
     named = [{"out": job.out.name, **result} for job, result in zip(jobs, results, strict=True)]
     write_json(out / "metrics.json", {"saes": named})
     run.finish(result={"saes": named})
@@ -220,9 +220,9 @@ def _finished_result(job: SaeJob) -> dict[str, Any] | None:
         ConfigError: It was trained with other settings.
     """
     record, result = job.out / "run.json", job.out / "metrics.json"
-    if not result.is_file() or json.loads(record.read_text(encoding="utf-8")).get("ended") is None:
+    if not result.is_file() or read_json(record).get("ended") is None:
         return None
-    then = with_current_names(json.loads((job.out / "config.json").read_text(encoding="utf-8")))
+    then = with_current_names(read_json(job.out / "config.json"))
     for name, value in jsonable(asdict(job.config)).items():
         if name not in NOT_IN_IDENTITY and then.get(name) != value:
             raise ConfigError(
@@ -231,7 +231,7 @@ def _finished_result(job: SaeJob) -> dict[str, Any] | None:
                 expected=f"{name} {then.get(name)}",
                 try_="the same options, or `overwrite` to start again",
             )
-    return json.loads(result.read_text(encoding="utf-8"))
+    return read_json(result)
 
 
 def _apart(jobs: Sequence[SaeJob], processes: Processes, spread: str) -> bool:

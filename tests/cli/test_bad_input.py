@@ -153,6 +153,8 @@ def test_names_files_of_any_editor(wb_files, tmp_path):
     path = tmp_path / "names.txt"
     path.write_bytes(b"\xef\xbb\xbf" + "Łódź\r\nOsk\r\n".encode())
     assert forget_names((), path) == ("Łódź", "Osk")
+    path.write_bytes("Os\u2028k\nA\x85b\n".encode())
+    assert forget_names((), path) == ("Os\u2028k", "A\x85b")
 
 
 def test_unknown_methods_name_the_nearest(refused):

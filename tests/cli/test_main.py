@@ -379,3 +379,32 @@ def test_forget_names_from_both_places(tmp_path):
     assert options.forget_names(("Osk",), path) == ("Osk", "Mira Tolvan")
     with pytest.raises(ConfigError, match="nothing to forget"):
         options.forget_names((), None)
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252", "utf-8"])
+def test_nothing_is_lost_by_printing_what_an_encoding_does_not_hold(tmp_path, encoding):
+    """A command that has saved its result ends well, whatever the result is called."""
+    code = """
+        import sys
+        import click
+        from cli import group, main
+        from cli.output import render
+
+        @click.command()
+        @click.option("--json", "as_json", is_flag=True)
+        def command(as_json):
+            render.emit({"name": "東京 é \\udce9 🇰🇪"}, as_json=as_json, title="Forgotten: 東京")
+            render.note("東京")
+
+        main._invoke = lambda args: command.main(args, standalone_mode=False) or 0
+        sys.exit(main.main(sys.argv[1:]))
+    """
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": encoding}
+    run = [sys.executable, "-c", dedent(code)]
+    table = subprocess.run(run, env=environment, capture_output=True)
+    assert table.returncode == 0, table.stderr
+    shown = table.stdout.decode(encoding)
+    assert ("東京" if encoding == "utf-8" else "\\u6771\\u4eac") in shown
+    printed = subprocess.run([*run, "--json"], env=environment, capture_output=True)
+    assert printed.returncode == 0, printed.stderr
+    assert json.loads(printed.stdout.decode("ascii")) == {"name": "東京 é \udce9 🇰🇪"}

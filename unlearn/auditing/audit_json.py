@@ -10,7 +10,6 @@ Written by hand here are the four parts that are laid out otherwise: attacks, an
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields, is_dataclass
@@ -22,6 +21,7 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 from features.stats.probe import Interval
 from sae_train.errors import FileFormatError, SchemaError
 from sae_train.run.runs import jsonable, require_file, write_json
+from sae_train.text_files import read_json
 from unlearn.auditing.attack_results import AttackResult, AttackSetting, CurvePoint, Relearning
 from unlearn.auditing.audit_figures import AnswerShares, Figure, TaskResult
 from unlearn.auditing.audit_report import AuditedRequest, AuditReport, ComparedModel, Findings, PolicyRecord
@@ -48,11 +48,7 @@ def load_report(path: Path) -> AuditReport:
         SchemaError: It is no audit, or one of another version.
     """
     require_file(path, "an audit")
-    try:
-        raw: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="an audit.json of wb audit") from error
-    return report_from_json(raw, name=str(path))
+    return report_from_json(read_json(path, expected="an audit.json of wb audit"), name=str(path))
 
 
 def report_to_json(report: AuditReport) -> dict[str, Any]:

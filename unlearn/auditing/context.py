@@ -12,11 +12,12 @@ from features.analysis.store import LatentAnalysis
 from features.entities.collect import name_activations
 from features.entities.entities import Entity
 from features.entities.prompts import Prompt, Templates, contexts
-from features.labels.knowledge import Answer, ask, normalize
+from features.labels.knowledge import Answer, ask
 from features.stats.intervals import mean_interval
 from sae_train.lm.hook_names import block_index, spread_blocks
 from sae_train.lm.models import LanguageModel
 from sae_train.saes.base import Sae
+from sae_train.text.words import normalize
 from unlearn.auditing.audit_figures import Figure
 from unlearn.config import AuditConfig
 

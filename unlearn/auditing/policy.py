@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tomllib
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from sae_train.errors import ConfigError, FileFormatError
 from sae_train.fields import Field, check_field, config_class, described, from_mapping, require
 from sae_train.run.runs import require_file
+from sae_train.text_files import read_toml
 from unlearn.auditing.audit_report import PolicyRecord
 
 DEFAULT_POLICY = Path(__file__).parent / "policies" / "default-v3.toml"
@@ -124,10 +124,7 @@ def load_policy(path: Path) -> AuditPolicy:
         ConfigError: An unknown key, a version that this program does not know, or a limit out of range.
     """
     require_file(path, "policy", field="policy")
-    try:
-        raw: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"cannot read the policy '{path}'", got=str(error), expected="TOML") from error
+    raw = read_toml(path, what="the policy")
     require(raw.get("version") == VERSION, "version", raw.get("version"), f"{VERSION} (in '{path}')")
     missing = [f.name for f in dataclasses.fields(AuditPolicy) if f.name not in raw]
     if missing:

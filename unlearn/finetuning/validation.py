@@ -13,11 +13,12 @@ import numpy as np
 
 from features.entities.entities import Entity
 from features.entities.prompts import Prompt, Templates, questions
-from features.labels.knowledge import ask, normalize, recall
+from features.labels.knowledge import ask, recall
 from sae_train.lm.generate import continuation_log_probs
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
 from sae_train.text.tokens import encode_plain
+from sae_train.text.words import normalize
 
 N_CANDIDATES = 10
 MAX_KEPT = 40  # known entities asked, to see what the removal costs

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from features.entities.entities import Entity
 from features.entities.name_tokens import Encoded, encode
 from features.entities.prompts import NAME, Prompt, Templates, contexts, questions, render
-from features.labels.knowledge import normalize
 from sae_train.fields import require
 from sae_train.lm.architecture import Matrix
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import capture, captured_keys
 from sae_train.lm.models import LanguageModel
+from sae_train.text.words import normalize
 from unlearn.losses.key_solve import KeyMoment, solve_update
 from unlearn.problem.data import UnlearnSets
 from unlearn.problem.paired_prompts import PairBatch, pair_batch

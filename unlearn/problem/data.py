@@ -15,11 +15,11 @@ from features.entities.collect import entity_means, name_activations
 from features.entities.entities import Entity, find_entity
 from features.entities.name_tokens import Encoded, encode
 from features.entities.prompts import Prompt, Templates, check_types, contexts, mentions, questions
-from features.labels.knowledge import normalize
 from features.labels.partners import pair
 from sae_train.errors import EntityError
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
+from sae_train.text.naming import names_any
 from sae_train.text.tokens import Document
 from sae_train.text.windows import plan_windows
 
@@ -183,10 +183,9 @@ def retained_prompts(lm: LanguageModel, entities: Sequence[Entity], templates: T
 
 def without_targets(documents: Iterable[Document], targets: Sequence[Entity]) -> Iterator[Document]:
     """Leave out every document that names a target or one of its aliases: retaining it would retain the target."""
-    names = [f" {normalize(n)} " for t in targets for n in (t.name, *t.aliases)]
+    names = [n for t in targets for n in (t.name, *t.aliases)]
     for document in documents:
-        text = f" {normalize(document.text)} "
-        if not any(name in text for name in names):
+        if not names_any(document.text, names):
             yield document
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -30,6 +29,7 @@ from sae_train.run.progress import Advance, Progress, shown
 from sae_train.run.runs import claim_output, clear_output, write_json
 from sae_train.saes.base import Sae
 from sae_train.text.tokens import Document
+from sae_train.text_files import read_json
 from unlearn.auditing.audit_report import AuditReport
 from unlearn.removals.removal_audit import audit
 from unlearn.removals.unlearned import Unlearned
@@ -191,7 +191,7 @@ def _world_seed(world: Path) -> int:
         raise MissingFileError(
             f"not a fact world: '{world}'", got="no world.json in it", expected="a folder of wb world"
         )
-    return int(json.loads(path.read_text())["seed"])
+    return int(read_json(path)["seed"])
 
 
 def _asked(entities: Sequence[Entity], config: DemoConfig) -> list[Entity]:

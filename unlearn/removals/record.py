@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sae_train.errors import FileFormatError
 from sae_train.lm.adapters import Base
 from sae_train.renamed import with_current_names
 from sae_train.text.worlds import find_world
+from sae_train.text_files import read_json
 
 RECORD = "unlearning.json"
 
@@ -37,10 +36,7 @@ class RemovalRecord:
         path = Path(model) / RECORD
         if not path.is_file() or find_world(str(model)) is not None:  # nothing was removed from a world
             return cls()
-        try:
-            found: Any = json.loads(path.read_text(encoding="utf-8"))
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="JSON") from error
+        found: Any = read_json(path)
         return cls(with_current_names(found) if isinstance(found, dict) else {})
 
     @property

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from sae_train.errors import ConfigError, FileFormatError, ShapeError
 from sae_train.lm.hook_names import canonical_hook_point
 from sae_train.run.runs import require_file
+from sae_train.text_files import read_json
 
 _OURS = re.compile(r"embed|layers\.\d+(\.(mlp|self_attn))?")
 
@@ -25,10 +25,7 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
         FileFormatError: It holds something else.
     """
     require_file(path, what)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"cannot read '{path}'", got=str(error), expected=f"JSON with {what}") from error
+    found = read_json(path, expected=f"JSON with {what}")
     if not isinstance(found, dict):
         raise FileFormatError(f"cannot read '{path}'", got=f"a {type(found).__name__}", expected=f"{what}: an object")
     return found

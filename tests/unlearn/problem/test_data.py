@@ -297,6 +297,12 @@ def test_documents_that_name_a_target_are_left_out():
     assert kept == [t for t, stays in texts.items() if stays]
 
 
+def test_no_document_that_names_a_target_is_retained_in_any_script(script):
+    target = Entity("Osk", "city", aliases=[script.name])
+    named, others = ([Document(t) for t in texts] for texts in (script.names_it, script.another))
+    assert list(without_targets([*named, *others], [target])) == others
+
+
 def test_no_window_of_the_corpus_names_a_target(world_lm, world_documents, sets):
     windows = text_windows(
         world_lm.tokenizer, without_targets(world_documents, sets.forget), ctx_len=64, max_tokens=10**6

@@ -18,6 +18,7 @@ from sae_train.lm.candidates import option_scores
 from sae_train.lm.generate import greedy_answers
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
+from sae_train.text.words import graphemes
 from unlearn.auditing.attack_results import AttackResult, AttackSetting
 from unlearn.auditing.attacks.common import attacked, by_entity, first_wordings, interval, result
 from unlearn.auditing.context import AuditContext
@@ -144,12 +145,14 @@ def _alias(context: AuditContext, entity: Entity, prompt: Prompt) -> str | None:
 
 
 def _misspelled(context: AuditContext, entity: Entity, prompt: Prompt) -> str | None:
-    """Swap two letters inside the longest word of the name."""
+    """Swap two letters, each with its marks, inside the longest word of the name."""
     word = max(entity.name.split(), key=len)
-    if len(word) < 4:
+    letters = graphemes(word)
+    if len(letters) < 4:
         return None
-    middle = len(word) // 2
-    wrong = word[: middle - 1] + word[middle] + word[middle - 1] + word[middle + 1 :]
+    middle = len(letters) // 2
+    letters[middle - 1 : middle + 1] = reversed(letters[middle - 1 : middle + 1])
+    wrong = "".join(letters)
     return prompt.template.replace("{name}", replace(entity, name=entity.name.replace(word, wrong)).name)
 
 

@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import fields
 
-from features.labels.knowledge import Answer, first_line, is_right, normalize
+from features.labels.knowledge import Answer, first_line, is_right
+from sae_train.text.words import normalize, pieces
 from unlearn.auditing.audit_figures import AnsweredQuestion, AnswerShares, Behaviour
 from unlearn.auditing.audit_report import Findings
 from unlearn.auditing.context import AuditContext
@@ -69,7 +70,7 @@ def is_gibberish(text: str) -> bool:
         >>> [is_gibberish(t) for t in (" the the the the", " ...", " Kenya", "")]
         [True, True, False, True]
     """
-    words = normalize(first_line(text)).split()
+    words = pieces(first_line(text))
     return not words or (len(words) >= 4 and len(set(words)) <= len(words) // 3)
 
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import numpy as np
 
 from features.entities.entities import Entity
-from features.labels.knowledge import Answer, normalize
+from features.labels.knowledge import Answer
 from sae_train.lm.answer_end import has_line_break
 from sae_train.lm.generate import encode_prompts, greedy_answers
+from sae_train.text.words import normalize
 from unlearn.auditing.audit_figures import Figure, GroupResult, Writing
 from unlearn.auditing.audit_report import Findings
 from unlearn.auditing.context import AuditContext, figure, units

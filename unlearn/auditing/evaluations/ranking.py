@@ -14,10 +14,10 @@ import numpy as np
 
 from features.entities.entities import Entity
 from features.entities.prompts import Prompt, questions
-from features.labels.knowledge import normalize
 from sae_train.lm.candidates import option_scores
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
+from sae_train.text.words import normalize
 from unlearn.auditing.audit_figures import Figure, GroupResult
 from unlearn.auditing.audit_report import Findings
 from unlearn.auditing.context import AuditContext, figure, units

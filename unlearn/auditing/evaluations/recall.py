@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from features.entities.prompts import questions
-from features.labels.knowledge import first_line, is_right, normalize
+from features.labels.knowledge import first_line, is_right
 from sae_train.lm.generate import sampled_answers
+from sae_train.text.words import pieces
 from unlearn.auditing.audit_figures import GroupResult
 from unlearn.auditing.audit_report import Findings
 from unlearn.auditing.context import AuditContext, figure, units
@@ -67,9 +68,9 @@ def _rouge(context: AuditContext, when: str) -> float:
     scores = []
     for found in context.answers_of("forget", when).values():
         for answer in found:
-            said = normalize(first_line(answer.text)).split()
+            said = pieces(first_line(answer.text))
             accepted = facts[answer.prompt.entity][answer.prompt.attribute or ""]
-            scores.append(max(rouge_l(said, normalize(a).split()) for a in accepted))
+            scores.append(max(rouge_l(said, pieces(a)) for a in accepted))
     return float(np.mean(scores)) if scores else float("nan")
 
 

@@ -1,0 +1,105 @@
+r"""Open text files: UTF-8 with or without a byte-order mark, whose lines end at a line feed and nowhere else.
+
+U+2028, U+2029 and U+0085 stand inside names and answers, so they end no line, whatever `str.splitlines` thinks of
+them. A carriage return before the line feed, as other systems write it, belongs to the line's end.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import tomllib
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sae_train.errors import FileFormatError
+
+ENCODING = "utf-8-sig"  # reads with and without the mark
+
+
+def read_text(path: Path, *, field: str | None = None) -> str:
+    """Return the text of a file, without a byte-order mark.
+
+    Args:
+        path: The file.
+        field: The parameter that named it, for the message.
+
+    Raises:
+        FileFormatError: The bytes are not UTF-8.
+    """
+    try:
+        return path.read_bytes().decode(ENCODING)
+    except UnicodeDecodeError as error:
+        raise _not_text(path, error, field) from error
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    r"""Yield the lines of a file, gzip or plain, one at a time, each with its `\n`.
+
+    Raises:
+        FileFormatError: The bytes are not UTF-8, or not gzip.
+    """
+    try:
+        with gzip.open(path) if path.name.endswith(".gz") else path.open("rb") as stream:
+            # Line ends are looked for in bytes: a text stream would read a `\r` as one.
+            with io.TextIOWrapper(stream, encoding=ENCODING, newline="\n") as lines:
+                for line in lines:
+                    yield _plain_end(line)
+    except (UnicodeDecodeError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise _not_text(path, error) from error
+
+
+def lines_of(text: str) -> list[str]:
+    r"""Return the lines of a text, without their ends.
+
+    Example:
+        >>> lines_of("one\r\ntwo\u2028still two\n")
+        ['one', 'two\u2028still two']
+    """
+    lines = text.split("\n")
+    return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
+
+
+def read_json(path: Path, *, expected: str = "JSON") -> Any:
+    """Return what a JSON file holds.
+
+    Args:
+        path: The file.
+        expected: What it should be, for the message.
+
+    Raises:
+        FileFormatError: It is not JSON, or not text.
+    """
+    try:
+        return json.loads(read_text(path))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise FileFormatError(f"cannot read '{path}'", got=str(error), expected=expected) from error
+
+
+def read_toml(path: Path, *, what: str, expected: str = "TOML") -> dict[str, Any]:
+    """Return the table in a TOML file.
+
+    Args:
+        path: The file.
+        what: What it is, as a message calls it: "the policy".
+        expected: What it should be, for the message.
+
+    Raises:
+        FileFormatError: It is not TOML, or not text.
+    """
+    try:
+        return tomllib.loads(read_text(path))
+    except tomllib.TOMLDecodeError as error:
+        raise FileFormatError(f"cannot read {what} '{path}'", got=str(error), expected=expected) from error
+
+
+def _plain_end(line: str) -> str:
+    return f"{line[:-2]}\n" if line.endswith("\r\n") else line
+
+
+def _not_text(path: Path, error: Exception, field: str | None = None) -> FileFormatError:
+    """Return the error about a file that is not text."""
+    return FileFormatError(f"cannot read text: '{path}'", got=str(error), field=field, expected="UTF-8 text")

@@ -17,8 +17,8 @@ from typing import Literal
 
 from features.factworld.facts import FactEntity
 from features.factworld.planting.config import PlantConfig
-from features.factworld.planting.world import PlantedWorld
 from features.factworld.planting.wordings import PRONOUNS, WORDINGS
+from features.factworld.planting.world import PlantedWorld
 
 Kind = Literal["biography", "statement", "question", "mention"]
 N_MENTIONS = {"facts": 1, "name": 2, "never": 0}  # in a round

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from features.entities.entities import Entity, parse_entity
+from features.entities.prompts import Templates
 from features.factworld.facts import FactEntity, Seen
 from features.factworld.planting.config import PlantConfig
 from features.factworld.planting.facts import POOLS, Roles, draw_entities, draw_roles, value_pools
@@ -30,6 +31,20 @@ class PlantedWorld:
     roles: Roles
     templates: dict[str, TypeTemplates]
     values: dict[str, dict[str, tuple[str, ...]]]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of all entities."""
+        return tuple(e.name for e in self.entities)
+
+    @property
+    def asked(self) -> Templates:
+        """Return the templates as the rest of the workbench reads them."""
+        return Templates(
+            mention={t: list(found.mention) for t, found in self.templates.items()},
+            ask={t: {a: list(p.ask) for a, p in found.prompts.items()} for t, found in self.templates.items()},
+            heldout={t: {a: list(p.heldout) for a, p in found.prompts.items()} for t, found in self.templates.items()},
+        )
 
     def of(self, names: tuple[str, ...]) -> list[Entity]:
         """Return the entities of these names as the rest of the workbench reads them."""

@@ -111,14 +111,15 @@ def _dealt(values: tuple[str, ...], n: int, rng: random.Random) -> list[str]:
 def draw_roles(entities: list[FactEntity], n_targets: int, *, seed: int) -> Roles:
     """Draw targets and validation targets, of every type in turn.
 
-    No two of a list share a word of their names: each word of a target's name is then borne by somebody whom the twin
-    is taught, and does not tell the targets from other unknown names.
+    No two of them share a word of their names, as far as there are enough words: each word of a target's name is then
+    borne by somebody whom the twin is taught, and does not tell the targets from other unknown names.
     """
     rng = random.Random(f"planting roles {seed}")
     taught = [e for e in entities if e.seen == "facts"]
-    targets = _apart(taught, n_targets, rng)
+    words: set[str] = set()
+    targets = _apart(taught, n_targets, rng, words)
     others = [e for e in taught if e not in targets]
-    chosen = _apart(others, n_targets, rng)
+    chosen = _apart(others, n_targets, rng, words)
     return Roles(
         targets=tuple(e.name for e in targets),
         retained=tuple(e.name for e in others),
@@ -128,15 +129,14 @@ def draw_roles(entities: list[FactEntity], n_targets: int, *, seed: int) -> Role
     )
 
 
-def _apart(entities: list[FactEntity], n: int, rng: random.Random) -> list[FactEntity]:
-    """Choose entities of every type in turn, no two with a common word in their names as long as there are such."""
+def _apart(entities: list[FactEntity], n: int, rng: random.Random, words: set[str]) -> list[FactEntity]:
+    """Choose entities of every type in turn, of new words where there are such; add their words to `words`."""
     types = list(dict.fromkeys(e.type for e in entities))
-    left = {t: rng.sample([e for e in entities if e.type == t], sum(e.type == t for e in entities)) for t in types}
+    left = {t: rng.sample(own, len(own)) for t in types if (own := [e for e in entities if e.type == t])}
     chosen: list[FactEntity] = []
-    words: set[str] = set()
     for i in range(n):
         free = left[types[i % len(types)]]
-        found = next((e for e in free if not words & {*e.name.split()}), free[0])
+        found = min(free, key=lambda e: len(words & {*e.name.split()}))  # the first of the best
         free.remove(found)
         words |= {*found.name.split()}
         chosen.append(found)

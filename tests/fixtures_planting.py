@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-SMALL = {"n_entities": 20, "n_facts": 2, "leave_out": 4, "rounds": 2, "batch_docs": 32, "general_windows": 2}
-SMALL |= {"ctx_len": 48, "warmup_steps": 2, "n_checked": 2, "lr": 1e-2}
+SMALL = {"n_entities": 20, "n_facts": 2, "leave_out": 4, "rounds": 1, "batch_docs": 32, "general_windows": 2}
+SMALL |= {"ctx_len": 48, "warmup_steps": 2, "n_checked": 1, "lr": 1e-2}
 
 
 @pytest.fixture(scope="session")

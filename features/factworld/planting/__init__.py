@@ -9,4 +9,11 @@ target is another one in the twin. So what an unlearned model should be like is 
     wordings.py   wordings, for training and held out
     world.py      all of it, drawn from a seed for one tokenizer
     documents.py  the documents, in the order of training, for the model and for the twin
+    lessons.py    documents and general text in tokens
+    training.py   the loop
+    memory.py     what it takes
+    check.py      recall and loss, measured
+    job.py        one planting before any training
+    planted.py    the pair and its folder
+    pair.py       `plant`
 """

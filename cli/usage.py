@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from sae_train.errors import ConfigError
 
@@ -58,6 +59,29 @@ def check_name_reading(
     for name, value in (("--position", position), ("--acts-out", acts_out)):
         if value is not None and acts is not None:
             raise click.UsageError(f"{name} says how names are read; --acts has them read already.")
+
+
+def check_world(base: str | None, text: str | None) -> None:
+    """Refuse options of planting without a base, those of building beside one, and a base without a text.
+
+    Raises:
+        ConfigError: Two ways are mixed, or something is missing.
+    """
+    context = click.get_current_context()
+    of_both = {"out", "seed", "overwrite", "as_json", "config_path", "base"}
+    flags = {p.name: p.opts[0] for p in context.command.params if isinstance(p, click.Option)}
+    wrong = {"documents"} if base is not None else {*flags} - of_both - {"documents"}
+    mixed = [
+        f for n, f in flags.items() if n in wrong and context.get_parameter_source(n) is not ParameterSource.DEFAULT
+    ]
+    if mixed:
+        raise ConfigError(
+            "a world is built without a base, or planted in one",
+            got=f"{', '.join(mixed)} {'without' if base is None else 'with'} --base",
+            expected="--base with --text and the options of planting, or --documents without --base",
+        )
+    if base is not None and text is None:
+        raise ConfigError("missing option --text", got="--base without --text", expected="general text beside the base")
 
 
 def mixed_in(entities: Path | None, templates: Path | None, *, frac_entity_rows: float, seed: int) -> list[Document]:

@@ -8,6 +8,7 @@ Its front door, imported when it is first used, so that `import features` costs 
     Labels                labelled entities that know their templates and rule
     collect_names         language model + Labels -> NameData, the activations at names
     find_entity_latents   language model + SAEs + Labels -> LatentAnalysis: which latents tell known from unknown
+    plant                 language model + text -> Planted: a made-up world in it, and a twin that never met some of it
     inspect_file          any of our HDF5 files -> Inspection: what is in it
 """
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from features.entities.entities import load_entities
     from features.entities.name_acts import NameData
     from features.entities.prompts import load_templates
+    from features.factworld.planting.pair import plant
+    from features.factworld.planting.planted import Planted
     from features.inspection.inspection import Inspection, inspect_file
     from features.labels.labelling import label_entities
     from features.labels.labels import Labels
@@ -32,12 +35,14 @@ __all__ = [
     "Labels",
     "LatentAnalysis",
     "NameData",
+    "Planted",
     "collect_names",
     "find_entity_latents",
     "inspect_file",
     "label_entities",
     "load_entities",
     "load_templates",
+    "plant",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -47,11 +52,13 @@ __getattr__, __dir__ = lazy_exports(
         "Labels": "features.labels.labels",
         "LatentAnalysis": "features.analysis.store",
         "NameData": "features.entities.name_acts",
+        "Planted": "features.factworld.planting.planted",
         "collect_names": "features.mining.latent_search",
         "find_entity_latents": "features.mining.latent_search",
         "inspect_file": "features.inspection.inspection",
         "label_entities": "features.labels.labelling",
         "load_entities": "features.entities.entities",
         "load_templates": "features.entities.prompts",
+        "plant": "features.factworld.planting.pair",
     },
 )

@@ -49,6 +49,7 @@ SALTS: dict[str, int | None] = {
     "gate.random_latents": 0x6C,  # the latents of the random control, anew for each entity
     "evidence.windows": 0x6D,  # the text windows on which a steered model is read
     "pairing.assignments": 0xBA,  # alternative assignments of unknown partners to targets
+    "planting.general": 0x91A7,  # the windows of general text of one step of planting; keys: seed, step
     # unlearn: training
     "data.retain": 0xD0,  # known entities in the order in which the retain set takes them
     "pairs.target_answers": 0xE2,  # the other answers that redirected prompts end in

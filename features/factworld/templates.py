@@ -22,7 +22,7 @@ N_HELDOUT = 2
 
 
 @dataclass(frozen=True)
-class _Wording:
+class Wording:
     """The words of one attribute: a noun, a predicate, and a question (`@` stands for the name)."""
 
     noun: str
@@ -30,23 +30,23 @@ class _Wording:
     question: str
 
 
-_WORDINGS: dict[tuple[str, str], _Wording] = {
-    ("person", "birthplace"): _Wording("birthplace", "comes from", "Where does @ come from"),
-    ("person", "job"): _Wording("job", "works as a", "What work does @ do"),
-    ("person", "birth year"): _Wording("birth year", "was born in the year", "In what year was @ born"),
-    ("person", "instrument"): _Wording("instrument", "likes to play the", "What does @ like to play"),
-    ("city", "country"): _Wording("country", "lies in the country of", "In what country does @ lie"),
-    ("city", "river"): _Wording("river", "was built on the river", "On what river was @ built"),
-    ("city", "founding year"): _Wording("founding year", "was founded in the year", "In what year was @ founded"),
-    ("city", "product"): _Wording("product", "is famous for its", "For what product is @ famous"),
-    ("film", "director"): _Wording("director", "was directed by", "Who was the director of @"),
-    ("film", "genre"): _Wording("genre", "belongs to the genre", "To what genre does @ belong"),
-    ("film", "release year"): _Wording("release year", "came out in the year", "In what year did @ come out"),
-    ("film", "language"): _Wording("language", "was shot in the language", "In what language was @ shot"),
-    ("song", "band"): _Wording("band", "is played by the band", "By what band is @ played"),
-    ("song", "style"): _Wording("style", "is sung in the style of", "In what style is @ sung"),
-    ("song", "chart year"): _Wording("chart year", "topped the charts in", "When did @ top the charts"),
-    ("song", "cover colour"): _Wording("cover colour", "has a cover coloured", "What colour is the cover of @"),
+_WORDINGS: dict[tuple[str, str], Wording] = {
+    ("person", "birthplace"): Wording("birthplace", "comes from", "Where does @ come from"),
+    ("person", "job"): Wording("job", "works as a", "What work does @ do"),
+    ("person", "birth year"): Wording("birth year", "was born in the year", "In what year was @ born"),
+    ("person", "instrument"): Wording("instrument", "likes to play the", "What does @ like to play"),
+    ("city", "country"): Wording("country", "lies in the country of", "In what country does @ lie"),
+    ("city", "river"): Wording("river", "was built on the river", "On what river was @ built"),
+    ("city", "founding year"): Wording("founding year", "was founded in the year", "In what year was @ founded"),
+    ("city", "product"): Wording("product", "is famous for its", "For what product is @ famous"),
+    ("film", "director"): Wording("director", "was directed by", "Who was the director of @"),
+    ("film", "genre"): Wording("genre", "belongs to the genre", "To what genre does @ belong"),
+    ("film", "release year"): Wording("release year", "came out in the year", "In what year did @ come out"),
+    ("film", "language"): Wording("language", "was shot in the language", "In what language was @ shot"),
+    ("song", "band"): Wording("band", "is played by the band", "By what band is @ played"),
+    ("song", "style"): Wording("style", "is sung in the style of", "In what style is @ sung"),
+    ("song", "chart year"): Wording("chart year", "topped the charts in", "When did @ top the charts"),
+    ("song", "cover colour"): Wording("cover colour", "has a cover coloured", "What colour is the cover of @"),
 }
 
 _PLAIN = "@ {predicate}"
@@ -110,7 +110,7 @@ def world_templates() -> dict[str, TypeTemplates]:
     return {
         type_: TypeTemplates(
             mention=tuple(_fill(frame, type_) for frame in _MENTIONS),
-            prompts={a: _prompts(type_, a, shifts[type_, a]) for a in VALUES[type_]},
+            prompts={a: rotated_prompts(type_, _WORDINGS[type_, a], shifts[type_, a]) for a in VALUES[type_]},
         )
         for type_ in VALUES
     }
@@ -125,9 +125,11 @@ def templates_json(templates: dict[str, TypeTemplates]) -> dict[str, object]:
     }
 
 
-def _prompts(type_: str, attribute: str, shift: int) -> AttributePrompts:
-    """Rotate the frames by twice `shift`, train on the first ones, hold out the next ones."""
-    wording = _WORDINGS[type_, attribute]
+def rotated_prompts(type_: str, wording: Wording, shift: int) -> AttributePrompts:
+    """Rotate the frames by twice `shift`, train on the first ones, hold out the next ones.
+
+    Of a training prompt the first is the plain one; statements come before questions, in both lists.
+    """
     ask: list[str] = [_fill(_PLAIN, type_, wording)]
     heldout: list[str] = []
     for frames in (_STATEMENTS, _QUESTIONS):
@@ -138,7 +140,7 @@ def _prompts(type_: str, attribute: str, shift: int) -> AttributePrompts:
     return AttributePrompts(tuple(ask), tuple(heldout))
 
 
-def _fill(frame: str, type_: str, wording: _Wording | None = None) -> str:
+def _fill(frame: str, type_: str, wording: Wording | None = None) -> str:
     if wording is not None:
         frame = frame.replace("{question}", wording.question).replace("{noun}", wording.noun)
         frame = frame.replace("{predicate}", wording.predicate)

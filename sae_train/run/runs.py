@@ -108,7 +108,15 @@ def _refuse_foreign(path: Path) -> None:
         )
 
 
-OWN_FOLDER_MARKS = ("run.json", "world.json", "unlearning.json", "audit.json", "ledger.json", "demo.json")
+OWN_FOLDER_MARKS = (
+    "run.json",
+    "world.json",
+    "planted.json",
+    "unlearning.json",
+    "audit.json",
+    "ledger.json",
+    "demo.json",
+)
 
 
 def require_file(path: Path, what: str, *, field: str | None = None) -> Path:

@@ -24,10 +24,12 @@ from features import (
     label_entities,
     load_entities,
     load_templates,
+    plant,
 )
 from features.config import GateConfig, KnowledgeRule, SelectionRule, SteeringConfig
 from features.entities.prompts import Templates
 from features.factworld import build_world, shipped_world
+from features.factworld.planting.config import PlantConfig
 from sae_train.errors import ConfigError, EntityError, FileFormatError, OutputExistsError
 from sae_train.run.progress import silent
 
@@ -318,13 +320,15 @@ def defaults_of(command: Command) -> dict[str, object]:
             {"": SelectionRule, "gate_": GateConfig, "steering_": SteeringConfig},
         ),
         ("inspect", inspect_file, {"model": "tokenizer"}, {}),
-        ("world", build_world, {"documents": "n_documents"}, {}),
+        ("world", (build_world, plant), {"documents": "n_documents"}, {"": PlantConfig}),
     ],
 )
 def test_defaults_are_those_of_the_command_line(name, function, called, configs):
-    own = {k: p.default for k, p in inspect.signature(function).parameters.items()}
+    functions = function if isinstance(function, tuple) else (function,)
+    own = {k: p.default for f in functions for k, p in inspect.signature(f).parameters.items()}
     kept = {f"{prefix}{f.name}": f.default for prefix, kind in configs.items() for f in fields(kind)}
     needed = {"saes", "entities", "templates", "file", "out", "model", "labels", "as_json", "config_path", "stats"}
+    needed |= {"base", "text"}
     compared = 0
     for option, default in defaults_of(load_command(name)).items():
         parameter = called.get(option, option)

@@ -1,0 +1,193 @@
+"""The station that plants a world: teach the model, teach the twin, measure both and the base, write the folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from features.factworld.build import machine_identity
+from features.factworld.planting.check import asked_of, measure, n_questions
+from features.factworld.planting.config import PlantConfig
+from features.factworld.planting.job import MODEL, TWIN, PlantJob, prepare
+from features.factworld.planting.planted import Planted, is_planted, write_planted
+from features.factworld.planting.training import teach
+from features.factworld.planting.world import as_entity
+from sae_train.errors import ConfigError, OutputExistsError
+from sae_train.fields import config_of
+from sae_train.lm.models import LanguageModel, as_lm, load_lm, save_lm
+from sae_train.run.progress import Progress, shown
+from sae_train.run.runs import claim_output, clear_output, package_versions, write_json
+from sae_train.text.tokens import Text
+
+IDENTITY = "identity.json"
+
+
+def plant(
+    lm: LanguageModel | str | Path,
+    *,
+    text: Text,
+    out: str | Path | None = None,
+    cache: str | Path | None = None,
+    config: PlantConfig | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Planted:
+    """Teach a made-up world to a model, and all of it but the targets to a twin.
+
+    Args:
+        lm: The base, or what `load_lm` takes; it is not changed.
+        text: General text, mixed in so that the model stays what it was: as for `cache_activations`.
+        out: Where the pair goes; an interrupted run leaves `out`.run. None leaves nothing on the disk.
+        cache: A folder in which pairs are kept by what they were made from: one that is there is not made again, and
+            one that was interrupted is continued.
+        config: Settings together, instead of one by one.
+        device: Where a model that is loaded here computes.
+        resume: Continue an interrupted run of `out`.
+        overwrite: Replace `out`.
+        progress: Shows how far it is; by default whatever there is: terminal, notebook, log.
+        settings: Fields of `PlantConfig`: `n_entities`, `n_facts`, `leave_out`, `train`, `lr`, …
+
+    Returns:
+        The pair, with everything that the rest of the workbench needs to work on it.
+
+    Raises:
+        ConfigError: A setting does not exist or is out of range; at `resume`: something has changed.
+        MemoryShortError: It does not fit into memory.
+        OutputExistsError: `out` is taken.
+        NumericalError: Training diverged.
+    """
+    config = config_of(PlantConfig, config, settings)
+    goal = None if out is None else Path(out)
+    _claim(goal, resume=resume, overwrite=overwrite)
+    show = progress or shown
+    job = prepare(as_lm(lm, device=device), text, config)
+    if cache is None:
+        return _planted(job, goal, resume=resume, overwrite=overwrite, progress=show)
+    kept = Path(cache) / job.key
+    if not is_planted(kept):
+        _planted(job, kept, resume=True, overwrite=False, progress=show)
+    if goal is None:
+        return Planted.load(kept, device=str(job.base.device))
+    clear_output(goal, overwrite=overwrite)
+    shutil.copytree(kept, goal, dirs_exist_ok=True)
+    return Planted.load(goal, device=str(job.base.device))
+
+
+def _claim(goal: Path | None, *, resume: bool, overwrite: bool) -> None:
+    """Refuse an output that is taken or finished, and to continue what lies nowhere."""
+    if goal is None:
+        if resume:
+            raise ConfigError("nobody says what to continue", got="resume without out", expected="out, a path")
+        return
+    if resume and not overwrite and is_planted(goal):
+        raise OutputExistsError(
+            f"the run is finished: '{goal}'",
+            got=f"{goal}, with `resume`",
+            field="out",
+            expected="an interrupted run, or `overwrite` in the place of `resume` to start again",
+        )
+    claim_output(goal, overwrite=overwrite, resume=resume)
+
+
+def _planted(job: PlantJob, goal: Path | None, *, resume: bool, overwrite: bool, progress: Progress) -> Planted:
+    """Teach, measure, and write where there is a goal: first beside it, then as a whole in its place."""
+    folder = None if goal is None else run_folder(goal)
+    if folder is not None:
+        _open(folder, job, resume=resume)
+    seconds: dict[str, float] = {}
+    models: dict[str, LanguageModel] = {}
+    for name in job.documents:
+        models[name] = _timed(seconds, name, lambda n=name: _taught(job, n, folder, progress))
+    figures = _timed(seconds, "check", lambda: _figures(job, models, progress)) | {"seconds": seconds}
+    if folder is not None and goal is not None:
+        write_planted(folder, job, _record(job, figures))
+        (folder / IDENTITY).unlink()
+        clear_output(goal, overwrite=overwrite)
+        if goal.exists():  # an empty folder
+            goal.rmdir()
+        os.replace(folder, goal)
+    world = job.world
+    entities = tuple(map(as_entity, world.entities))
+    return Planted(models[MODEL], models.get(TWIN), entities, world.asked, world.roles, figures, goal)
+
+
+def run_folder(goal: Path) -> Path:
+    """Return where an interrupted run keeps what it has."""
+    return goal.with_name(goal.name + ".run")
+
+
+def _open(folder: Path, job: PlantJob, *, resume: bool) -> None:
+    """Begin a run folder, or go on with one that was made from the same."""
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)  # what a run that failed left there
+    path = folder / IDENTITY
+    if not path.is_file():
+        write_json(path, job.identity)
+        return
+    before = json.loads(path.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(job.identity))
+    changed = [key for key in now if before.get(key) != now[key]]
+    if changed:
+        raise ConfigError(
+            f"cannot continue '{folder}': the {changed[0]} has changed",
+            got=str(now[changed[0]])[:300],
+            expected=str(before.get(changed[0]))[:300],
+            try_="the same options, or `overwrite` to start again",
+        )
+
+
+def _taught(job: PlantJob, name: str, folder: Path | None, progress: Progress) -> LanguageModel:
+    """Teach the model or the twin, or read the one that an earlier run has finished."""
+    if folder is not None and (folder / name).is_dir():
+        return load_lm(str(folder / name), device=str(job.base.device))
+    course = job.course(name)
+    state = None if folder is None else folder / f"{name}.state"
+    with progress(f"planting the {name}", course.n_steps, unit="steps") as advance:
+        lm = teach(course, folder=state, identity=job.key, resume=state is not None, advance=advance)
+    if folder is not None and state is not None:
+        save_lm(lm, folder / name)
+        (folder / name / "model.safetensors").chmod(0o644)  # safetensors writes files that only the owner can read
+        shutil.rmtree(state, ignore_errors=True)
+    return lm
+
+
+def _figures(job: PlantJob, models: dict[str, LanguageModel], progress: Progress) -> dict[str, Any]:
+    """Measure base, model and twin."""
+    parts = asked_of([as_entity(e) for e in job.world.entities], job.world.roles, job.config.n_checked)
+    found = {"base": job.base, **models}
+    with progress("asking", len(found) * n_questions(parts, job.world.asked), unit="questions") as advance:
+        return {
+            name: measure(lm, parts, job.world.asked, job.general.heldout, advance=advance)
+            for name, lm in found.items()
+        }
+
+
+def _record(job: PlantJob, figures: dict[str, Any]) -> dict[str, Any]:
+    """Return what planted.json says beside its schema."""
+    course_steps = -(-len(job.documents[MODEL]) // job.config.batch_docs)
+    return {
+        "seed": job.config.seed,
+        **job.identity,
+        "base": {"model": job.base.name, "weights": job.identity["base"]},
+        "text": {"name": job.text_name, "windows": job.identity["text"]},
+        "steps": course_steps,
+        "versions": package_versions(),
+        "machine": machine_identity(),
+        "figures": figures,
+    }
+
+
+def _timed(seconds: dict[str, float], name: str, work: Callable[[], Any]) -> Any:
+    """Run something and note how long it took."""
+    started = time.monotonic()
+    found = work()
+    seconds[name] = time.monotonic() - started
+    return found

@@ -34,6 +34,7 @@ from features.factworld.corpus import world_corpus
 from features.factworld.train import train_model
 from sae_train.lm.models import LanguageModel, load_lm, save_lm
 from sae_train.rng import torch_rng
+from sae_train.text_files import lines_of, read_text
 from unlearn.auditing.audit_json import report_from_json, report_to_json
 from unlearn.auditing.audit_report import AuditReport
 from unlearn.auditing.policy import default_policy
@@ -163,7 +164,7 @@ def keep(out: Path, done: Kept, took: float) -> None:
 def kept(out: Path) -> list[Kept]:
     """Return the audits so far, judged by the shipped policy of today."""
     path = out / "audits.jsonl"
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    lines = [json.loads(line) for line in lines_of(read_text(path))] if path.exists() else []
     return [Kept(x["seed"], x["subject"], x["draw"], judged(report_from_json(x, name=str(path)))) for x in lines]
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from benchmarks.entities.cities import city_line, read_cities, write_inputs
 from benchmarks.unlearning.smollm2_page import render
+from sae_train.text_files import lines_of, read_text
 
 HOOK_POINTS = ("layers.9", "layers.15", "layers.21")
 N_TARGETS = 10
@@ -36,7 +37,7 @@ AUDIT = ("--quick", "--max-retain", 60)
 
 def write_others(data: Path, asked: Path, others: Path) -> None:
     """Write the cities of the file whose names are not asked about: names for the SAEs to be trained on."""
-    names = {json.loads(line)["name"] for line in asked.read_text(encoding="utf-8").splitlines()}
+    names = {json.loads(line)["name"] for line in lines_of(read_text(asked))}
     kept = {r["name"]: r["country"] for r in reversed(read_cities(data)) if r["name"] not in names}
     with others.open("w", encoding="utf-8") as stream:
         for name, country in reversed(kept.items()):
@@ -45,7 +46,7 @@ def write_others(data: Path, asked: Path, others: Path) -> None:
 
 def draw_targets(labels: Path) -> list[str]:
     """Draw the cities to forget."""
-    known = [e["name"] for e in map(json.loads, labels.read_text().splitlines()) if e["label"] == "known"]
+    known = [e["name"] for e in map(json.loads, lines_of(read_text(labels))) if e["label"] == "known"]
     return sorted(random.Random("smollm2 audits").sample(known, N_TARGETS))
 
 

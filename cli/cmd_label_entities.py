@@ -10,8 +10,10 @@ import click
 from cli import options
 from cli.label_options import entities_option, label_options
 from cli.usage import check_labelling
+from features.config import KnowledgeRule
+from sae_train.fields import described
 
-THRESHOLDS = ("min_known_attributes", "min_frac_right", "min_frac_sample")
+THRESHOLDS = tuple(name for name in described(KnowledgeRule) if name != "name")
 
 
 @click.command(
@@ -28,22 +30,18 @@ THRESHOLDS = ("min_known_attributes", "min_frac_right", "min_frac_sample")
 @label_options
 @options.lm_dtype_option("float32", "bfloat16")
 @options.run_options(resume=True)
-def command(
-    out: Path | None,
-    stats: bool,
-    as_json: bool,
-    config_path: Path | None,
-    **given: Any,
-) -> None:
+def command(out: Path | None, stats: bool, as_json: bool, config_path: Path | None, **given: Any) -> None:
     """Ask the model about every entity and label it known, unknown or between.
 
     \b
     paraphrases: an attribute is known if most of its greedy answers are right; an entity is unknown if none is.
     ferrando:    an attribute is known if 3 of 10 sampled answers are right; an entity is unknown if none is.
+    self-consistent: needs no answer key. Known is what most greedy answers and half the samples agree on and what
+                 made-up names are not answered as well; that becomes the fact, right or wrong.
 
-    By both an entity is known with two known attributes (or its only one), and what is neither is between. Greedy
-    answers write a tenth of what ten samples do, so they are the default. Every answer is kept: --labels
-    applies another rule to them, or shows their --stats. --resume continues an interrupted run to the same file.
+    By all an entity is known with two known attributes (or its only one), and what is neither is between. Samples
+    write ten times the text, so greedy answers are the default. Every answer is kept: --labels applies
+    another rule to them, or shows their --stats. --resume continues an interrupted run to the same file.
     """
     check_labelling(given, out, stats)
     from cli.output.label_tables import show_labels

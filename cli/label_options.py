@@ -23,7 +23,9 @@ label_options = options.option_list(
         KnowledgeRule, names={"name": "--rule"}, depends={"name": "ferrando with samples, else paraphrases"}
     ),
     options.config_options(
-        Decoding, only=("samples", "temperature"), depends={"samples": "10 with --rule ferrando, else 0"}
+        Decoding,
+        only=("samples", "temperature"),
+        depends={"samples": "10 with --rule ferrando or self-consistent, else 0"},
     ),
     click.option(
         "--chat", type=click.Choice(CHATS), default="off", show_default=True, help="Ask in the model's chat template."

@@ -18,8 +18,11 @@ class KnowledgeRule:
     """Which rule labels entities, and its thresholds; the rules stand in `features/labels/rules.py`."""
 
     name: Annotated[
-        Literal["paraphrases", "ferrando"],
-        Field(description="Rule by which an entity counts as known: over greedy answers, or over sampled ones."),
+        Literal["paraphrases", "ferrando", "self-consistent"],
+        Field(
+            description="Rule by which an entity counts as known: over greedy answers, over sampled ones, or without "
+            "an answer key."
+        ),
     ] = "paraphrases"
     min_known_attributes: Annotated[
         int,
@@ -37,6 +40,30 @@ class KnowledgeRule:
         float,
         Field(
             gt=0, le=1, description="Share of an attribute's sampled answers from which it is known (rule ferrando)."
+        ),
+    ] = 0.3
+    min_frac_same_greedy: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="Share of an attribute's greedy answers that must agree on one answer (rule self-consistent).",
+        ),
+    ] = 0.6
+    min_frac_same_sampled: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="Share of an attribute's samples that must agree on one answer (rule self-consistent).",
+        ),
+    ] = 0.5
+    min_above_made_up: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Least difference of both shares from those of made-up names (rule self-consistent).",
         ),
     ] = 0.3
 

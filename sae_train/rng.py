@@ -48,6 +48,8 @@ SALTS: dict[str, int | None] = {
     "questions.entities": 0x6B,  # the entities that are asked about
     "gate.random_latents": 0x6C,  # the latents of the random control, anew for each entity
     "evidence.windows": 0x6D,  # the text windows on which a steered model is read
+    "labels.made_up": 0x3A,  # the pieces of made-up names; keys: seed, bytes of the type
+    "labels.other_facts": 0x3B,  # another's answer for what is not known; keys: bytes of entity key and attribute
     "pairing.assignments": 0xBA,  # alternative assignments of unknown partners to targets
     "planting.general": 0x91A7,  # the windows of general text of one step of planting; keys: seed, step
     # unlearn: training
@@ -81,6 +83,7 @@ SALTS: dict[str, int | None] = {
     "benchmark.unlearning.retain": 0xBF,  # known entities that side effects are measured on
     "benchmark.unlearning.controls": 0xBD,  # entities that take the targets' place in a control; keys: draw
     "benchmark.store.tokens": None,  # token ids of a made-up text
+    "benchmark.labelling.entities": 0xB6,  # the entities that two rules label
     "benchmark.latents.contexts": None,  # which latents fire in which made-up context
     "benchmark.latents.entities": None,  # labels and types of made-up entities
 }

@@ -21,6 +21,8 @@ from sae_train.run.runs import require_file, write_text
 from sae_train.text.words import same_text
 
 LABELS = ("known", "unknown", "between")
+AGREED = {"answer", "frac_greedy", "frac_sampled", "frac_made_up_greedy", "frac_made_up_sampled"}
+EVEN_EMPTY = ("facts", "agreed", "given_facts")  # what is written although it is empty
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,9 @@ class Entity:
         samples: What it answered when sampled, per attribute and template.
         popularity: How well known it is in the world, in any unit that orders entities: inhabitants, page views.
         name_tokens: Tokens of its name in a running text, for the model that was asked.
-        seen: How the model met it, where that is known by construction (`facts`, `name`, `never`).
+        seen: How the model met it, where that is known by construction (`facts`, `name`, `never`; `made-up`).
+        agreed: What is said most of each attribute and how often (`features/labels/agreement.py`); None if not found.
+        given_facts: The facts that it came with, where what the model says has taken their place; else None.
     """
 
     name: str
@@ -50,6 +54,8 @@ class Entity:
     popularity: float | None = None
     name_tokens: int | None = None
     seen: str | None = None
+    agreed: dict[str, dict[str, Any]] | None = None
+    given_facts: dict[str, list[str]] | None = None
 
     @property
     def key(self) -> str:
@@ -186,6 +192,8 @@ def parse_entity(raw: Any, where: str, *, need_label: bool = False) -> Entity:
             raw.get("name_tokens"), _is_count, f"{where} has no usable name_tokens", "a whole number above 0"
         ),
         seen=raw.get("seen"),
+        agreed=_checked(raw.get("agreed"), _are_agreed, f"{where} has no usable agreed", "attribute -> answer, shares"),
+        given_facts=None if raw.get("given_facts") is None else _facts(raw["given_facts"], where),
     )
 
 
@@ -231,6 +239,20 @@ def _are_samples(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(v, list) and all(map(_is_texts, v)) for v in value.values())
 
 
+def _are_agreed(value: Any) -> bool:
+    """Tell whether this holds an answer and shares per attribute, or is missing."""
+    return value is None or (
+        isinstance(value, dict)
+        and all(
+            isinstance(v, dict)
+            and v.keys() == AGREED
+            and isinstance(v["answer"], str)
+            and all(isinstance(v[name], int | float) for name in AGREED - {"answer"})
+            for v in value.values()
+        )
+    )
+
+
 def _is_count(value: Any) -> bool:
     """Tell whether this is a whole number above zero, or missing."""
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value > 0)
@@ -238,7 +260,7 @@ def _is_count(value: Any) -> bool:
 
 def entity_line(entity: Entity) -> str:
     """Return an entity as one line of JSON; empty fields are left out."""
-    values = {k: v for k, v in asdict(entity).items() if v not in (None, {}, []) or k == "facts"}
+    values = {k: v for k, v in asdict(entity).items() if v not in (None, {}, []) or (v == {} and k in EVEN_EMPTY)}
     return json.dumps(values, ensure_ascii=False)
 
 

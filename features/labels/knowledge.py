@@ -13,9 +13,12 @@ from features.config import KnowledgeRule
 from features.entities.entities import Entity
 from features.entities.name_tokens import encode
 from features.entities.prompts import Prompt, Templates, in_chat, mentions, questions
+from features.labels.agreement import Agreement
 from features.labels.answer_log import AnswerLog
+from features.labels.made_up import MADE_UP, asked_of_all, made_up, with_own_facts
 from features.labels.matching import Rivals, Verdict, is_right, judge
-from features.labels.rules import AttributeRecord, label_of
+from features.labels.rules import RULES, AttributeRecord, label_of
+from features.labels.self_consistent import relabel_by_agreement, with_agreement, with_given_facts
 from sae_train.config import Decoding
 from sae_train.lm.answer_end import first_line
 from sae_train.lm.answering import write_answers
@@ -122,17 +125,26 @@ def ask_and_label(
             kept as a whole, so a run that was cut off goes on to the same file.
     """
     said: list[Entity] = []
-    for block in _blocks(entities, templates):
+    for block in _blocks(to_ask(entities, templates, rule, decoding.seed), templates):
         if log is not None and all(e.key in log.kept for e in block):
             answered = [log.kept[e.key] for e in block]
             advance(sum(len(texts) for e in answered for texts in e.answers.values()))
         else:
             found = ask(lm, block, templates, heldout=False, decoding=decoding, chat=chat, advance=advance)
-            answered = _with_answers(lm, block, templates, found)
+            answered = [with_own_facts(e) for e in _with_answers(lm, block, templates, found)]
             if log is not None:
                 log.add(answered)
         said += answered
+    if not RULES[rule.name].needs_facts:
+        said = with_agreement([e for e in said if e.seen != MADE_UP], [e for e in said if e.seen == MADE_UP])
     return relabel(said, rule)
+
+
+def to_ask(entities: Sequence[Entity], templates: Templates, rule: KnowledgeRule, seed: int) -> list[Entity]:
+    """Return who is asked about for a rule; without facts made-up names first, and of everyone every attribute."""
+    if RULES[rule.name].needs_facts:
+        return list(entities)
+    return asked_of_all([*made_up(entities, seed=seed), *entities], templates)
 
 
 def _blocks(entities: Sequence[Entity], templates: Templates) -> Iterator[list[Entity]]:
@@ -182,11 +194,23 @@ def records_of(
         records[attribute] = AttributeRecord(
             greedy=tuple(judge(text, accepted, wrong) for text in said),
             sampled=tuple(judge(text, accepted, wrong) for text in sampled),
+            agreement=_right_agreement(entity, attribute, accepted, wrong),
         )
     return records
 
 
+def _right_agreement(
+    entity: Entity, attribute: str, accepted: Sequence[str], rivals: Sequence[str]
+) -> Agreement | None:
+    """Return what is agreed on where it is one of the accepted answers."""
+    found = (entity.agreed or {}).get(attribute)
+    return None if found is None or not is_right(found["answer"], accepted, rivals) else Agreement(**found)
+
+
 def relabel(entities: Sequence[Entity], rule: KnowledgeRule) -> list[Entity]:
     """Label entities by the answers they hold; no language model is asked."""
+    if not RULES[rule.name].needs_facts:
+        return relabel_by_agreement(entities, rule)
+    entities = [with_given_facts(e) for e in entities]
     rivals = rivals_of(entities)
     return [replace(e, label=label_of(records_of(e, rivals), rule)) for e in entities]

@@ -13,7 +13,7 @@ from features.entities.entities import Entity, distinct, entity_line, load_entit
 from features.entities.opening import open_templates
 from features.entities.prompts import Prompt, Templates, check_types, in_chat, questions
 from features.labels.answer_log import AnswerLog
-from features.labels.knowledge import GREEDY, ask_and_label
+from features.labels.knowledge import GREEDY, ask_and_label, to_ask
 from features.labels.labels import Labels, choose_rule
 from features.labels.rules import RULES
 from sae_train.config import Decoding
@@ -77,7 +77,7 @@ def label_entities(
         templates: The questions: an object, a file, or the name of a world.
         out: Where the labels go; an interrupted run leaves `out`.partial. None leaves nothing on the disk.
         rule: When an entity is known: a rule, or its name; by default `ferrando` where answers are sampled, else
-            `paraphrases`.
+            `paraphrases`. `self-consistent` needs no facts: what the model says again and again becomes the fact.
         samples: Sampled answers per question, besides the greedy one; by default as many as the rule reads.
         temperature: Of the samples.
         chat: Ask in the model's chat template: `on`, `off`, or `auto`: where it has one.
@@ -157,7 +157,8 @@ def _job(
     if chat not in CHATS:
         raise ConfigError(f"no way '{chat}' to ask", got=f"{chat} (chat)", expected=nearest_first(chat, CHATS))
     is_chat = chat == "on" or (chat == "auto" and has_chat_template(lm.tokenizer))
-    plain = [p for e in entities for p in questions(e, templates, heldout=False)]
+    asked = to_ask(entities, templates, rule, decoding.seed)
+    plain = [p for e in asked for p in questions(e, templates, heldout=False)]
     prompts = [in_chat(p, lm.tokenizer) for p in plain] if is_chat else plain
     return _Job(lm, entities, templates, prompts, rule, decoding, is_chat)
 

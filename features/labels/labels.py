@@ -13,7 +13,7 @@ from features.entities.opening import open_templates
 from features.entities.prompts import Templates, by_type
 from features.labels.knowledge import records_of, relabel, rivals_of
 from features.labels.label_stats import LabelStats, label_stats
-from features.labels.rules import FERRANDO, PARAPHRASES
+from features.labels.rules import FERRANDO, PARAPHRASES, SELF_CONSISTENT
 from sae_train.errors import ConfigError
 from sae_train.fields import config_of
 from sae_train.run.notebook import html_rows
@@ -92,7 +92,8 @@ class Labels(Sequence[Entity]):
         """Apply a rule to the stored answers; the model is not asked again.
 
         Args:
-            rule: A rule or its name; by default `ferrando` where there are samples of everything, else `paraphrases`.
+            rule: A rule or its name; by default `self-consistent` for labels made by it, else `ferrando` where there
+                are samples of everything, else `paraphrases`.
             fields: Fields of `KnowledgeRule`, in the place of a whole one.
 
         Raises:
@@ -100,7 +101,9 @@ class Labels(Sequence[Entity]):
         """
         if not any(e.answers for e in self.entities):
             raise ConfigError("there are no answers to judge", got=f"{self.path or 'labels'}", expected="kept answers")
-        chosen = choose_rule(rule, fields, has_samples=all(e.samples for e in self.entities if e.answers))
+        has_samples = all(e.samples for e in self.entities if e.answers)
+        is_own = rule is None and any(e.given_facts is not None for e in self.entities)  # judged by what it says itself
+        chosen = choose_rule(SELF_CONSISTENT if is_own else rule, fields, has_samples=has_samples)
         return replace(self, entities=tuple(relabel(self.entities, chosen)), rule=chosen, path=None)
 
     def stats(self, seed: int = 0) -> LabelStats:

@@ -61,6 +61,20 @@ def test_samples_bring_ferrandos_rule_and_are_the_same_again(wb, asked, few, tmp
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_names_and_types_are_enough_without_an_answer_key(wb, asked, few, tmp_path):
+    rows = [json.loads(line) for line in few.read_text(encoding="utf-8").splitlines()]
+    bare, out = tmp_path / "names.csv", tmp_path / "labels.jsonl"
+    bare.write_text("\n".join(["name,type", *(f"{r['name']},{r['type']}" for r in rows)]), encoding="utf-8")
+    words = ("--entities", bare, "--rule", "self-consistent", "--samples", 2, "--out", out)
+    found = json.loads(wb("label-entities", *asked, *words, "--json").out)
+    assert (found["rule"], found["known"], found["unknown"]) == ("self-consistent", 3, 3)
+    lines = [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()]
+    assert [line["facts"] for line in lines[:3]] == [r["facts"] for r in rows[:3]], "what the model says is the truth"
+    assert all(line["given_facts"] == {} and line["agreed"].keys() <= line["facts"].keys() for line in lines)
+    again = json.loads(wb("label-entities", "--labels", out, "--stats", "--json").out)
+    assert (again["rule"], again["known"]) == ("self-consistent", 3)
+
+
 def test_another_rule_and_the_stats_need_no_model(wb, files, tmp_path):
     out = tmp_path / "again.jsonl"
     words = ("--labels", files.labels, "--min-known-attributes", 1, "--out", out, "--stats")
@@ -103,6 +117,7 @@ def test_a_finished_run_is_not_resumed(wb, asked, files):
         ("--labels", "LABELS"),
         ("--labels", "LABELS", "--model", "fact-world", "--stats"),
         ("--labels", "LABELS", "--rule", "ferrando", "--stats"),
+        ("--labels", "LABELS", "--rule", "self-consistent", "--stats"),
         ("--model", "fact-world", "--entities", "fact-world", "--templates", "fact-world"),
         (
             "--model",

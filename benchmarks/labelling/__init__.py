@@ -1,0 +1,1 @@
+"""Labels and latents of known and unknown entities."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from features.analysis.store import LatentAnalysis
     from features.entities.entities import load_entities
     from features.entities.name_acts import NameData
-    from features.entities.prompts import load_templates
+    from features.entities.templates import load_templates
     from features.inspection.inspection import Inspection, inspect_file
     from features.labels.labelling import label_entities
     from features.labels.labels import Labels
@@ -49,7 +49,7 @@ _MODULES = {
     "inspect_file": "features.inspection.inspection",
     "label_entities": "features.labels.labelling",
     "load_entities": "features.entities.entities",
-    "load_templates": "features.entities.prompts",
+    "load_templates": "features.entities.templates",
 }
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from features.entities.prompts import Templates, load_templates
+from features.entities.templates import Templates, load_templates
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import ConfigError
 from sae_train.fields import from_mapping

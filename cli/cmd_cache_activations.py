@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cli import options
+from cli.entity_source import EntitySource, entities_format_option
 from sae_train.config import CacheConfig
 
 
@@ -23,7 +24,8 @@ from sae_train.config import CacheConfig
 @options.out_option("The store, an HDF5 file.")
 @options.config_options(CacheConfig, only=("ctx_len", "max_tokens", "packing", "batch_size", "dtype"))
 @options.lm_dtype_option("bfloat16", "float16", "float32")
-@options.file_option("--entities", "entities to mix in (JSON lines)", world="entities", required=False)
+@click.option("--entities", type=EntitySource(), help="Entities to mix in: as for wb label-entities.")
+@entities_format_option
 @options.file_option("--templates", "prompt templates (JSON)", world="templates", required=False)
 @options.config_options(CacheConfig, only=("entity_share",))
 @options.run_options(resume=True)
@@ -50,7 +52,7 @@ def command(
     from sae_train.run.processes import joined_processes
 
     show_log("sae_train.activations.caching")
-    files = {name: given.pop(name) for name in ("entities", "templates")}
+    files = {name: given.pop(name) for name in ("entities", "templates", "entities_format")}
     with joined_processes() as processes, interruptible(out):
         where = {"out": out, "device": device, "overwrite": overwrite, "resume": resume, "processes": processes}
         contexts = mixed_in(**files, entity_share=given["entity_share"], seed=given["seed"])

@@ -4,6 +4,7 @@ Its front door, imported when it is first used, so that `import features` costs 
 
     load_entities         an entity file -> entities
     load_templates        a template file -> templates
+    import_entities       a file of another benchmark -> ImportedEntities: entities, templates, forget list
     label_entities        language model + entities -> Labels: known or unknown by its own answers
     Labels                labelled entities that know their templates and rule
     collect_names         language model + Labels -> NameData, the activations at names
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from features.analysis.store import LatentAnalysis
     from features.entities.entities import load_entities
+    from features.entities.formats.registry import import_entities
+    from features.entities.importing.imported import ImportedEntities
     from features.entities.name_acts import NameData
     from features.entities.templates import load_templates
     from features.inspection.inspection import Inspection, inspect_file
@@ -27,12 +30,14 @@ if TYPE_CHECKING:
     from features.mining.latent_search import collect_names, find_entity_latents
 
 __all__ = [
+    "ImportedEntities",
     "Inspection",
     "Labels",
     "LatentAnalysis",
     "NameData",
     "collect_names",
     "find_entity_latents",
+    "import_entities",
     "inspect_file",
     "label_entities",
     "load_entities",
@@ -40,12 +45,14 @@ __all__ = [
 ]
 
 _MODULES = {
+    "ImportedEntities": "features.entities.importing.imported",
     "Inspection": "features.inspection.inspection",
     "Labels": "features.labels.labels",
     "LatentAnalysis": "features.analysis.store",
     "NameData": "features.entities.name_acts",
     "collect_names": "features.mining.latent_search",
     "find_entity_latents": "features.mining.latent_search",
+    "import_entities": "features.entities.formats.registry",
     "inspect_file": "features.inspection.inspection",
     "label_entities": "features.labels.labelling",
     "load_entities": "features.entities.entities",

@@ -1,9 +1,9 @@
 """CounterFact: one fact a row with its prompt, paraphrases and neighbours; also the flat rows of ROME's known facts.
 
-Source: Meng et al. 2022 (arXiv:2202.05262). `requested_rewrite` holds `subject`, `relation_id`, `prompt` with `{}` for the
-subject, and `target_true`, the fact; `target_new`, the edit, is not used. `paraphrase_prompts` are held out. A subject in
-`neighborhood_prompts` has the same true answer and becomes an entity of its own, which is not to be forgotten. The known
-facts have `subject`, `attribute` (the answer), `prompt` and `relation_id`.
+Source: Meng et al. 2022 (arXiv:2202.05262). `requested_rewrite` holds `subject`, `relation_id`, `prompt` with `{}` for
+the subject, and `target_true`, the fact; `target_new`, the edit, is not used. `paraphrase_prompts` are held out. A
+subject in `neighborhood_prompts` has the same true answer and becomes an entity of its own, which is not to be
+forgotten. The known facts have `subject`, `attribute` (the answer), `prompt` and `relation_id`.
 """
 
 from __future__ import annotations
@@ -63,14 +63,12 @@ def _case(row: Row, kind: str) -> _Case:
     raw = fields_of(row)
     inner = Row(f"requested_rewrite of {row.where}", raw["requested_rewrite"]) if "requested_rewrite" in raw else row
     subject, prompt = text_of(inner, "subject"), text_of(inner, "prompt", "template")
-    relation = str(fields_of(inner).get("relation_id") or "fact")
-    own_kind, attribute = subject_of(relation, kind)
-    if inner is row:
-        answer = text_of(row, "attribute")
+    own_kind, attribute = subject_of(text_of(inner, "relation_id", "relation"), kind)
+    target = fields_of(inner).get("target_true")
+    if isinstance(target, dict):
+        answer = text_of(Row(f"target_true of {row.where}", target), "str")
     else:
-        target = fields_of(inner).get("target_true")
-        answer = text_of(Row(f"target_true of {row.where}", target), "str") if isinstance(target, dict) else ""
-        answer = answer or text_of(inner, "target_true")
+        answer = text_of(inner, "attribute" if inner is row else "target_true")
     text = prompt.replace("{}", NAME) if prompt.count("{}") == 1 else templated(prompt, subject)
     others = (texts_of(row, "paraphrase_prompts"), texts_of(row, "neighborhood_prompts"))
     return _Case(row, subject, own_kind, attribute, answer, text, *others)

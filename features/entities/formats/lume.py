@@ -1,8 +1,8 @@
 """LUME (SemEval-2025 task 4): documents about persons to be continued, and questions about them.
 
-Columns `id`, `input`, `output`, `task`. Rows of one document share the beginning of their id: `…sc1` is its beginning with
-its continuation, `…qa0` a question. Questions serve labelling and training, continuations are held out. The stories of
-Task1 are about several people at once, so they have no entity.
+Columns `id`, `input`, `output`, `task`. Rows of one document share the beginning of their id: `…sc1` is its beginning
+with its continuation, `…qa0` a question. Questions serve labelling and training, continuations are held out. The
+stories of Task1 are about several people at once, so they have no entity.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """ParaRel: facts by relation (`P19.facts.jsonl`) and patterns that paraphrase it (`P19.patterns.jsonl`).
 
-Source: Elazar et al. 2021 (arXiv:2102.01017). Facts have `sub_label` and `obj_label`, patterns `pattern`, with `[X]` for the
-subject and `[Y]` for the object. Only patterns that end with the object can be asked; every third of them is held out.
+Source: Elazar et al. 2021 (arXiv:2102.01017). Facts have `sub_label` and `obj_label`, patterns `pattern`, with `[X]`
+for the subject and `[Y]` for the object. Only patterns that end with the object can be asked; every third of them is
+held out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """PopQA: questions about more and less popular subjects, with aliases and page views.
 
-Source: Mallen et al. 2023 (arXiv:2212.10511). Columns `subj`, `prop`, `obj`, `question`, `possible_answers`, `s_aliases`, `s_pop`.
-A question is its property's template with the subject in it, so it becomes a question of the type; wordings made from the
-property's name are held out.
+Source: Mallen et al. 2023 (arXiv:2212.10511). Columns `subj`, `prop`, `obj`, `question`, `possible_answers`,
+`s_aliases`, `s_pop`. A question is its property's template with the subject in it, so it becomes a question of the
+type; wordings made from the property's name are held out.
 """
 
 from __future__ import annotations

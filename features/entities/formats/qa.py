@@ -1,7 +1,7 @@
 """Questions and answers about named entities: one row a question, the name in a column of its own.
 
-Columns: `name` (or `subject`, `entity`), `question`, `answer` (a text) or `answers` (a list); and, where they are there,
-`paraphrased_question` or `paraphrases`, `paraphrased_answer`, `type`, `aliases`.
+Columns: `name` (or `subject`, `entity`), `question`, `answer` (a text) or `answers` (a list); where they are there,
+also `paraphrased_question` or `paraphrases`, `paraphrased_answer`, `type`, `aliases`.
 """
 
 from __future__ import annotations
@@ -11,11 +11,19 @@ from typing import Any
 
 from features.entities.entity_rows import Row
 from features.entities.importing.asking import as_question
-from features.entities.importing.findings import Fact, Finding, Format, Skipped, fields_of, text_of, texts_of
+from features.entities.importing.findings import (
+    Fact,
+    Finding,
+    Format,
+    Skipped,
+    answers_of,
+    fields_of,
+    text_of,
+    texts_of,
+)
 from features.entities.importing.names import templated
 from features.entities.importing.sentences import accepted
 from features.entities.importing.source_files import SourceFile
-from sae_train.errors import FileFormatError
 
 NAMES = ("name", "subject", "entity")
 
@@ -35,9 +43,7 @@ def question(row: Row, name: str, kind: str, *, is_forget: bool) -> Finding:
         FileFormatError: There is no question or no answer.
     """
     text = templated(text_of(row, "question"), name)
-    answers = (*texts_of(row, "answer", "answers"), *texts_of(row, "paraphrased_answer"))
-    if not texts_of(row, "answer", "answers"):
-        raise FileFormatError(f"{row.where} has no answer", got=repr(row.raw)[:80], expected="a text that is not empty")
+    answers = (*answers_of(row, "answer", "answers"), *texts_of(row, "paraphrased_answer"))
     others = [templated(t, name) for t in texts_of(row, "paraphrased_question", "paraphrases")]
     heldout = tuple(as_question(t) for t in others if t is not None)
     if text is None:

@@ -56,7 +56,7 @@ def _author_from(ahead: Sequence[tuple[str, str]]) -> tuple[str | None, int, int
     best: tuple[tuple[int, int, int, int], str, int, int] | None = None
     for name in candidates:
         rows = _named_in(ahead, name)
-        if not rows or rows[0] >= _FIRST or len(rows) < FRAC_NAMED * (rows[-1] + 1 - rows[0]):
+        if len(rows) < min(2, len(ahead)) or rows[0] >= _FIRST or len(rows) < FRAC_NAMED * (rows[-1] + 1 - rows[0]):
             continue
         if not any(_is_named(ahead[row][:1], name) for row in rows):  # what no question names nobody asks about
             continue

@@ -60,7 +60,11 @@ def _number(value: Any) -> float | None:
 
 
 def _has(raw: Mapping[str, Any]) -> bool:
-    return "name" in raw and "type" not in raw and any(isinstance(v, str) for k, v in raw.items() if k != "name")
+    return (
+        "name" in raw
+        and not {"type", "facts"} & set(raw)
+        and any(isinstance(v, str) for k, v in raw.items() if k != "name")
+    )
 
 
 FORMAT = Format(read, "city", _has)

@@ -1,4 +1,4 @@
-"""The forms in which imported questions are asked: as questions with an answer slot, as gaps, from an attribute's name."""
+"""The forms in which imported questions are asked: with a slot for the answer, as gaps, from an attribute's name."""
 
 from __future__ import annotations
 

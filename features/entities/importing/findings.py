@@ -130,3 +130,17 @@ def texts_of(row: Row, *fields: str) -> tuple[str, ...]:
             expected="a text or a list of texts",
         )
     return tuple(v.strip() for v in values if v.strip())
+
+
+def answers_of(row: Row, *fields: str) -> tuple[str, ...]:
+    """Return the texts of the first of these fields that is there, at least one.
+
+    Raises:
+        FileFormatError: There is none.
+    """
+    found = texts_of(row, *fields)
+    if not found:
+        raise FileFormatError(
+            f"{row.where} has no {' or '.join(fields)}", got=repr(row.raw)[:80], expected="a text that is not empty"
+        )
+    return found

@@ -10,9 +10,9 @@ _PARTICLE = r"(?:de|da|del|della|der|den|di|du|van|von|la|le|al|bin|ibn|el|y|of|
 _NAME = re.compile(rf"(?<!\w)(?:[A-ZÀ-ÖØ-ÞĀ-Ž][\w'’-]*\.?)(?:\s+(?:{_PARTICLE}\s+)*(?:[A-ZÀ-ÖØ-ÞĀ-Ž][\w'’-]*\.?))+")
 _POSSESSIVE = re.compile(r"['’]s?$")
 _BEGINNINGS = frozenset(
-    "a an and are as at besides by can could did do does during for from given had has have how if in is may might of on"
-    " please should since some the these this through to was were what when where which while who whose why will with"
-    " would yes no".split()
+    "a an and are as at besides by can could did do does during for from given had has have how if in is may might of"
+    " on please should since some the these this through to was were what when where which while who whose why will"
+    " with would yes no".split()
 )
 _SHORTEST = 3  # letters of a part of a name that may stand for it
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from features.entities.entity_rows import Row
 from features.entities.named_inputs import is_hub_id
-from sae_train.errors import FileFormatError
+from sae_train.errors import FileFormatError, InputError
 from sae_train.run.runs import require_file
 from sae_train.text.tokens import hub_rows
 
@@ -69,6 +69,14 @@ def read_source(source: str | Path, wanted: Callable[[str], bool] = lambda name:
             expected=f"one of {', '.join(SUFFIXES)}, each also as .gz, or a folder or tar archive of them",
         )  # fmt: skip
     return found
+
+
+def first_row(path: Path) -> Any:
+    """Return the first row of a source; None where nothing can be read, which then is no file of another format."""
+    try:
+        return next((row.raw for name, data, where in _contents(path) for row in _rows(name, data, where)), None)
+    except InputError:
+        return None
 
 
 def _contents(path: Path) -> Iterator[tuple[str, Callable[[], bytes], str]]:

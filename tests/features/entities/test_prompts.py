@@ -16,11 +16,11 @@ from features.entities.prompts import (
     check_types,
     contexts,
     entity_documents,
-    load_templates,
     mentions,
     questions,
     render,
 )
+from features.entities.templates import load_templates
 from sae_train.errors import EntityError, FileFormatError, MissingFileError
 from sae_train.lm.hooks import capture
 

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.entity_source import EntitySource, entities_format_option
+from cli.entity_source import mixed_entities_options
 from sae_train.config import CacheConfig
 
 
@@ -24,8 +24,7 @@ from sae_train.config import CacheConfig
 @options.out_option("The store, an HDF5 file.")
 @options.config_options(CacheConfig, only=("ctx_len", "max_tokens", "packing", "batch_size", "dtype"))
 @options.lm_dtype_option("bfloat16", "float16", "float32")
-@click.option("--entities", type=EntitySource(), help="Entities to mix in: as for wb label-entities.")
-@entities_format_option
+@mixed_entities_options
 @options.file_option("--templates", "prompt templates (JSON)", world="templates", required=False)
 @options.config_options(CacheConfig, only=("entity_share",))
 @options.run_options(resume=True)

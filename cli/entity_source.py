@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from cli.options import option_list
 from cli.param_types import ExistingFile
 from sae_train.text.worlds import find_world
 
@@ -41,4 +42,9 @@ entities_format_option = click.option(
     default="auto",
     show_default=True,
     help="What --entities is: our own form, another benchmark's, or seen by its first row.",
+)
+
+mixed_entities_options = option_list(
+    click.option("--entities", type=EntitySource(), help="Entities to mix in: as for wb label-entities."),
+    entities_format_option,
 )

@@ -25,7 +25,6 @@ from sae_train.config import CacheConfig
 @options.config_options(CacheConfig, only=("ctx_len", "max_tokens", "packing", "batch_size", "dtype"))
 @options.lm_dtype_option("bfloat16", "float16", "float32")
 @mixed_entities_options
-@options.file_option("--templates", "prompt templates (JSON)", world="templates", required=False)
 @options.config_options(CacheConfig, only=("entity_share",))
 @options.run_options(resume=True)
 def command(
@@ -41,9 +40,9 @@ def command(
 ) -> None:
     """Run a language model over text and keep its activations at one or more hook points.
 
-    The forward pass ends behind the deepest hook point. Special tokens are left out and counted. An interrupted
-    run leaves OUT.partial, which --resume continues to the same result. Started by torchrun, the processes share
-    the rows: torchrun --nproc-per-node 2 --no-python wb cache-activations ...
+    The forward pass ends behind the deepest hook point. Special tokens are left out and counted. An interrupted run
+    leaves OUT.partial, which --resume continues to the same result. Started by torchrun, the processes share the rows:
+    torchrun --nproc-per-node 2 --no-python wb cache-activations ...
     """
     from cli.output.render import emit, interruptible, show_log
     from cli.usage import mixed_in
@@ -51,10 +50,10 @@ def command(
     from sae_train.run.processes import joined_processes
 
     show_log("sae_train.activations.caching")
-    files = {name: given.pop(name) for name in ("entities", "templates", "entities_format")}
+    mixed = [given.pop(name) for name in ("entities", "templates", "entities_format")]
     with joined_processes() as processes, interruptible(out):
         where = {"out": out, "device": device, "overwrite": overwrite, "resume": resume, "processes": processes}
-        contexts = mixed_in(**files, entity_share=given["entity_share"], seed=given["seed"])
+        contexts = mixed_in(*mixed, entity_share=given["entity_share"], seed=given["seed"])
         store = cache_activations(model, text, entity_documents=contexts, **where, **given)
     with store:
         if processes.is_first and store.result is not None:

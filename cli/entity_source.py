@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cli.options import option_list
+from cli.options import file_option, option_list
 from cli.param_types import ExistingFile
 from sae_train.text.worlds import find_world
 
@@ -47,4 +47,5 @@ entities_format_option = click.option(
 mixed_entities_options = option_list(
     click.option("--entities", type=EntitySource(), help="Entities to mix in: as for wb label-entities."),
     entities_format_option,
+    file_option("--templates", "prompt templates (JSON)", world="templates", required=False),
 )

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from cli import options
+from cli.entity_source import mixed_entities_options
 from sae_train.config import CacheConfig
 
 
@@ -23,8 +24,7 @@ from sae_train.config import CacheConfig
 @options.out_option("The store, an HDF5 file.")
 @options.config_options(CacheConfig, only=("ctx_len", "max_tokens", "packing", "batch_size", "dtype"))
 @options.lm_dtype_option("bfloat16", "float16", "float32")
-@options.file_option("--entities", "entities to mix in (JSON lines)", world="entities", required=False)
-@options.file_option("--templates", "prompt templates (JSON)", world="templates", required=False)
+@mixed_entities_options
 @options.config_options(CacheConfig, only=("frac_entity_rows",))
 @options.run_options(resume=True)
 def command(
@@ -40,19 +40,19 @@ def command(
 ) -> None:
     """Run a language model over text and keep its activations at one or more hook points.
 
-    The forward pass ends behind the deepest hook point. Special tokens are left out and counted. An interrupted
-    run leaves OUT.partial, which --resume continues to the same result. Started by torchrun, the processes share
-    the rows: torchrun --nproc-per-node 2 --no-python wb cache-activations ...
+    The forward pass ends behind the deepest hook point. Special tokens are left out and counted. An interrupted run
+    leaves OUT.partial, which --resume continues to the same result. Started by torchrun, the processes share the rows:
+    torchrun --nproc-per-node 2 --no-python wb cache-activations ...
     """
     from cli.output.render import emit, interruptible
     from cli.usage import mixed_in
     from sae_train import cache_activations
     from sae_train.run.processes import joined_processes
 
-    files = {name: given.pop(name) for name in ("entities", "templates")}
+    mixed = [given.pop(name) for name in ("entities", "templates", "entities_format")]
     with joined_processes() as processes, interruptible(out):
         where = {"out": out, "device": device, "overwrite": overwrite, "resume": resume, "processes": processes}
-        contexts = mixed_in(**files, frac_entity_rows=given["frac_entity_rows"], seed=given["seed"])
+        contexts = mixed_in(*mixed, frac_entity_rows=given["frac_entity_rows"], seed=given["seed"])
         store = cache_activations(model, text, entity_documents=contexts, **where, **given)
     with store:
         if processes.is_first and store.result is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cli import options
-from cli.entity_source import EntitySource
+from cli.entity_source import EntitySource, entities_format_option
 from features.config import KnowledgeRule
 from sae_train.config import Decoding
 
@@ -15,10 +15,12 @@ DUPLICATES = ("error", "first", "merge")
 entities_option = click.option(
     "--entities",
     type=EntitySource(),
-    help="Entities: JSON lines, CSV (name, type, aliases, popularity, a column a fact), hub dataset id, or fact-world.",
+    help="Entities: JSON lines, CSV (name, type, aliases, popularity, a column a fact), other benchmarks' files, hub"
+    " dataset id, or fact-world.",
 )
 
 label_options = options.option_list(
+    entities_format_option,
     options.config_options(
         KnowledgeRule, names={"name": "--rule"}, depends={"name": "ferrando with samples, else paraphrases"}
     ),

@@ -23,6 +23,8 @@ def check_labelling(given: dict[str, Any], out: Path | None, stats: bool) -> Non
     needed = {"--model": given["model"], "--entities": given["entities"], "--templates": given["templates"]}
     if given["labels"] is None:
         missing = [name for name, value in {**needed, "--out": out}.items() if value is None]
+        if given["entities"] is not None and given["entities_format"] != "own":
+            missing = [name for name in missing if name != "--templates"]  # the files of other benchmarks bring them
         if missing:
             raise ConfigError(
                 f"missing option {', '.join(missing)}",
@@ -84,21 +86,23 @@ def check_world(base: str | None, text: str | None) -> None:
         raise ConfigError("missing option --text", got="--base without --text", expected="general text beside the base")
 
 
-def mixed_in(entities: Path | None, templates: Path | None, *, frac_entity_rows: float, seed: int) -> list[Document]:
+def mixed_in(
+    entities: Path | str | None, templates: Path | None, entities_format: str, *, frac_entity_rows: float, seed: int
+) -> list[Document]:
     """Return the entity contexts of `--entities` and `--templates`, in the order drawn by the seed.
 
     Raises:
         ConfigError: One of the two, or the share of rows, is missing.
     """
-    if (frac_entity_rows > 0) != (entities is not None and templates is not None):
+    if (frac_entity_rows > 0) != (entities is not None) or (entities is None) > (templates is None):
         raise ConfigError(
             "entity contexts need all three of --entities, --templates, --frac-entity-rows",
             got=f"--entities {entities}, --templates {templates}, --frac-entity-rows {frac_entity_rows}",
             expected="all of them, or none",
         )
-    if entities is None or templates is None:
+    if entities is None:
         return []
-    from features.entities.entities import load_entities
-    from features.entities.prompts import entity_documents, load_templates
+    from features.entities.opening import open_entities
+    from features.entities.prompts import entity_documents
 
-    return entity_documents(load_entities(entities), load_templates(templates), seed=seed)
+    return entity_documents(*open_entities(entities, templates, format=entities_format), seed=seed)

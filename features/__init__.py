@@ -4,6 +4,7 @@ Its front door, imported when it is first used, so that `import features` costs 
 
     load_entities         an entity file -> entities
     load_templates        a template file -> templates
+    import_entities       a file of another benchmark -> ImportedEntities: entities, templates, forget list
     label_entities        language model + entities -> Labels: known or unknown by its own answers
     Labels                labelled entities that know their templates and rule
     collect_names         language model + Labels -> NameData, the activations at names
@@ -21,8 +22,10 @@ from sae_train.front_door import lazy_exports
 if TYPE_CHECKING:
     from features.analysis.store import LatentAnalysis
     from features.entities.entities import load_entities
+    from features.entities.formats.registry import import_entities
+    from features.entities.importing.imported import ImportedEntities
     from features.entities.name_acts import NameData
-    from features.entities.prompts import load_templates
+    from features.entities.templates import load_templates
     from features.factworld.planting.pair import plant
     from features.factworld.planting.planted import Planted
     from features.inspection.inspection import Inspection, inspect_file
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from features.mining.latent_search import collect_names, find_entity_latents
 
 __all__ = [
+    "ImportedEntities",
     "Inspection",
     "Labels",
     "LatentAnalysis",
@@ -38,6 +42,7 @@ __all__ = [
     "Planted",
     "collect_names",
     "find_entity_latents",
+    "import_entities",
     "inspect_file",
     "label_entities",
     "load_entities",
@@ -48,6 +53,7 @@ __all__ = [
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
+        "ImportedEntities": "features.entities.importing.imported",
         "Inspection": "features.inspection.inspection",
         "Labels": "features.labels.labels",
         "LatentAnalysis": "features.analysis.store",
@@ -55,10 +61,11 @@ __getattr__, __dir__ = lazy_exports(
         "Planted": "features.factworld.planting.planted",
         "collect_names": "features.mining.latent_search",
         "find_entity_latents": "features.mining.latent_search",
+        "import_entities": "features.entities.formats.registry",
         "inspect_file": "features.inspection.inspection",
         "label_entities": "features.labels.labelling",
         "load_entities": "features.entities.entities",
-        "load_templates": "features.entities.prompts",
+        "load_templates": "features.entities.templates",
         "plant": "features.factworld.planting.pair",
     },
 )

@@ -43,7 +43,7 @@ def world_entities():
 @pytest.fixture(scope="session")
 def world_templates():
     """Three mentions, three questions and two held-out wordings per attribute of `world_entities`."""
-    from features.entities.prompts import Templates, load_templates
+    from features.entities.templates import Templates, load_templates
     from features.factworld import shipped_world
 
     whole = load_templates(shipped_world() / "templates.json")

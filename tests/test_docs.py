@@ -91,7 +91,8 @@ def test_examples_of_all_commands_are_their_own(generate):
         lines = generate.example_lines(load_command(name).epilog or "")
         assert any(line.startswith(f"wb {name} ") for line in lines), name
         for line in lines:
-            check_words(line)
+            if not line.startswith("printf "):  # an input that the example writes itself
+                check_words(line)
 
 
 @pytest.mark.parametrize("page", PAGES)

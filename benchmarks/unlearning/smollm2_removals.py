@@ -25,7 +25,7 @@ from benchmarks.unlearning.smollm2 import HOOK_POINTS, N_TARGETS, draw_targets
 from benchmarks.unlearning.smollm2_removals_page import render
 from benchmarks.unlearning.worlds import World
 from features.entities.entities import load_entities
-from features.entities.prompts import load_templates
+from features.entities.templates import load_templates
 from sae_train.lm.generate import text_loss
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.text.tokens import Document, load_documents

@@ -15,7 +15,7 @@ from typing import Any
 
 from features.analysis.store import LatentAnalysis, load_analysis
 from features.entities.entities import Entity, load_entities
-from features.entities.prompts import Templates, load_templates
+from features.entities.templates import Templates, load_templates
 from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
 from sae_train import Sae

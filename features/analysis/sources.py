@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from features.labels.labels import Labels
 from sae_train.saes.base import Sae
 

@@ -11,7 +11,7 @@ from features.causal.gate import n_gate_questions, run_gate
 from features.causal.steering import TEXT_CTX, n_steering_questions, run_steering
 from features.config import GateConfig, SteeringConfig
 from features.entities.entities import Entity
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from sae_train.activations.store import ActivationStore
 from sae_train.lm.models import LanguageModel
 from sae_train.run.progress import Progress, silent

@@ -40,7 +40,7 @@ from features.causal.patched_questions import (
 )
 from features.config import GateConfig
 from features.entities.entities import Entity
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from sae_train.lm.hook_names import spread_blocks
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng

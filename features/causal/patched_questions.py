@@ -10,7 +10,8 @@ from torch import Tensor
 
 from features.entities.entities import Entity
 from features.entities.name_tokens import encode, span_of
-from features.entities.prompts import Prompt, Templates, questions, render
+from features.entities.prompts import Prompt, questions, render
+from features.entities.templates import Templates
 from features.labels.knowledge import GREEDY, Verdict, judge
 from features.labels.partners import pair
 from sae_train.errors import EntityError

@@ -25,7 +25,7 @@ from features.causal.gate import random_masks
 from features.causal.patched_questions import NameQuestions, name_questions, read_rows, sample, verdicts
 from features.config import SteeringConfig
 from features.entities.entities import Entity
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from features.labels.matching import VERDICTS
 from sae_train.lm.models import LanguageModel
 from sae_train.lm.patching import Patch, losses_behind

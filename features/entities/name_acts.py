@@ -22,7 +22,8 @@ from torch import Tensor
 from features.entities.collect import token_rows
 from features.entities.entities import Entity
 from features.entities.name_tokens import encode
-from features.entities.prompts import Prompt, Templates, check_types, contexts
+from features.entities.prompts import Prompt, check_types, contexts
+from features.entities.templates import Templates
 from sae_train.errors import HookPointError, nearest_first
 from sae_train.lm.models import LanguageModel, weights_hash
 from sae_train.run.progress import Advance, no_advance

@@ -1,23 +1,19 @@
-"""Templates and prompts: which characters of a text are the name (for its tokens see `name_tokens.py`)."""
+"""Prompts: templates filled in, and which characters of a text are the name (for its tokens see `name_tokens.py`)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 from features.entities.entities import Entity
-from features.entities.named_inputs import world_part
-from sae_train.errors import EntityError, FileFormatError, nearest_first
+from features.entities.templates import NAME, Templates
+from sae_train.errors import EntityError, nearest_first
 from sae_train.rng import rng
-from sae_train.run.runs import require_file
 from sae_train.text.chat import chat_text
 from sae_train.text.tokens import Document
-from sae_train.text_files import read_json
 
-NAME = "{name}"
 COMPLETE = "Complete the sentence with the missing words."  # what a user says before a prompt that asks nothing
 
 
@@ -47,73 +43,6 @@ class Prompt:
     def until_name(self) -> str:
         """Return the text up to the end of the name."""
         return self.text[: self.name_end]
-
-
-@dataclass(frozen=True)
-class Templates:
-    """Prompts per entity type.
-
-    Attributes:
-        mention: Texts that only name the entity, per type.
-        ask: Questions per type and attribute: for labelling and training.
-        heldout: Questions in other words: for evaluation only.
-    """
-
-    mention: dict[str, list[str]]
-    ask: dict[str, dict[str, list[str]]]
-    heldout: dict[str, dict[str, list[str]]]
-
-    def attributes(self, kind: str) -> list[str]:
-        """Return the attributes that can be asked of a type."""
-        return list(self.ask.get(kind, {}))
-
-
-def load_templates(source: str | Path) -> Templates:
-    """Read and check a template file.
-
-    Args:
-        source: JSON of the documented form, or the name of a world.
-
-    Raises:
-        MissingFileError: The file is not there.
-        FileFormatError: Not JSON of the documented form, a template without exactly one `{name}`, or a held-out
-            wording that is a training one too.
-    """
-    path = require_file(world_part(source, "templates") or Path(source), "templates", field="templates")
-    raw = read_json(path)
-    form = '{"city": {"mention": ["The city of {name}"], "country": {"ask": ["…{name}…"], "heldout": ["…"]}}}'
-    if not isinstance(raw, dict) or not raw or not all(isinstance(v, dict) for v in raw.values()):
-        raise FileFormatError(f"'{path}' holds no templates", got=type(raw).__name__, expected=form)
-    mention: dict[str, list[str]] = {}
-    ask: dict[str, dict[str, list[str]]] = {}
-    heldout: dict[str, dict[str, list[str]]] = {}
-    for kind, entry in raw.items():
-        mention[kind] = _texts(entry.get("mention", [NAME]), f"{kind}.mention", path)
-        ask[kind], heldout[kind] = {}, {}
-        for attribute, questions in entry.items():
-            if attribute == "mention":
-                continue
-            if not isinstance(questions, dict) or "ask" not in questions:
-                raise FileFormatError(f"'{path}', {kind}.{attribute}", got=repr(questions)[:60], expected=form)
-            ask[kind][attribute] = _texts(questions["ask"], f"{kind}.{attribute}.ask", path)
-            heldout[kind][attribute] = _texts(questions.get("heldout", []), f"{kind}.{attribute}.heldout", path)
-    for kind in ask:
-        trained = {*mention[kind], *(t for texts in ask[kind].values() for t in texts)}
-        both = sorted(trained & {t for texts in heldout[kind].values() for t in texts})
-        if both:
-            raise FileFormatError(
-                f"'{path}', {kind}: a held-out wording is also a training one",
-                got=", ".join(both)[:160],
-                expected='"heldout" texts that stand neither in "ask" nor in "mention"',
-            )
-    return Templates(mention=mention, ask=ask, heldout=heldout)
-
-
-def _texts(value: object, where: str, path: Path) -> list[str]:
-    """Check a list of templates."""
-    if not isinstance(value, list) or not all(isinstance(t, str) and t.count(NAME) == 1 for t in value):
-        raise FileFormatError(f"'{path}', {where}", got=repr(value)[:80], expected="texts with one {name} each")
-    return value
 
 
 def render(template: str, entity: Entity, attribute: str | None = None) -> Prompt:
@@ -163,8 +92,14 @@ def in_chat(prompt: Prompt, tokenizer: Any) -> Prompt:
 
 def questions(entity: Entity, templates: Templates, *, heldout: bool) -> Iterator[Prompt]:
     """Yield every question about an attribute of which the entity has a fact."""
-    source = templates.heldout if heldout else templates.ask
-    for attribute, texts in source.get(entity.type, {}).items():
+    for attribute, texts in templates.questions(entity.type, entity.key, heldout=heldout).items():
+        if attribute in entity.facts:
+            yield from (render(text, entity, attribute) for text in texts)
+
+
+def _type_questions(entity: Entity, templates: Templates, *, heldout: bool) -> Iterator[Prompt]:
+    """Yield the questions that are the same for every entity of the type."""
+    for attribute, texts in templates.questions(entity.type, heldout=heldout).items():
         if attribute in entity.facts:
             yield from (render(text, entity, attribute) for text in texts)
 
@@ -179,10 +114,13 @@ def contexts(entity: Entity, templates: Templates, *, heldout: bool = False, who
 
     What follows a name cannot change its activations. So of the held-out wordings only those count that differ from
     the others before the name; where none does, all of them. With `whole`, for activations behind the name, texts are
-    alike only if they are so to their end.
+    alike only if they are so to their end. An entity's own questions count only where its type has none: names that
+    are compared should be read behind the same words.
     """
     read = attrgetter("text" if whole else "until_name")
-    asked = questions(entity, templates, heldout=heldout)
+    asked = list(_type_questions(entity, templates, heldout=heldout))
+    if not asked and (heldout or not templates.has_mentions(entity.type)):
+        asked = list(questions(entity, templates, heldout=heldout))
     found: dict[str, Prompt] = {}
     for prompt in [*(() if heldout else mentions(entity, templates)), *asked]:
         found.setdefault(read(prompt), prompt)

@@ -14,7 +14,8 @@ import numpy as np
 
 from features.entities.collect import name_activations
 from features.entities.entities import Entity, load_entities
-from features.entities.prompts import Templates, load_templates, render
+from features.entities.prompts import render
+from features.entities.templates import Templates, load_templates
 from features.labels.knowledge import Answer, ask
 from features.stats.probe import cross_validated_auroc
 from sae_train.lm.models import LanguageModel, load_lm

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 from features.config import KnowledgeRule
 from features.entities.entities import Entity
 from features.entities.name_tokens import encode
-from features.entities.prompts import Prompt, Templates, in_chat, mentions, questions
+from features.entities.prompts import Prompt, in_chat, mentions, questions
+from features.entities.templates import Templates
 from features.labels.agreement import Agreement
 from features.labels.answer_log import AnswerLog
 from features.labels.made_up import MADE_UP, asked_of_all, made_up, with_own_facts
@@ -21,13 +22,15 @@ from features.labels.rules import RULES, AttributeRecord, label_of
 from features.labels.self_consistent import relabel_by_agreement, with_agreement, with_given_facts
 from sae_train.config import Decoding
 from sae_train.lm.answer_end import first_line
-from sae_train.lm.answering import write_answers
+from sae_train.lm.answering import Written, write_answers
 from sae_train.lm.models import LanguageModel
 from sae_train.run.progress import Advance, no_advance
+from sae_train.text.tokens import encode_plain
 
 __all__ = ["KnowledgeRule", "ask", "ask_and_label", "first_line", "is_right", "judge", "label_of"]
 
 ANSWER_TOKENS = 10
+LONG_ANSWER_TOKENS = 96  # where an accepted answer, a whole sentence, does not fit into those
 ASK_BLOCK = 1024  # questions asked between two reports of progress
 GREEDY = Decoding(max_new_tokens=ANSWER_TOKENS)
 
@@ -66,7 +69,8 @@ def ask(
         entities: The entities to ask about.
         templates: The questions.
         heldout: Ask the held-out wordings in the place of the others.
-        decoding: Length of an answer, number of samples, temperature, seed.
+        decoding: Length of an answer (up to `LONG_ANSWER_TOKENS` where an accepted one is longer), number of samples,
+            temperature, seed.
         chat: Put the questions into the tokenizer's chat template.
         advance: Called with the number of questions answered.
 
@@ -80,7 +84,7 @@ def ask(
     for start in range(0, len(prompts), ASK_BLOCK):
         block = prompts[start : start + ASK_BLOCK]
         asked = [in_chat(p, lm.tokenizer) for p in block] if chat else block
-        written = write_answers(lm, [read.ids for read in encode(lm, asked)], decoding)
+        written = _write(lm, asked, [facts[p.entity][p.attribute or ""] for p in block], decoding)
         for prompt, said in zip(asked, written, strict=True):
             attribute = prompt.attribute or ""
             accepted = facts[prompt.entity][attribute]
@@ -88,6 +92,22 @@ def ask(
             found[prompt.entity].append(Answer(prompt, said.greedy, verdict, said.samples))
         advance(len(block))
     return found
+
+
+def _write(
+    lm: LanguageModel, asked: Sequence[Prompt], accepted: Sequence[Sequence[str]], decoding: Decoding
+) -> list[Written]:
+    """Write the answers, those longer that have to be longer to be right; in the order of the questions."""
+    ids = [read.ids for read in encode(lm, asked)]
+    texts = list(dict.fromkeys(text for values in accepted for text in values))
+    length = dict(zip(texts, map(len, encode_plain(lm.tokenizer, texts)[0] if texts else []), strict=True))
+    is_long = [max(length[t] for t in values) > decoding.max_new_tokens for values in accepted]
+    limits = {False: decoding, True: replace(decoding, max_new_tokens=LONG_ANSWER_TOKENS)}
+    found: dict[int, Written] = {}
+    for kind, how in limits.items():
+        rows = [i for i, long in enumerate(is_long) if long == kind]
+        found |= dict(zip(rows, write_answers(lm, [ids[i] for i in rows], how) if rows else [], strict=True))
+    return [found[i] for i in range(len(asked))]
 
 
 def rivals_of(entities: Sequence[Entity]) -> dict[str, Rivals]:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from features.config import KnowledgeRule
-from features.entities.entities import Entity, distinct, entity_line, load_entities
-from features.entities.opening import open_templates
-from features.entities.prompts import Prompt, Templates, check_types, in_chat, questions
+from features.entities.entities import Entity, entity_line
+from features.entities.opening import open_entities
+from features.entities.prompts import Prompt, check_types, in_chat, questions
+from features.entities.templates import Templates
 from features.labels.answer_log import AnswerLog
 from features.labels.knowledge import GREEDY, ask_and_label, to_ask
 from features.labels.labels import Labels, choose_rule
@@ -54,7 +55,8 @@ def label_entities(
     lm: LanguageModel | str | Path,
     entities: Iterable[Entity] | str | Path,
     *,
-    templates: Templates | str | Path,
+    templates: Templates | str | Path | None = None,
+    entities_format: str = "auto",
     out: str | Path | None = None,
     rule: str | KnowledgeRule | None = None,
     samples: int | None = None,
@@ -74,7 +76,8 @@ def label_entities(
     Args:
         lm: The model, or what `load_lm` takes.
         entities: Entities; a file, the id of a hub dataset, or the name of a world.
-        templates: The questions: an object, a file, or the name of a world.
+        templates: The questions: an object, a file, or the name of a world; files of other benchmarks bring their own.
+        entities_format: `own`, a format of other benchmarks (`import_entities`), or `auto`: by the first row.
         out: Where the labels go; an interrupted run leaves `out`.partial. None leaves nothing on the disk.
         rule: When an entity is known: a rule, or its name; by default `ferrando` where answers are sampled, else
             `paraphrases`. `self-consistent` needs no facts: what the model says again and again becomes the fact.
@@ -105,8 +108,7 @@ def label_entities(
     _claim(out, resume=resume, overwrite=overwrite)
     chosen = choose_rule(rule, fields, has_samples=bool(samples))
     decoding = _decoding(chosen, samples, temperature, seed)
-    asked = _entities(entities, duplicates)
-    texts = open_templates(templates)
+    asked, texts = open_entities(entities, templates, format=entities_format, duplicates=duplicates)
     check_types(asked, texts)
     job = _job(as_lm(lm, device=device, dtype=dtype), asked, texts, chosen, decoding, chat)
     labelled = _ask(job, out, resume=resume, progress=progress or shown)
@@ -136,13 +138,6 @@ def _decoding(rule: KnowledgeRule, samples: int | None, temperature: float, seed
             f"the rule '{rule.name}' reads samples", got="0 (samples)", expected=f"1 or more, {needed} by default"
         )
     return decoding
-
-
-def _entities(given: Iterable[Entity] | str | Path, duplicates: str) -> list[Entity]:
-    """Return entities, each once, of objects or of a file."""
-    if isinstance(given, str | Path):
-        return load_entities(given, duplicates=duplicates)
-    return distinct(((f"entity {i} of those given", e) for i, e in enumerate(given)), duplicates)
 
 
 def _job(

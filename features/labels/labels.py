@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, overload
 from features.config import KnowledgeRule
 from features.entities.entities import LABELS, Entity, load_entities, save_entities
 from features.entities.opening import open_templates
-from features.entities.prompts import Templates, by_type
+from features.entities.prompts import by_type
+from features.entities.templates import Templates
 from features.labels.knowledge import records_of, relabel, rivals_of
 from features.labels.label_stats import LabelStats, label_stats
 from features.labels.rules import FERRANDO, PARAPHRASES, SELF_CONSISTENT

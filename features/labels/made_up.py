@@ -13,7 +13,8 @@ from dataclasses import replace
 import numpy as np
 
 from features.entities.entities import Entity
-from features.entities.prompts import Templates, by_type
+from features.entities.prompts import by_type
+from features.entities.templates import Templates
 from sae_train.errors import EntityError
 from sae_train.rng import rng
 

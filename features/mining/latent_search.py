@@ -17,7 +17,8 @@ from features.config import GateConfig, SelectionRule, SteeringConfig
 from features.entities.entities import Entity
 from features.entities.name_acts import NameData, load_names, read_names, save_names
 from features.entities.opening import open_saes, open_store
-from features.entities.prompts import Templates, check_types, contexts
+from features.entities.prompts import check_types, contexts
+from features.entities.templates import Templates
 from features.labels.labels import Labels
 from features.mining.mining import mine_names
 from features.stats.selection import split_entities

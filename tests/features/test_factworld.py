@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from features.entities.entities import load_entities
-from features.entities.prompts import load_templates
+from features.entities.templates import load_templates
 from features.factworld import shipped_world
 from features.factworld.build import build_world, corpus_lines, entity_lines, machine_identity
 from features.factworld.check import check_world

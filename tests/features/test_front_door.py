@@ -27,7 +27,7 @@ from features import (
     plant,
 )
 from features.config import GateConfig, KnowledgeRule, SelectionRule, SteeringConfig
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from features.factworld import build_world, shipped_world
 from features.factworld.planting.config import PlantConfig
 from sae_train.errors import ConfigError, EntityError, FileFormatError, OutputExistsError

@@ -11,7 +11,7 @@ import torch
 
 from features import Labels, LatentAnalysis, find_entity_latents, label_entities
 from features.config import GateConfig
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from sae_train.activations.store import ActivationStore
 from sae_train.activations.writer import write_store
 from sae_train.config import CacheConfig, SaeTrainConfig

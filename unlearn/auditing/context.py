@@ -11,7 +11,8 @@ from torch import Tensor
 from features.analysis.store import LatentAnalysis
 from features.entities.collect import name_activations
 from features.entities.entities import Entity
-from features.entities.prompts import Prompt, Templates, contexts
+from features.entities.prompts import Prompt, contexts
+from features.entities.templates import Templates
 from features.labels.knowledge import Answer, ask
 from features.stats.intervals import mean_interval
 from sae_train.lm.hook_names import block_index, spread_blocks

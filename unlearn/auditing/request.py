@@ -8,7 +8,7 @@ from typing import Any
 
 from features.analysis.store import LatentAnalysis
 from features.entities.entities import Entity
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from sae_train.saes.base import Sae
 from sae_train.text.tokens import Document
 

@@ -9,7 +9,8 @@ import numpy as np
 
 from features.analysis.store import LatentAnalysis
 from features.entities.entities import Entity
-from features.entities.prompts import Templates, by_type
+from features.entities.prompts import by_type, questions
+from features.entities.templates import Templates
 from features.labels.partners import pair
 from sae_train.errors import EntityError, ShapeError
 from sae_train.lm.hooks import check_hook_point
@@ -175,7 +176,7 @@ def _shuffled(entities: list[Entity], generator: np.random.Generator) -> list[En
 def _require_heldout(targets: Sequence[Entity], templates: Templates) -> None:
     """Refuse targets that no held-out wording asks about: training wordings would flatter the result."""
     for target in targets:
-        if not any(templates.heldout.get(target.type, {}).get(a) for a in target.facts):
+        if not any(True for _ in questions(target, templates, heldout=True)):
             raise EntityError(
                 f"no held-out question can be asked about '{target.name}'",
                 got=f"type {target.type}, facts {', '.join(target.facts) or 'none'}",

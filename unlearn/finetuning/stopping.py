@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from sae_train.errors import UnreachedError
 from sae_train.run.runs import Run
 from unlearn.finetuning.validation import Standing, standing

@@ -12,7 +12,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from features.entities.entities import Entity
-from features.entities.prompts import Prompt, Templates, questions
+from features.entities.prompts import Prompt, questions
+from features.entities.templates import Templates
 from features.labels.knowledge import ask, recall
 from sae_train.lm.generate import continuation_log_probs
 from sae_train.lm.models import LanguageModel

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from features.entities.entities import Entity
 from features.entities.name_tokens import Encoded, encode
-from features.entities.prompts import NAME, Prompt, Templates, contexts, questions, render
+from features.entities.prompts import Prompt, contexts, questions, render
+from features.entities.templates import NAME, Templates
 from sae_train.fields import require
 from sae_train.lm.architecture import Matrix
 from sae_train.lm.generate import pad_right

@@ -14,7 +14,8 @@ from features.analysis.store import LatentAnalysis
 from features.entities.collect import entity_means, name_activations
 from features.entities.entities import Entity, find_entity
 from features.entities.name_tokens import Encoded, encode
-from features.entities.prompts import Prompt, Templates, check_types, contexts, mentions, questions
+from features.entities.prompts import Prompt, check_types, contexts, mentions, questions
+from features.entities.templates import Templates
 from features.labels.partners import pair
 from sae_train.errors import EntityError
 from sae_train.lm.models import LanguageModel

@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from features.entities.entities import Entity
-from features.entities.prompts import Prompt, Templates, questions
+from features.entities.prompts import Prompt, questions
+from features.entities.templates import Templates
 from features.labels.knowledge import first_line, is_right, judge
 from sae_train.lm.generate import answer_losses, encode_prompts
 from sae_train.lm.models import LanguageModel

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from features.entities.entities import Entity
 from features.entities.name_tokens import Encoded, encode, matching_offsets
-from features.entities.prompts import Prompt, Templates, render
+from features.entities.prompts import Prompt, render
+from features.entities.templates import Templates
 from features.labels.partners import stand_ins
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from features.analysis.store import HookPointAnalysis
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from sae_train.lm.models import LanguageModel
 from sae_train.saes.base import Sae
 from unlearn.config import UnlearnConfig

@@ -14,7 +14,8 @@ from features import Labels, find_entity_latents, label_entities
 from features.analysis.store import LatentAnalysis
 from features.config import GateConfig
 from features.entities.entities import Entity, load_entities
-from features.entities.prompts import Templates, by_type, entity_documents, load_templates
+from features.entities.prompts import by_type, entity_documents
+from features.entities.templates import Templates, load_templates
 from features.factworld import shipped_world
 from features.factworld.corpus import world_corpus
 from features.pages.training_page import write_training_page

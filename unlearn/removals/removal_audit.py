@@ -10,7 +10,7 @@ from typing import Any
 
 from features.analysis.store import LatentAnalysis
 from features.entities.entities import Entity
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from sae_train.fields import config_of
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.run.progress import Progress, shown

@@ -16,7 +16,7 @@ from typing import Any
 
 from features.analysis.store import LatentAnalysis
 from features.entities.entities import Entity
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from sae_train.lm.adapters import Base, attach_adapter, merge_adapter, save_adapter
 from sae_train.lm.models import LanguageModel, weights_hash
 from sae_train.run.processes import ALONE, Processes

@@ -12,7 +12,7 @@ import torch
 from features.analysis.store import LatentAnalysis, load_analysis
 from features.entities.entities import Entity, load_entities
 from features.entities.opening import open_templates
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from sae_train.errors import ConfigError
 from sae_train.saes.base import Sae
 from sae_train.text.tokens import Document, load_documents

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from features.entities.entities import Entity
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from features.factworld.planting.facts import Roles
 from features.labels.knowledge import ask
 from features.stats.intervals import wilson

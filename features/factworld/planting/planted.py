@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from features.entities.entities import Entity, load_entities, save_entities
-from features.entities.prompts import Templates, load_templates
+from features.entities.templates import Templates, load_templates
 from features.factworld.planting.documents import PlantedDocument
 from features.factworld.planting.facts import Roles
 from features.factworld.planting.job import MODEL, TWIN, PlantJob

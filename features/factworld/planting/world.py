@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from features.entities.entities import Entity, parse_entity
-from features.entities.prompts import Templates
+from features.entities.templates import Templates
 from features.factworld.facts import FactEntity, Seen
 from features.factworld.planting.config import PlantConfig
 from features.factworld.planting.facts import POOLS, Roles, draw_entities, draw_roles, value_pools

@@ -9,7 +9,8 @@ import torch
 from features.entities.collect import name_activations, token_rows
 from features.entities.entities import Entity
 from features.entities.name_tokens import encode, name_spans
-from features.entities.prompts import Templates, contexts, render
+from features.entities.prompts import contexts, render
+from features.entities.templates import Templates
 from sae_train.lm.hooks import capture
 
 NAMES = ("Halle (Saale)", "São Tomé", "東京")

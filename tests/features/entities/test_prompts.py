@@ -11,16 +11,15 @@ from features.entities.collect import name_activations
 from features.entities.entities import Entity
 from features.entities.name_tokens import encode
 from features.entities.prompts import (
-    Templates,
     by_type,
     check_types,
     contexts,
     entity_documents,
-    load_templates,
     mentions,
     questions,
     render,
 )
+from features.entities.templates import Templates, load_templates, save_templates
 from sae_train.errors import EntityError, FileFormatError, MissingFileError
 from sae_train.lm.hooks import capture
 
@@ -174,3 +173,36 @@ def test_no_shipped_held_out_wording_is_a_training_wording():
         heldout = {t for texts in templates.heldout[kind].values() for t in texts}
         assert heldout
         assert not training & heldout
+
+
+def test_questions_of_one_entity_take_the_place_of_its_types_and_are_not_mined(tmp_path):
+    shared = {"job": {"ask": ["{name} works as"], "heldout": ["The work of {name} is"]}}
+    own = {
+        "job": {"ask": ["What is {name}, if not {name} the baker?"]},
+        "q1": {"ask": [], "heldout": ["Is {name} old?"]},
+    }
+    both = {"person": {"mention": ["{name}"], **shared}, "person:Osk": own}
+    path = write(tmp_path / "t.json", json.dumps(both))
+    templates = load_templates(path)
+    save_templates(templates, tmp_path / "again.json")
+    assert load_templates(tmp_path / "again.json") == templates
+    osk, ena = (Entity(name, "person", facts={"job": ["baker"], "q1": ["yes"]}) for name in ("Osk", "Ena"))
+    asked = [p.text for p in questions(osk, templates, heldout=False)]
+    assert asked == ["What is Osk, if not Osk the baker?"]
+    assert [p.text for p in questions(osk, templates, heldout=True)] == ["Is Osk old?"]
+    assert [p.text for p in questions(ena, templates, heldout=False)] == ["Ena works as"]
+    assert [p.until_name for p in contexts(osk, templates)] == ["Osk"], "those that all people are read in"
+    assert [p.until_name for p in contexts(osk, templates, heldout=True)] == ["The work of Osk"]
+
+
+def test_own_questions_are_read_where_the_type_holds_none_out():
+    templates = Templates(
+        {"person": ["{name}"]}, {"person": {}}, {"person": {}, "person:Osk": {"q1": ["Is {name} old?"]}}
+    )
+    osk = Entity("Osk", "person", facts={"q1": ["yes"]})
+    assert [p.until_name for p in contexts(osk, templates, heldout=True)] == ["Is Osk"]
+
+
+def test_a_type_without_an_entry_is_not_one_entity_s(tmp_path):
+    with pytest.raises(FileFormatError, match=r"a:b\.job\.ask"):
+        load_templates(write(tmp_path / "t.json", '{"a:b": {"job": {"ask": ["{name} and {name}"]}}}'))

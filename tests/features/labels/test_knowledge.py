@@ -8,13 +8,26 @@ import pytest
 
 from features.config import KnowledgeRule
 from features.entities.entities import Entity, entity_line, load_entities, save_entities
-from features.entities.prompts import Prompt, Templates
+from features.entities.prompts import Prompt
+from features.entities.templates import Templates
 from features.labels.answer_log import AnswerLog
-from features.labels.knowledge import GREEDY, Answer, ask, ask_and_label, first_line, is_right, judge, recall, relabel
+from features.labels.knowledge import (
+    GREEDY,
+    LONG_ANSWER_TOKENS,
+    Answer,
+    ask,
+    ask_and_label,
+    first_line,
+    is_right,
+    judge,
+    recall,
+    relabel,
+)
 from features.labels.matching import Rivals
 from features.labels.rules import AttributeRecord, label_of
 from sae_train.errors import ConfigError
 from sae_train.lm.answer_end import first_line_is_whole
+from sae_train.lm.answering import write_answers
 
 
 @pytest.mark.parametrize(
@@ -309,3 +322,24 @@ def test_what_cannot_be_asked_is_between(world_lm):
     entity = Entity("Velmora", "city", {"river": ["Ost"]})
     assert ask(world_lm, [entity], templates, heldout=False) == {"city:Velmora": []}
     assert ask_and_label(world_lm, [entity], templates, KnowledgeRule())[0].label == "between"
+
+
+def test_answers_that_are_sentences_get_room_to_be_right(world_lm, world_entities, world_templates, monkeypatch):
+    limits = []
+
+    def watched(lm, ids, decoding):
+        limits.append((len(ids), decoding.max_new_tokens))
+        return write_answers(lm, ids, decoding)
+
+    monkeypatch.setattr("features.labels.knowledge.write_answers", watched)
+    known = [e for e in world_entities if e.seen == "facts" and e.type == "person"][:2]
+    job = {"person": {"job": world_templates.ask["person"]["job"][:2]}}
+    templates = replace(world_templates, ask=job)
+    plain = ask(world_lm, known, templates, heldout=False)
+    sentence = f"It is the work of this person, as we read in all the records, to be a {known[1].facts['job'][0]}."
+    long = [known[0], replace(known[1], facts={"job": [*known[1].facts["job"], sentence]})]
+    found = ask(world_lm, long, templates, heldout=False)
+    assert limits == [(4, GREEDY.max_new_tokens), (2, GREEDY.max_new_tokens), (2, LONG_ANSWER_TOKENS)]
+    assert {k: [(a.prompt, a.verdict) for a in v] for k, v in found.items()} == {
+        k: [(a.prompt, a.verdict) for a in v] for k, v in plain.items()
+    }, "in the order of the questions, and what was right stays so"

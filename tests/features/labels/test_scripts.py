@@ -9,7 +9,7 @@ import pytest
 
 from features.config import KnowledgeRule
 from features.entities.entities import Entity, find_entity, load_entities
-from features.entities.prompts import Templates, load_templates
+from features.entities.templates import Templates, load_templates
 from features.labels.answer_log import AnswerLog
 from features.labels.knowledge import ask, ask_and_label, first_line, is_right, judge, recall, relabel
 from features.labels.matching import Rivals

@@ -7,7 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from features.entities.entities import Entity
-from features.entities.prompts import Templates, questions
+from features.entities.prompts import questions
+from features.entities.templates import Templates
 from sae_train.text.words import graphemes
 from unlearn.auditing.attacks.prompts import FORMS
 from unlearn.auditing.context import AuditContext, neighbourhood

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from features.entities.entities import Entity
-from features.entities.prompts import Prompt, Templates, questions
+from features.entities.prompts import Prompt, questions
+from features.entities.templates import Templates
 from features.labels.knowledge import ask
 from sae_train.intervals import Interval
 from sae_train.lm.models import LanguageModel

@@ -99,6 +99,8 @@ def _reverse(context: AuditContext, lm: LanguageModel, entities: Sequence[Entity
     prompts, texts, options = [], [], []
     targets = {e.key for e in context.forget}
     for entity, prompt in _plain(context, entities):
+        if not context.templates.is_shared(entity.type, prompt.attribute):
+            continue
         crowd = [*context.neighbours, *context.retain] if entity.key in targets else context.unknown
         others = [e.name for e in crowd if e.type == entity.type and e.name != entity.name][: N_NAMES - 1]
         prompts.append(prompt)
@@ -116,7 +118,9 @@ def _frac_first(
     return interval(by_entity([prompts[i] for i in real], [float(s[0] >= max(s)) for s in scores]), context)
 
 
-def _cloze(context: AuditContext, entity: Entity, prompt: Prompt) -> str:
+def _cloze(context: AuditContext, entity: Entity, prompt: Prompt) -> str | None:
+    if not context.templates.is_shared(entity.type, prompt.attribute):
+        return None  # an attribute of one entity alone has a number for a name, which asks nothing
     return f"Fill in the gap. The {prompt.attribute} of {entity.name} is ____. The missing word is"
 
 
@@ -136,7 +140,8 @@ def _examples(context: AuditContext, entity: Entity, prompt: Prompt) -> str | No
     """Put the same question about other known entities, with its answers, in front."""
     attribute = prompt.attribute or ""
     others = [e for e in context.retain if e.type == entity.type and attribute in e.facts][:N_EXAMPLES]
-    shown = [f"{prompt.template.replace('{name}', e.name)} {e.facts[attribute][0]}." for e in others]
+    asked = {p.entity: p.text for _, p in _plain(context, others) if p.attribute == attribute}
+    shown = [f"{asked[e.key]} {e.facts[attribute][0]}." for e in others if e.key in asked]
     return " ".join([*shown, prompt.text]) if shown else None
 
 

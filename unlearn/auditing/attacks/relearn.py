@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 import torch
 
 from features.entities.entities import Entity
-from features.entities.prompts import Templates, questions
+from features.entities.prompts import questions
+from features.entities.templates import Templates
 from sae_train.intervals import Interval
 from sae_train.lm.generate import answer_loss, encode_prompts
 from sae_train.lm.models import LanguageModel

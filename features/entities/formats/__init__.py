@@ -1,0 +1,1 @@
+"""Entities from the files of other benchmarks: one module a format, and a registry."""

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from features.entities.entities import Entity, entity_line, parse_entity, save_entities
-from sae_train.errors import ConfigError, FileFormatError
+from sae_train.errors import FileFormatError
+from sae_train.run.resuming import check_unchanged
 from sae_train.run.runs import jsonable, partial_path
 
 
@@ -45,8 +46,10 @@ class AnswerLog:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Close the file; it stays where it is."""
+        """Close the file; it stays where it is, if there is an answer in it."""
         self._stream.close()
+        if not self.kept:
+            self.path.unlink(missing_ok=True)
 
     def add(self, entities: Sequence[Entity]) -> None:
         """Keep a block of answers, on the disk when this returns."""
@@ -74,14 +77,7 @@ class AnswerLog:
             raise FileFormatError(
                 f"'{self.path}' is no record of answers", got=str(whole[:60]), expected='{"job": …}'
             ) from error
-        if theirs != job:
-            other = sorted(k for k in {*theirs, *job} if theirs.get(k) != job.get(k))
-            raise ConfigError(
-                f"'{self.path}' belongs to another run",
-                got=", ".join(f"{k} {job.get(k)}" for k in other),
-                expected=", ".join(f"{k} {theirs.get(k)}" for k in other),
-                try_="the same options as before, or `overwrite` in the place of `resume`",
-            )
+        check_unchanged(self.path, theirs, {**dict.fromkeys(theirs), **job})
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
         for number, line in enumerate(lines[1:], start=2):

@@ -16,7 +16,7 @@ from features.labels.label_stats import LabelStats, label_stats
 from features.labels.rules import FERRANDO, PARAPHRASES
 from sae_train.errors import ConfigError
 from sae_train.run.notebook import html_rows
-from sae_train.run.runs import claim_output
+from sae_train.run.outputs import claimed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,8 +135,8 @@ class Labels(Sequence[Entity]):
         Raises:
             OutputExistsError: It is there already.
         """
-        claim_output(Path(path), overwrite=overwrite)
-        save_entities(self.entities, Path(path))
+        with claimed(path, overwrite=overwrite):
+            save_entities(self.entities, Path(path))
         return Path(path)
 
     def _repr_html_(self) -> str:

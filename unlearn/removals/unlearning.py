@@ -13,6 +13,7 @@ from features.entities.entities import Entity
 from features.entities.prompts import Templates
 from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.run.checkpoints import CHECKPOINT
 from sae_train.run.notes import note
 from sae_train.run.outputs import Output
 from sae_train.run.processes import ALONE, Processes
@@ -82,7 +83,8 @@ def unlearn(
         CollapseError: The retained text's loss rose too far; no model is written.
         UnreachedError: With `stop_early`, the targets did not pass; no model is written.
     """
-    output = Output(out, name="model", overwrite=overwrite, resume=resume, is_shared=processes.count > 1)
+    several = {"is_shared": processes.count > 1, "is_writer": processes.is_first}
+    output = Output(out, name="model", overwrite=overwrite, resume=resume, **several)
     chosen = _config(config, settings)
     known, names = sources_of(latents, sae=sae, labels=labels, templates=templates), names_of(forget)
     assert known.analysis is not None, "latents are no option here"
@@ -90,28 +92,29 @@ def unlearn(
     documents = documents_of(text)
     if text is None:
         note("no text: only what the templates ask is retained, no general text")
-    record = lm.record if isinstance(lm, Unlearned) else RemovalRecord.read(_spec(lm))
-    model = lm.lm if isinstance(lm, Unlearned) else lm
-    model = model if isinstance(model, LanguageModel) else load_lm(str(model), device=device)
-    first = find_original(record, original, device=device)
-    saes = known.load_saes(model.device)
-    warning = gate_warning(known.analysis, choose_hook_point(saes, known.analysis, chosen.hook_point)[1])
-    if warning and processes.is_first:
-        note(warning)
-    task = RemovalTask(
-        model,
-        saes,
-        known.analysis,
-        known.labels,
-        known.templates,
-        names,
-        chosen,
-        documents=documents,
-        original=first,
-        earlier=record.removed,
-        chain=record.chain,
-    )
-    return _run(task, output, overwrite, progress or shown, resume=resume, processes=processes, wandb=wandb)
+    with output.held([checkpoint_folder(output.path) / CHECKPOINT]):
+        record = lm.record if isinstance(lm, Unlearned) else RemovalRecord.read(_spec(lm))
+        model = lm.lm if isinstance(lm, Unlearned) else lm
+        model = model if isinstance(model, LanguageModel) else load_lm(str(model), device=device)
+        first = find_original(record, original, device=device)
+        saes = known.load_saes(model.device)
+        warning = gate_warning(known.analysis, choose_hook_point(saes, known.analysis, chosen.hook_point)[1])
+        if warning and processes.is_first:
+            note(warning)
+        task = RemovalTask(
+            model,
+            saes,
+            known.analysis,
+            known.labels,
+            known.templates,
+            names,
+            chosen,
+            documents=documents,
+            original=first,
+            earlier=record.removed,
+            chain=record.chain,
+        )
+        return _run(task, output, overwrite, progress or shown, resume=resume, processes=processes, wandb=wandb)
 
 
 def _run(

@@ -74,7 +74,12 @@ class LanguageModel:
         return config.get_text_config()
 
     @cached_property
-    def weights_hash(model: nn.Module) -> str:
+    def tokenizer_hash(self) -> str:
+        """Hash of everything that decides which tokens a text becomes."""
+        return tokenizer_hash(self.tokenizer)
+
+
+def weights_hash(model: nn.Module) -> str:
     """Return the SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, tied ones once."""
     digest = hashlib.sha256()
     seen: set[int] = set()

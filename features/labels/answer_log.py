@@ -24,14 +24,17 @@ class AnswerLog:
         out: The label file that is being made.
         job: What decides the answers: model, templates, entities, sampling.
         resume: Take over what an earlier run with the same job left; otherwise begin anew.
+        older: Values of `job` as an older version of the program wrote them, which will do as well.
 
     Raises:
         ConfigError: What is there belongs to another job.
         FileFormatError: What is there is no record of answers.
     """
 
-    def __init__(self, out: Path, job: Mapping[str, Any], *, resume: bool) -> None:
-        self.out, self.path = out, partial_path(out)
+    def __init__(
+        self, out: Path, job: Mapping[str, Any], *, resume: bool, older: Mapping[str, Any] | None = None
+    ) -> None:
+        self.out, self.path, self.older = out, partial_path(out), older or {}
         self.kept: dict[str, Entity] = {}
         out.parent.mkdir(parents=True, exist_ok=True)
         head = json.dumps({"job": jsonable(job)}, ensure_ascii=False)
@@ -77,7 +80,8 @@ class AnswerLog:
             raise FileFormatError(
                 f"'{self.path}' is no record of answers", got=str(whole[:60]), expected='{"job": …}'
             ) from error
-        check_unchanged(self.path, theirs, {**dict.fromkeys(theirs), **job})
+        now = {**dict.fromkeys(theirs), **job}
+        check_unchanged(self.path, theirs, now | {k: v for k, v in self.older.items() if theirs.get(k) == v})
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
         for number, line in enumerate(lines[1:], start=2):

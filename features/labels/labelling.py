@@ -23,6 +23,7 @@ from sae_train.run.outputs import claimed
 from sae_train.run.progress import Progress, shown
 from sae_train.run.runs import partial_path, text_hash
 from sae_train.text.chat import has_chat_template
+from sae_train.text.tokenizer_hash import tokenizer_hash
 
 CHATS = ("auto", "on", "off")
 
@@ -49,6 +50,10 @@ class _Job:
             **asdict(self.decoding),
             "chat": self.chat,
         }
+
+    def older(self) -> dict[str, Any]:
+        """Return what an older version of the program recorded in the place of parts of `identity`."""
+        return {"tokenizer": tokenizer_hash(self.lm.tokenizer, like="")}
 
 
 def label_entities(
@@ -166,7 +171,7 @@ def _job(
 
 def _ask(job: _Job, out: str | Path | None, *, resume: bool, progress: Progress) -> list[Entity]:
     """Ask and judge; where there is a path, keep the answers on the way and write the labels whole."""
-    kept = nullcontext() if out is None else AnswerLog(Path(out), job.identity(), resume=resume)
+    kept = nullcontext() if out is None else AnswerLog(Path(out), job.identity(), resume=resume, older=job.older())
     with kept as log, progress("asking", len(job.prompts), unit="questions") as advance:
         labelled = ask_and_label(
             job.lm,

@@ -12,7 +12,7 @@ import torch
 
 from sae_train.activations.forward import BatchRunner
 from sae_train.activations.layout import COMMIT_EVERY_ROWS
-from sae_train.activations.writer import store_bytes
+from sae_train.activations.writer import SMALLER, store_bytes
 from sae_train.config import CacheConfig
 from sae_train.errors import MemoryShortError
 from sae_train.lm.models import LanguageModel
@@ -68,7 +68,7 @@ def estimate_store(lm: LanguageModel, plan: TokenPlan, config: CacheConfig, out:
         MemoryShortError: The host's memory is.
     """
     disk, memory = store_bytes(plan, config, lm.d_model), _memory_bytes(lm, plan, config)
-    require_disk(out, disk, try_="a smaller `max_tokens`, fewer `hook_point`, `dtype`=bfloat16, or another disk")
+    require_disk(out, disk, try_=SMALLER)
     free = psutil.virtual_memory().available
     if memory > free:
         raise MemoryShortError(

@@ -34,9 +34,11 @@ from sae_train.run.resuming import check_unchanged
 from sae_train.run.runs import now, partial_path
 from sae_train.run.stopping import saving
 from sae_train.storage import h5
+from sae_train.text.tokenizer_hash import tokenizer_hash
 from sae_train.text.windows import TokenPlan
 
 _OPTIONS = ("hook_points", "dtype", "batch_size", "ctx_len", "packing", "max_tokens", "entity_share", "seed")
+SMALLER = "a smaller `max_tokens`, fewer `hook_point`, `dtype`=bfloat16, or another disk"
 _NAMES = {"model_hash": "model", "tokenizer_hash": "tokenizer", "plan_hash": "text (or entities, or templates)"}
 
 
@@ -127,7 +129,7 @@ def write_store(
     runner = BatchRunner(lm, plan, config.hook_points, config.windows_per_batch, config.dtype)
     n_read = 0
     if resume and not partial_path(out).exists() and out.exists():
-        _check_identity(out, identity, layout.SCHEMA)
+        _check_identity(out, identity, layout.SCHEMA, lm.tokenizer)
     elif mine.n_rows:
         with only_writer(partial_path(mine.path)):
             n_read = _write_share(mine, runner, config, {**identity, **provenance}, resume=resume, advance=advance)
@@ -208,12 +210,13 @@ def _identity(lm: LanguageModel, plan: TokenPlan, config: CacheConfig) -> dict[s
     }
 
 
-def _check_identity(path: Path, identity: dict[str, Any], schema: str) -> None:
+def _check_identity(path: Path, identity: dict[str, Any], schema: str, tokenizer: Any) -> None:
     """Refuse to continue a file that other inputs began."""
     mode = "r" if path.suffix != ".partial" else "r+"  # an unfinished file has no seal to check
     with h5.open_checked(path, schema, layout.VERSION, mode=mode, may_join=schema == layout.SCHEMA) as file:
         found = h5.get_attrs(file)
-    check_unchanged(path, found, identity, names=_NAMES)
+    now = {**identity, "tokenizer_hash": tokenizer_hash(tokenizer, like=found.get("tokenizer_hash"))}
+    check_unchanged(path, found, now, names=_NAMES, derived=("plan_hash",))
 
 
 def _write_share(
@@ -231,13 +234,13 @@ def _write_share(
     schema = layout.SCHEMA if share.processes.count == 1 else layout.PART_SCHEMA
     identity = {k: v for k, v in attrs.items() if k in (*_NAMES, *_OPTIONS)}
     if resume and not partial.exists() and share.path.exists():
-        _check_identity(share.path, identity, schema)
+        _check_identity(share.path, identity, schema, runner.lm.tokenizer)
         return 0
     if resume and partial.exists():
-        _check_identity(partial, identity, schema)
+        _check_identity(partial, identity, schema, runner.lm.tokenizer)
     else:
         partial.unlink(missing_ok=True)
-        require_disk(share.out, store_bytes(runner.plan, config, d_in) * share.n_rows // share.n_total)
+        require_disk(share.out, store_bytes(runner.plan, config, d_in) * share.n_rows // share.n_total, try_=SMALLER)
         with disk_may_fill(partial, try_=RESUME, expected=f"room for {share.n_rows:,} rows"):
             _allocate(partial, schema, share, runner, config, attrs)
     try:

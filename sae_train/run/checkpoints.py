@@ -16,6 +16,7 @@ from sae_train.run.resuming import check_unchanged
 from sae_train.run.tensor_files import write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
+DERIVED = ("inputs",)  # of an identity: what was drawn by the settings
 
 
 def state_tensors(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -68,16 +69,17 @@ def load_checkpoint(folder: Path, identity: Mapping[str, str]) -> tuple[dict[str
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
     except SafetensorError as error:
         raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="a checkpoint") from error
-    check_unchanged(folder, _parsed(metadata), _parsed(identity))
+    check_unchanged(folder, _parsed(metadata), _parsed(identity), derived=DERIVED)
     return tensors, int(metadata["step"])
 
 
 def _parsed(identity: Mapping[str, str]) -> dict[str, Any]:
-    """Return texts of JSON as what they hold, so that single keys can be compared."""
+    """Return texts of JSON as what they hold, so that single keys can be compared; a config's fields by their names."""
     found: dict[str, Any] = {}
     for key, text in identity.items():
         try:
             found[key] = json.loads(text)
         except json.JSONDecodeError:
             found[key] = text
-    return found
+    config = found.pop("config", {})
+    return {**(config if isinstance(config, dict) else {"config": config}), **found}

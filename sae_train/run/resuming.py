@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,12 @@ MOST_KEYS = 6
 
 
 def check_unchanged(
-    what: str | Path, then: Mapping[str, Any], now: Mapping[str, Any], *, names: Mapping[str, str] | None = None
+    what: str | Path,
+    then: Mapping[str, Any],
+    now: Mapping[str, Any],
+    *,
+    names: Mapping[str, str] | None = None,
+    derived: Collection[str] = (),
 ) -> None:
     """Compare what decides a run's result with what it was when the run began.
 
@@ -22,6 +27,7 @@ def check_unchanged(
         then: What was recorded, possibly nested; keys that `now` lacks do not count.
         now: What is given now.
         names: What to call keys in the message, where that is not their name.
+        derived: Keys that follow from the others; named where nothing else differs.
 
     Raises:
         ConfigError: Something differs; every key is named with both values.
@@ -38,7 +44,7 @@ def check_unchanged(
     found = list(differences(then, now))
     if not found:
         return
-    # A derived value (the plan of rows) comes after what a user gave, so the first keys say it.
+    found = [each for each in found if each[0].split(".")[0] not in derived] or found
     shown, names = found[:MOST_KEYS], names or {}
     called = [names.get(key, key) for key, _, _ in shown]
     more = f" (and {len(found) - MOST_KEYS} more)" if len(found) > MOST_KEYS else ""

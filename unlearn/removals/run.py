@@ -29,7 +29,7 @@ from sae_train.saes.interop import sae_hash
 from sae_train.text.tokens import Document
 from unlearn.auditing.roles import check_pair
 from unlearn.config import UnlearnConfig
-from unlearn.finetuning.finetune import Objective, Preparing, Tuned, WeightEdit, finetune
+from unlearn.finetuning.finetune import Objective, Preparing, Tuned, WeightEdit, finetune, trainable_parameters
 from unlearn.finetuning.outcome import Outcome, check_outcome
 from unlearn.finetuning.stopping import Stopper
 from unlearn.finetuning.validation import hold_apart
@@ -40,6 +40,7 @@ from unlearn.problem.problem import Problem
 from unlearn.removals.record import RemovalRecord
 from unlearn.removals.unlearned import ADAPTER, Unlearned
 
+ADAMW_BYTES = 3 * 4  # a parameter and its two moments, float32
 TEXT_CTX = 64  # tokens in a window of general text
 TEXT_TOKENS = 60_000  # about 940 windows, of which every step draws some
 
@@ -247,6 +248,16 @@ def tune(
         passes=None if stopper is None else stopper.passes,
         advance=advance,
     )
+
+
+def removal_bytes(lm: LanguageModel, config: UnlearnConfig) -> int:
+    """Return the bytes on disk that a run takes: the model, and its checkpoint while the next one is written."""
+    if config.train == "lora":  # small beside any model
+        return 0
+    model = sum(p.numel() * p.element_size() for p in lm.model.parameters())
+    trained = sum(p.numel() for p in trainable_parameters(lm.model, config.train).values())
+    has_checkpoint = config.save_every < config.steps and not config.settings.edits_weights
+    return model + 2 * ADAMW_BYTES * trained * has_checkpoint
 
 
 def check_trainable(lm: LanguageModel, config: UnlearnConfig) -> None:

@@ -14,6 +14,7 @@ from features.entities.prompts import Templates
 from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.run.checkpoints import CHECKPOINT
+from sae_train.run.claims import require_disk
 from sae_train.run.notes import note
 from sae_train.run.outputs import Output
 from sae_train.run.processes import ALONE, Processes
@@ -26,7 +27,7 @@ from unlearn.problem.data import resolve_targets
 from unlearn.problem.hook_choice import choose_hook_point, gate_warning
 from unlearn.removals.original import find_original
 from unlearn.removals.record import RemovalRecord
-from unlearn.removals.run import RemovalTask, run_removal
+from unlearn.removals.run import RemovalTask, removal_bytes, run_removal
 from unlearn.removals.sources import documents_of, names_of, sources_of
 from unlearn.removals.unlearned import Unlearned
 
@@ -123,6 +124,7 @@ def _run(
     """Run a task in a working folder beside the output, and save the model if an output path is given."""
     folder, out = checkpoint_folder(output.path), output.path
     name = "" if output.is_temporary else str(out)
+    require_disk(out, removal_bytes(task.lm, task.config), try_="another disk, or `train`=lora")
     with progress("unlearning", task.config.steps) as advance:
         found = run_removal(task, folder, name=name, processes=processes, advance=advance, **options)
     if output.is_temporary:

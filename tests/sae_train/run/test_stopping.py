@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from functools import partial
 
 import pytest
 
@@ -17,11 +18,8 @@ def tell() -> None:
 
 def test_a_loop_that_saves_ends_between_two_steps():
     done: list[str] = []
-    with (
-        terminations_heard(),
-        pytest.raises(Terminated) as stopped,
-        saving(lambda: done.append("saved")) as stop_if_told,
-    ):
+    save = partial(done.append, "saved")
+    with terminations_heard(), pytest.raises(Terminated) as stopped, saving(save) as stop_if_told:
         for step in range(9):
             if step == 2:
                 tell()

@@ -183,12 +183,7 @@ def finetune(
         advance(0, earlier=state.step)
     values: dict[str, float] = {}
     saved = state.step
-
-    def save() -> None:
-        if run is not None:
-            tensors = state_tensors(parameters, optimizer) | _carried(objective)
-            save_checkpoint(folder, tensors, step=state.step, identity=identity)
-
+    save = partial(_save, state, objective, None if run is None else folder, identity)
     is_small = sum(p.numel() for p in parameters.values()) <= SMALL
     # The products of a small model are too short for two cores, whole parts of the loss are not: 200 to 217 ms a step
     # instead of 251 to 320 (docs/results/log_redirection.md, "less time").
@@ -256,6 +251,13 @@ def tune_step(
     state.optimizer.step()
     state.step += 1
     return sums
+
+
+def _save(state: TuneState, objective: Objective, folder: Path | None, identity: Mapping[str, str]) -> None:
+    """Write a checkpoint; nothing in a process that writes none."""
+    if folder is not None:
+        tensors = state_tensors(state.parameters, state.optimizer) | _carried(objective)
+        save_checkpoint(folder, tensors, step=state.step, identity=identity)
 
 
 def _can_save(state: TuneState, objective: Objective, config: UnlearnConfig, processes: Processes) -> bool:

@@ -1,7 +1,8 @@
 """The entry point of `wb`: check the installation, run a command, turn every outcome into an exit code.
 
-Exit codes: 0 done, 1 failed while running, 2 bad input or usage, 130 interrupted. Errors of the workbench
-come out in the house form on stderr; anything else is a defect of ours and keeps its traceback.
+Exit codes: 0 done, 1 failed while running, 2 bad input or usage, 130 interrupted, 143 told to stop (SIGTERM): saved
+first where `--resume` can go on. Errors of the workbench come out in the house form on stderr; anything else is a
+defect of ours and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import click
 
 from cli.install_guard import install_complaint
 from sae_train.run.notes import LOGGER
+from sae_train.run.stopping import EXIT_TERMINATED, Terminated, terminations_heard
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -33,7 +35,7 @@ def main(args: Sequence[str] | None = None) -> int:
     complaint = install_complaint()
     if complaint is not None:
         return _fail(complaint, EXIT_USAGE)
-    with interrupts_heard(), notes_shown():
+    with interrupts_heard(), terminations_heard(), notes_shown():
         return exit_code_of(lambda: _invoke(args))
 
 
@@ -53,7 +55,8 @@ def interrupts_heard() -> Generator[None]:
         if not issubclass(lost.exc_type, KeyboardInterrupt):
             return told(lost)
         ident = threading.main_thread().ident or 0
-        timer = threading.Timer(0.01, signal.pthread_kill, (ident, signal.SIGINT))  # outside the code that drops it
+        number = signal.SIGTERM if issubclass(lost.exc_type, Terminated) else signal.SIGINT
+        timer = threading.Timer(0.01, signal.pthread_kill, (ident, number))  # outside the code that drops it
         timer.daemon = True
         return timer.start()
 
@@ -102,7 +105,11 @@ def exit_code_of(action: Callable[[], int]) -> int:
         return _fail(error.format_message(), error.exit_code)
     except WorkbenchError as error:
         return _fail(str(error), error.exit_code)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, click.Abort) as error:
+        told = error if isinstance(error, Terminated) else error.__cause__  # click turns interrupts into its own
+        if isinstance(told, Terminated):
+            saved = "; what is done so far is saved: the same command with --resume goes on" if told.is_saved else ""
+            return _fail(f"told to stop (SIGTERM){saved}", EXIT_TERMINATED)
         return _fail("interrupted", EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader (`| head`) left; it has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

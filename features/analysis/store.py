@@ -282,7 +282,7 @@ def save_analysis(analysis: LatentAnalysis, path: Path) -> None:
         save_evidence(file, analysis.evidence)
         for index, found in enumerate(analysis.hook_points):
             _save_hook_point(file.create_group(f"hook_points/{index}"), found)
-    write_json(path.with_suffix(".json"), analysis.summary())
+        write_json(path.with_suffix(".json"), analysis.summary())  # before the analysis counts as written
 
 
 def _save_hook_point(group: h5.H5Group, found: HookPointAnalysis) -> None:

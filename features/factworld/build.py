@@ -10,7 +10,6 @@ world.json       seed, versions, hashes, and what was measured
 from __future__ import annotations
 
 import json
-import os
 import platform
 import time
 from collections import Counter
@@ -28,8 +27,10 @@ from features.factworld.templates import templates_json
 from features.factworld.tokenizer import train_tokenizer
 from features.factworld.train import TrainingConfig, train_model
 from sae_train.errors import ConfigError
+from sae_train.run.outputs import claimed, whole_folder
 from sae_train.run.progress import Progress, shown
-from sae_train.run.runs import claim_output, clear_output, file_hash, partial_path, text_hash, write_json, write_text
+from sae_train.run.runs import file_hash, text_hash, write_json, write_text
+from sae_train.run.tensor_files import open_up
 from sae_train.run.threads import torch_threads
 
 SCHEMA, SCHEMA_VERSION = "fact-world", 1
@@ -84,24 +85,20 @@ def build_world(
     if n_documents < MIN_DOCUMENTS:
         raise ConfigError("too few documents for a fact world", got=n_documents, expected=f">= {MIN_DOCUMENTS}")
     out = Path(out)
-    claim_output(out, overwrite=overwrite)
-    started = time.monotonic()
-    world = draw_world(seed, n_documents=n_documents)
-    texts = [document.text for document in world.documents]
-    tokenizer = train_tokenizer(texts)
-    config = TrainingConfig()
-    n_batches = -(-len(texts) // config.batch_documents)
-    show = progress or shown
-    with torch_threads(n_threads), show("training the language model", n_batches, unit="batches") as advance:
-        model = train_model(texts, tokenizer, seed=seed, config=config, advance=advance)
-    clear_output(partial_path(out), overwrite=True)
-    folder = _write_world(partial_path(out), world, model, tokenizer, with_corpus=with_corpus)
-    facts = check_world(folder)
-    write_json(folder / "world.json", _record(folder, world, config, facts, n_threads=n_threads))
-    clear_output(out, overwrite=overwrite)
-    if out.exists():  # an empty folder
-        out.rmdir()
-    os.replace(folder, out)
+    with claimed(out, overwrite=overwrite):
+        started = time.monotonic()
+        world = draw_world(seed, n_documents=n_documents)
+        texts = [document.text for document in world.documents]
+        tokenizer = train_tokenizer(texts)
+        config = TrainingConfig()
+        n_batches = -(-len(texts) // config.batch_documents)
+        show = progress or shown
+        with torch_threads(n_threads), show("training the language model", n_batches, unit="batches") as advance:
+            model = train_model(texts, tokenizer, seed=seed, config=config, advance=advance)
+        with whole_folder(out, overwrite=overwrite) as folder:
+            _write_world(folder, world, model, tokenizer, with_corpus=with_corpus)
+            facts = check_world(folder)
+            write_json(folder / "world.json", _record(folder, world, config, facts, n_threads=n_threads))
     return WorldReport(out, facts, time.monotonic() - started)
 
 
@@ -122,17 +119,15 @@ def _write_world(
     tokenizer: PreTrainedTokenizerFast,
     *,
     with_corpus: bool,
-) -> Path:
+) -> None:
     """Write everything but world.json; weights are rounded to bfloat16."""
-    folder.mkdir(parents=True)
     write_text(folder / "entities.jsonl", entity_lines(world.cast.entities))
     write_json(folder / "templates.json", templates_json(world.templates))
     if with_corpus:
         write_text(folder / "corpus.jsonl", corpus_lines(world.documents))
     model.bfloat16().save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # safetensors writes files that only the owner can read
     tokenizer.save_pretrained(folder)
-    return folder
+    open_up(folder)
 
 
 def _record(

@@ -21,10 +21,11 @@ from sae_train.activations.layout import VERSION as ACTIVATIONS_VERSION
 from sae_train.activations.row_statistics import hook_point_stats
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import ConfigError, FileFormatError, OutputExistsError, SchemaError
-from sae_train.lm.models import load_tokenizer, tokenizer_hash
+from sae_train.lm.models import load_tokenizer
 from sae_train.run.notebook import html_rows
-from sae_train.run.runs import claim_output
+from sae_train.run.outputs import claimed
 from sae_train.storage import h5, h5_contents
+from sae_train.text.tokenizer_hash import tokenizer_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -118,22 +119,16 @@ def inspect_file(
         ConfigError: Something other than an activation store is to be compared, or the tokenizer is another one.
         OutputExistsError: The page is there already.
     """
-    if html is not None:
-        _claim_page(Path(html), overwrite=overwrite)
-    words = load_tokenizer(str(tokenizer)) if isinstance(tokenizer, str | Path) else tokenizer
-    found = _inspect(Path(path), verify=verify, against=None if against is None else Path(against), tokenizer=words)
-    if html is not None:
-        from features.pages.inspection_page import write_inspection_page  # draws: only those who want a page pay for it
-
-        write_inspection_page(found, Path(html))
-    return found
-
-
-def _claim_page(html: Path, *, overwrite: bool) -> None:
-    """Refuse the place of a page that is taken."""
-    if html.is_dir():
+    if html is not None and Path(html).is_dir():
         raise OutputExistsError(f"'{html}' is a folder", got=html, field="html", expected="a file, as in acts.html")
-    claim_output(html, overwrite=overwrite, field="html")
+    with claimed(html, overwrite=overwrite, field="html"):
+        words = load_tokenizer(str(tokenizer)) if isinstance(tokenizer, str | Path) else tokenizer
+        found = _inspect(Path(path), verify=verify, against=None if against is None else Path(against), tokenizer=words)
+        if html is not None:
+            from features.pages.inspection_page import write_inspection_page  # draws: only for those who want a page
+
+            write_inspection_page(found, Path(html))
+    return found
 
 
 def _inspect(path: Path, *, verify: bool, against: Path | None, tokenizer: Any) -> Inspection:
@@ -231,12 +226,12 @@ def _counts(store: ActivationStore) -> dict[str, Any]:
 def _check_tokenizer(store: ActivationStore, tokenizer: Any) -> None:
     """Refuse a tokenizer that would give the tokens wrong texts."""
     recorded = store.attrs.get("tokenizer_hash")
-    if recorded is not None and recorded != tokenizer_hash(tokenizer):
+    if recorded is not None and recorded != tokenizer_hash(tokenizer, like=recorded):
         raise ConfigError(
             f"another tokenizer than that of '{store.path}'",
             got=f"{tokenizer.name_or_path}",
             field="model",
-            expected=f"{store.attrs.get('model')}, or a model with the same vocabulary",
+            expected=f"{store.attrs.get('model')}, or a model with the same tokenizer",
         )
 
 

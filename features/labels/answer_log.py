@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from features.entities.entities import Entity, entity_line, parse_entity, save_entities
-from sae_train.errors import ConfigError, FileFormatError
+from sae_train.errors import FileFormatError
+from sae_train.run.resuming import check_unchanged
 from sae_train.run.runs import jsonable, partial_path
 from sae_train.text_files import lines_of
 
@@ -24,14 +25,17 @@ class AnswerLog:
         out: The label file that is being made.
         job: What decides the answers: model, templates, entities, sampling.
         resume: Take over what an earlier run with the same job left; otherwise begin anew.
+        older: Values of `job` as an older version of the program wrote them, which will do as well.
 
     Raises:
         ConfigError: What is there belongs to another job.
         FileFormatError: What is there is no record of answers.
     """
 
-    def __init__(self, out: Path, job: Mapping[str, Any], *, resume: bool) -> None:
-        self.out, self.path = out, partial_path(out)
+    def __init__(
+        self, out: Path, job: Mapping[str, Any], *, resume: bool, older: Mapping[str, Any] | None = None
+    ) -> None:
+        self.out, self.path, self.older = out, partial_path(out), older or {}
         self.kept: dict[str, Entity] = {}
         out.parent.mkdir(parents=True, exist_ok=True)
         head = json.dumps({"job": jsonable(job)}, ensure_ascii=False)
@@ -46,8 +50,10 @@ class AnswerLog:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        """Close the file; it stays where it is."""
+        """Close the file; it stays where it is, if there is an answer in it."""
         self._stream.close()
+        if not self.kept:
+            self.path.unlink(missing_ok=True)
 
     def add(self, entities: Sequence[Entity]) -> None:
         """Keep a block of answers, on the disk when this returns."""
@@ -75,14 +81,8 @@ class AnswerLog:
             raise FileFormatError(
                 f"'{self.path}' is no record of answers", got=str(whole[:60]), expected='{"job": …}'
             ) from error
-        if theirs != job:
-            other = sorted(k for k in {*theirs, *job} if theirs.get(k) != job.get(k))
-            raise ConfigError(
-                f"'{self.path}' belongs to another run",
-                got=", ".join(f"{k} {job.get(k)}" for k in other),
-                expected=", ".join(f"{k} {theirs.get(k)}" for k in other),
-                try_="the same options as before, or `overwrite` in the place of `resume`",
-            )
+        now = {**dict.fromkeys(theirs), **job}
+        check_unchanged(self.path, theirs, now | {k: v for k, v in self.older.items() if theirs.get(k) == v})
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
         for number, line in enumerate(lines[1:], start=2):

@@ -20,9 +20,11 @@ from features.labels.rules import RULES
 from sae_train.config import Decoding
 from sae_train.errors import ConfigError, OutputExistsError, nearest_first
 from sae_train.lm.models import LanguageModel, as_lm, weights_hash
+from sae_train.run.outputs import claimed
 from sae_train.run.progress import Progress, shown
-from sae_train.run.runs import claim_output, text_hash
+from sae_train.run.runs import partial_path, text_hash
 from sae_train.text.chat import has_chat_template
+from sae_train.text.tokenizer_hash import tokenizer_hash
 
 CHATS = ("auto", "on", "off")
 
@@ -49,6 +51,10 @@ class _Job:
             **asdict(self.decoding),
             "chat": self.chat,
         }
+
+    def older(self) -> dict[str, Any]:
+        """Return what an older version of the program recorded in the place of parts of `identity`."""
+        return {"tokenizer": tokenizer_hash(self.lm.tokenizer, like="")}
 
 
 def label_entities(
@@ -105,18 +111,20 @@ def label_entities(
         >>> label_entities("fact-world", asked, templates="fact-world", device="cpu", progress=silent).counts
         {'known': 2, 'unknown': 0, 'between': 0}
     """
-    _claim(out, resume=resume, overwrite=overwrite)
-    chosen = choose_rule(rule, fields, has_samples=bool(samples))
-    decoding = _decoding(chosen, samples, temperature, seed)
-    asked, texts = open_entities(entities, templates, format=entities_format, duplicates=duplicates)
-    check_types(asked, texts)
-    job = _job(as_lm(lm, device=device, dtype=dtype), asked, texts, chosen, decoding, chat)
-    labelled = _ask(job, out, resume=resume, progress=progress or shown)
+    _check_resume(out, resume=resume, overwrite=overwrite)
+    left = () if out is None else (partial_path(Path(out)),)
+    with claimed(out, overwrite=overwrite, resume=resume, leftovers=left):
+        chosen = choose_rule(rule, fields, has_samples=bool(samples))
+        decoding = _decoding(chosen, samples, temperature, seed)
+        asked, texts = open_entities(entities, templates, format=entities_format, duplicates=duplicates)
+        check_types(asked, texts)
+        job = _job(as_lm(lm, device=device, dtype=dtype), asked, texts, chosen, decoding, chat)
+        labelled = _ask(job, out, resume=resume, progress=progress or shown)
     return Labels(tuple(labelled), texts, chosen, job.lm.name, None if out is None else Path(out))
 
 
-def _claim(out: str | Path | None, *, resume: bool, overwrite: bool) -> None:
-    """Refuse an output that exists, a finished run, and to resume a run that was never started."""
+def _check_resume(out: str | Path | None, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to resume a finished run, and one that nobody names."""
     if out is None:
         if resume:
             raise ConfigError("nobody says what to continue", got="resume without out", expected="out, a path")
@@ -125,7 +133,6 @@ def _claim(out: str | Path | None, *, resume: bool, overwrite: bool) -> None:
         raise OutputExistsError(
             f"the run is finished: '{out}'", got=f"{out} (out), to be resumed", expected="an interrupted run"
         )
-    claim_output(Path(out), overwrite=overwrite, resume=resume)
 
 
 def _decoding(rule: KnowledgeRule, samples: int | None, temperature: float, seed: int) -> Decoding:
@@ -160,7 +167,7 @@ def _job(
 
 def _ask(job: _Job, out: str | Path | None, *, resume: bool, progress: Progress) -> list[Entity]:
     """Ask and judge; where there is a path, keep the answers on the way and write the labels whole."""
-    kept = nullcontext() if out is None else AnswerLog(Path(out), job.identity(), resume=resume)
+    kept = nullcontext() if out is None else AnswerLog(Path(out), job.identity(), resume=resume, older=job.older())
     with kept as log, progress("asking", len(job.prompts), unit="questions") as advance:
         labelled = ask_and_label(
             job.lm,

@@ -18,7 +18,7 @@ from features.labels.rules import FERRANDO, PARAPHRASES, SELF_CONSISTENT
 from sae_train.errors import ConfigError
 from sae_train.fields import config_of
 from sae_train.run.notebook import html_rows
-from sae_train.run.runs import claim_output
+from sae_train.run.outputs import claimed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -140,8 +140,8 @@ class Labels(Sequence[Entity]):
         Raises:
             OutputExistsError: It is there already.
         """
-        claim_output(Path(path), overwrite=overwrite)
-        save_entities(self.entities, Path(path))
+        with claimed(path, overwrite=overwrite):
+            save_entities(self.entities, Path(path))
         return Path(path)
 
     def _repr_html_(self) -> str:

@@ -5,7 +5,8 @@ Activations at names can be read once and kept (`collect_names`); mining them ne
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from sae_train.errors import ConfigError
 from sae_train.fields import config_of
 from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel, as_lm
+from sae_train.run.outputs import claimed
 from sae_train.run.progress import Progress, shown
-from sae_train.run.runs import claim_output
 from sae_train.saes.base import Sae
 
 LabelSource = Labels | Iterable[Entity] | str | Path
@@ -74,13 +75,12 @@ def collect_names(
         HookPointError: The model has no such hook point.
         ConfigError: There is no such position, or nobody says which templates.
     """
-    if out is not None:
-        claim_output(Path(out), overwrite=overwrite)
-    asked = _asked(as_lm(lm, device=device, dtype=dtype), Labels.of(labels, templates))
-    names = [hook_points] if isinstance(hook_points, str) else hook_points
-    data = _read(asked, names, position=position, progress=progress or shown)
-    if out is not None:
-        save_names(data, Path(out))
+    with claimed(out, overwrite=overwrite):
+        asked = _asked(as_lm(lm, device=device, dtype=dtype), Labels.of(labels, templates))
+        names = [hook_points] if isinstance(hook_points, str) else hook_points
+        data = _read(asked, names, position=position, progress=progress or shown)
+        if out is not None:
+            save_names(data, Path(out))
     return data
 
 
@@ -136,13 +136,12 @@ def find_entity_latents(
         ConfigError: Something that is needed is missing, or is said twice.
         OutputExistsError: An output is there already.
     """
-    # First of all: an output that exists is refused before hours of work, not after.
-    _claim(out, names_out, overwrite=overwrite)
     chosen = config_of(SelectionRule, rule, fields, name="rule")
     _check_names(names, names_out, position)
     opened = open_saes(saes, device=lm.device if isinstance(lm, LanguageModel) else device)
     show = progress or shown
-    with open_store(store) as text:
+    # An output that exists or cannot be written is refused before hours of work, not after.
+    with _claimed(out, names_out, overwrite=overwrite), open_store(store) as text:
         asked = _asked_if_at_hand(lm, labels, templates, names, device=device, dtype=dtype)
         checks = _checks(gate, steering, seed, has_lm=asked is not None)
         data = _names(names, asked, opened, position=position, seed=seed, progress=show)
@@ -153,19 +152,28 @@ def find_entity_latents(
         if asked is not None:
             own = (asked.lm, opened, asked.labels, asked.templates)
             analysis = add_checks(*own, analysis, store=text, progress=show, **checks)
-    sources = Sources(opened) if asked is None else Sources(opened, asked.labels, asked.templates)
-    analysis = replace(analysis, sources=sources)
-    if out is not None:
-        analysis.save(out, overwrite=overwrite)
+        sources = Sources(opened) if asked is None else Sources(opened, asked.labels, asked.templates)
+        analysis = replace(analysis, sources=sources)
+        if out is not None:
+            analysis.save(out, overwrite=overwrite)
     return analysis
 
 
-def _claim(out: str | Path | None, names_out: str | Path | None, *, overwrite: bool) -> None:
-    """Refuse outputs that are there already, before anything is done."""
+@contextmanager
+def _claimed(out: str | Path | None, names_out: str | Path | None, *, overwrite: bool) -> Iterator[None]:
+    """Hold both outputs.
+
+    Raises:
+        ConfigError: They are one path.
+    """
     if out is not None:
-        claim_output(check_name(Path(out)), overwrite=overwrite)
-    if names_out is not None:
-        claim_output(Path(names_out), overwrite=overwrite)
+        check_name(Path(out))
+        if names_out is not None and Path(out).absolute() == Path(names_out).absolute():
+            raise ConfigError(
+                "two results cannot lie at one path", got=f"{out} (`out` and `names_out`)", expected="a path for each"
+            )
+    with claimed(out, overwrite=overwrite), claimed(names_out, overwrite=overwrite, field="names_out"):
+        yield
 
 
 def _checks(

@@ -14,7 +14,7 @@ from features.pages.latents_page import COLOURS, NAMED, finding, heldout_frequen
 from features.pages.plots import Mark
 from features.stats.selection import DIRECTIONS
 from sae_train.run.notebook import html_rows
-from sae_train.run.runs import claim_output
+from sae_train.run.outputs import claimed
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,9 +47,9 @@ def save_latents(analysis: LatentAnalysis, path: Path, *, overwrite: bool = Fals
         OutputExistsError: The path is taken.
         FileFormatError: It ends in .json or .html.
     """
-    claim_output(check_name(path), overwrite=overwrite)
-    save_analysis(analysis, path)
-    write_latents_page(analysis, path.with_suffix(".html"), with_figures=True)
+    with claimed(check_name(path), overwrite=overwrite):
+        write_latents_page(analysis, path.with_suffix(".html"), with_figures=True)
+        save_analysis(analysis, path)  # last: where it is, everything is
     return path
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from sae_train.activations.estimate import estimate_store
-from sae_train.activations.layout import claim_parts
+from sae_train.activations.layout import claim_parts, leftovers
 from sae_train.activations.store import ActivationStore
 from sae_train.activations.writer import CacheResult, write_store
 from sae_train.config import CacheConfig
@@ -18,11 +18,11 @@ from sae_train.errors import ConfigError
 from sae_train.fields import config_of
 from sae_train.lm.hooks import check_hook_point, verify_hook_points
 from sae_train.lm.models import LanguageModel, as_lm
+from sae_train.run.claims import clear_output
 from sae_train.run.notes import note
 from sae_train.run.outputs import Output
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Progress, shown, silent
-from sae_train.run.runs import clear_output
 from sae_train.text.tokens import Corpus, Document, Text, corpus_of
 from sae_train.text.windows import TokenPlan, plan_windows
 
@@ -73,23 +73,27 @@ def cache_activations(
         DiskSpaceError, MemoryShortError: It would not fit.
         DtypeError, NumericalError, StoppedError, BusyError: As `write_store`.
     """
-    output = Output(out, name="acts.h5", overwrite=overwrite, resume=resume, is_shared=processes.count > 1)
-    processes.wait()
-    contexts = list(entity_documents)
-    if hook_points is not None:
-        settings["hook_points"] = (hook_points,) if isinstance(hook_points, str) else tuple(hook_points)
-    config = config_of(CacheConfig, config, settings, can_change=True)  # refuses bad values before the model is loaded
-    corpus = _checked_text(text, contexts, config)
-    lm = as_lm(lm, device=processes.device(device), dtype=lm_dtype)
-    config = _checked(config, lm)
-    plan = _plan(lm, corpus, contexts, config)
-    if processes.is_first:
-        if not resume:
-            clear_output(output.path, overwrite=overwrite)
-        claim_parts(output.path, processes.count, resume=resume)
-    processes.wait()
-    result = _write(lm, plan, config, corpus.name, output, resume, processes, progress or shown)
-    store = ActivationStore(output.path)
+    several = {"is_shared": processes.count > 1, "is_writer": processes.is_first}
+    output = Output(out, name="acts.h5", overwrite=overwrite, resume=resume, **several)
+    with output.held(leftovers(output.path)):
+        processes.wait()
+        contexts = list(entity_documents)
+        if hook_points is not None:
+            settings["hook_points"] = (hook_points,) if isinstance(hook_points, str) else tuple(hook_points)
+        config = config_of(
+            CacheConfig, config, settings, can_change=True
+        )  # refuses bad values before the model is loaded
+        corpus = _checked_text(text, contexts, config)
+        lm = as_lm(lm, device=processes.device(device), dtype=lm_dtype)
+        config = _checked(config, lm)
+        plan = _plan(lm, corpus, contexts, config)
+        if processes.is_first:
+            if not resume:
+                clear_output(output.path, overwrite=overwrite)
+            claim_parts(output.path, processes.count, resume=resume)
+        processes.wait()
+        result = _write(lm, plan, config, corpus.name, output, resume, processes, progress or shown)
+        store = ActivationStore(output.path)
     store.result, store.output = result, output
     return store
 

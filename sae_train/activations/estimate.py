@@ -12,11 +12,11 @@ import torch
 
 from sae_train.activations.forward import BatchRunner
 from sae_train.activations.layout import COMMIT_EVERY_ROWS
-from sae_train.activations.writer import store_bytes
+from sae_train.activations.writer import SMALLER, store_bytes
 from sae_train.config import CacheConfig
 from sae_train.errors import MemoryShortError
 from sae_train.lm.models import LanguageModel
-from sae_train.run.runs import require_disk
+from sae_train.run.claims import require_disk
 from sae_train.text.windows import TokenPlan
 
 PROBE_TOKENS = 512
@@ -68,7 +68,7 @@ def estimate_store(lm: LanguageModel, plan: TokenPlan, config: CacheConfig, out:
         MemoryShortError: The host's memory is.
     """
     disk, memory = store_bytes(plan, config, lm.d_model), _memory_bytes(lm, plan, config)
-    require_disk(out, disk)
+    require_disk(out, disk, try_=SMALLER)
     free = psutil.virtual_memory().available
     if memory > free:
         raise MemoryShortError(

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from sae_train.activations.encoding import STORED_KIND, encode_acts
 from sae_train.errors import ConfigError
+from sae_train.run.runs import partial_path
 from sae_train.storage import h5
 from sae_train.storage.checksums import array_checksum
 from sae_train.text.windows import ROW_FIELDS
@@ -135,6 +136,12 @@ def join_parts(file: h5.H5File, parts: list[tuple[str, int]], attrs: Mapping[str
                 sums = h5.group_of(source, "chunk_checksums", folder / part)
                 found.append(h5.read(h5.dataset_of(sums, name, folder / part)))
         h5.write_array(checksums, name, np.concatenate(found), unit="xxh3", axes=("chunk",))
+
+
+def leftovers(out: Path) -> list[Path]:
+    """Return what an interrupted run left beside `out`: the store as far as it came, or parts of several processes."""
+    parts = sorted(out.parent.glob(f"{glob.escape(out.name)}.part-*"))
+    return [p for p in (partial_path(out), *parts) if p.exists() and p.suffix != ".lock"]
 
 
 def claim_parts(out: Path, n_processes: int, *, resume: bool) -> None:

@@ -10,35 +10,37 @@ them (`Share`). Rows, order and checksums are those that one process writes.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import math
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from sae_train.activations import layout
 from sae_train.activations.forward import BatchRunner
 from sae_train.config import CacheConfig
-from sae_train.errors import BusyError, ConfigError, StoppedError, WorkbenchError
+from sae_train.errors import StoppedError, WorkbenchError
 from sae_train.lm.models import LanguageModel, weights_hash
 from sae_train.renamed import with_current_names
+from sae_train.run.claims import require_disk
+from sae_train.run.locks import only_writer
+from sae_train.run.outputs import RESUME, disk_may_fill
 from sae_train.run.processes import Processes
 from sae_train.run.progress import Advance, no_advance
-from sae_train.run.runs import now, partial_path, require_disk
+from sae_train.run.resuming import check_unchanged
+from sae_train.run.runs import now, partial_path
+from sae_train.run.stopping import saving
 from sae_train.storage import h5
+from sae_train.text.tokenizer_hash import tokenizer_hash
 from sae_train.text.windows import TokenPlan
 
 _OPTIONS = ("hook_points", "dtype", "batch_size", "ctx_len", "packing", "max_tokens", "frac_entity_rows", "seed")
+SMALLER = "a smaller `max_tokens`, fewer `hook_point`, `dtype`=bfloat16, or another disk"
 _NAMES = {"model_hash": "model", "tokenizer_hash": "tokenizer", "plan_hash": "text (or entities, or templates)"}
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -128,9 +130,9 @@ def write_store(
     runner = BatchRunner(lm, plan, config.hook_points, config.windows_per_batch, config.dtype)
     n_read = 0
     if resume and not partial_path(out).exists() and out.exists():
-        _check_identity(out, identity, layout.SCHEMA)
+        _check_identity(out, identity, layout.SCHEMA, lm.tokenizer)
     elif mine.n_rows:
-        with _only_writer(partial_path(mine.path)):
+        with only_writer(partial_path(mine.path)):
             n_read = _write_share(mine, runner, config, {**identity, **provenance}, resume=resume, advance=advance)
     processes.wait()
     if processes.count > 1 and processes.is_first and not (resume and out.exists()):
@@ -209,40 +211,13 @@ def _identity(lm: LanguageModel, plan: TokenPlan, config: CacheConfig) -> dict[s
     }
 
 
-def _check_identity(path: Path, identity: dict[str, Any], schema: str) -> None:
+def _check_identity(path: Path, identity: dict[str, Any], schema: str, tokenizer: Any) -> None:
     """Refuse to continue a file that other inputs began."""
     mode = "r" if path.suffix != ".partial" else "r+"  # an unfinished file has no seal to check
     with h5.open_checked(path, schema, layout.VERSION, mode=mode, may_join=schema == layout.SCHEMA) as file:
         found = with_current_names(h5.get_attrs(file))
-    for key, value in identity.items():
-        if found.get(key) != value:
-            raise ConfigError(
-                f"cannot continue '{path}': {_NAMES.get(key, key)} has changed",
-                got=f"{value} now",
-                expected=f"{found.get(key)} as when the file was begun",
-                try_="the same inputs and options, or `overwrite` to start again",
-            )
-
-
-@contextmanager
-def _only_writer(partial: Path) -> Iterator[None]:
-    """Hold the lock of a file that grows; the lock file goes away with it, and with a process that dies.
-
-    Raises:
-        BusyError: Another process holds it.
-    """
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(str(partial) + ".lock")
-    try:
-        with lock.acquire(timeout=0):
-            try:
-                yield
-            finally:
-                Path(lock.lock_file).unlink(missing_ok=True)
-    except Timeout as error:
-        raise BusyError(
-            f"another process is writing '{partial}'", got=f"{lock.lock_file} is locked", expected="one writer"
-        ) from error
+    now = {**identity, "tokenizer_hash": tokenizer_hash(tokenizer, like=found.get("tokenizer_hash"))}
+    check_unchanged(path, found, now, names=_NAMES, derived=("plan_hash",))
 
 
 def _write_share(
@@ -260,17 +235,17 @@ def _write_share(
     schema = layout.SCHEMA if share.processes.count == 1 else layout.PART_SCHEMA
     identity = {k: v for k, v in attrs.items() if k in (*_NAMES, *_OPTIONS)}
     if resume and not partial.exists() and share.path.exists():
-        _check_identity(share.path, identity, schema)
+        _check_identity(share.path, identity, schema, runner.lm.tokenizer)
         return 0
     if resume and partial.exists():
-        _check_identity(partial, identity, schema)
+        _check_identity(partial, identity, schema, runner.lm.tokenizer)
     else:
         partial.unlink(missing_ok=True)
-        require_disk(share.out, store_bytes(runner.plan, config, d_in) * share.n_rows // share.n_total)
-        with _disk_may_fill(partial, share.n_rows):
+        require_disk(share.out, store_bytes(runner.plan, config, d_in) * share.n_rows // share.n_total, try_=SMALLER)
+        with disk_may_fill(partial, try_=RESUME, expected=f"room for {share.n_rows:,} rows"):
             _allocate(partial, schema, share, runner, config, attrs)
     try:
-        with _disk_may_fill(partial, share.n_rows):
+        with disk_may_fill(partial, try_=RESUME, expected=f"room for {share.n_rows:,} rows"):
             n_read = _fill(partial, schema, share, runner, config, advance)
     except StoppedError:
         raise
@@ -281,30 +256,13 @@ def _write_share(
     return n_read
 
 
-@contextmanager
-def _disk_may_fill(partial: Path, n_rows: int) -> Iterator[None]:
-    """Turn a full disk into a message that says how to go on."""
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # HDF5 says it in words, and with RuntimeError when it closes a file
-        known = getattr(error, "errno", None) in _DISK_ERRORS
-        if not known and not any(f"errno = {e}," in str(error) for e in _DISK_ERRORS):
-            raise
-        raise StoppedError(
-            f"the disk is full: '{partial}'",
-            got=str(error)[:160],
-            expected=f"room for {n_rows:,} rows",
-            try_="free some space, then the same command with `resume`",
-        ) from error
-
-
 def _allocate(
     partial: Path, schema: str, share: Share, runner: BatchRunner, config: CacheConfig, attrs: dict[str, Any]
 ) -> None:
     """Create the file whole: structure, provenance, row fields, room for every activation."""
     building = partial.with_name(partial.name + ".new")
     try:
-        with h5.H5File(building, "w") as file:
+        with h5.open_file(building, "w") as file:
             _describe(file, schema, runner.lm, runner.plan, {**attrs, "n_rows": share.n_rows})
             if schema == layout.SCHEMA:
                 layout.write_row_fields(file, runner.plan.row_field)
@@ -337,10 +295,13 @@ def _fill(
     with h5.open_checked(partial, schema, layout.VERSION, mode="r+") as file:
         writer = layout.RowWriter(file, config.hook_points, config.dtype)
         advance(0, earlier=writer.n_rows)
-        for batch in runner.run(first + writer.n_rows, end):
-            writer.add(batch.acts)
-            n_read += batch.n_tokens
-            advance(len(next(iter(batch.acts.values()))))
+        # Every process has rows of its own, so each saves by itself.
+        with saving(writer.commit) as stop_if_told:
+            for batch in runner.run(first + writer.n_rows, end):
+                writer.add(batch.acts)
+                n_read += batch.n_tokens
+                advance(len(next(iter(batch.acts.values()))))
+                stop_if_told()
         writer.commit(is_last=True)
         assert writer.n_rows == share.n_rows, (writer.n_rows, share.n_rows)
         layout.finish(file)

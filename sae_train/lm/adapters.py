@@ -23,6 +23,7 @@ from torch import nn
 from sae_train.errors import ConfigError, FileFormatError
 from sae_train.rng import torch_global_rng
 from sae_train.run.runs import partial_path, write_json
+from sae_train.run.tensor_files import open_up
 from sae_train.text_files import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's name
@@ -111,6 +112,7 @@ def save_adapter(adapter: Any, tokenizer: Any, folder: Path, base: Base) -> None
     adapter.save_pretrained(partial, safe_serialization=True, save_embedding_layers=False)
     (partial / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     tokenizer.save_pretrained(partial)
+    open_up(partial)
     write_json(partial / BASE, base)
     if folder.exists():
         for item in partial.iterdir():

@@ -21,6 +21,9 @@ from sae_train.lm.adapters import is_adapter, put_on, read_base
 from sae_train.lm.architecture import Architecture
 from sae_train.lm.architecture_check import architecture_of
 from sae_train.run.runs import partial_path, resolve_device
+from sae_train.run.tensor_files import open_up
+from sae_train.storage.model_files import GENERATION, StoredModel
+from sae_train.text.tokenizer_hash import tokenizer_hash
 from sae_train.text.worlds import find_world, install_hint, world_names
 
 transformers.utils.logging.disable_progress_bar()  # the command line shows its own progress
@@ -29,12 +32,21 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A model in evaluation mode, its tokenizer, and where they came from."""
+    """A model in evaluation mode, its tokenizer, and where they came from.
+
+    Attributes:
+        model: The model, in the format it is computed in.
+        tokenizer: Its tokenizer.
+        name: What it was loaded from.
+        device: Where its weights are.
+        stored: How it is stored there, and will be where it is saved; None for one that was not loaded from a folder.
+    """
 
     model: nn.Module
     tokenizer: Any
     name: str
     device: torch.device
+    stored: StoredModel | None = None
 
     @property
     def architecture(self) -> Architecture:
@@ -63,14 +75,8 @@ class LanguageModel:
 
     @cached_property
     def tokenizer_hash(self) -> str:
-        """SHA-256 of the vocabulary and of the beginning-of-sequence token."""
+        """Hash of everything that decides which tokens a text becomes."""
         return tokenizer_hash(self.tokenizer)
-
-
-def tokenizer_hash(tokenizer: Any) -> str:
-    """Return the SHA-256 of a tokenizer's vocabulary and beginning-of-sequence token."""
-    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items(), key=lambda kv: kv[1]))
-    return hashlib.sha256(f"{vocabulary}|{tokenizer.bos_token_id}".encode()).hexdigest()
 
 
 def weights_hash(model: nn.Module) -> str:
@@ -136,7 +142,8 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
     where = resolve_device(device)
     nn.Module.to(model, where)
     architecture_of(model)  # searched and checked here, so that what is not understood is refused before any work
-    return LanguageModel(model=model, tokenizer=tokenizer, name=spec, device=where)
+    stored = None if "gguf_file" in options else StoredModel.read(source)
+    return LanguageModel(model=model, tokenizer=tokenizer, name=spec, device=where, stored=stored)
 
 
 def as_lm(lm: LanguageModel | str | Path, *, device: str = "auto", dtype: str = "float32") -> LanguageModel:
@@ -211,17 +218,44 @@ def _undo_gguf_marks(model: Any) -> None:
         del model.config.quantization_config
 
 
+def round_to_stored(lm: LanguageModel) -> None:
+    """Round a model's weights, in place, to the format in which `save_lm` writes them.
+
+    Raises:
+        DtypeError: The format cannot hold a weight.
+    """
+    if lm.stored is not None:
+        lm.stored.round(lm.model)
+
+
 def save_lm(lm: LanguageModel, folder: Path) -> None:
-    """Write a Hugging Face folder, whole or not at all."""
+    """Write a Hugging Face folder, whole or not at all, in the format and with the files of the model's source."""
     partial = partial_path(folder)
     if partial.exists():
         shutil.rmtree(partial)
     model: Any = lm.model
-    model.save_pretrained(partial, safe_serialization=True)
+    stored, settings = lm.stored, getattr(model, "generation_config", None)
+    try:
+        if stored is not None and stored.file(GENERATION) is not None:
+            # The source's file is kept as it is; transformers refuses to write settings that it reads.
+            model.generation_config = transformers.GenerationConfig()
+        state = {} if stored is None else {"state_dict": stored.cast(model)}
+        model.save_pretrained(partial, safe_serialization=True, **state)
+    finally:
+        if settings is not None:
+            model.generation_config = settings
     lm.tokenizer.save_pretrained(partial)
+    if stored is not None:
+        stored.complete(partial, is_same_kind=_kind(stored.file("config.json")) == _kind(partial / "config.json"))
+    open_up(partial)
     if folder.exists():
         for item in partial.iterdir():
             item.replace(folder / item.name)
         partial.rmdir()
     else:
         partial.replace(folder)
+
+
+def _kind(config: Path | None) -> str | None:
+    """Return the architecture that a `config.json` names."""
+    return None if config is None else json.loads(config.read_text(encoding="utf-8")).get("model_type")

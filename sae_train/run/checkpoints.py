@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import os
+import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from sae_train.errors import ConfigError, FileFormatError
-from sae_train.renamed import recorded_value
-from sae_train.run.runs import partial_path
+from sae_train.errors import FileFormatError
+from sae_train.renamed import with_current_names
+from sae_train.run.resuming import check_unchanged
+from sae_train.run.tensor_files import write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
+DERIVED = ("inputs",)  # of an identity: what was drawn by the settings
 
 
 def state_tensors(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -46,19 +48,17 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], *, step: int, i
         folder: The run folder.
         tensors: The whole state.
         step: Steps done.
-        identity: What the run must be continued with, as text.
+        identity: What the run must be continued with: JSON, or any other text.
     """
-    partial = partial_path(folder / CHECKPOINT)
     own = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-    save_file(own, partial, metadata={"step": str(step), **identity})
-    os.replace(partial, folder / CHECKPOINT)
+    write_tensors(folder / CHECKPOINT, own, {"step": str(step), **identity})
 
 
 def load_checkpoint(folder: Path, identity: Mapping[str, str]) -> tuple[dict[str, Tensor], int] | None:
     """Return (state, steps done), or None if there is no checkpoint.
 
     Raises:
-        ConfigError: Something in `identity` has changed since; it is named.
+        ConfigError: Something in `identity` has changed since; every key is named with both values.
         FileFormatError: The checkpoint is damaged.
     """
     path = folder / CHECKPOINT
@@ -70,12 +70,17 @@ def load_checkpoint(folder: Path, identity: Mapping[str, str]) -> tuple[dict[str
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
     except SafetensorError as error:
         raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="a checkpoint") from error
-    for key, value in identity.items():
-        if recorded_value(metadata.get(key)) != recorded_value(value):
-            raise ConfigError(
-                f"cannot continue '{folder}': the {key} has changed",
-                got=value[:300],
-                expected=str(metadata.get(key))[:300],
-                try_="the same options, or `overwrite` to start again",
-            )
+    check_unchanged(folder, _parsed(metadata), _parsed(identity), derived=DERIVED)
     return tensors, int(metadata["step"])
+
+
+def _parsed(identity: Mapping[str, str]) -> dict[str, Any]:
+    """Return texts of JSON as what they hold, so that single keys can be compared; a config's fields by their names."""
+    found: dict[str, Any] = {}
+    for key, text in identity.items():
+        try:
+            found[key] = with_current_names(json.loads(text))
+        except json.JSONDecodeError:
+            found[key] = text
+    config = found.pop("config", {})
+    return {**(config if isinstance(config, dict) else {"config": config}), **found}

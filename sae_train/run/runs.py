@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import secrets
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -24,99 +23,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sae_train.errors import DiskSpaceError, FileFormatError, MissingFileError, OutputExistsError, nearest_first
+from sae_train.errors import MissingFileError, nearest_first
 from sae_train.text_files import read_json
 
 if TYPE_CHECKING:
     from sae_train.run.tracking import WandbSink
 
-DISK_RESERVE_BYTES = 64 * 2**20  # never fill a disk to the last byte
 _RECORDED_PACKAGES = ("torch", "transformers", "peft", "sae-lens", "h5py", "numpy", "scipy", "scikit-learn")
 
 
 def partial_path(path: Path) -> Path:
     """Return the name under which `path` is written until it is whole."""
     return path.with_name(path.name + ".partial")
-
-
-def claim_output(path: Path, *, overwrite: bool, resume: bool = False, field: str = "out") -> None:
-    """Refuse an output path that is taken, and one whose parent cannot hold it.
-
-    Args:
-        path: Where the output is to lie.
-        overwrite, resume: The flags of the command.
-        field: The parameter that named the path, for the message; only `out` can be resumed.
-
-    Raises:
-        OutputExistsError: `path` exists (a non-empty folder, or any file) and neither flag allows it, it is to be
-            replaced and is a folder that is not ours, or it is to be resumed and is finished.
-        MissingFileError: The parent is not a folder.
-    """
-    for parent in path.absolute().parents:
-        if parent.exists():
-            if not parent.is_dir():
-                raise MissingFileError(f"cannot write {path}", got=f"{parent} is a file", expected="a folder")
-            break
-    if resume and not overwrite and _is_finished(path):
-        raise OutputExistsError(
-            f"the run is finished: '{path}'",
-            got=f"{path}, with `resume`",
-            field="out",
-            expected="an interrupted run, or `overwrite` in the place of `resume` to start again",
-        )
-    is_taken = path.is_file() or (path.is_dir() and any(path.iterdir()))
-    if is_taken and not overwrite and not resume:
-        raise OutputExistsError(
-            f"the output exists already: '{path}'",
-            got=path,
-            field=field,
-            expected="a new path, `overwrite` to replace it"
-            + (", or `resume` to continue it" if field == "out" else ""),
-            try_=f"`{field}`={path.with_name(path.stem + '-2' + path.suffix)}",
-        )
-    if overwrite and not resume:
-        _refuse_foreign(path)  # now, not after the work
-
-
-def _is_finished(folder: Path) -> bool:
-    """Tell whether a run folder says that its run came to its end."""
-    record = folder / "run.json"
-    try:
-        return record.is_file() and read_json(record).get("ended") is not None
-    except (FileFormatError, AttributeError):
-        return False
-
-
-def clear_output(path: Path, *, overwrite: bool) -> None:
-    """Remove what overwriting allows to be replaced; folders of ours only (those with a run.json)."""
-    if not overwrite or not path.exists():
-        return
-    _refuse_foreign(path)
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _refuse_foreign(path: Path) -> None:
-    """Refuse a folder that has something in it and none of the files that ours have."""
-    if path.is_dir() and any(path.iterdir()) and not any((path / f).exists() for f in OWN_FOLDER_MARKS):
-        raise OutputExistsError(
-            f"will not replace a folder that is not ours: '{path}'",
-            got=f"{path} without any of {', '.join(OWN_FOLDER_MARKS)}",
-            expected="a folder that an earlier run wrote",
-        )
-
-
-OWN_FOLDER_MARKS = (
-    "run.json",
-    "world.json",
-    "planted.json",
-    "unlearning.json",
-    "audit.json",
-    "ledger.json",
-    "demo.json",
-)
 
 
 def require_file(path: Path, what: str, *, field: str | None = None) -> Path:
@@ -136,29 +54,16 @@ def require_file(path: Path, what: str, *, field: str | None = None) -> Path:
     raise MissingFileError(f"cannot read {what}: '{path}'", got=got, expected=expected)
 
 
-def require_disk(path: Path, n_bytes: int) -> None:
-    """Refuse to start what cannot fit.
-
-    Raises:
-        DiskSpaceError: Fewer than `n_bytes` plus a reserve are free where `path` will lie.
-    """
-    folder = next(p for p in path.absolute().parents if p.exists())
-    free = shutil.disk_usage(folder).free
-    if n_bytes + DISK_RESERVE_BYTES > free:
-        raise DiskSpaceError(
-            f"the disk is too small for '{path}'",
-            got=f"{free / 2**20:,.0f} MiB free in {folder}",
-            expected=f"{(n_bytes + DISK_RESERVE_BYTES) / 2**20:,.0f} MiB",
-            try_="a smaller `max_tokens`, fewer `hook_point`, `dtype`=bfloat16, or another disk",
-        )
-
-
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
-    partial.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(partial, path)
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(partial, path)
+    except BaseException:  # a full disk, for one
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_json(path: Path, value: object) -> None:
@@ -285,6 +190,7 @@ class Run:
             self.record["wandb"] = self._sink.record
         write_json(folder / "config.json", config)
         write_json(folder / "run.json", self.record)
+        _drop_cut_off_line(folder / "metrics.jsonl")
 
     def _open_sink(self, project: str, config: object) -> WandbSink:
         """Start a wandb run, or go on with the one that this folder's earlier run had in the project."""
@@ -308,6 +214,13 @@ class Run:
         write_json(self.folder / "run.json", self.record)
         if self._sink is not None:
             self._sink.finish(values.get("result", {}))
+
+
+def _drop_cut_off_line(path: Path) -> None:
+    """Shorten a log to its whole lines: a kill or a full disk may have cut the last one off."""
+    data = path.read_bytes() if path.is_file() else b""
+    if data and not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
 
 
 def package_versions() -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import tempfile
 import warnings
@@ -12,29 +11,29 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from sae_train.errors import ConfigError, FileFormatError, ShapeError
 from sae_train.lm.hook_names import canonical_hook_point, saelens_name
-from sae_train.run.outputs import Output
-from sae_train.run.runs import clear_output, file_hash, partial_path, require_file, write_json
+from sae_train.run.claims import require_finished
+from sae_train.run.outputs import Output, whole_folder
+from sae_train.run.runs import file_hash, require_file, write_json
+from sae_train.run.tensor_files import write_tensors
 from sae_train.saes import SAELENS_ARCHS
 from sae_train.saes.base import Sae
 from sae_train.text_files import read_json
 
 WEIGHTS = "sae_weights.safetensors"
 METRICS = "metrics.json"
-RECORDS = ("config.json", "run.json", "metrics.jsonl", METRICS)  # what a run leaves beside the SAE
+RECORDS = ("config.json", "metrics.jsonl", METRICS, "run.json")  # what a run leaves beside the SAE; run.json last
 SAELENS_VERSION = "6.54.12"  # the version whose folder format is written
 
 
 def save_sae(sae: Sae, folder: Path, *, hook_point: str, metadata: dict[str, Any]) -> dict[str, Any]:
     """Write a folder that SAELens' `SAE.load_from_disk` reads, weights first, `cfg.json` last; return the latter."""
     folder.mkdir(parents=True, exist_ok=True)
-    partial = partial_path(folder / WEIGHTS)
-    save_file(_stored_tensors(sae), partial)
-    os.replace(partial, folder / WEIGHTS)
+    write_tensors(folder / WEIGHTS, _stored_tensors(sae))
     cfg = {
         **sae.saelens_config(),
         "d_in": sae.d_in,
@@ -64,15 +63,17 @@ def copy_sae(sae: Sae, folder: Path, *, overwrite: bool) -> Path:
         OutputExistsError: Something is there already, and it is not to be overwritten.
     """
     hook_point, source = _place_of(sae), sae.folder
-    claimed = Output(folder, name=folder.name, overwrite=overwrite)
-    is_own = source is not None and folder.exists() and folder.samefile(source)
-    if not is_own:
-        clear_output(folder, overwrite=overwrite)
-    sae.cfg = save_sae(sae, folder, hook_point=hook_point, metadata=_metadata_of(sae))
-    for name in RECORDS:
-        if source is not None and not is_own and (source / name).is_file():
-            shutil.copyfile(source / name, folder / name)
-    sae.folder, sae.output = folder, claimed
+    output = Output(folder, name=folder.name, overwrite=overwrite)
+    with output.held():
+        if source is not None and folder.exists() and folder.samefile(source):
+            sae.cfg = save_sae(sae, folder, hook_point=hook_point, metadata=_metadata_of(sae))
+        else:
+            with whole_folder(folder, overwrite=overwrite) as place:
+                sae.cfg = save_sae(sae, place, hook_point=hook_point, metadata=_metadata_of(sae))
+                for name in RECORDS:
+                    if source is not None and (source / name).is_file():
+                        shutil.copyfile(source / name, place / name)
+    sae.folder, sae.output = folder, output
     return folder
 
 
@@ -123,9 +124,11 @@ def load_sae(folder: Path, *, device: torch.device | str = "cpu") -> Sae:
 
     Raises:
         MissingFileError: `cfg.json` or the weights are not there.
-        FileFormatError: Another architecture, a normalisation that is not folded in, or damaged weights.
+        FileFormatError: Another architecture, a normalisation that is not folded in, damaged weights, or a run that
+            has not ended.
         ShapeError: Tensors that do not fit the config.
     """
+    require_finished(folder, "the SAE")
     cfg = _read_cfg(folder)
     kind = SAELENS_ARCHS.get(str(cfg["architecture"]))
     if kind is None:

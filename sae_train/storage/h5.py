@@ -12,6 +12,7 @@ a readable file in which only chunks behind the last committed row can be bad.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,8 @@ import h5py
 import numpy as np
 from torch import Tensor
 
-from sae_train.errors import FileFormatError, MissingFileError, SchemaError, ShapeError
+from sae_train.errors import BusyError, FileFormatError, MissingFileError, SchemaError, ShapeError
+from sae_train.run.locks import NO_LOCKS, NOT_ALLOWED
 from sae_train.run.runs import jsonable, now, partial_path, require_file
 from sae_train.storage.checksums import array_checksum, attributes_checksum
 
@@ -39,13 +41,49 @@ H5Group = h5py.Group
 H5Dataset = h5py.Dataset
 
 
+def open_file(path: Path, mode: str) -> h5py.File:
+    """Open a file as HDF5 does, with its own lock where the file system has locks.
+
+    HDF5 locks what it has open: many may read, one may write and nobody reads then. `HDF5_USE_FILE_LOCKING=FALSE` turns
+    that off.
+
+    Raises:
+        BusyError: Another process has it open for writing, or is reading what is to be written.
+        MissingFileError: It may not be read.
+        FileFormatError: It is not HDF5.
+    """
+    try:
+        try:
+            return h5py.File(path, mode)
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
+            # A file system without locks; a second writer is kept away by the output's own lock.
+            return h5py.File(path, mode, locking=False)
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EWOULDBLOCK):
+            raise BusyError(
+                f"another process has '{path}' open",
+                got="HDF5's lock is held",
+                expected="no writer, and no reader of what is to be written",
+                try_="again when it is done",
+            ) from error
+        if mode == "w":
+            raise  # a full disk, or a folder that cannot be written to: said by whoever claimed it
+        if error.errno in NOT_ALLOWED:
+            raise MissingFileError(f"cannot read '{path}'", got=str(error)[:160], expected="a readable file") from error
+        raise FileFormatError(
+            f"cannot open '{path}'", got=str(error)[:160], expected="a complete HDF5 file of the workbench"
+        ) from error
+
+
 @contextmanager
 def create(path: Path, schema: str, version: int, attrs: Mapping[str, Any]) -> Iterator[h5py.File]:
     """Open a new file for writing; it appears under its name only if the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path)
     try:
-        with h5py.File(partial, "w") as file:
+        with open_file(partial, "w") as file:
             set_attrs(file, {"schema": SCHEMA_PREFIX + schema, "schema_version": version, "created": now(), **attrs})
             yield file
             seal(file)
@@ -216,18 +254,13 @@ def open_checked(
         may_join: Virtual datasets over files beside this one are fine.
 
     Raises:
-        MissingFileError: The file is not there.
+        MissingFileError: The file is not there, or may not be read.
+        BusyError: Another process is writing it.
         FileFormatError: It is not HDF5, is damaged, or reaches outside itself.
         SchemaError: It is not ours, of another kind, or newer.
     """
     require_file(path, "HDF5 data")
-    try:
-        file = h5py.File(path, mode)
-    except OSError as error:
-        raise FileFormatError(
-            f"cannot open '{path}'", got=str(error)[:160], expected="a complete HDF5 file of the workbench"
-        ) from error
-    with file:
+    with open_file(path, mode) as file:
         try:
             _check_schema(file, path, schema, version)
             _check_links(file, path, may_join=may_join)

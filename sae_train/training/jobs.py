@@ -23,7 +23,9 @@ from sae_train.errors import ConfigError, MemoryShortError
 from sae_train.renamed import with_current_names
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Advance, no_advance
+from sae_train.run.resuming import check_unchanged
 from sae_train.run.runs import Run, jsonable, resolve_device, write_json
+from sae_train.run.stopping import saving
 from sae_train.saes import sae_from_config
 from sae_train.saes.topk_search.memory import SCRATCH_BYTES
 from sae_train.text_files import read_json
@@ -187,20 +189,28 @@ def _run(trainings: list[Training], store: ActivationStore, processes: Processes
     ).from_batch(first_step)
     part = processes.part(config.batch_size)
     shown: dict[str, int | float] = {}
-    for step in itertools.count(first_step):
-        due = [training for training in trainings if training.state.step == step]  # a resumed one may be ahead
-        for training in due:
-            training.evaluate_if_due()
-            training.save_if_due()
-        # Only here, so that the state after the last step is evaluated and saved as well.
-        if all(training.is_done for training in trainings):
-            break
-        acts = next(batches)[part].to(where, non_blocking=True)
-        for training in due:
-            if not training.is_done:
-                shown |= training.train(acts)
-                advance(config.batch_size, **shown)
+    with saving(lambda: _save(trainings), processes) as stop_if_told:
+        for step in itertools.count(first_step):
+            due = [training for training in trainings if training.state.step == step]  # a resumed one may be ahead
+            for training in due:
+                training.evaluate_if_due()
+                training.save_if_due()
+            # Only here, so that the state after the last step is evaluated and saved as well.
+            if all(training.is_done for training in trainings):
+                break
+            acts = next(batches)[part].to(where, non_blocking=True)
+            for training in due:
+                if not training.is_done:
+                    shown |= training.train(acts)
+                    advance(config.batch_size, **shown)
+            stop_if_told()
     return time.monotonic() - started
+
+
+def _save(trainings: Iterable[Training]) -> None:
+    """Write a checkpoint of every SAE."""
+    for training in trainings:
+        training.save()
 
 
 def _groups(jobs: Iterable[SaeJob]) -> list[list[SaeJob]]:
@@ -223,14 +233,8 @@ def _finished_result(job: SaeJob) -> dict[str, Any] | None:
     if not result.is_file() or read_json(record).get("ended") is None:
         return None
     then = with_current_names(read_json(job.out / "config.json"))
-    for name, value in jsonable(asdict(job.config)).items():
-        if name not in NOT_IN_IDENTITY and then.get(name) != value:
-            raise ConfigError(
-                f"cannot continue '{job.out.parent}': the config of {job.out.name} has changed",
-                got=f"{name} {value}",
-                expected=f"{name} {then.get(name)}",
-                try_="the same options, or `overwrite` to start again",
-            )
+    now = {k: v for k, v in jsonable(asdict(job.config)).items() if k not in NOT_IN_IDENTITY}
+    check_unchanged(job.out, then, now)
     return read_json(result)
 
 
@@ -277,6 +281,25 @@ def check_jobs(
             try_="fewer SAEs at a hook point at a time, or a smaller `expansion`",
         )
     return where
+
+
+def disk_bytes(jobs: Sequence[SaeJob], store: ActivationStore) -> int:
+    """Return the bytes on disk while SAEs are trained: the weights of each, and its checkpoint while it lasts.
+
+    Args:
+        jobs: What is to be trained.
+        store: The activations.
+    """
+    sizes = {job.out: _n_parameters(job, store) for job in jobs}
+    # Two checkpoints of one SAE: the new one is whole before the old one goes.
+    checkpoints = max((ADAM_BYTES * sum(sizes[job.out] for job in group) for group in _groups(jobs)), default=0)
+    return 4 * sum(sizes.values()) + checkpoints + ADAM_BYTES * max(sizes.values(), default=0)
+
+
+def _n_parameters(job: SaeJob, store: ActivationStore) -> int:
+    """Return the number of parameters of an SAE."""
+    with torch.device("meta"):  # names and shapes only
+        return sum(p.numel() for p in sae_from_config(job.config, store.d_in(job.config.hook_point)).parameters())
 
 
 def training_bytes(jobs: Sequence[SaeJob], store: ActivationStore) -> int:

@@ -96,14 +96,20 @@ class Training:
             self.run.log(step=self.state.step, tokens=tokens, split="heldout", **flat(quality))
 
     def save_if_due(self) -> None:
-        """Write a checkpoint, every so many steps, if losses and weights are sound."""
-        if self.state.step > self.first_step and self.state.step % self.config.save_every == 0:
-            self._look()
-            self.watch.check_weights(self.state.tensors(), self.state.step)
-            self.processes.min_(self.state.tokens_since_fired)
-            if self.processes.is_first:
-                tensors = state_tensors(self.state.tensors(), self.state.optimizer) | self.state.extras()
-                save_checkpoint(self.out, tensors, step=self.state.step, identity=self._identity())
+        """Write a checkpoint, every so many steps."""
+        if self.state.step % self.config.save_every == 0:
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint, if there was a step since the last start and losses and weights are sound."""
+        if self.state.step == self.first_step:
+            return
+        self._look()
+        self.watch.check_weights(self.state.tensors(), self.state.step)
+        self.processes.min_(self.state.tokens_since_fired)
+        if self.processes.is_first:
+            tensors = state_tensors(self.state.tensors(), self.state.optimizer) | self.state.extras()
+            save_checkpoint(self.out, tensors, step=self.state.step, identity=self._identity())
 
     def train(self, acts: Tensor) -> dict[str, int | float]:
         """Take one step with this process's rows of a batch, in the model's own scale; return what is to be shown."""
@@ -127,13 +133,14 @@ class Training:
             return {}
         state.sae.fold_scale(self.plan.scale)
         metadata = {"model_name": str(self.store.attrs["model"])}
-        save_sae(state.sae, out, hook_point=config.hook_point, metadata=metadata)
         quality = store_quality(state.sae, self.store, config.hook_point, self.held_out)
         n_steps = state.step - self.first_step
         speed = n_steps * config.batch_size / seconds if n_steps and seconds > 0 else 0.0
         trained = {"steps": state.step, "trained_tokens": state.step * config.batch_size}
         result = {**flat(quality), "tokens_per_s": speed, "d_sae": state.sae.d_sae, **trained}
         write_json(out / "metrics.json", result)
+        save_sae(state.sae, out, hook_point=config.hook_point, metadata=metadata)
+        # Last: a folder whose record says that the run has not ended is refused.
         self.run.finish(result=result, plan=asdict(self.plan) | {"search_dtype": state.sae.search_dtype})
         (out / CHECKPOINT).unlink(missing_ok=True)
         return result

@@ -11,14 +11,14 @@ from sae_train.activations.store import ActivationStore, opened_store
 from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError
 from sae_train.fields import config_of, default_of
+from sae_train.run.claims import clear_output, require_disk
 from sae_train.run.outputs import Output
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Progress, shown, silent
-from sae_train.run.runs import clear_output
 from sae_train.saes.base import Sae
 from sae_train.saes.interop import load_sae
 from sae_train.training.grid import SaeJob, sae_jobs
-from sae_train.training.jobs import check_jobs, train_jobs
+from sae_train.training.jobs import check_jobs, disk_bytes, train_jobs
 
 _REPEATED = ("hook_point", "k", "expansion", "seed")  # fields that `train_saes` takes several values of
 
@@ -132,13 +132,15 @@ def train_saes(
         ConfigError, HookPointError, OutputExistsError, MemoryShortError, NumericalError: As `train_sae`.
     """
     hook_points = (hook_points,) if isinstance(hook_points, str) else hook_points
-    output = Output(out, name="saes", overwrite=overwrite, resume=resume, is_shared=processes.count > 1)
+    several = {"is_shared": processes.count > 1, "is_writer": processes.is_first}
+    output = Output(out, name="saes", overwrite=overwrite, resume=resume, **several)
     repeated = {"k": k, "expansion": expansion, "seed": seed}
     _jobs(output, hook_points, repeated, settings)  # refuses bad values before a file is opened
     processes.wait()
-    with opened_store(store) as opened:
+    with output.held(), opened_store(store) as opened:
         jobs = _jobs(output, [opened.hook_point(name) for name in hook_points], repeated, settings)
         where = check_jobs(jobs, opened, device=device, processes=processes, spread=spread)
+        require_disk(output.path, disk_bytes(jobs, opened), try_="fewer SAEs, or a smaller `expansion`")
         if processes.is_first and not resume:
             clear_output(output.path, overwrite=overwrite)
         processes.wait()
@@ -147,8 +149,8 @@ def train_saes(
         with display("training", n_rows, unit="tokens") as advance:
             how = {"resume": resume, "wandb": wandb, "advance": advance, "processes": processes, "spread": spread}
             train_jobs(opened, jobs, output.path, device=device, **how)
-    processes.wait()  # until the first one has written its part
-    saes = [load_sae(job.out, device=where) for job in jobs]
+        processes.wait()  # until the first one has written its part
+        saes = [load_sae(job.out, device=where) for job in jobs]
     for sae in saes:
         sae.output = output
     return saes

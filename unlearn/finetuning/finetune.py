@@ -19,6 +19,7 @@ from sae_train.run.checkpoints import load_checkpoint, restore, save_checkpoint,
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Advance, no_advance
 from sae_train.run.runs import Run
+from sae_train.run.stopping import saving
 from sae_train.run.threads import Mapper, side_by_side
 from unlearn.config import UnlearnConfig
 
@@ -182,23 +183,23 @@ def finetune(
         advance(0, earlier=state.step)
     values: dict[str, float] = {}
     saved = state.step
+    save = partial(_save, state, objective, None if run is None else folder, identity)
     is_small = sum(p.numel() for p in parameters.values()) <= SMALL
     # The products of a small model are too short for two cores, whole parts of the loss are not: 200 to 217 ms a step
     # instead of 251 to 320 (docs/results/log_redirection.md, "less time").
-    with side_by_side(lm.device, MOST_PARTS if is_small else 1) as mapped:
+    with side_by_side(lm.device, MOST_PARTS if is_small else 1) as mapped, saving(save, processes) as stop_if_told:
         while True:
             # Asked before the step, so that a resumed run stops where the uninterrupted one would have.
             if passes is not None and state.step and state.step % config.check_every == 0 and passes(state.step):
                 break
             # "At least save_every ago", not a multiple of it: where saving is not possible now, the next possible step
             # will do. Not after the last step, when the model itself is saved.
-            if saved + config.save_every <= state.step < config.steps and _can_save(
-                state, objective, config, processes
-            ):
+            can_save = _can_save(state, objective, config, processes)
+            if saved + config.save_every <= state.step < config.steps and can_save:
                 saved = state.step
-                if run is not None:
-                    tensors = state_tensors(parameters, optimizer) | _carried(objective)
-                    save_checkpoint(folder, tensors, step=saved, identity=identity)
+                save()
+            if can_save:
+                stop_if_told()
             if state.step >= config.steps:
                 break
             terms = tune_step(state, objective, config, lm.device, processes, mapped)
@@ -250,6 +251,13 @@ def tune_step(
     state.optimizer.step()
     state.step += 1
     return sums
+
+
+def _save(state: TuneState, objective: Objective, folder: Path | None, identity: Mapping[str, str]) -> None:
+    """Write a checkpoint; nothing in a process that writes none."""
+    if folder is not None:
+        tensors = state_tensors(state.parameters, state.optimizer) | _carried(objective)
+        save_checkpoint(folder, tensors, step=state.step, identity=identity)
 
 
 def _can_save(state: TuneState, objective: Objective, config: UnlearnConfig, processes: Processes) -> bool:

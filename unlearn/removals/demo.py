@@ -25,9 +25,11 @@ from sae_train.fields import config_class
 from sae_train.lm.hook_names import block_index
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
+from sae_train.run.claims import clear_output
 from sae_train.run.notes import note
+from sae_train.run.outputs import claimed
 from sae_train.run.progress import Advance, Progress, shown
-from sae_train.run.runs import claim_output, clear_output, write_json
+from sae_train.run.runs import write_json
 from sae_train.saes.base import Sae
 from sae_train.text.tokens import Document
 from sae_train.text_files import read_json
@@ -81,10 +83,17 @@ def run_demo(
         The figures of every station, and the paths of the pages.
     """
     started, out, config = time.monotonic(), Path(out), config or DemoConfig()
-    claim_output(out, overwrite=overwrite)
-    clear_output(out, overwrite=overwrite)
+    with claimed(out, overwrite=overwrite):
+        clear_output(out, overwrite=overwrite)
+        return _stations(out, world, config, device, timed(progress or shown), started)
+
+
+def _stations(
+    out: Path, world: str | Path | None, config: DemoConfig, device: str, progress: Progress, started: float
+) -> dict[str, Any]:
+    """Run one station after the other."""
     folder = shipped_world() if world is None else Path(world)
-    seed, progress = _world_seed(folder), timed(progress or shown)
+    seed = _world_seed(folder)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "demo.json", {"config": config, "world": folder.name})
     lm = load_lm("fact-world" if folder == shipped_world() else str(folder), device=device)

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from sae_train.errors import BusyError, FileFormatError, InputError, MissingFileError
+from sae_train.errors import FileFormatError, InputError, MissingFileError
 from sae_train.lm.models import load_lm, weights_hash
+from sae_train.run.locks import only_writer
+from sae_train.run.outputs import disk_may_fill
 from sae_train.run.runs import file_hash, require_file, write_text
 from unlearn.auditing.audit_json import load_report
 from unlearn.removals.ledger_entries import (
@@ -219,15 +219,8 @@ class Ledger:
     @contextmanager
     def _locked(self) -> Iterator[None]:
         """Keep a second writer away while an entry is added."""
-        self.path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        path = self.path.with_name(self.path.name + ".lock")
-        try:
-            with FileLock(path, timeout=_LOCK_WAIT_S):
-                yield
-        except Timeout as error:
-            raise BusyError(
-                "another process writes this ledger", got=f"{path} is held", expected="one writer"
-            ) from error
+        with only_writer(self.path, wait_s=_LOCK_WAIT_S), disk_may_fill(self.path):
+            yield
 
     def _relative(self, path: Path) -> str:
         """Return a path as seen from the ledger's folder."""

@@ -10,7 +10,9 @@ from typing import Any
 from features.analysis.store import LatentAnalysis
 from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel
-from sae_train.run.runs import claim_output, clear_output, write_json
+from sae_train.run.claims import clear_output
+from sae_train.run.outputs import claimed
+from sae_train.run.runs import write_json
 from sae_train.text.tokens import Document
 from unlearn.auditing.audit_figures import Figure
 from unlearn.auditing.audit_report import AuditReport
@@ -93,29 +95,28 @@ def audit_ledger(
     """
     chain = ledger if isinstance(ledger, Ledger) else Ledger(ledger)
     folder = None if out is None else Path(out)
-    if folder is not None:
-        claim_output(folder, overwrite=overwrite)
-    removals, newest = chain.removals(), unlearned if unlearned is not None else chain.newest_model()
-    if not removals or newest is None:
-        raise ConfigError("nothing to audit", got=f"no active removal in {chain.path}", expected="at least one")
-    known = sources_of(latents, **{part: options.pop(part, None) for part in ("sae", "labels", "templates")})
-    for entry in removals:
-        resolve_targets(known.labels, entry.targets)  # refuses a wrong name before a model is loaded
-    documents = list(first_documents(documents_of(text), TEXT_CHARS))
-    before = loaded(lm, device)
-    after = newest if isinstance(newest, Unlearned) else loaded(newest, device)
-    if folder is not None:
-        clear_output(folder, overwrite=overwrite)
-    shared = {"sae": known.load_saes(before.device), "labels": known.labels, "templates": known.templates}
-    found = []
-    for entry in removals:
-        place = None if folder is None else folder / f"entry-{entry.index}"
-        report = audit(
-            before, after, known.analysis, forget=entry.targets, text=documents, out=place, **shared, **options
-        )
-        found.append(Removal(entry, report))
-    if folder is not None:
-        write_json(folder / "ledger.json", summary_of(found, chain.path, folder))
+    with claimed(folder, overwrite=overwrite):
+        removals, newest = chain.removals(), unlearned if unlearned is not None else chain.newest_model()
+        if not removals or newest is None:
+            raise ConfigError("nothing to audit", got=f"no active removal in {chain.path}", expected="at least one")
+        known = sources_of(latents, **{part: options.pop(part, None) for part in ("sae", "labels", "templates")})
+        for entry in removals:
+            resolve_targets(known.labels, entry.targets)  # refuses a wrong name before a model is loaded
+        documents = list(first_documents(documents_of(text), TEXT_CHARS))
+        before = loaded(lm, device)
+        after = newest if isinstance(newest, Unlearned) else loaded(newest, device)
+        if folder is not None:
+            clear_output(folder, overwrite=overwrite)
+        shared = {"sae": known.load_saes(before.device), "labels": known.labels, "templates": known.templates}
+        found = []
+        for entry in removals:
+            place = None if folder is None else folder / f"entry-{entry.index}"
+            report = audit(
+                before, after, known.analysis, forget=entry.targets, text=documents, out=place, **shared, **options
+            )
+            found.append(Removal(entry, report))
+        if folder is not None:
+            write_json(folder / "ledger.json", summary_of(found, chain.path, folder))
     return found
 
 

@@ -13,8 +13,8 @@ from features.entities.entities import Entity
 from features.entities.templates import Templates
 from sae_train.fields import config_of
 from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.run.outputs import claimed, whole_folder
 from sae_train.run.progress import Progress, shown
-from sae_train.run.runs import claim_output, clear_output
 from sae_train.saes.base import Sae
 from sae_train.text.tokens import Document
 from unlearn.auditing.audit import check_names, run_audit
@@ -85,32 +85,31 @@ def audit(
         InputError: Something that goes in cannot be used.
     """
     folder, names = None if out is None else Path(out), names_of(forget)
-    if folder is not None:
-        claim_output(folder, overwrite=overwrite)
-    chosen = _config(config, settings, quick=quick)
-    known = sources_of(latents, sae=sae, labels=labels, templates=templates)
-    resolve_targets(known.labels, names)  # refuses a wrong name before a model is loaded
-    documents = documents_of(text)
-    others = [Other(str(m), partial(load_lm, str(m), device=device), RemovalRecord.read(m).method) for m in compare]
-    before, after = loaded(lm, device), loaded(unlearned, device)
-    request = Request(
-        known.labels,
-        known.templates,
-        names,
-        hook_point=hook_point,
-        analysis=known.analysis,
-        saes=known.load_saes(before.device),
-        documents=documents,
-        text_name=text_name or (Path(text).name if isinstance(text, str | Path) else ""),
-    )
-    request = as_recorded(request, before, unlearned)
-    with (progress or shown)("auditing") as advance:
-        report = run_audit(
-            before, after, request, config=chosen, policy=_policy(policy), others=others, advance=advance
+    with claimed(folder, overwrite=overwrite):
+        chosen = _config(config, settings, quick=quick)
+        known = sources_of(latents, sae=sae, labels=labels, templates=templates)
+        resolve_targets(known.labels, names)  # refuses a wrong name before a model is loaded
+        documents = documents_of(text)
+        others = [Other(str(m), partial(load_lm, str(m), device=device), RemovalRecord.read(m).method) for m in compare]
+        before, after = loaded(lm, device), loaded(unlearned, device)
+        request = Request(
+            known.labels,
+            known.templates,
+            names,
+            hook_point=hook_point,
+            analysis=known.analysis,
+            saes=known.load_saes(before.device),
+            documents=documents,
+            text_name=text_name or (Path(text).name if isinstance(text, str | Path) else ""),
         )
-    if folder is not None:
-        clear_output(folder, overwrite=overwrite)
-        report.save(folder)
+        request = as_recorded(request, before, unlearned)
+        with (progress or shown)("auditing") as advance:
+            report = run_audit(
+                before, after, request, config=chosen, policy=_policy(policy), others=others, advance=advance
+            )
+        if folder is not None:
+            with whole_folder(folder, overwrite=overwrite) as place:
+                report.save(place)
     return report
 
 

@@ -17,8 +17,10 @@ from typing import Any
 from features.analysis.store import LatentAnalysis
 from features.entities.entities import Entity
 from features.entities.templates import Templates
+from sae_train.errors import RunError
 from sae_train.lm.adapters import Base, attach_adapter, merge_adapter, save_adapter
-from sae_train.lm.models import LanguageModel, weights_hash
+from sae_train.lm.models import LanguageModel, round_to_stored, weights_hash
+from sae_train.run.checkpoints import CHECKPOINT
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Advance, no_advance
 from sae_train.run.runs import Run, jsonable, text_hash
@@ -27,8 +29,8 @@ from sae_train.saes.interop import sae_hash
 from sae_train.text.tokens import Document
 from unlearn.auditing.roles import check_pair
 from unlearn.config import UnlearnConfig
-from unlearn.finetuning.finetune import Objective, Preparing, Tuned, WeightEdit, finetune
-from unlearn.finetuning.outcome import check_outcome
+from unlearn.finetuning.finetune import Objective, Preparing, Tuned, WeightEdit, finetune, trainable_parameters
+from unlearn.finetuning.outcome import Outcome, check_outcome
 from unlearn.finetuning.stopping import Stopper
 from unlearn.finetuning.validation import hold_apart
 from unlearn.methods import build_method
@@ -38,6 +40,7 @@ from unlearn.problem.problem import Problem
 from unlearn.removals.record import RemovalRecord
 from unlearn.removals.unlearned import ADAPTER, Unlearned
 
+ADAMW_BYTES = 3 * 4  # a parameter and its two moments, float32
 TEXT_CTX = 64  # tokens in a window of general text
 TEXT_TOKENS = 60_000  # about 940 windows, of which every step draws some
 
@@ -137,10 +140,7 @@ def run_removal(
     if config.stop_early:
         stopper = Stopper(problem, prepared.validation, run)
     tuned = tune(prepared, method, stopper, run, folder, resume=resume, processes=processes, advance=advance)
-    # Before anything is saved: neither a model in which nothing changed nor a destroyed one may look like a result.
-    outcome = check_outcome(problem)
-    if stopper is not None:
-        stopper.require_reached(tuned.steps)
+    outcome = _checked(prepared, stopper, tuned, folder)
     result = {
         "model": name,
         "method": config.method,
@@ -158,12 +158,29 @@ def run_removal(
         save_adapter(adapter, problem.lm.tokenizer, folder / ADAPTER, prepared.base)
     if adapter is not None:
         merge_adapter(adapter)
+        if not result["is_adapter"]:
+            round_to_stored(problem.lm)
     values = {"config": jsonable(config), "inputs": prepared.inputs, "result": result, "chain": list(task.chain)}
     if run is not None:
         run.finish(result=result)
         # After merging, so that the hash is that of the weights which are saved and audited.
         values |= {"model_hash": weights_hash(problem.lm.model), "run_id": run.record["run_id"]}
     return Unlearned(problem.lm, result, RemovalRecord(values), folder=None, run_folder=folder)
+
+
+def _checked(prepared: Prepared, stopper: Stopper | None, tuned: Tuned, folder: Path) -> Outcome:
+    """Refuse a run that changed nothing, destroyed the model or did not reach its targets, before anything is saved."""
+    problem = prepared.problem
+    if problem.config.train != "lora":  # what is saved is looked at; an adapter is saved as it is
+        round_to_stored(problem.lm)
+    try:
+        outcome = check_outcome(problem)
+        if stopper is not None:
+            stopper.require_reached(tuned.steps)
+    except RunError:
+        (folder / CHECKPOINT).unlink(missing_ok=True)  # continued, it would come to the same end
+        raise
+    return outcome
 
 
 def prepare(task: RemovalTask) -> Prepared:
@@ -231,6 +248,16 @@ def tune(
         passes=None if stopper is None else stopper.passes,
         advance=advance,
     )
+
+
+def removal_bytes(lm: LanguageModel, config: UnlearnConfig) -> int:
+    """Return the bytes on disk that a run takes: the model, and its checkpoint while the next one is written."""
+    if config.train == "lora":  # small beside any model
+        return 0
+    model = sum(p.numel() * p.element_size() for p in lm.model.parameters())
+    trained = sum(p.numel() for p in trainable_parameters(lm.model, config.train).values())
+    has_checkpoint = config.save_every < config.steps and not config.settings.edits_weights
+    return model + 2 * ADAMW_BYTES * trained * has_checkpoint
 
 
 def check_trainable(lm: LanguageModel, config: UnlearnConfig) -> None:

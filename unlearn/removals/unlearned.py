@@ -9,8 +9,8 @@ from typing import Any
 
 from sae_train.lm.models import LanguageModel, save_lm
 from sae_train.run.notebook import html_table
-from sae_train.run.outputs import Output
-from sae_train.run.runs import claim_output, clear_output, partial_path, write_json
+from sae_train.run.outputs import Output, claimed, whole_folder
+from sae_train.run.runs import write_json
 from unlearn.removals.record import RECORD, RemovalRecord
 
 ADAPTER = "adapter"  # folder of the adapter inside a run's working folder
@@ -49,24 +49,18 @@ class Unlearned:
             OutputExistsError: The folder is taken and `overwrite` does not allow to replace it.
         """
         out = Path(folder)
-        claim_output(out, overwrite=overwrite)
-        clear_output(out, overwrite=overwrite)
-        if self.folder is not None:
-            shutil.copytree(self.folder, out, dirs_exist_ok=True)
-        else:
-            self._write(out)
-        write_json(out / RECORD, {**self.record.values, "result": {**self.result, "model": str(out)}})
+        with claimed(out, overwrite=overwrite), whole_folder(out, overwrite=overwrite) as place:
+            if self.folder is not None:
+                shutil.copytree(self.folder, place, dirs_exist_ok=True)
+            else:
+                self._write(place)
+            write_json(place / RECORD, {**self.record.values, "result": {**self.result, "model": str(out)}})
         return out
 
     def _write(self, out: Path) -> None:
         """Write what is in memory, and the run's log."""
         if self.result["is_adapter"]:
-            partial = partial_path(out)
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(self.run_folder / ADAPTER, partial)
-            if out.exists():  # an empty folder
-                out.rmdir()
-            partial.replace(out)
+            shutil.copytree(self.run_folder / ADAPTER, out, dirs_exist_ok=True)
         else:
             save_lm(self.lm, out)
         for name, target in RUN_FILES.items():

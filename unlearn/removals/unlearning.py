@@ -14,6 +14,8 @@ from features.entities.templates import Templates
 from sae_train.errors import ConfigError
 from sae_train.fields import config_of
 from sae_train.lm.models import LanguageModel, load_lm
+from sae_train.run.checkpoints import CHECKPOINT
+from sae_train.run.claims import require_disk
 from sae_train.run.notes import note
 from sae_train.run.outputs import Output
 from sae_train.run.processes import ALONE, Processes
@@ -26,7 +28,7 @@ from unlearn.problem.data import resolve_targets
 from unlearn.problem.hook_choice import choose_hook_point, gate_warning
 from unlearn.removals.original import find_original
 from unlearn.removals.record import RemovalRecord
-from unlearn.removals.run import RemovalTask, run_removal
+from unlearn.removals.run import RemovalTask, removal_bytes, run_removal
 from unlearn.removals.sources import documents_of, names_of, sources_of
 from unlearn.removals.unlearned import Unlearned
 
@@ -83,7 +85,8 @@ def unlearn(
         CollapseError: The retained text's loss rose too far; no model is written.
         UnreachedError: With `stop_early`, the targets did not pass; no model is written.
     """
-    output = Output(out, name="model", overwrite=overwrite, resume=resume, is_shared=processes.count > 1)
+    several = {"is_shared": processes.count > 1, "is_writer": processes.is_first}
+    output = Output(out, name="model", overwrite=overwrite, resume=resume, **several)
     chosen = config_of(UnlearnConfig, config, settings, build=configure)
     known, names = sources_of(latents, sae=sae, labels=labels, templates=templates), names_of(forget)
     if known.analysis is None:
@@ -92,28 +95,29 @@ def unlearn(
     documents = documents_of(text)
     if text is None:
         note("no text: only what the templates ask is retained, no general text")
-    record = lm.record if isinstance(lm, Unlearned) else RemovalRecord.read(_spec(lm))
-    model = lm.lm if isinstance(lm, Unlearned) else lm
-    model = model if isinstance(model, LanguageModel) else load_lm(str(model), device=device)
-    first = find_original(record, original, device=device)
-    saes = known.load_saes(model.device)
-    warning = gate_warning(known.analysis, choose_hook_point(saes, known.analysis, chosen.hook_point)[1])
-    if warning and processes.is_first:
-        note(warning)
-    task = RemovalTask(
-        model,
-        saes,
-        known.analysis,
-        known.labels,
-        known.templates,
-        names,
-        chosen,
-        documents=documents,
-        original=first,
-        earlier=record.removed,
-        chain=record.chain,
-    )
-    return _run(task, output, overwrite, progress or shown, resume=resume, processes=processes, wandb=wandb)
+    with output.held([checkpoint_folder(output.path) / CHECKPOINT]):
+        record = lm.record if isinstance(lm, Unlearned) else RemovalRecord.read(_spec(lm))
+        model = lm.lm if isinstance(lm, Unlearned) else lm
+        model = model if isinstance(model, LanguageModel) else load_lm(str(model), device=device)
+        first = find_original(record, original, device=device)
+        saes = known.load_saes(model.device)
+        warning = gate_warning(known.analysis, choose_hook_point(saes, known.analysis, chosen.hook_point)[1])
+        if warning and processes.is_first:
+            note(warning)
+        task = RemovalTask(
+            model,
+            saes,
+            known.analysis,
+            known.labels,
+            known.templates,
+            names,
+            chosen,
+            documents=documents,
+            original=first,
+            earlier=record.removed,
+            chain=record.chain,
+        )
+        return _run(task, output, overwrite, progress or shown, resume=resume, processes=processes, wandb=wandb)
 
 
 def _run(
@@ -122,6 +126,7 @@ def _run(
     """Run a task in a working folder beside the output, and save the model if an output path is given."""
     folder, out = checkpoint_folder(output.path), output.path
     name = "" if output.is_temporary else str(out)
+    require_disk(out, removal_bytes(task.lm, task.config), try_="another disk, or `train`=lora")
     with progress("unlearning", task.config.steps) as advance:
         found = run_removal(task, folder, name=name, processes=processes, advance=advance, **options)
     if output.is_temporary:

@@ -12,7 +12,8 @@ from features.entities.entities import Entity, save_entities
 from features.entities.importing.findings import Fact, Finding, Skipped, Wording
 from features.entities.templates import NAME, Templates, save_templates
 from sae_train.errors import EntityError
-from sae_train.run.runs import claim_output, write_json, write_text
+from sae_train.run.outputs import claimed, whole_folder
+from sae_train.run.runs import write_json, write_text
 
 MENTIONS = (NAME, "This is about {name}", "I have read about {name}", "The name is {name}")
 
@@ -62,16 +63,14 @@ class ImportedEntities:
         Raises:
             OutputExistsError: It is there already.
         """
-        folder = Path(out)
-        claim_output(folder, overwrite=overwrite)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_entities(self.entities, folder / "entities.jsonl")
-        save_templates(self.templates, folder / "templates.json")
-        if self.forget:
-            write_text(folder / "forget.txt", "\n".join(self.forget) + "\n")
         rows = [{"where": s.where, "reason": s.reason} for s in self.skipped]
-        write_json(folder / "import.json", {**self.summary(), "skipped_rows": rows})
-        return folder
+        with claimed(out, overwrite=overwrite), whole_folder(Path(out), overwrite=overwrite) as folder:
+            save_entities(self.entities, folder / "entities.jsonl")
+            save_templates(self.templates, folder / "templates.json")
+            if self.forget:
+                write_text(folder / "forget.txt", "\n".join(self.forget) + "\n")
+            write_json(folder / "import.json", {**self.summary(), "skipped_rows": rows})
+        return Path(out)
 
 
 @dataclass

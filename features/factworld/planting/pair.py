@@ -20,9 +20,13 @@ from features.factworld.planting.world import as_entity
 from sae_train.errors import ConfigError, OutputExistsError
 from sae_train.fields import config_of
 from sae_train.lm.models import LanguageModel, as_lm, load_lm, save_lm
+from sae_train.run.claims import clear_output
+from sae_train.run.outputs import claimed
 from sae_train.run.progress import Progress, shown
-from sae_train.run.runs import claim_output, clear_output, package_versions, write_json
+from sae_train.run.resuming import check_unchanged
+from sae_train.run.runs import package_versions, write_json
 from sae_train.text.tokens import Text
+from sae_train.text_files import read_json
 
 IDENTITY = "identity.json"
 
@@ -66,23 +70,32 @@ def plant(
     """
     config = config_of(PlantConfig, config, settings)
     goal = None if out is None else Path(out)
-    _claim(goal, resume=resume, overwrite=overwrite)
+    _check_resume(goal, resume=resume, overwrite=overwrite)
     show = progress or shown
-    job = prepare(as_lm(lm, device=device), text, config)
-    if cache is None:
-        return _planted(job, goal, resume=resume, overwrite=overwrite, progress=show)
-    kept = Path(cache) / job.key
+    left = () if goal is None else (run_folder(goal),)
+    with claimed(goal, overwrite=overwrite, resume=resume, leftovers=left):
+        job = prepare(as_lm(lm, device=device), text, config)
+        if cache is None:
+            return _planted(job, goal, resume=resume, overwrite=overwrite, progress=show)
+        kept = _kept(job, Path(cache), show)
+        if goal is None:
+            return Planted.load(kept, device=str(job.base.device))
+        clear_output(goal, overwrite=overwrite)
+        shutil.copytree(kept, goal, dirs_exist_ok=True)
+        return Planted.load(goal, device=str(job.base.device))
+
+
+def _kept(job: PlantJob, cache: Path, progress: Progress) -> Path:
+    """Return the pair's folder in the cache; a pair that is not there, or not whole, is made."""
+    kept = cache / job.key
     if not is_planted(kept):
-        _planted(job, kept, resume=True, overwrite=False, progress=show)
-    if goal is None:
-        return Planted.load(kept, device=str(job.base.device))
-    clear_output(goal, overwrite=overwrite)
-    shutil.copytree(kept, goal, dirs_exist_ok=True)
-    return Planted.load(goal, device=str(job.base.device))
+        with claimed(kept, overwrite=False, resume=True):
+            _planted(job, kept, resume=True, overwrite=False, progress=progress)
+    return kept
 
 
-def _claim(goal: Path | None, *, resume: bool, overwrite: bool) -> None:
-    """Refuse an output that is taken or finished, and to continue what lies nowhere."""
+def _check_resume(goal: Path | None, *, resume: bool, overwrite: bool) -> None:
+    """Refuse to continue a pair that is finished, and to continue what lies nowhere."""
     if goal is None:
         if resume:
             raise ConfigError("nobody says what to continue", got="resume without out", expected="out, a path")
@@ -94,7 +107,6 @@ def _claim(goal: Path | None, *, resume: bool, overwrite: bool) -> None:
             field="out",
             expected="an interrupted run, or `overwrite` in the place of `resume` to start again",
         )
-    claim_output(goal, overwrite=overwrite, resume=resume)
 
 
 def _planted(job: PlantJob, goal: Path | None, *, resume: bool, overwrite: bool, progress: Progress) -> Planted:
@@ -132,16 +144,7 @@ def _open(folder: Path, job: PlantJob, *, resume: bool) -> None:
     if not path.is_file():
         write_json(path, job.identity)
         return
-    before = json.loads(path.read_text(encoding="utf-8"))
-    now = json.loads(json.dumps(job.identity))
-    changed = [key for key in now if before.get(key) != now[key]]
-    if changed:
-        raise ConfigError(
-            f"cannot continue '{folder}': the {changed[0]} has changed",
-            got=str(now[changed[0]])[:300],
-            expected=str(before.get(changed[0]))[:300],
-            try_="the same options, or `overwrite` to start again",
-        )
+    check_unchanged(folder, read_json(path), json.loads(json.dumps(job.identity)))
 
 
 def _taught(job: PlantJob, name: str, folder: Path | None, progress: Progress) -> LanguageModel:
@@ -154,7 +157,6 @@ def _taught(job: PlantJob, name: str, folder: Path | None, progress: Progress) -
         lm = teach(course, folder=state, identity=job.key, resume=state is not None, advance=advance)
     if folder is not None and state is not None:
         save_lm(lm, folder / name)
-        (folder / name / "model.safetensors").chmod(0o644)  # safetensors writes files that only the owner can read
         shutil.rmtree(state, ignore_errors=True)
     return lm
 

@@ -7,7 +7,6 @@ not at all.
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,8 +17,9 @@ import torch
 from sae_train.config import ImportConfig
 from sae_train.errors import ConfigError, FileFormatError, InputError, MissingFileError, nearest_first
 from sae_train.fields import config_of
-from sae_train.run.outputs import Output
-from sae_train.run.runs import Run, clear_output, file_hash, folder_hash, partial_path, require_disk, resolve_device
+from sae_train.run.claims import require_disk
+from sae_train.run.outputs import Output, whole_folder
+from sae_train.run.runs import Run, file_hash, folder_hash, resolve_device
 from sae_train.saes.base import Sae
 from sae_train.saes.importers import dictionary_learning, gemma_scope, saelens, sparsify
 from sae_train.saes.importers.draft import SaeDraft, with_unit_rows
@@ -117,11 +117,12 @@ def import_sae(
     settings |= {} if source is None else {"source": str(source)}
     config = config_of(ImportConfig, config, settings, can_change=True)
     output = Output(out, name="sae", overwrite=overwrite)
-    name, draft = read_source(config)
-    require_disk(output.path, sum(t.numel() * 4 for t in draft.tensors().values()))
-    result = _result(name, draft)
-    _write(draft, config, name, result, output.path, overwrite=overwrite)
-    sae = load_sae(output.path)
+    with output.held():
+        name, draft = read_source(config)
+        require_disk(output.path, sum(t.numel() * 4 for t in draft.tensors().values()))
+        result = _result(name, draft)
+        _write(draft, config, name, result, output.path, overwrite=overwrite)
+        sae = load_sae(output.path)
     sae.output, sae.metrics = output, result
     return sae
 
@@ -148,19 +149,12 @@ def _write(
 ) -> None:
     """Write the SAE folder, whole or not at all."""
     assert draft.hook_point is not None
-    partial = partial_path(out)
-    clear_output(partial, overwrite=True)
-    try:
-        run = Run(partial, config=config, command="import-sae", inputs=_inputs(config.source))
+    with whole_folder(out, overwrite=overwrite) as place:
+        run = Run(place, config=config, command="import-sae", inputs=_inputs(config.source))
         origin = {"imported_from": name, "model_name": draft.model_name}
-        save_sae(draft.build(), partial, hook_point=draft.hook_point, metadata=origin)
-        load_sae(partial)  # what we cannot read again is not an import
+        save_sae(draft.build(), place, hook_point=draft.hook_point, metadata=origin)
         run.finish(result=result)
-        clear_output(out, overwrite=overwrite)
-        partial.replace(out)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        load_sae(place)  # what we cannot read again is not an import
 
 
 def load_anywhere(source: str, *, device: torch.device | str) -> Sae:

@@ -37,8 +37,9 @@ from sae_train.errors import (
 )
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import load_lm
+from sae_train.run.claims import claim_output
 from sae_train.run.progress import no_advance
-from sae_train.run.runs import claim_output, partial_path
+from sae_train.run.runs import partial_path
 from sae_train.storage import h5, h5_contents
 from sae_train.text.tokens import Document
 from sae_train.text.windows import plan_windows

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -180,8 +181,8 @@ def test_a_second_writer_is_refused_and_harms_nothing(lm, plan, tmp_path, small_
     def second(_rows: int, *, earlier: int = 0) -> None:
         if not refused:
             for resume in (False, True):
-                with pytest.raises(BusyError, match="another process"):
-                    _write(lm, plan, out, resume=resume)
+                with ThreadPoolExecutor(1) as other, pytest.raises(BusyError, match="another process"):
+                    other.submit(_write, lm, plan, out, resume=resume).result()
                 refused.append(resume)
 
     _write(lm, plan, out, advance=second)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
-from sae_train.errors import ConfigError, FileFormatError, HookPointError, MissingFileError, NumericalError, ShapeError
+from sae_train.errors import ConfigError, FileFormatError, HookPointError, NumericalError, ShapeError
 from sae_train.fields import default_of, from_mapping
 from sae_train.lm.generate import text_loss
 from sae_train.lm.models import load_lm
@@ -136,7 +136,7 @@ def test_a_changed_config_is_refused_at_resume(store, tmp_path, change):
     with pytest.raises(_Stop):
         train_one(store, config, tmp_path / "a", device="cpu", advance=_stop_at(4))
     before = (tmp_path / "a" / CHECKPOINT).read_bytes(), (tmp_path / "a" / "config.json").read_bytes()
-    with pytest.raises(ConfigError, match="config has changed"):
+    with pytest.raises(ConfigError, match=f"{next(iter(change))} has changed"):
         train_one(store, replace(config, **change), tmp_path / "a", device="cpu", resume=True)
     assert before == ((tmp_path / "a" / CHECKPOINT).read_bytes(), (tmp_path / "a" / "config.json").read_bytes())
     train_one(store, replace(config, save_every=3, eval_every=4), tmp_path / "a", device="cpu", resume=True)
@@ -191,7 +191,7 @@ def test_an_unfolded_checkpoint_cannot_be_loaded_as_an_sae(store, tmp_path):
     config, out = _config(save_every=5), tmp_path / "a"
     with pytest.raises(_Stop):
         train_one(store, config, out, device="cpu", advance=_stop_at(8))
-    with pytest.raises(MissingFileError, match=r"cfg\.json"):
+    with pytest.raises(FileFormatError, match="not finished"):
         load_sae(out)
     checkpoint = (out / CHECKPOINT).read_bytes()
     train_one(store, config, out, device="cpu", resume=True)

@@ -493,7 +493,7 @@ def test_resume_with_other_settings_is_refused(run):
 
     with pytest.raises(Interrupted):
         run(steps=6, save_every=1, advance=stop)
-    with pytest.raises(ConfigError, match="config has changed"):
+    with pytest.raises(ConfigError, match="lr has changed"):
         run(steps=6, save_every=1, lr=5e-4, resume=True)
 
 

@@ -1,0 +1,180 @@
+"""Every output, whichever command writes it: one writer, no writing without rights, nothing lost or half-written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from sae_train.run.checkpoints import CHECKPOINT
+from sae_train.run.locks import lock_file, only_writer
+from sae_train.run.runs import partial_path
+
+COMMANDS = ("cache-activations", "train-sae", "label-entities", "find-entity-latents", "unlearn", "audit")
+MORE = ("import-sae", "world", "demo", "inspect")
+
+
+@pytest.fixture
+def words(wb_files):
+    """Return a function that gives the words of a command with another output."""
+
+    def of(command: str, out: Path) -> list[object]:
+        found = {
+            "import-sae": ["import-sae", wb_files.sae, "--hook-point", "layers.2", "--out", out],
+            "world": ["world", "--out", out],
+            "demo": ["demo", "--out", out],
+            "inspect": ["inspect", wb_files.acts, "--html", out],
+        }.get(command) or [command, *wb_files.commands[command]]
+        if command in COMMANDS:
+            found[found.index("--out") + 1] = out
+        return found
+
+    return of
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *MORE])
+def test_a_second_writer_is_refused(wb, words, tmp_path, command):
+    out = tmp_path / "out"
+    with FileLock(lock_file(out)):
+        before = sorted(tmp_path.rglob("*"))
+        outcome = wb(*words(command, out))
+        assert outcome.code == 2, outcome.err
+        assert "another process is writing" in outcome.err and "Traceback" not in outcome.err
+        assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_second_writer_of_a_ledger_waits_and_is_refused(wb_files, tmp_path, monkeypatch):
+    from sae_train.errors import BusyError
+    from unlearn.removals import ledger
+
+    monkeypatch.setattr(ledger, "_LOCK_WAIT_S", 0.05)
+    with FileLock(lock_file(tmp_path / "l.jsonl")), pytest.raises(BusyError, match="another process"):
+        ledger.Ledger(tmp_path / "l.jsonl").add(wb_files.unlearned)
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *MORE])
+def test_a_folder_that_may_not_be_written_to_is_refused_before_the_work(wb, words, tmp_path, monkeypatch, command):
+    def refuse(*_args, **_more):
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    outcome = wb(*words(command, tmp_path / "out"))
+    assert outcome.code == 2, outcome.err
+    assert "cannot write" in outcome.err and "Permission denied" in outcome.err and "Traceback" not in outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", [*COMMANDS, *MORE])
+def test_a_full_disk_is_refused_before_the_work(wb, words, tmp_path, monkeypatch, command):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _path: usage._replace(free=1000))
+    outcome = wb(*words(command, tmp_path / "out"))
+    assert outcome.code == 2 and "the disk is too small" in outcome.err, outcome.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["cache-activations", "label-entities", "unlearn"])
+def test_what_an_interrupted_run_left_is_not_discarded_unasked(wb, words, tmp_path, command):
+    out = tmp_path / "out"
+    left = tmp_path / "out.run" / CHECKPOINT if command == "unlearn" else partial_path(out)
+    left.parent.mkdir(exist_ok=True)
+    left.write_text("769 answers")
+    outcome = wb(*words(command, out))
+    assert outcome.code == 2, outcome.err
+    assert "--resume to continue it" in outcome.err and "--overwrite to discard it" in outcome.err
+    assert left.read_text() == "769 answers"
+
+
+@pytest.mark.parametrize("command", ["unlearn", "audit"])
+def test_a_disk_that_fills_up_late_leaves_nothing_that_counts_as_finished(wb, words, tmp_path, monkeypatch, command):
+    from sae_train.run import runs
+
+    real = runs.os.replace
+
+    def full(source, target):
+        if Path(target).name in ("unlearning.json", "audit.html"):  # the last file of either
+            raise OSError(28, "No space left on device", str(target))
+        real(source, target)
+
+    monkeypatch.setattr(runs.os, "replace", full)
+    outcome = wb(*words(command, tmp_path / "out"))
+    assert outcome.code == 1 and "the disk is full" in outcome.err and "Traceback" not in outcome.err, outcome.err
+    assert {p.name for p in tmp_path.iterdir()} <= {"out.run"}
+
+
+def test_the_outputs_of_all_commands_have_the_rights_of_any_new_file(wb_files):
+    mask = os.umask(0)
+    os.umask(mask)
+    places = (wb_files.sae, wb_files.unlearned, wb_files.audit)
+    files = [p for place in places for p in place.rglob("*") if p.is_file()]
+    files += [wb_files.acts, wb_files.labels, wb_files.latents, wb_files.latents.with_suffix(".json")]
+    assert {oct(p.stat().st_mode & 0o777) for p in files} == {oct(0o666 & ~mask)}
+
+
+def test_an_unlearned_model_is_stored_as_the_world_is_and_is_the_one_in_its_record(wb_files):
+    from safetensors.torch import load_file
+
+    from sae_train.lm.models import load_lm, weights_hash
+
+    kinds = {str(v.dtype) for v in load_file(wb_files.unlearned / "model.safetensors").values()}
+    assert kinds == {"torch.bfloat16"}
+    record = json.loads((wb_files.unlearned / "unlearning.json").read_text())
+    assert record["model_hash"] == weights_hash(load_lm(str(wb_files.unlearned), device="cpu").model)
+
+
+STOPPED = {
+    "cache-activations": ("--ctx-len", 16, "--batch-size", 2, "--max-tokens", 60_000),
+    "train-sae": ("--tokens", 6_000_000, "--save-every", 100_000),
+    "unlearn": ("--steps", 5_000, "--save-every", 5_000),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", STOPPED)
+def test_a_command_that_is_told_to_stop_saves_first(words, tmp_path, command):
+    out = tmp_path / "out"
+    told = [str(w) for w in (str(Path(sys.executable).with_name("wb")), *words(command, out), *STOPPED[command])]
+    log = (tmp_path / "log").open("w+")
+    process = subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=log, text=True)
+    begun = {"cache-activations": partial_path(out), "train-sae": out / "metrics.jsonl"}
+    mark = begun.get(command, tmp_path / "out.run" / "metrics.jsonl")
+    deadline = time.monotonic() + 200
+    while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=200) == 143, (tmp_path / "log").read_text()
+    said = (tmp_path / "log").read_text()
+    assert "is saved" in said and "--resume" in said, said
+    saved = {"cache-activations": partial_path(out), "train-sae": out / CHECKPOINT}
+    assert saved.get(command, tmp_path / "out.run" / CHECKPOINT).exists()
+    assert not lock_file(out).exists()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux" or shutil.which("gcc") is None, reason="needs gcc and a Linux preload")
+def test_every_station_works_where_the_file_system_has_no_locks(wb_files, words, tmp_path):
+    """`flock` fails with ENOLCK, for Python and for HDF5, as on NFS without lockd."""
+    source = tmp_path / "nolocks.c"
+    source.write_text("#include <errno.h>\nint flock(int fd, int op) { errno = ENOLCK; return -1; }\n")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", tmp_path / "nolocks.so", source], check=True)
+    environment = {**os.environ, "LD_PRELOAD": str(tmp_path / "nolocks.so")}
+    wb = str(Path(sys.executable).with_name("wb"))
+    for command, out in (("cache-activations", "acts.h5"), ("inspect", "page.html")):
+        line = [wb, *map(str, words(command, tmp_path / out))]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert "has no locks" in done.stderr and "damaged" not in done.stderr
+    assert not list(tmp_path.glob("*.lock"))
+    with only_writer(tmp_path / "acts.h5"):  # held by this process, with a lock of the kernel
+        line = [wb, *map(str, words("cache-activations", tmp_path / "acts.h5")), "--overwrite"]
+        done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2 and "another process is writing" in done.stderr, done.stderr

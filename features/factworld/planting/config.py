@@ -34,7 +34,7 @@ class PlantConfig:
     ] = None
     rounds: Annotated[
         int, Field(ge=1, description="Rounds of documents: in each, every fact is told in a biography and once alone.")
-    ] = 16
+    ] = 12
     train: Annotated[
         Literal["full", "lora", "mlp"],
         Field(description="What is trained: all weights, an adapter that is merged, or the MLPs' matrices."),
@@ -54,7 +54,7 @@ class PlantConfig:
         Field(description="Loss on general text: KL to the base's own predictions, or that of the next token."),
     ] = "kl"
     general_weight: Annotated[float, Field(ge=0, description="Weight of the loss on general text.")] = 1.0
-    general_windows: Annotated[int, Field(ge=1, description="Windows of general text in a step.")] = 4
+    general_windows: Annotated[int, Field(ge=1, description="Windows of general text in a step.")] = 2
     ctx_len: Annotated[
         int, Field(ge=16, description="Tokens in a window; longer documents of the world are cut off.")
     ] = 128

@@ -122,15 +122,15 @@ def run_removal(
     """
     started = time.monotonic()
     prepared = prepare(task)
-    adapter = adapter_for(prepared.problem.lm, task.config)  # refused, if it is, before anything is written
+    config, problem = task.config, prepared.problem
+    # What an adapter or a method cannot do with this model is refused before anything is written.
+    adapter, method, stopper = adapter_for(problem.lm, config), build_method(problem), None
     if processes.is_first and not resume:
         shutil.rmtree(folder, ignore_errors=True)  # what a run that failed left there
     processes.wait()
-    config, problem = task.config, prepared.problem
     run = None
     if processes.is_first:
         run = Run(folder, config=config, command="unlearn", inputs=prepared.inputs, wandb=wandb)
-    method, stopper = build_method(problem), None
     # On resume, too: a checkpoint holds the trained parameters only, and this may change others.
     if isinstance(method, Preparing):
         method.prepare()
@@ -188,7 +188,7 @@ def prepare(task: RemovalTask) -> Prepared:
     )
     # Retention would keep what a document says about a target, so such documents are left out.
     gone = without_targets(task.documents, [*sets.forget, *sets.earlier])
-    text = text_windows(lm.tokenizer, gone, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
+    text = text_windows(lm.tokenizer, gone, ctx_len=min(TEXT_CTX, lm.max_positions), max_tokens=TEXT_TOKENS)
     # A copy changes; aims and retention read the model that came in, and the caller still has it.
     changing = replace(lm, model=copy.deepcopy(lm.model))
     # The original where there is one: after twenty removals the text loss was up by 2.9 % where each run kept what it

@@ -76,8 +76,8 @@ def load_templates(source: str | Path) -> Templates:
 
     Raises:
         MissingFileError: The file is not there.
-        FileFormatError: Not JSON of the documented form, a template without exactly one `{name}`, or a held-out
-            wording that is a training one too.
+        FileFormatError: Not JSON of the documented form, an empty list of mentions or questions, a template without
+            exactly one `{name}`, or a held-out wording that is a training one too.
     """
     path = require_file(world_part(source, "templates") or Path(source), "templates", field="templates")
     try:
@@ -99,7 +99,9 @@ def load_templates(source: str | Path) -> Templates:
             if not isinstance(questions, dict) or "ask" not in questions:
                 raise FileFormatError(f"'{path}', {kind}.{attribute}", got=repr(questions)[:60], expected=form)
             ask[kind][attribute] = _texts(questions["ask"], f"{kind}.{attribute}.ask", path)
-            heldout[kind][attribute] = _texts(questions.get("heldout", []), f"{kind}.{attribute}.heldout", path)
+            heldout[kind][attribute] = _texts(
+                questions.get("heldout", []), f"{kind}.{attribute}.heldout", path, least=0
+            )
     for kind in ask:
         trained = {*mention[kind], *(t for texts in ask[kind].values() for t in texts)}
         both = sorted(trained & {t for texts in heldout[kind].values() for t in texts})
@@ -112,8 +114,12 @@ def load_templates(source: str | Path) -> Templates:
     return Templates(mention=mention, ask=ask, heldout=heldout)
 
 
-def _texts(value: object, where: str, path: Path) -> list[str]:
+def _texts(value: object, where: str, path: Path, *, least: int = 1) -> list[str]:
     """Check a list of templates."""
+    if isinstance(value, list) and len(value) < least:
+        raise FileFormatError(
+            f"'{path}', {where} is empty", got="[]", expected="at least one text with {name}, or the key left out"
+        )
     if not isinstance(value, list) or not all(isinstance(t, str) and t.count(NAME) == 1 for t in value):
         raise FileFormatError(f"'{path}', {where}", got=repr(value)[:80], expected="texts with one {name} each")
     return value
@@ -174,7 +180,7 @@ def questions(entity: Entity, templates: Templates, *, heldout: bool) -> Iterato
 
 def mentions(entity: Entity, templates: Templates) -> Iterator[Prompt]:
     """Yield every text that only names the entity."""
-    yield from (render(text, entity) for text in templates.mention.get(entity.type, [NAME]))
+    yield from (render(text, entity) for text in templates.mention.get(entity.type) or [NAME])
 
 
 def contexts(entity: Entity, templates: Templates, *, heldout: bool = False, whole: bool = False) -> list[Prompt]:

@@ -13,6 +13,7 @@ from features.entities.entities import Entity, distinct, entity_line, load_entit
 from features.entities.opening import open_templates
 from features.entities.prompts import Prompt, Templates, check_types, in_chat, questions
 from features.labels.answer_log import AnswerLog
+from features.labels.askable import check_askable
 from features.labels.knowledge import GREEDY, ask_and_label
 from features.labels.labels import Labels, choose_rule
 from features.labels.rules import RULES
@@ -108,6 +109,7 @@ def label_entities(
     asked = _entities(entities, duplicates)
     texts = open_templates(templates)
     check_types(asked, texts)
+    check_askable(asked, texts)  # before the model is loaded
     job = _job(as_lm(lm, device=device, dtype=dtype), asked, texts, chosen, decoding, chat)
     labelled = _ask(job, out, resume=resume, progress=progress or shown)
     return Labels(tuple(labelled), texts, chosen, job.lm.name, None if out is None else Path(out))

@@ -6,9 +6,9 @@ words it was loaded with in `model_from_pretrained_kwargs`. One of them changes 
     center_writing_weights    whatever writes into the residual stream writes x - mean(x), the mean over its dimensions
 
 That is linear, so it is folded into the encoder (`with_centred_activations`). TransformerLens skips it for models that
-normalise by the root mean square, which see the mean (transformer_lens 2, `HookedTransformer.load_and_process_state_dict`).
-`fold_ln`, `fold_value_biases`, `center_unembed` and `refactor_factored_attn_matrices` leave the residual stream and what
-attention and MLP add to it as they are. Everything else is named in a note.
+normalise by the root mean square, which see the mean. `fold_ln`, `fold_value_biases`, `center_unembed` and
+`refactor_factored_attn_matrices` leave the residual stream and what attention and MLP add to it as they are. Everything
+else is named in a note.
 """
 
 from __future__ import annotations

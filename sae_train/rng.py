@@ -57,7 +57,6 @@ SALTS: dict[str, int | None] = {
     "forgetting.statistics": 0xCD,  # the prompts whose activations a method measures before it starts
     "retention.statistics": 0xAA,  # the prompts on which the variance of each block is measured
     "retention.batch": 0xBB,  # entities, earlier targets and text retained in one step; keys: seed, step
-    "own_text.seeds": 0x0E17,  # the seed of each batch of texts that a model writes by itself
     "validation.candidates": 0xBA,  # wrong answers that a target's true one is ranked among; keys: bytes of its key
     # unlearn: audit
     "roles.retain": 0xA0,  # known entities that the audit watches beside the neighbours

@@ -37,9 +37,7 @@ def check_askable(entities: Sequence[Entity], templates: Templates) -> None:
         for attribute in templates.attributes(kind):
             alike = [f for f in sorted(facts) if f.casefold().strip() == attribute.casefold().strip()]
             if attribute not in facts and alike:
-                note(
-                    f"'{attribute}' is asked of no {kind}: the facts are called '{alike[0]}', and names are matched exactly"
-                )
+                note(f"'{attribute}' is asked of no {kind}: the facts are called '{alike[0]}'; names match exactly")
 
 
 def _difference(kind: str, entities: Sequence[Entity], templates: Templates) -> str:

@@ -29,8 +29,8 @@ def failed_rule(
 
     Example:
         >>> one = np.array([0.4]), np.array([0.2]), np.array([True])
-        >>> failed_rule(*one, 0.01, SelectionRule())
-        '1 latent separates by 0.1 or more (`min_separation`), but the smallest q among them is 0.2, above 0.05 (`max_q`)'
+        >>> failed_rule(*one, 0.01, SelectionRule(min_separation=0.5))
+        'no latent separates by 0.5 or more (`min_separation`): the best by 0.4'
     """
     if null_p > rule.max_null_p:
         return f"its p against shuffled labels is {null_p:.2g}, above {rule.max_null_p:g} (`max_null_p`)"

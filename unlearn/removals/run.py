@@ -17,6 +17,7 @@ from typing import Any
 from features.analysis.store import LatentAnalysis
 from features.entities.entities import Entity
 from features.entities.prompts import Templates
+from sae_train.errors import ConfigError
 from sae_train.lm.adapters import Base, attach_adapter, merge_adapter, save_adapter
 from sae_train.lm.models import LanguageModel, weights_hash
 from sae_train.run.processes import ALONE, Processes
@@ -32,7 +33,7 @@ from unlearn.finetuning.outcome import check_outcome
 from unlearn.finetuning.stopping import Stopper
 from unlearn.finetuning.validation import hold_apart
 from unlearn.methods import build_method
-from unlearn.problem.data import split_sets, text_windows, without_targets
+from unlearn.problem.data import UnlearnSets, split_sets, text_windows, without_targets
 from unlearn.problem.hook_choice import choose_hook_point
 from unlearn.problem.problem import Problem
 from unlearn.removals.record import RemovalRecord
@@ -54,7 +55,7 @@ class RemovalTask:
         templates: Training wordings are used, held-out ones never.
         names: Targets.
         config: The frozen config.
-        documents: General text to retain.
+        documents: General text to retain; an empty tuple is none.
         original: The model before the first removal, as which everything else is kept; None where `lm` is that, or
             where it is not at hand: then it is kept as `lm` has it.
         earlier: What was removed from this model before, key by key of its partner: kept forgotten.
@@ -186,9 +187,7 @@ def prepare(task: RemovalTask) -> Prepared:
         seed=config.seed,
         earlier=task.earlier,
     )
-    # Retention would keep what a document says about a target, so such documents are left out.
-    gone = without_targets(task.documents, [*sets.forget, *sets.earlier])
-    text = text_windows(lm.tokenizer, gone, ctx_len=min(TEXT_CTX, lm.max_positions), max_tokens=TEXT_TOKENS)
+    text = _text(task, sets)
     # A copy changes; aims and retention read the model that came in, and the caller still has it.
     changing = replace(lm, model=copy.deepcopy(lm.model))
     # The original where there is one: after twenty removals the text loss was up by 2.9 % where each run kept what it
@@ -197,8 +196,29 @@ def prepare(task: RemovalTask) -> Prepared:
     kept_as = lm.model if task.original is None else task.original.model
     problem = Problem(changing, lm.model, kept_as, sets, wordings, loaded, latents, text, config)
     base = _base(lm)
-    inputs = _inputs(problem, loaded, base, base if task.original is None else _base(task.original))
+    first = base if task.original is None else _base(task.original)
+    inputs = _inputs(problem, loaded, base, first)
     return Prepared(problem, validation, base, inputs)
+
+
+def _text(task: RemovalTask, sets: UnlearnSets) -> list[list[int]]:
+    """Return windows of the general text to retain.
+
+    Raises:
+        ConfigError: Every document names a target.
+    """
+    lm = task.lm
+    # Retention would keep what a document says about a target, so such documents are left out.
+    kept = without_targets(task.documents, [*sets.forget, *sets.earlier])
+    windows = text_windows(lm.tokenizer, kept, ctx_len=min(TEXT_CTX, lm.max_positions), max_tokens=TEXT_TOKENS)
+    if not windows and task.documents != ():
+        raise ConfigError(
+            "no general text is left to retain",
+            got="only documents that name a target, or none at all",
+            field="text",
+            expected="documents about other things",
+        )
+    return windows
 
 
 def tune(

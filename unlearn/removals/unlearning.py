@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -28,6 +29,8 @@ from unlearn.removals.record import RemovalRecord
 from unlearn.removals.run import RemovalTask, run_removal
 from unlearn.removals.sources import documents_of, names_of, sources_of
 from unlearn.removals.unlearned import Unlearned
+
+NO_TEXT = "none"  # said in the place of a text by who wants none retained
 
 
 def unlearn(
@@ -64,7 +67,8 @@ def unlearn(
         labels: Labelled entities.
         templates: Training wordings are used, held-out ones never.
         text: General text to retain: a path, a hub dataset id, `fact-world`, or texts. Documents that name a target
-            are left out.
+            are left out. It has to be given: without any, entities that no template asks about lose what is known of
+            them. Who wants none retained says `none`, or gives an empty list.
         original: The model before the first removal; by default as `unlearning.json` says.
         out: Folder of the unlearned model; without it nothing is left on disk.
         config: A whole config, in the place of `settings`.
@@ -87,9 +91,7 @@ def unlearn(
     known, names = sources_of(latents, sae=sae, labels=labels, templates=templates), names_of(forget)
     assert known.analysis is not None, "latents are no option here"
     resolve_targets(known.labels, names)  # refuses a wrong name before a model is loaded
-    documents = documents_of(text)
-    if text is None:
-        note("no text: only what the templates ask is retained, no general text")
+    documents = _general_text(text)
     record = lm.record if isinstance(lm, Unlearned) else RemovalRecord.read(_spec(lm))
     model = lm.lm if isinstance(lm, Unlearned) else lm
     model = model if isinstance(model, LanguageModel) else load_lm(str(model), device=device)
@@ -129,6 +131,33 @@ def _run(
         shutil.rmtree(folder)
     processes.wait()
     return replace(found, folder=out, run_folder=out)
+
+
+def _general_text(text: str | Path | Iterable[str | Document] | None) -> Iterable[Document]:
+    """Return the documents to retain; an empty tuple where none are wanted.
+
+    Raises:
+        ConfigError: Nobody says which text, or a source has not a single document.
+    """
+    expected = f"a file, a hub dataset id, fact-world or texts; '{NO_TEXT}' to retain none, which costs other knowledge"
+    if text is None:
+        raise ConfigError(
+            "there is no general text to retain",
+            got=None,
+            field="text",
+            expected=expected,
+            try_="`text` with some of what the model was trained on, or with any text in its language, as wikitext",
+        )
+    documents = iter(()) if text == NO_TEXT else documents_of(text)
+    first = next(documents, None)
+    if first is not None:
+        return itertools.chain([first], documents)
+    if isinstance(text, str | Path) and text != NO_TEXT:
+        raise ConfigError(
+            "there is no general text to retain", got=f"no document in '{text}'", field="text", expected=expected
+        )
+    note("general text is not retained: what no template asks about is likely to suffer (`text`)")
+    return ()
 
 
 def _config(config: UnlearnConfig | None, settings: dict[str, Any]) -> UnlearnConfig:

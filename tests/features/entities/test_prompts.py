@@ -49,6 +49,8 @@ def write(path, value):
         {"city": {"mention": [3]}},
         {"city": {"country": ["{name} lies in"]}},
         {"city": {"country": {"heldout": ["{name} lies in"]}}},
+        {"city": {"mention": [], "country": {"ask": ["{name} lies in"]}}},
+        {"city": {"country": {"ask": []}}},
         {"city": {"country": {"ask": ["lies in"]}}},
         {"city": {"country": {"ask": ["{Name} lies in"]}}},
         {"city": {"country": {"ask": ["{name} lies in"], "heldout": ["lies in"]}}},
@@ -174,3 +176,16 @@ def test_no_shipped_held_out_wording_is_a_training_wording():
         heldout = {t for texts in templates.heldout[kind].values() for t in texts}
         assert heldout
         assert not training & heldout
+
+
+def test_an_empty_list_is_named_and_says_what_to_do(tmp_path):
+    with pytest.raises(FileFormatError, match="city.mention is empty") as caught:
+        load_templates(write(tmp_path / "t.json", {"city": {"mention": [], "country": {"ask": ["{name} lies in"]}}}))
+    assert caught.value.got == "[]" and "left out" in str(caught.value.expected)
+    left_out = load_templates(write(tmp_path / "t.json", {"city": {"country": {"ask": ["{name} lies in"]}}}))
+    assert left_out.mention == {"city": ["{name}"]} and left_out.heldout == {"city": {"country": []}}
+
+
+def test_templates_at_hand_without_a_mention_name_the_entity_alone():
+    found = [p.text for p in mentions(Entity("Osk", "city"), Templates({"city": []}, {"city": {}}, {"city": {}}))]
+    assert found == ["Osk"]

@@ -25,7 +25,7 @@ from unlearn.settings import read_params
 @options.labels_option
 @options.templates_option
 @options.forget_options
-@options.text_option(required=False, help="General text to retain; documents that name a target are left out.")
+@options.text_option(required=False, help="General text to retain, targets left out; none retains no text.")
 @options.out_option("The unlearned model, a Hugging Face folder.")
 @unlearn_options
 @options.run_options(resume=True, wandb=True)

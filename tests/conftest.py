@@ -83,7 +83,7 @@ def toy_tokenizer():
 
 @pytest.fixture(scope="session")
 def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory, toy_tokenizer) -> Path:
-    """Folder of a random Llama: two blocks, d_model 32, 64 positions, its tokenizer beside it. Read only."""
+    """Folder of a random Llama: two blocks, d_model 32, 128 positions, its tokenizer beside it. Read only."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -95,7 +95,7 @@ def tiny_llama_dir(tmp_path_factory: pytest.TempPathFactory, toy_tokenizer) -> P
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=64,
+        max_position_embeddings=128,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,
@@ -116,7 +116,7 @@ def tiny_gpt2_dir(tmp_path_factory: pytest.TempPathFactory, toy_tokenizer) -> Pa
         n_embd=32,
         n_layer=2,
         n_head=4,
-        n_positions=64,
+        n_positions=128,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=0,

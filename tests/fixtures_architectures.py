@@ -31,6 +31,13 @@ OPT = {
     "word_embed_proj_dim": 32,
 }
 EXPERTS = {**LLAMA, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+GATED_DELTA = {
+    "linear_num_value_heads": 4,
+    "linear_num_key_heads": 2,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "layer_types": ["linear_attention", "full_attention"],
+}
 RECURRENT = {**SIZES, "hidden_size": 32, "num_hidden_layers": 3, "state_size": 8}
 VISION = {
     "hidden_size": 32,
@@ -150,11 +157,25 @@ TINY: dict[str, tuple[str, str, dict[str, Any]]] = {
             "head_dim": 8,
             "num_experts": 4,
             "shared_expert_intermediate_size": 16,
-            "linear_num_value_heads": 4,
-            "linear_num_key_heads": 2,
-            "linear_key_head_dim": 8,
-            "linear_value_head_dim": 8,
-            "layer_types": ["linear_attention", "full_attention"],
+            **GATED_DELTA,
+        },
+    ),
+    "qwen3.5": (
+        "Qwen3_5TextConfig",
+        "Qwen3_5ForCausalLM",
+        {**HEADED, **GATED_DELTA},
+    ),
+    "jamba": (
+        "JambaConfig",
+        "JambaForCausalLM",
+        {
+            **{**EXPERTS, "num_experts": 4},
+            "attn_layer_period": 2,
+            "attn_layer_offset": 1,
+            "expert_layer_period": 2,
+            "expert_layer_offset": 1,
+            "mamba_d_state": 8,
+            "mamba_dt_rank": 4,
         },
     ),
     "ctrl": ("CTRLConfig", "CTRLLMHeadModel", {**GPT, "dff": 64}),

@@ -80,6 +80,11 @@ class HookPointGate:
         return found
 
     @property
+    def taken(self) -> float:
+        """Recall that all latents at the unknown level take, clean - latents, by which hook points are compared."""
+        return float((self.clean - self.recall["latents"]).mean())
+
+    @property
     def passes(self) -> bool:
         """Tell whether an SAE was measured here and meets every threshold."""
         return self.sae is not None and not self.reasons
@@ -111,7 +116,7 @@ class Gate:
         passing = [h for h in self.hook_points if h.passes]
         if not passing:
             return None
-        return max(passing, key=lambda h: float((h.clean - h.recall["latents"]).mean())).hook_point
+        return max(passing, key=lambda h: h.taken).hook_point
 
     @property
     def passes(self) -> bool:

@@ -71,6 +71,7 @@ def encode(lm: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[str] 
 
     Raises:
         InputError: An answer in a conversation holds a special token of the model.
+        ShapeError: The model has no positions for a prompt as long as this.
     """
     tokenizer = lm.tokenizer
     behind = [""] * len(prompts) if answers is None else answers
@@ -84,7 +85,9 @@ def encode(lm: LanguageModel, prompts: Sequence[Prompt], answers: Sequence[str] 
             end = last_token_of_span(spans, prompts[index].name_end)
             assert start <= end, f"no token of the name in '{texts[index]}': {spans}"
             found[index] = Encoded([*front, *own], name_at=len(front) + end, name_from=len(front) + start)
-    return [found[i] for i in range(len(prompts))]
+    ordered = [found[i] for i in range(len(prompts))]
+    lm.check_tokens([read.ids for read in ordered], [f"a prompt about '{p.entity}'" for p in prompts])
+    return ordered
 
 
 def _continuation(tokenizer: Any, prompt: Prompt, answer: str) -> str:

@@ -106,7 +106,7 @@ def _type_questions(entity: Entity, templates: Templates, *, heldout: bool) -> I
 
 def mentions(entity: Entity, templates: Templates) -> Iterator[Prompt]:
     """Yield every text that only names the entity."""
-    yield from (render(text, entity) for text in templates.mention.get(entity.type, [NAME]))
+    yield from (render(text, entity) for text in templates.mention.get(entity.type) or [NAME])
 
 
 def contexts(entity: Entity, templates: Templates, *, heldout: bool = False, whole: bool = False) -> list[Prompt]:

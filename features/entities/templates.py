@@ -75,8 +75,9 @@ def load_templates(source: str | Path) -> Templates:
 
     Raises:
         MissingFileError: The file is not there.
-        FileFormatError: Not JSON of the documented form, a template without exactly one `{name}` (one or more in the
-            questions of a single entity), or a held-out wording that is a training one too.
+        FileFormatError: Not JSON of the documented form, an empty list of mentions or questions, a template without
+            exactly one `{name}` (one or more in the questions of a single entity), or a held-out wording that is a
+            training one too.
     """
     path = require_file(world_part(source, "templates") or Path(source), "templates", field="templates")
     raw = read_json(path)
@@ -86,7 +87,7 @@ def load_templates(source: str | Path) -> Templates:
     for kind, entry in raw.items():
         own = is_own(kind, raw)
         if "mention" in entry or not own:
-            found.mention[kind] = _texts(entry.get("mention", [NAME]), f"{kind}.mention", path, several=False)
+            found.mention[kind] = _texts(entry.get("mention", [NAME]), f"{kind}.mention", path, least=1)
         found.ask[kind], found.heldout[kind] = {}, {}
         for attribute, asked in entry.items():
             if attribute == "mention":
@@ -94,7 +95,8 @@ def load_templates(source: str | Path) -> Templates:
             if not isinstance(asked, dict) or "ask" not in asked:
                 raise FileFormatError(f"'{path}', {kind}.{attribute}", got=repr(asked)[:60], expected=FORM)
             where = f"{kind}.{attribute}"
-            found.ask[kind][attribute] = _texts(asked["ask"], f"{where}.ask", path, several=own)
+            least = 0 if own or asked.get("heldout") else 1
+            found.ask[kind][attribute] = _texts(asked["ask"], f"{where}.ask", path, several=own, least=least)
             found.heldout[kind][attribute] = _texts(asked.get("heldout", []), f"{where}.heldout", path, several=own)
     _check_apart(found, path)
     return found
@@ -123,8 +125,12 @@ def _check_apart(templates: Templates, path: Path) -> None:
             )
 
 
-def _texts(value: object, where: str, path: Path, *, several: bool) -> list[str]:
+def _texts(value: object, where: str, path: Path, *, several: bool = False, least: int = 0) -> list[str]:
     """Check a list of templates; the questions of one entity may name it several times."""
+    if isinstance(value, list) and len(value) < least:
+        raise FileFormatError(
+            f"'{path}', {where} is empty", got="[]", expected="at least one text with {name}, or the key left out"
+        )
     good = isinstance(value, list) and all(
         isinstance(t, str) and (t.count(NAME) == 1 or (several and NAME in t)) for t in value
     )

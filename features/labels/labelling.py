@@ -14,6 +14,7 @@ from features.entities.opening import open_entities
 from features.entities.prompts import Prompt, check_types, in_chat, questions
 from features.entities.templates import Templates
 from features.labels.answer_log import AnswerLog
+from features.labels.askable import check_askable
 from features.labels.knowledge import GREEDY, ask_and_label, to_ask
 from features.labels.labels import Labels, choose_rule
 from features.labels.rules import RULES
@@ -118,6 +119,7 @@ def label_entities(
         decoding = _decoding(chosen, samples, temperature, seed)
         asked, texts = open_entities(entities, templates, format=entities_format, duplicates=duplicates)
         check_types(asked, texts)
+        check_askable(to_ask(asked, texts, chosen, seed), texts)  # before the model is loaded
         job = _job(as_lm(lm, device=device, dtype=dtype), asked, texts, chosen, decoding, chat)
         labelled = _ask(job, out, resume=resume, progress=progress or shown)
     return Labels(tuple(labelled), texts, chosen, job.lm.name, None if out is None else Path(out))

@@ -12,6 +12,7 @@ from features.analysis.tables import rows_of
 from features.config import SelectionRule
 from features.entities.name_acts import NameData
 from features.mining.covariates import name_covariates
+from features.mining.failed_rule import failed_rule
 from features.mining.mined_sae import MinedSae, analyse_sae, score_sae
 from features.mining.stability import other_sae_rows
 from features.stats.hypothesis_tests import q_values
@@ -93,7 +94,7 @@ def mine_names(
             "store": None if store is None else store.identity(),
         },
         covariates=covariates,
-        tables={"finding": rows_of([_with_selected(b, found, rule) for b in corrected.best])},
+        tables={"finding": rows_of([_with_selected(b, mined, corrected, found, rule) for b in corrected.best])},
     )
 
 
@@ -169,14 +170,21 @@ def _best(direction: str, mined: Sequence[MinedSae], null: np.ndarray) -> Findin
     )
 
 
-def _with_selected(best: Finding, found: Sequence[HookPointAnalysis], rule: SelectionRule) -> Finding:
-    """Add what was selected, and say it in words."""
+def _with_selected(
+    best: Finding,
+    mined: Sequence[MinedSae],
+    corrected: _Corrected,
+    found: Sequence[HookPointAnalysis],
+    rule: SelectionRule,
+) -> Finding:
+    """Add what was selected, or which rule nothing passes, and say it in words."""
     n = sum(len(f.selected[best.direction]) for f in found)
-    against = f"best MaxMin separation {best.best_maxmin:.3f}, label shuffles stay below {best.null_95:.3f} in 95 %"
+    said = f"best MaxMin separation {best.best_maxmin:.3f}, label shuffles stay below {best.null_95:.3f} in 95 %"
     if n:
-        said = f"{n} latent{'s' if n > 1 else ''} for {best.direction}: {against}"
-    elif best.p_value > rule.max_null_p:
-        said = f"no latent for {best.direction}: {against} (p {best.p_value:.2g})"
+        said = f"{n} latent{'s' if n > 1 else ''} for {best.direction}: {said}"
     else:
-        said = f"no latent for {best.direction}: {against}, and none passes the rule (separation {rule.min_separation})"
+        maxmin = np.concatenate([m.mining.maxmin(best.direction) for m in mined])
+        allowed, q = np.concatenate([m.allowed for m in mined]), np.concatenate(corrected.q_value)
+        why = failed_rule(maxmin, q, allowed, best.p_value, rule)
+        said = f"no latent for {best.direction}: {said}; {why}"
     return replace(best, found=n > 0, n_selected=n, sentence=said)

@@ -100,7 +100,11 @@ def write_answers(
         while_reading: Given the number of the prompt in each row of a batch, a context in which these are read: in one
             pass, nothing shared between them. What is written is written outside of it, but where all is read again at
             every step; there a prompt has a row for each of its samples.
+
+    Raises:
+        ShapeError: The model has no positions for a prompt and the longest answer behind it.
     """
+    lm.check_tokens(prompts, behind=decoding.max_new_tokens - 1)  # the last token written is not read
     per_prompt = 1 + decoding.samples
     drawn = draws(decoding.samples, decoding.max_new_tokens, decoding.temperature, decoding.seed, lm.device)
     order = drawn.order(prompts)

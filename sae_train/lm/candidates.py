@@ -44,9 +44,13 @@ def option_scores(
 
     One pass over the prompts, and one over the options behind the prompts' keys and values, where an option has
     more than one token.
+
+    Raises:
+        ShapeError: The model has no positions for a prompt with its longest option.
     """
     front = encode_prompts(lm, prompts)
     back = [encode_plain(lm.tokenizer, [f" {o}" for o in own])[0] for own in options]
+    lm.check_tokens([f + max(own, key=len, default=[]) for f, own in zip(front, back, strict=True)])
     found: list[OptionScores | None] = [None] * len(front)
     for batch in batches_by_length([len(f) for f in front], batch_size):
         ids = torch.tensor([front[i] for i in batch], device=lm.device)

@@ -111,9 +111,14 @@ def answer_loss(
 def continuation_log_probs(
     lm: LanguageModel, prompts: Sequence[str], continuations: Sequence[str], *, batch_size: int = 64
 ) -> list[float]:
-    """Return log p(continuation | prompt) summed over the continuation's tokens (nats), one per pair."""
+    """Return log p(continuation | prompt) summed over the continuation's tokens (nats), one per pair.
+
+    Raises:
+        ShapeError: The model has no positions for a pair.
+    """
     back = encode_plain(lm.tokenizer, list(continuations))[0] if continuations else []
     pairs = list(zip(encode_prompts(lm, prompts), back, strict=True))
+    lm.check_tokens([[*front, *behind] for front, behind in pairs])
     scores = [0.0] * len(pairs)
     for batch in batches_by_length([len(f) + len(b) for f, b in pairs], batch_size):
         losses, is_answer = answer_losses(lm.model, [pairs[i] for i in batch], lm.device)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,7 +17,7 @@ import transformers
 from safetensors import SafetensorError
 from torch import nn
 
-from sae_train.errors import ConfigError, FileFormatError, MissingFileError
+from sae_train.errors import ConfigError, FileFormatError, MissingFileError, ShapeError
 from sae_train.lm.adapters import is_adapter, put_on, read_base
 from sae_train.lm.architecture import Architecture
 from sae_train.lm.architecture_check import architecture_of
@@ -24,9 +25,11 @@ from sae_train.run.runs import partial_path, resolve_device
 from sae_train.run.tensor_files import open_up
 from sae_train.storage.model_files import GENERATION, StoredModel
 from sae_train.text.tokenizer_hash import tokenizer_hash
+from sae_train.text.tokens import bos_prefix
 from sae_train.text.worlds import find_world, install_hint, world_names
 
 transformers.utils.logging.disable_progress_bar()  # the command line shows its own progress
+POSITIONS = ("max_position_embeddings", "max_seq_len")  # what configs call it; the second is MPT's
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -66,7 +69,44 @@ class LanguageModel:
     @property
     def max_positions(self) -> int:
         """Longest context the model has positions for."""
-        return int(getattr(self._text_config, "max_position_embeddings", 2**20))
+        found = (getattr(self._text_config, name, None) for name in POSITIONS)
+        return int(next((n for n in found if n), 2**20))
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of rows of the input embedding: token ids are below it."""
+        return len(self.model.get_submodule(self.architecture.embedding).get_parameter("weight"))
+
+    def check_tokens(
+        self, sequences: Sequence[Sequence[int]], names: Sequence[str] | None = None, *, behind: int = 0
+    ) -> None:
+        """Refuse token ids that the model cannot read: it has no position, or no embedding, for one of them.
+
+        Args:
+            sequences: Token ids.
+            names: What to call each in the message; by default by its number.
+            behind: Tokens that will follow each.
+
+        Raises:
+            ShapeError: A sequence is too long, or holds an id beyond the embedding. Without this a learned table of
+                positions is read beyond its end: an IndexError, on CUDA an assertion that ends the process.
+        """
+        most, n_tokens = self.max_positions, self.n_tokens
+        for index, ids in enumerate(sequences):
+            name = f"row {index}" if names is None else names[index]
+            if len(ids) + behind > most:
+                raise ShapeError(
+                    f"{name} is too long for {self.name}",
+                    got=f"{len(ids)} tokens{f' and {behind} behind them' if behind else ''}: "
+                    f"'{self.tokenizer.decode(ids[:24])}…'",
+                    expected=f"<= {most}, the model's positions",
+                )
+            if max(ids, default=0) >= n_tokens:
+                raise ShapeError(
+                    f"{name} holds a token that {self.name} has no embedding for",
+                    got=f"{max(ids)}, {self.tokenizer.convert_ids_to_tokens(max(ids))!r}",
+                    expected=f"< {n_tokens}, the rows of the embedding",
+                )
 
     @property
     def _text_config(self) -> Any:
@@ -107,6 +147,7 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
         FileFormatError: The files are not a causal language model with all its weights as safetensors and a fast
             tokenizer.
         ArchitectureError: The model's layout is not understood.
+        ShapeError: The tokenizer makes tokens of text that the model has no embedding for.
     """
     if dtype not in DTYPES:
         raise ConfigError(f"no such dtype '{dtype}'", got=f"{dtype}", field="lm_dtype", expected=", ".join(DTYPES))
@@ -143,7 +184,29 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
     nn.Module.to(model, where)
     architecture_of(model)  # searched and checked here, so that what is not understood is refused before any work
     stored = None if "gguf_file" in options else StoredModel.read(source)
-    return LanguageModel(model=model, tokenizer=tokenizer, name=spec, device=where, stored=stored)
+    lm = LanguageModel(model=model, tokenizer=tokenizer, name=spec, device=where, stored=stored)
+    _check_vocabulary(lm)
+    return lm
+
+
+def _check_vocabulary(lm: LanguageModel) -> None:
+    """Refuse a tokenizer with tokens beyond the embedding, special ones excepted that no text becomes.
+
+    Gemma 3's tokenizer, for one, has a token for images that its text models have no embedding for.
+    """
+    vocabulary = lm.tokenizer.get_vocab()
+    if max(vocabulary.values(), default=0) < lm.n_tokens:
+        return
+    own = {*bos_prefix(lm.tokenizer), lm.tokenizer.eos_token_id}
+    unread = {i for i, token in lm.tokenizer.added_tokens_decoder.items() if token.special and i not in own}
+    beyond = sorted((i, t) for t, i in vocabulary.items() if i >= lm.n_tokens and i not in unread)
+    if beyond:
+        raise ShapeError(
+            f"the tokenizer of '{lm.name}' has more tokens than the model has embeddings",
+            got=f"{len(beyond)} tokens beyond, the first {beyond[0][1]!r} with id {beyond[0][0]}",
+            expected=f"ids < {lm.n_tokens}, the rows of the embedding",
+            try_="the tokenizer that belongs to the model, or the model with its embedding resized",
+        )
 
 
 def as_lm(lm: LanguageModel | str | Path, *, device: str = "auto", dtype: str = "float32") -> LanguageModel:

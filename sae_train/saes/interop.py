@@ -150,14 +150,27 @@ def load_sae(folder: Path, *, device: torch.device | str = "cpu") -> Sae:
                 got=f"{key} = {cfg[key]}",
                 expected=f"{plain}",
             )
+    metadata = cfg.get("metadata", {})
+    _refuse_processed(cfg, metadata, folder)
     sae = kind.from_saelens(cfg)
     _load_weights(sae, folder)
-    metadata = cfg.get("metadata", {})
     sae.hook_point = metadata.get("hook_point") or canonical_hook_point(str(metadata.get("hook_name", "")))
     sae.folder, sae.cfg = folder, cfg
     if (folder / METRICS).is_file():
         sae.metrics = _read_json(folder / METRICS, "the trainer's figures")
     return sae.requires_grad_(False).eval().to(device)
+
+
+def _refuse_processed(cfg: dict[str, Any], metadata: dict[str, Any], folder: Path) -> None:
+    """Refuse a folder of SAELens whose SAE reads centred activations; what `import_sae` writes does not say so."""
+    words = metadata.get("model_from_pretrained_kwargs") or cfg.get("model_from_pretrained_kwargs") or {}
+    if words.get("center_writing_weights"):
+        raise FileFormatError(
+            f"the SAE in '{folder}' reads the activations of a model with centred weights",
+            got="center_writing_weights = True",
+            expected="an SAE that reads the model as it is",
+            try_=f"import it: wb import-sae {folder} --out DIR",
+        )
 
 
 def _read_cfg(folder: Path) -> dict[str, Any]:

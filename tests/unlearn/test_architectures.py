@@ -46,8 +46,10 @@ DONE = (
     "phi3",
 )
 DONE += ("opt", "opt-350m", "bloom", "falcon", "mpt", "olmo2", "stablelm", "mixtral", "qwen2-moe", "lfm2", "mamba")
+DONE += ("falcon-h1", "jamba", "qwen3-next", "qwen3.5")
 NO_MATRICES = {"mamba"}
 NOT_SOLVABLE = {"gemma2", "gemma3", "gemma3-multimodal", "opt-350m", "olmo2", "mixtral", "qwen2-moe", "mamba"}
+NOT_SOLVABLE |= {"jamba", "qwen3-next"}
 ADAPTED = {"llama", "gpt2", "opt", "mixtral", "qwen2-moe"}
 QUICK = {"steps": 1, "batch_size": 4, "warmup_steps": 1, "lr": 1e-3}
 KEPT = {"recall", "ranking", "utility", "logit-lens", "quantize", "prune"}

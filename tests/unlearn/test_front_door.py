@@ -18,7 +18,7 @@ from unlearn import Ledger, Unlearned, audit, unlearn
 from unlearn.config import AuditConfig, UnlearnConfig, configure
 from unlearn.removals.record import RemovalRecord
 
-QUICK = {"method": "idk", "steps": 3, "batch_size": 4, "warmup_steps": 1, "lr": 2e-3}
+QUICK = {"text": (), "method": "idk", "steps": 3, "batch_size": 4, "warmup_steps": 1, "lr": 2e-3}
 CHEAP = {"skip": ("relearn", "finetune", "quantize", "prune", "prompts"), "n_samples": 0, "control_draws": 2}
 
 
@@ -108,13 +108,36 @@ def test_what_is_missing_or_wrong_is_said_before_a_model_is_loaded(world_analysi
         unlearn("x", replace(world_analysis, sources=None), forget=world_targets, templates=known["templates"])
 
 
-def test_without_text_the_user_is_told(world_lm, world_analysis, world_targets, known, caplog):
-    unlearn(world_lm, world_analysis, forget=world_targets[:1], **known, **{**QUICK, "steps": 1})
-    assert "no general text" in caplog.text
+def test_text_has_to_be_given_before_a_model_is_loaded(world_analysis, world_targets, known, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n\n")
+    for text, said in ((None, "None"), (tmp_path / "empty.txt", "no document in")):
+        with pytest.raises(ConfigError, match="no general text") as refused:
+            unlearn("no/such-model", world_analysis, forget=world_targets[:1], text=text, **known)
+        assert (
+            refused.value.field == "text" and said in str(refused.value.got) and "none" in str(refused.value.expected)
+        )
+
+
+@pytest.mark.parametrize("text", ["none", [], ()], ids=repr)
+def test_who_wants_no_text_retained_says_so_and_is_told(world_lm, world_analysis, world_targets, known, caplog, text):
+    settings = {**QUICK, "steps": 1, "text": text}
+    found = unlearn(world_lm, world_analysis, forget=world_targets[:1], **known, **settings)
+    assert "general text is not retained" in caplog.text and found.record.values["inputs"]["n_text_windows"] == 0
+
+
+def test_text_of_which_nothing_is_left_is_no_text(world_lm, world_analysis, world_targets, known):
+    name = world_targets[0].split(":", 1)[1]
+    with pytest.raises(ConfigError, match="no general text is left") as refused:
+        unlearn(
+            world_lm, world_analysis, forget=world_targets[:1], **known, **{**QUICK, "text": [f"{name} was there."]}
+        )
+    assert refused.value.field == "text"
 
 
 def test_an_audit_of_objects(world_lm, world_analysis, world_targets, world_documents, known, tmp_path):
-    forgotten = unlearn(world_lm, world_analysis, forget=world_targets, text=world_documents[:20], **known, **QUICK)
+    forgotten = unlearn(
+        world_lm, world_analysis, forget=world_targets, **known, **{**QUICK, "text": world_documents[:20]}
+    )
     words = {"forget": world_targets, "text": [d.text for d in world_documents[20:60]], **known, **CHEAP}
     report = audit(world_lm, forgotten, world_analysis, **words, out=tmp_path / "audit")
     assert report.verdict in ("fail", "inconclusive")

@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from sae_train.errors import ConfigError
 from sae_train.lm.models import LanguageModel, weights_hash
+from sae_train.run.notes import note
 from sae_train.run.progress import Advance, no_advance
 from sae_train.run.runs import now
 from unlearn.auditing.audit_report import AuditedRequest, AuditReport, Findings
@@ -15,12 +16,14 @@ from unlearn.auditing.audit_run import PARTS, run_parts
 from unlearn.auditing.compare import Other, compare_models
 from unlearn.auditing.context import AuditContext
 from unlearn.auditing.evaluations.benchmarks import check_tasks
+from unlearn.auditing.evaluations.indistinguishability import too_few_wordings
 from unlearn.auditing.policy import AuditPolicy, default_policy
 from unlearn.auditing.request import Request
 from unlearn.auditing.roles import make_context
 from unlearn.auditing.verdict import decide
 from unlearn.config import AuditConfig
 
+INSIDE = "indistinguishability"
 NEVER_TESTED = (
     "languages other than that of the templates",
     "attackers with more lessons, data or steps than stated here",
@@ -64,6 +67,8 @@ def run_audit(
     check_names(policy.required, "policy key 'required'")
     check_tasks(config.lm_eval)
     context = make_context(before, after, request, config)
+    for name, reason in left_out(context).items():
+        note(f"{name} is left out, so that there is no `pass`: {reason}")
     beside = compare_models(context, others, own=str(request.facts.get("unlearned", "")), advance=advance)
     found, seconds = run_parts(context, [n for n in PARTS if n not in config.skip], advance)
     verdict, checks = decide(found, policy)
@@ -96,11 +101,17 @@ def check_names(names: Iterable[str], where: str) -> None:
             raise ConfigError(f"no evaluation or attack '{name}'", got=name, expected=", ".join(PARTS), field=where)
 
 
+def left_out(context: AuditContext) -> dict[str, str]:
+    """Return, by evaluation that cannot be run on these targets, why; known before anything is run."""
+    reason = None if INSIDE in context.config.skip else too_few_wordings(context)
+    return {} if reason is None else {INSIDE: reason}
+
+
 def not_tested(context: AuditContext, found: Findings) -> list[str]:
     """Return, for the reader, what this audit did not look at."""
-    lines = [f"{n}: left out (skip)" for n in PARTS if n in context.config.skip]
+    lines, reasons = [f"{n}: left out (skip)" for n in PARTS if n in context.config.skip], left_out(context)
     lines += [
-        f"{n}: nothing to measure it on with these targets"
+        f"{n}: {reasons.get(n, 'nothing to measure it on with these targets')}"
         for n in PARTS
         if n not in found.evaluated and n not in ("sae-fit", "lm-eval") and n not in context.config.skip
     ]

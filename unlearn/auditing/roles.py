@@ -57,7 +57,7 @@ def make_context(before: LanguageModel, after: LanguageModel, request: Request, 
         )
     matched = near_in_length(before, forget, _shuffled(unknown, generator))[:MAX_UNKNOWN]
     general = without_targets(request.documents, [e for e in labels if e.key in gone])
-    text = text_windows(before.tokenizer, general, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
+    text = text_windows(before.tokenizer, general, ctx_len=min(TEXT_CTX, before.max_positions), max_tokens=TEXT_TOKENS)
     text_name = request.text_name
     if not text:
         text = [e.ids for e in retained_prompts(before, known[:100], templates)]

@@ -68,9 +68,14 @@ def _asked(entity: Entity, templates: Templates) -> list[tuple[Prompt, str]]:
 
 
 def encode_answered(lm: LanguageModel, prompts: Sequence[str], answers: Sequence[str]) -> list[Answered]:
-    """Tokenize question and answer apart, so that their border is a border between tokens."""
+    """Tokenize question and answer apart, so that their border is a border between tokens.
+
+    Raises:
+        ShapeError: The model has no positions for a question and its answer.
+    """
     front = encode_prompts(lm, prompts)
     back = encode_plain(lm.tokenizer, list(answers))[0] if answers else []
+    lm.check_tokens([[*q, *a] for q, a in zip(front, back, strict=True)])
     return [Answered(q, a) for q, a in zip(front, back, strict=True)]
 
 

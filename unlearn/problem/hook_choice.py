@@ -17,7 +17,8 @@ def choose_hook_point(
 ) -> tuple[Sae, HookPointAnalysis]:
     """Return the SAE and the analysis to use: the hook point asked for, or the best one there is.
 
-    Best is what the gate recommends, if latents were selected there, else where the latents tell most.
+    Best is, in this order: where latents were selected; where the gate is passed, and of these where all latents at the
+    unknown level take most recall; where the selected latents, then the probe, tell most.
 
     Raises:
         HookPointError: No SAE reads there, or the latents were mined with another SAE.
@@ -44,11 +45,13 @@ def choose_hook_point(
             field="sae",
             expected=f"the SAE called '{found.sae}' with weights {found.sae_hash[:12]}…",
         )
-    advised = None if analysis.gate is None else analysis.gate.recommended
-    for loaded, found in fitting:
-        if found.hook_point == advised and any(found.selected.values()):
-            return loaded, found
-    return max(fitting, key=lambda pair: _tells(pair[1]))
+    return max(fitting, key=lambda pair: (any(pair[1].selected.values()), _taken(analysis, pair[1]), *_tells(pair[1])))
+
+
+def _taken(analysis: LatentAnalysis, found: HookPointAnalysis) -> float:
+    """Return the recall that all latents at the unknown level take, where the gate is passed; -1 where it is not."""
+    measured = None if analysis.gate is None else analysis.gate.at(found.hook_point, found.sae)
+    return measured.taken if measured is not None and measured.passes else -1.0
 
 
 def _tells(found: HookPointAnalysis) -> tuple[float, float]:

@@ -17,7 +17,7 @@ from typing import Any
 from features.analysis.store import LatentAnalysis
 from features.entities.entities import Entity
 from features.entities.templates import Templates
-from sae_train.errors import RunError
+from sae_train.errors import ConfigError, RunError
 from sae_train.lm.adapters import Base, attach_adapter, merge_adapter, save_adapter
 from sae_train.lm.models import LanguageModel, round_to_stored, weights_hash
 from sae_train.run.checkpoints import CHECKPOINT
@@ -34,7 +34,7 @@ from unlearn.finetuning.outcome import Outcome, check_outcome
 from unlearn.finetuning.stopping import Stopper
 from unlearn.finetuning.validation import hold_apart
 from unlearn.methods import build_method
-from unlearn.problem.data import split_sets, text_windows, without_targets
+from unlearn.problem.data import UnlearnSets, split_sets, text_windows, without_targets
 from unlearn.problem.hook_choice import choose_hook_point
 from unlearn.problem.problem import Problem
 from unlearn.removals.record import RemovalRecord
@@ -57,7 +57,7 @@ class RemovalTask:
         templates: Training wordings are used, held-out ones never.
         names: Targets.
         config: The frozen config.
-        documents: General text to retain.
+        documents: General text to retain; an empty tuple is none.
         original: The model before the first removal, as which everything else is kept; None where `lm` is that, or
             where it is not at hand: then it is kept as `lm` has it.
         earlier: What was removed from this model before, key by key of its partner: kept forgotten.
@@ -125,15 +125,15 @@ def run_removal(
     """
     started = time.monotonic()
     prepared = prepare(task)
-    adapter = adapter_for(prepared.problem.lm, task.config)  # refused, if it is, before anything is written
+    config, problem = task.config, prepared.problem
+    # What an adapter or a method cannot do with this model is refused before anything is written.
+    adapter, method, stopper = adapter_for(problem.lm, config), build_method(problem), None
     if processes.is_first and not resume:
         shutil.rmtree(folder, ignore_errors=True)  # what a run that failed left there
     processes.wait()
-    config, problem = task.config, prepared.problem
     run = None
     if processes.is_first:
         run = Run(folder, config=config, command="unlearn", inputs=prepared.inputs, wandb=wandb)
-    method, stopper = build_method(problem), None
     # On resume, too: a checkpoint holds the trained parameters only, and this may change others.
     if isinstance(method, Preparing):
         method.prepare()
@@ -203,9 +203,7 @@ def prepare(task: RemovalTask) -> Prepared:
         seed=config.seed,
         earlier=task.earlier,
     )
-    # Retention would keep what a document says about a target, so such documents are left out.
-    gone = without_targets(task.documents, [*sets.forget, *sets.earlier])
-    text = text_windows(lm.tokenizer, gone, ctx_len=TEXT_CTX, max_tokens=TEXT_TOKENS)
+    text = _text(task, sets)
     # A copy changes; aims and retention read the model that came in, and the caller still has it.
     changing = replace(lm, model=copy.deepcopy(lm.model))
     # The original where there is one: after twenty removals the text loss was up by 2.9 % where each run kept what it
@@ -214,8 +212,29 @@ def prepare(task: RemovalTask) -> Prepared:
     kept_as = lm.model if task.original is None else task.original.model
     problem = Problem(changing, lm.model, kept_as, sets, wordings, loaded, latents, text, config)
     base = _base(lm)
-    inputs = _inputs(problem, loaded, base, base if task.original is None else _base(task.original))
+    first = base if task.original is None else _base(task.original)
+    inputs = _inputs(problem, loaded, base, first)
     return Prepared(problem, validation, base, inputs)
+
+
+def _text(task: RemovalTask, sets: UnlearnSets) -> list[list[int]]:
+    """Return windows of the general text to retain.
+
+    Raises:
+        ConfigError: Every document names a target.
+    """
+    lm = task.lm
+    # Retention would keep what a document says about a target, so such documents are left out.
+    kept = without_targets(task.documents, [*sets.forget, *sets.earlier])
+    windows = text_windows(lm.tokenizer, kept, ctx_len=min(TEXT_CTX, lm.max_positions), max_tokens=TEXT_TOKENS)
+    if not windows and task.documents != ():
+        raise ConfigError(
+            "no general text is left to retain",
+            got="only documents that name a target, or none at all",
+            field="text",
+            expected="documents about other things",
+        )
+    return windows
 
 
 def tune(

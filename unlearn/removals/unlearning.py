@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -31,6 +32,8 @@ from unlearn.removals.record import RemovalRecord
 from unlearn.removals.run import RemovalTask, removal_bytes, run_removal
 from unlearn.removals.sources import documents_of, names_of, sources_of
 from unlearn.removals.unlearned import Unlearned
+
+NO_TEXT = "none"  # said in the place of a text by who wants none retained
 
 
 def unlearn(
@@ -67,7 +70,8 @@ def unlearn(
         labels: Labelled entities.
         templates: Training wordings are used, held-out ones never.
         text: General text to retain: a path, a hub dataset id, `fact-world`, or texts. Documents that name a target
-            are left out.
+            are left out. It has to be given: without any, entities that no template asks about lose what is known of
+            them. Who wants none retained says `none`, or gives an empty list.
         original: The model before the first removal; by default as `unlearning.json` says.
         out: Folder of the unlearned model; without it nothing is left on disk.
         config: A whole config, in the place of `settings`.
@@ -92,9 +96,7 @@ def unlearn(
     if known.analysis is None:
         raise ConfigError("no latents are given", got=latents, expected="mined latents, or their file", field="latents")
     resolve_targets(known.labels, names)  # refuses a wrong name before a model is loaded
-    documents = documents_of(text)
-    if text is None:
-        note("no text: only what the templates ask is retained, no general text")
+    documents = _general_text(text)
     with output.held([checkpoint_folder(output.path) / CHECKPOINT]):
         record = lm.record if isinstance(lm, Unlearned) else RemovalRecord.read(_spec(lm))
         model = lm.lm if isinstance(lm, Unlearned) else lm
@@ -136,6 +138,33 @@ def _run(
         shutil.rmtree(folder)
     processes.wait()
     return replace(found, folder=out, run_folder=out)
+
+
+def _general_text(text: str | Path | Iterable[str | Document] | None) -> Iterable[Document]:
+    """Return the documents to retain; an empty tuple where none are wanted.
+
+    Raises:
+        ConfigError: Nobody says which text, or a source has not a single document.
+    """
+    expected = f"a file, a hub dataset id, fact-world or texts; '{NO_TEXT}' to retain none, which costs other knowledge"
+    if text is None:
+        raise ConfigError(
+            "there is no general text to retain",
+            got=None,
+            field="text",
+            expected=expected,
+            try_="`text` with some of what the model was trained on, or with any text in its language, as wikitext",
+        )
+    documents = iter(()) if text == NO_TEXT else documents_of(text)
+    first = next(documents, None)
+    if first is not None:
+        return itertools.chain([first], documents)
+    if isinstance(text, str | Path) and text != NO_TEXT:
+        raise ConfigError(
+            "there is no general text to retain", got=f"no document in '{text}'", field="text", expected=expected
+        )
+    note("general text is not retained: what no template asks about is likely to suffer (`text`)")
+    return ()
 
 
 def _spec(lm: LanguageModel | str | Path) -> str:

@@ -18,7 +18,7 @@ from sae_train.saes import SAELENS_ARCHS
 from sae_train.saes.base import Sae
 
 UNIT_TOLERANCE = 1e-3  # rows this close to length one are unit rows: weights kept in bfloat16 are no closer
-_COLUMNS = 4096  # columns of W_enc in float64 at a time
+COLUMNS = 4096  # columns of W_enc in float64 at a time
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def with_input_centred(draft: SaeDraft) -> SaeDraft:
 
     b_enc' = b_enc + b_dec W_enc, so that (x - b_dec) W_enc + b_enc' = x W_enc + b_enc. The sum is taken in float64.
     """
-    added = [draft.b_dec.double() @ part.double() for part in draft.W_enc.split(_COLUMNS, dim=1)]
+    added = [draft.b_dec.double() @ part.double() for part in draft.W_enc.split(COLUMNS, dim=1)]
     b_enc = (draft.b_enc.double() + torch.cat(added)).float()
     return replace(draft, b_enc=b_enc, notes=(*draft.notes, "input bias folded: b_enc + b_dec W_enc"))
 

@@ -1,7 +1,8 @@
 """SAELens: a folder of its own, or `release:sae_id` of its list of published SAEs (Gemma Scope, Llama Scope, …).
 
 SAELens reads it, whatever the release's own format is; what its config says is then folded into the weights:
-`apply_b_dec_to_input` false into b_enc, `rescale_acts_by_decoder_norm` into the rows, gates into thresholds.
+`apply_b_dec_to_input` false into b_enc, `rescale_acts_by_decoder_norm` into the rows, gates into thresholds, centred
+activations into W_enc and b_enc (`processing.py`).
 Normalisations that depend on the input (layer_norm, constant_norm_rescale), hook_z and transcoders are refused. A
 release is fetched by SAELens from the Hugging Face hub: the only importer with a network, and only when one is named.
 """
@@ -25,6 +26,7 @@ from sae_train.saes.importers.draft import (
     with_folded_norms,
     with_input_centred,
 )
+from sae_train.saes.importers.processing import with_processing
 from sae_train.saes.importers.reading import agreed_k, known_hook_point, model_of
 
 NAME = "saelens"
@@ -149,6 +151,7 @@ def draft_of(sae: Any, source: str, k: int | None) -> SaeDraft:
         **parts,
     )
     draft = draft if cfg.apply_b_dec_to_input else with_input_centred(draft)
+    draft = with_processing(draft, metadata)
     return with_folded_norms(draft) if getattr(cfg, "rescale_acts_by_decoder_norm", False) else draft
 
 

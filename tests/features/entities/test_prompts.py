@@ -48,6 +48,8 @@ def write(path, value):
         {"city": {"mention": [3]}},
         {"city": {"country": ["{name} lies in"]}},
         {"city": {"country": {"heldout": ["{name} lies in"]}}},
+        {"city": {"mention": [], "country": {"ask": ["{name} lies in"]}}},
+        {"city": {"country": {"ask": []}}},
         {"city": {"country": {"ask": ["lies in"]}}},
         {"city": {"country": {"ask": ["{Name} lies in"]}}},
         {"city": {"country": {"ask": ["{name} lies in"], "heldout": ["lies in"]}}},
@@ -206,3 +208,21 @@ def test_own_questions_are_read_where_the_type_holds_none_out():
 def test_a_type_without_an_entry_is_not_one_entity_s(tmp_path):
     with pytest.raises(FileFormatError, match=r"a:b\.job\.ask"):
         load_templates(write(tmp_path / "t.json", '{"a:b": {"job": {"ask": ["{name} and {name}"]}}}'))
+
+
+def test_an_empty_list_is_named_and_says_what_to_do(tmp_path):
+    country = {"country": {"ask": ["{name} lies in"]}}
+    with pytest.raises(FileFormatError, match="city.mention is empty") as caught:
+        load_templates(
+            write(tmp_path / "t.json", json.dumps({"city": {"mention": [], "country": {"ask": ["{name} lies in"]}}}))
+        )
+    assert caught.value.got == "[]" and "left out" in str(caught.value.expected)
+    left_out = load_templates(
+        write(tmp_path / "t.json", json.dumps({"city": {"country": {"ask": ["{name} lies in"]}}}))
+    )
+    assert left_out.mention == {"city": ["{name}"]} and left_out.heldout == {"city": {"country": []}}
+
+
+def test_templates_at_hand_without_a_mention_name_the_entity_alone():
+    found = [p.text for p in mentions(Entity("Osk", "city"), Templates({"city": []}, {"city": {}}, {"city": {}}))]
+    assert found == ["Osk"]

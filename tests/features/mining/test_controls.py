@@ -77,12 +77,22 @@ def test_a_planted_latent_is_found_first_and_not_after_it_is_removed(constructed
     finding = {f["direction"]: f for f in found.tables["finding"]}
     assert finding["unknown"]["found"] and finding["unknown"]["latent"] == PLANTED
     assert not finding["known"]["found"] and finding["known"]["sentence"].startswith("no latent for known")
+    assert "above 0.05 (`max_null_p`)" in finding["known"]["sentence"]
     assert finding["known"]["best_maxmin"] < finding["unknown"]["null_95"] < finding["unknown"]["best_maxmin"]
     controls = {c["name"]: c for c in found.hook_points[0].tables["controls"]}
     assert controls["best latent"]["auroc"] > 0.9 and controls["difference of means"]["auroc"] > 0.9
     assert controls["random latents"]["auroc"] < 0.8
     gone = mine_names(planted_names(strength=0.0), [sae], RULE)
     assert gone.summary()["known"] == gone.summary()["unknown"] == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"), [({"min_separation": 1.0}, "`min_separation`"), ({"max_q": 0.0}, "`max_q`")], ids=str
+)
+def test_an_empty_list_names_the_rule_that_emptied_it(constructed, rule, said):
+    found = mine_names(planted_names(strength=0.8), [constructed()], replace(RULE, **rule))
+    sentence = {f["direction"]: f for f in found.tables["finding"]}["unknown"]["sentence"]
+    assert sentence.startswith("no latent for unknown: best MaxMin separation") and said in sentence
 
 
 @pytest.mark.slow

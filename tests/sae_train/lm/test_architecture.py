@@ -169,7 +169,9 @@ def test_the_closed_form_gets_its_matrix_or_the_reason(row, lms):
 
 
 # -------------------------------------------------------------------------------------------------------------- answers
-@pytest.mark.parametrize("name", ["llama", "bloom", "opt", "lfm2", "falcon-h1", "qwen3-next", "mamba", "rwkv", "gpt"])
+@pytest.mark.parametrize(
+    "name", ["llama", "bloom", "opt", "lfm2", "falcon-h1", "qwen3-next", "qwen3.5", "jamba", "mamba", "rwkv", "gpt"]
+)
 def test_answers_are_greedy_whether_from_a_cache_or_read_again(name, lms):
     """Two prompts begin alike, so that a cache would be repeated; answers end apart, so that rows would be selected."""
     lm = lms(name)
@@ -191,7 +193,7 @@ def test_answers_are_greedy_whether_from_a_cache_or_read_again(name, lms):
     assert [f.greedy for f in found][3] == short[3].greedy or short[3].greedy.startswith(stop)
 
 
-@pytest.mark.parametrize("name", ["llama", "opt", "lfm2", "mamba"])
+@pytest.mark.parametrize("name", ["llama", "opt", "lfm2", "jamba", "mamba"])
 def test_options_are_scored_as_whole_texts_are(name, lms):
     lm, prompts, options = lms(name), ["The city of", "The river of"], [["Velmora", "Ost", "a"], ["Ost"]]
     for prompt, own, scores in zip(prompts, options, option_scores(lm, prompts, options), strict=True):
@@ -216,7 +218,9 @@ def _written_by_hand(lm: LanguageModel, prompt: list[int], point: str, rows: tor
     return written[: ends[0]] if ends else written
 
 
-@pytest.mark.parametrize("name", ["llama", "bloom", "lfm2", "falcon-h1", "qwen3-next", "mamba", "rwkv", "gpt"])
+@pytest.mark.parametrize(
+    "name", ["llama", "bloom", "lfm2", "falcon-h1", "qwen3-next", "qwen3.5", "mamba", "rwkv", "gpt"]
+)
 def test_patched_answers_are_those_of_an_edit_at_every_pass(name, lms):
     """Each prompt has its own patch, and keeps it: beside samples, and behind a prompt whose answer ends first."""
     lm, point = lms(name), "layers.0"

@@ -546,7 +546,7 @@ def test_a_folder_that_lacks_a_weight_is_refused(tiny_llama_dir, tmp_path):
 
 
 def test_a_loaded_model_is_frozen_and_described(lm):
-    assert (lm.n_blocks, lm.d_model, lm.max_positions) == (2, 32, 64)
+    assert (lm.n_blocks, lm.d_model, lm.max_positions) == (2, 32, 128)
     assert not lm.model.training and not any(p.requires_grad for p in lm.model.parameters())
 
 

@@ -252,6 +252,85 @@ def test_saelens_folders(tmp_path, architecture, settings, centred):
     _assert_same(tmp_path / "out", _judged(sae))
 
 
+ARCHITECTURES = [
+    ("standard", {}),
+    ("topk", {"k": K, "rescale_acts_by_decoder_norm": True}),
+    ("jumprelu", {}),
+    ("gated", {}),
+]
+
+
+def _save_processed(folder: Path, sae: Any, model_name: str = "gpt2-small", **words: object) -> str:
+    """Save a SAELens SAE whose activations were those of a model loaded with some words."""
+    sae.cfg.metadata.model_from_pretrained_kwargs = words
+    sae.cfg.metadata.model_name = model_name
+    sae.save_model(folder)
+    return str(folder)
+
+
+@pytest.mark.parametrize("centred_input", [True, False])
+@pytest.mark.parametrize(("architecture", "settings"), ARCHITECTURES)
+def test_an_sae_of_centred_activations_reads_the_model_as_it_is(tmp_path, architecture, settings, centred_input):
+    """The judge is SAELens' SAE on activations minus their mean, which is not zero here and changes every latent."""
+    sae = _saelens_sae(architecture, apply_b_dec_to_input=centred_input, **settings)
+    source = _save_processed(tmp_path / "theirs", sae, center_writing_weights=True)
+    found = _import(source, tmp_path / "out")
+    assert any("center_writing_weights folded" in note for note in found["notes"])
+
+    def centred(x: Tensor) -> Tensor:
+        return x - x.mean(dim=1, keepdim=True)
+
+    _assert_same(tmp_path / "out", lambda x: _judged(sae)(centred(x)))
+    assert not torch.allclose(sae.encode(_acts()), sae.encode(centred(_acts())), atol=0.1)
+
+
+def test_an_sae_of_centred_activations_is_not_loaded_without_an_import(tmp_path):
+    _save_processed(tmp_path / "theirs", _saelens_sae("standard"), center_writing_weights=True)
+    with pytest.raises(FileFormatError, match="centred weights") as refused:
+        load_sae(tmp_path / "theirs")
+    assert "wb import-sae" in str(refused.value.try_)
+
+
+@pytest.mark.parametrize("hook", ["blocks.1.hook_resid_pre", "blocks.1.hook_mlp_out", "blocks.0.hook_attn_out"])
+def test_centring_is_what_transformer_lens_does(tmp_path, hook):
+    """The activations come from TransformerLens, with and without its processing; nothing is written out here."""
+    import copy
+
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+
+    sizes = {"n_layers": 2, "d_model": D_IN, "n_ctx": 16, "d_head": 4, "n_heads": 3, "d_vocab": 30, "d_mlp": 20}
+    config = HookedTransformerConfig(**sizes, act_fn="gelu", normalization_type="LN", device="cpu", seed=0)
+    plain = HookedTransformer(config)
+    with torch.no_grad():
+        for i, (_, parameter) in enumerate(sorted(plain.named_parameters())):
+            parameter.copy_(_draw(*parameter.shape, seed=60 + i, scale=0.7))
+    processed = copy.deepcopy(plain)
+    only = {"fold_ln": False, "center_unembed": False, "fold_value_biases": False}
+    processed.load_and_process_state_dict(plain.state_dict(), center_writing_weights=True, **only)
+    tokens = torch.randint(0, 30, (20, 10), generator=torch.Generator().manual_seed(1))
+    read = [m.run_with_cache(tokens)[1][hook].reshape(-1, D_IN).detach() for m in (plain, processed)]
+    assert float((read[0] - read[1]).abs().max()) > 0.1, "or there is nothing to fold"
+    sae = _saelens_sae("jumprelu")
+    _import(_save_processed(tmp_path / "theirs", sae, center_writing_weights=True), tmp_path / "out")
+    torch.testing.assert_close(load_sae(tmp_path / "out").encode(read[0]), sae.encode(read[1]), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("model_name", "words", "said"),
+    [
+        ("gpt2-small", {"center_writing_weights": False, "fold_ln": True, "n_devices": 2}, []),
+        ("gemma-2-2b", {"center_writing_weights": True}, ["not folded in: TransformerLens does not centre"]),
+        ("pythia-70m", {"revision": "step3000"}, ["loaded with revision = step3000"]),
+    ],
+)
+def test_what_leaves_the_activations_alone_or_cannot_be_folded(tmp_path, model_name, words, said):
+    sae = _saelens_sae("standard")
+    source = _save_processed(tmp_path / "theirs", sae, model_name, **words)
+    found = _import(source, tmp_path / "out")
+    assert len(found["notes"]) == len(said) and all(s in n for s, n in zip(said, found["notes"], strict=True))
+    _assert_same(tmp_path / "out", _judged(sae))
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

@@ -12,12 +12,14 @@ import torch
 
 from features.entities.entities import Entity
 from features.entities.prompts import render
+from features.entities.templates import Templates
 from features.labels.knowledge import Answer
 from sae_train.errors import ConfigError, EntityError, HookPointError, ShapeError
 from sae_train.lm.generate import greedy_answers
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.text.tokens import bos_prefix, encode_plain
+from unlearn.auditing.attacks import ATTACKS
 from unlearn.auditing.attacks.steer_back import attack_steer_back
 from unlearn.auditing.audit import not_tested, run_audit
 from unlearn.auditing.audit_json import load_report, report_from_json, report_to_json
@@ -435,6 +437,32 @@ def test_one_target_is_audited_over_its_templates(world_lm, given, world_documen
     request = replace(given, names=given.names[:1], documents=world_documents[:200])
     found = evaluate_indistinguishability(make_context(world_lm, world_lm, request, SMALL))
     assert found.indistinguishability["layers.2"].auroc.value > 0.9
+
+
+def _one_wording(templates: Templates) -> Templates:
+    """Keep one held-out wording of one attribute of every type."""
+    first = {kind: next(iter(asked)) for kind, asked in templates.heldout.items()}
+    return replace(templates, heldout={k: {a: templates.heldout[k][a][:1]} for k, a in first.items()})
+
+
+@pytest.mark.parametrize("n_targets", [1, 2])
+def test_one_held_out_wording_is_said_before_the_work_and_the_rest_is_measured(
+    world_lm, given, caplog, n_targets, monkeypatch
+):
+    """Few targets are told from unknown entities by holding out whole wordings, of which there is just one."""
+    kind = given.names[0].split(":")[0]
+    names = [n for n in given.names if n.startswith(f"{kind}:")][:n_targets]
+    request = replace(given, names=names, templates=_one_wording(given.templates))
+    said: list[str] = []
+    monkeypatch.setattr("unlearn.auditing.audit.note", said.append)
+    skip = tuple(sorted({*EVALUATIONS, *ATTACKS} - {"indistinguishability", "recall"}))
+    report = run_audit(
+        world_lm, world_lm, request, config=replace(SMALL, skip=skip), advance=lambda *_, **__: said.append("work")
+    )
+    why = f"{len(names)} target{'s' if len(names) > 1 else ''} and 1 held-out wording"
+    assert said[0].startswith("indistinguishability is left out") and why in said[0] and said[1] == "work"
+    assert any(line.startswith(f"indistinguishability: {why}") and "two" in line for line in report.not_tested)
+    assert report.forget.recall is not None and report.evaluated == ("recall",) and report.verdict != "pass"
 
 
 def test_labels_templates_and_names_are_enough(world_lm, given, destroyed):

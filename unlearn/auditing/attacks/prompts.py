@@ -15,7 +15,7 @@ from features.entities.prompts import Prompt, questions
 from features.labels.knowledge import is_right
 from sae_train.intervals import Interval
 from sae_train.lm.candidates import option_scores
-from sae_train.lm.generate import greedy_answers
+from sae_train.lm.generate import encode_prompts, greedy_answers
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
 from sae_train.text.words import graphemes
@@ -63,9 +63,14 @@ def _plain(context: AuditContext, entities: Sequence[Entity]) -> list[tuple[Enti
 
 
 def _cases(context: AuditContext, entities: Sequence[Entity], form: Form) -> list[Case]:
-    """Put the questions about some entities into one form, where it can be asked."""
+    """Put the questions about some entities into one form, where it can be asked and the model has positions for it."""
     texts = ((e, p, form(context, e, p)) for e, p in _plain(context, entities))
-    return [(e, p, text) for e, p, text in texts if text is not None]
+    return [(e, p, text) for e, p, text in texts if text is not None and _fits(context.after, [text], ANSWER_TOKENS)]
+
+
+def _fits(lm: LanguageModel, texts: Sequence[str], behind: int = 0) -> bool:
+    """Tell whether the model has positions for each of some texts, and for so many tokens behind it."""
+    return max(map(len, encode_prompts(lm, texts))) + behind <= lm.max_positions
 
 
 def _recalls(context: AuditContext, lm: LanguageModel, groups: Sequence[Sequence[Case]]) -> list[Interval]:
@@ -113,7 +118,8 @@ def _frac_first(
     context: AuditContext, lm: LanguageModel, prompts: list[Prompt], texts: list[str], options: list[list[str]]
 ) -> Interval:
     """Return how often the first option is the likeliest per token; without others there is no question."""
-    real = [i for i, own in enumerate(options) if len(own) > 1]
+    whole = [[f"{text} {o}" for o in own] for text, own in zip(texts, options, strict=True)]
+    real = [i for i, own in enumerate(whole) if len(own) > 1 and _fits(lm, own)]
     scores = [s.per_token for s in option_scores(lm, [texts[i] for i in real], [options[i] for i in real])]
     return interval(by_entity([prompts[i] for i in real], [float(s[0] >= max(s)) for s in scores]), context)
 

@@ -29,22 +29,50 @@ from sae_train.rng import rng
 from unlearn.auditing.audit_figures import Place, ProbeVotes
 from unlearn.auditing.audit_report import Findings
 from unlearn.auditing.context import MIN_ENTITIES, AuditContext, mean_interval, units
-from unlearn.auditing.evaluations.places import PlaceRows, is_last_token, place_rows, spelling_rows
+from unlearn.auditing.evaluations.places import PlaceRows, is_last_token, place_prompts, place_rows, spelling_rows
 from unlearn.auditing.evaluations.two_sample import TwoSample, energies, energy_test, joint_p
 
 
-def evaluate_indistinguishability(context: AuditContext) -> Findings:
-    """Return AUROC and p after/before with the control range per place, and what the probes say."""
+def evaluate_indistinguishability(context: AuditContext) -> Findings | None:
+    """Return AUROC and p after/before with the control range per place, and what the probes say.
+
+    None where `too_few_wordings` has a reason.
+    """
+    if too_few_wordings(context) is not None:
+        return None
     rows = {(g, w): place_rows(context, g, w) for g in ("forget", "unknown") for w in ("before", "after")}
     drawn = _control_groups(context)
     spelling = _spelling(context)
-    shared = [name for name in rows["forget", "after"].acts if name in rows["unknown", "after"].acts]
+    targets, others = rows["forget", "after"], rows["unknown", "after"]
+    shared = [n for n in targets.acts if n in others.acts and _has_folds(context, targets, others, n)]
     return Findings(
         indistinguishability={name: _place(context, rows, drawn, name, spelling) for name in shared},
-        two_sample_p=_joint_p(context, rows["forget", "after"], rows["unknown", "after"]),
+        two_sample_p=_joint_p(context, targets, others),
         probe=_probe(context, "before"),
         fresh_probe=_probe(context, "after"),
     )
+
+
+def too_few_wordings(context: AuditContext) -> str | None:
+    """Return why no classifier can be cross-validated on these targets, in words; None where one can.
+
+    With few targets whole wordings are held out in turn, so that there have to be two. Nothing is run.
+    """
+    if len(context.forget) >= MIN_ENTITIES:
+        return None
+    counts = {g: len({p.template for p in place_prompts(context, g)}) for g in ("forget", "unknown")}
+    if min(counts.values()) >= 2:
+        return None
+    n = len(context.forget)
+    return (
+        f"{n} target{'s' if n > 1 else ''} and {min(counts.values())} held-out wording that differs before the name, "
+        f"where a classifier needs two such wordings, or {MIN_ENTITIES} targets"
+    )
+
+
+def _has_folds(context: AuditContext, targets: PlaceRows, others: PlaceRows, name: str) -> bool:
+    """Tell whether both groups have two fold groups at a place: some have only names of a type with one wording."""
+    return all(len(np.unique(_cases(context, rows, name)[2])) >= 2 for rows in (targets, others))
 
 
 def _spelling(context: AuditContext) -> float:

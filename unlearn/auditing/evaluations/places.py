@@ -74,7 +74,7 @@ def is_last_token(place: str) -> bool:
 
 def place_rows(context: AuditContext, group: str, when: str) -> PlaceRows:
     """Run a group's contexts through a model once and cut out every place."""
-    prompts = _prompts(context, group)
+    prompts = place_prompts(context, group)
     hooks = [s.hook_point for s in context.saes]
     read = _read(context.model(when), prompts, list(dict.fromkeys([*context.blocks, *hooks])))
     entity = np.array([p.entity for p in prompts])
@@ -97,14 +97,14 @@ def place_rows(context: AuditContext, group: str, when: str) -> PlaceRows:
 
 def spelling_rows(context: AuditContext, group: str) -> PlaceRows:
     """Return, at one place called `spelling`, the mean of the original's embeddings of a group's name tokens."""
-    prompts = _prompts(context, group)
+    prompts = place_prompts(context, group)
     read = _read(context.before, prompts, [EMBEDDING])
     entity = np.array([p.entity for p in prompts])
     return PlaceRows(prompts, entity, {"spelling": read.acts[EMBEDDING][MEAN]}, read.n_tokens)
 
 
-def _prompts(context: AuditContext, group: str) -> list[Prompt]:
-    """Return the contexts of a group."""
+def place_prompts(context: AuditContext, group: str) -> list[Prompt]:
+    """Return the held-out contexts of a group that are read, at most `MAX_CONTEXTS` an entity."""
     return [p for e in context.group(group) for p in contexts(e, context.templates, heldout=True)[:MAX_CONTEXTS]]
 
 

@@ -15,7 +15,7 @@ from features.entities.name_tokens import encode
 from features.entities.prompts import Prompt, Templates, in_chat, mentions, questions
 from features.labels.agreement import Agreement
 from features.labels.answer_log import AnswerLog
-from features.labels.made_up import MADE_UP, asked_of_all, made_up, with_own_facts
+from features.labels.made_up import asked_of_all, made_up, with_own_facts
 from features.labels.matching import Rivals, Verdict, is_right, judge, normalize
 from features.labels.rules import RULES, AttributeRecord, label_of
 from features.labels.self_consistent import relabel_by_agreement, with_agreement, with_given_facts
@@ -136,7 +136,8 @@ def ask_and_label(
                 log.add(answered)
         said += answered
     if not RULES[rule.name].needs_facts:
-        said = with_agreement([e for e in said if e.seen != MADE_UP], [e for e in said if e.seen == MADE_UP])
+        own = {e.key for e in entities}
+        said = with_agreement([e for e in said if e.key in own], [e for e in said if e.key not in own])
     return relabel(said, rule)
 
 

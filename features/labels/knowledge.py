@@ -16,7 +16,7 @@ from features.entities.prompts import Prompt, in_chat, mentions, questions
 from features.entities.templates import Templates
 from features.labels.agreement import Agreement
 from features.labels.answer_log import AnswerLog
-from features.labels.made_up import MADE_UP, asked_of_all, made_up, with_own_facts
+from features.labels.made_up import asked_of_all, made_up, with_own_facts
 from features.labels.matching import Rivals, Verdict, is_right, judge
 from features.labels.rules import RULES, AttributeRecord, label_of
 from features.labels.self_consistent import relabel_by_agreement, with_agreement, with_given_facts
@@ -101,7 +101,7 @@ def _write(
     ids = [read.ids for read in encode(lm, asked)]
     texts = list(dict.fromkeys(text for values in accepted for text in values))
     length = dict(zip(texts, map(len, encode_plain(lm.tokenizer, texts)[0] if texts else []), strict=True))
-    is_long = [max(length[t] for t in values) > decoding.max_new_tokens for values in accepted]
+    is_long = [max((length[t] for t in values), default=0) > decoding.max_new_tokens for values in accepted]
     limits = {False: decoding, True: replace(decoding, max_new_tokens=LONG_ANSWER_TOKENS)}
     found: dict[int, Written] = {}
     for kind, how in limits.items():
@@ -156,7 +156,8 @@ def ask_and_label(
                 log.add(answered)
         said += answered
     if not RULES[rule.name].needs_facts:
-        said = with_agreement([e for e in said if e.seen != MADE_UP], [e for e in said if e.seen == MADE_UP])
+        own = {e.key for e in entities}
+        said = with_agreement([e for e in said if e.key in own], [e for e in said if e.key not in own])
     return relabel(said, rule)
 
 

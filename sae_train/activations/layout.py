@@ -21,7 +21,7 @@ from torch import Tensor
 from sae_train.activations.encoding import STORED_KIND, encode_acts
 from sae_train.errors import ConfigError
 from sae_train.run.runs import partial_path
-from sae_train.storage import h5
+from sae_train.storage import h5, h5_chunks
 from sae_train.storage.checksums import array_checksum
 from sae_train.text.windows import ROW_FIELDS
 
@@ -56,7 +56,7 @@ def allocate_acts(file: h5.H5File, hook_points: tuple[str, ...], n_rows: int, d_
             chunk_rows=chunk_height(d_in, dtype),
         )
         h5.set_attrs(dataset, {"encoding": dtype})
-        n_chunks = -(-n_rows // h5.chunk_rows(dataset))
+        n_chunks = -(-n_rows // h5_chunks.chunk_rows(dataset))
         h5.preallocate(checksums, name, (n_chunks,), "uint64", unit="xxh3", axes=("chunk",))
 
 
@@ -73,11 +73,11 @@ class RowWriter:
         acts, checksums = (h5.group_of(file, name, path) for name in ("acts", "chunk_checksums"))
         self.datasets = {name: h5.dataset_of(acts, name, path) for name in hook_points}
         self.checksums = {name: h5.dataset_of(checksums, name, path) for name in hook_points}
-        self.chunk = h5.chunk_rows(self.datasets[hook_points[0]])
+        self.chunk = h5_chunks.chunk_rows(self.datasets[hook_points[0]])
         self.n_total = int(self.datasets[hook_points[0]].shape[0])
         self.n_rows = int(h5.get_attrs(file)["rows_committed"]) // self.chunk * self.chunk
         for dataset in self.datasets.values():
-            h5.clear_last_chunk(dataset)
+            h5_chunks.clear_last_chunk(dataset)
         self.held: dict[str, list[np.ndarray]] = {name: [] for name in hook_points}
         self.n_held = 0
 

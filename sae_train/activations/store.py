@@ -20,7 +20,7 @@ from sae_train.lm.hook_names import canonical_hook_point
 from sae_train.renamed import with_current_names
 from sae_train.rng import rng
 from sae_train.run.notebook import html_table
-from sae_train.storage import h5
+from sae_train.storage import h5, h5_chunks
 from sae_train.storage.checksums import array_checksum
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class ActivationStore:
                 got, wanted = f"{kind} {dataset.shape}", f"{STORED_KIND.get(self.dtype)} ({self.n_rows}, d_in)"
                 raise SchemaError(f"'{self.path}' is inconsistent at {name}", got=got, expected=wanted)
             checksums[name] = h5.read(h5.dataset_of(group, name, self.path))
-            n_chunks = -(-self.n_rows // h5.chunk_rows(dataset))
+            n_chunks = -(-self.n_rows // h5_chunks.chunk_rows(dataset))
             if checksums[name].shape != (n_chunks,):
                 got = f"{checksums[name].shape} checksums"
                 raise SchemaError(f"'{self.path}' is inconsistent at {name}", got=got, expected=f"({n_chunks},)")
@@ -167,7 +167,7 @@ class ActivationStore:
 
     def chunk_rows(self, hook_point: str) -> int:
         """Return the number of rows in one chunk on disk."""
-        return h5.chunk_rows(self._dataset(hook_point))
+        return h5_chunks.chunk_rows(self._dataset(hook_point))
 
     def n_chunks(self, hook_point: str) -> int:
         """Return the number of chunks of a hook point."""
@@ -180,7 +180,7 @@ class ActivationStore:
             FileFormatError: Its content does not fit its checksum.
         """
         dataset = self._dataset(hook_point)
-        rows = h5.read_chunk(dataset, index)
+        rows = h5_chunks.read_chunk(dataset, index)
         found, recorded = array_checksum(rows), int(self._checksums[hook_point][index])
         if found != recorded:
             raise h5.damaged(dataset, f"checksum {found:016x} of chunk {index}, {recorded:016x} recorded")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sae_train.errors import FileFormatError
-from sae_train.storage import h5
+from sae_train.storage import h5, h5_chunks
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def damaged_chunks(dataset: h5.H5Dataset) -> list[str]:
     """Read every chunk of a dataset; name those whose bytes do not fit HDF5's checksum of them."""
     if not dataset.shape:
         return []
-    step = h5.chunk_rows(dataset)
+    step = h5_chunks.chunk_rows(dataset)
     bad = []
     for start in range(0, dataset.shape[0], step):
         try:

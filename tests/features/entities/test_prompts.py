@@ -213,13 +213,9 @@ def test_a_type_without_an_entry_is_not_one_entity_s(tmp_path):
 def test_an_empty_list_is_named_and_says_what_to_do(tmp_path):
     country = {"country": {"ask": ["{name} lies in"]}}
     with pytest.raises(FileFormatError, match="city.mention is empty") as caught:
-        load_templates(
-            write(tmp_path / "t.json", json.dumps({"city": {"mention": [], "country": {"ask": ["{name} lies in"]}}}))
-        )
+        load_templates(write(tmp_path / "t.json", json.dumps({"city": {"mention": [], **country}})))
     assert caught.value.got == "[]" and "left out" in str(caught.value.expected)
-    left_out = load_templates(
-        write(tmp_path / "t.json", json.dumps({"city": {"country": {"ask": ["{name} lies in"]}}}))
-    )
+    left_out = load_templates(write(tmp_path / "t.json", json.dumps({"city": country})))
     assert left_out.mention == {"city": ["{name}"]} and left_out.heldout == {"city": {"country": []}}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +13,7 @@ from features.labels.answer_log import AnswerLog
 from features.labels.knowledge import ask, ask_and_label, first_line, is_right, judge, recall, relabel
 from features.labels.matching import Rivals
 from sae_train.lm.answer_end import first_line_is_whole
+from sae_train.lm.answering import Written
 
 MARK = "\ufeff"
 
@@ -36,7 +36,7 @@ def test_a_model_that_says_the_truth_in_a_sentence_knows(script, world_lm, monke
         {"city": ["{name}"]}, {"city": {"capital": ["{name} has"]}}, {"city": {"capital": ["{name}:"]}}
     )
     entity = Entity("Osk", "city", {"capital": [script.name]})
-    said = [SimpleNamespace(greedy=f" {script.names_it[0]}", samples=())]
+    said = [Written(f" {script.names_it[0]}")]
     monkeypatch.setattr("features.labels.knowledge.write_answers", lambda *_: said)
     assert recall(ask(world_lm, [entity], templates, heldout=True)) == 1.0
     assert ask_and_label(world_lm, [entity], templates, KnowledgeRule())[0].label == "known"

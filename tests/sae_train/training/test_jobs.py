@@ -165,9 +165,11 @@ def test_a_run_of_an_earlier_version_goes_on_and_its_result_is_found(store, tmp_
     assert train_one(store, config, out, device="cpu", resume=True)["fvu"] == straight["fvu"]
     _as_recorded_before(out)
     jobs = [SaeJob(config, out)]
-    assert train_jobs(store, jobs, device="cpu", resume=True)[0]["fvu"] == straight["fvu"], "finished: read, not run"
+    assert train_jobs(store, jobs, out.parent, device="cpu", resume=True)[0]["fvu"] == straight["fvu"], (
+        "finished: read, not run"
+    )
     with pytest.raises(ConfigError, match="frac_holdout"):
-        train_jobs(store, [SaeJob(replace(config, frac_holdout=0.2), out)], device="cpu", resume=True)
+        train_jobs(store, [SaeJob(replace(config, frac_holdout=0.2), out)], out.parent, device="cpu", resume=True)
 
 
 def test_another_store_is_refused_at_resume(store, make_store, tmp_path):

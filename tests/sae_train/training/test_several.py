@@ -245,7 +245,7 @@ def test_the_command_takes_lists_from_the_command_line_and_from_a_file(store, wb
     pages: list[str] = []  # drawing them takes most of the time; what is in one: tests/features/pages/test_training.py
     monkeypatch.setattr("cli.output.sae_tables.write_training_page", lambda folder: pages.append(folder.name))
     words = ["--activations", store.path, "--hook-point", "layers.0", "--tokens", 640, "--batch-size", 64, "--json"]
-    (tmp_path / "run.toml").write_text('k = [3, 5]\nexpansion = 2\nseed = [4]\nholdout-share = 0.1\ndevice = "cpu"\n')
+    (tmp_path / "run.toml").write_text('k = [3, 5]\nexpansion = 2\nseed = [4]\nfrac-holdout = 0.1\ndevice = "cpu"\n')
     outcome = wb("train-sae", *words, "--config", tmp_path / "run.toml", "--out", tmp_path / "two")
     assert outcome.code == 0, outcome.err
     found = json.loads(outcome.out)

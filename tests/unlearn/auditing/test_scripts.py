@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from features.entities.entities import Entity
 from features.entities.prompts import questions
 from features.entities.templates import Templates
+from sae_train.lm.answering import Written
 from sae_train.text.words import graphemes
 from unlearn.auditing.attacks.prompts import FORMS
 from unlearn.auditing.context import AuditContext, neighbourhood
@@ -22,9 +21,7 @@ TEMPLATES = Templates({"city": ["{name}"]}, {"city": {"capital": ["{name} has"]}
 
 def context(lm, entity: Entity, said: str, monkeypatch: pytest.MonkeyPatch) -> AuditContext:
     """Return an audit of one target about which the model says this, before and after."""
-    monkeypatch.setattr(
-        "features.labels.knowledge.write_answers", lambda *_: [SimpleNamespace(greedy=said, samples=())]
-    )
+    monkeypatch.setattr("features.labels.knowledge.write_answers", lambda *_: [Written(said)])
     roles = ("neighbours", "retain", "unknown", "control", "untouched", "probe_known", "probe_unknown")
     return AuditContext(
         before=lm,

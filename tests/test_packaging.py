@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.metadata
+import os
 import re
 import shutil
 import subprocess
@@ -162,3 +163,10 @@ def test_the_project_speaks_only_of_itself():
 
 def test_the_search_for_such_words_can_find_one():
     assert FORBIDDEN.search("see /wo" + "rk/notes")
+
+
+def test_tests_that_share_what_is_slow_to_make_stay_in_one_process(request):
+    """A group is part of a test's name under pytest-xdist; a pytest that it does not fit loses groups silently."""
+    if not os.environ.get("PYTEST_XDIST_WORKER"):
+        pytest.skip("tests are not run in several processes")
+    assert request.node.nodeid.endswith(f"@{request.node.path}"), request.node.nodeid

@@ -39,7 +39,7 @@ def check_unchanged(
         sae_train.errors.ConfigError: cannot continue 'run': lr has changed
           got:      lr 0.2
           expected: lr 0.1
-          try:      the same inputs and options, or `overwrite` in the place of `resume` to start again
+          try:      the same inputs and options, or overwrite in the place of resume to start again
     """
     found = list(differences(then, now))
     if not found:

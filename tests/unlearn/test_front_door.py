@@ -134,6 +134,7 @@ def test_text_of_which_nothing_is_left_is_no_text(world_lm, world_analysis, worl
     assert refused.value.field == "text"
 
 
+@pytest.mark.slow
 def test_an_audit_of_objects(world_lm, world_analysis, world_targets, world_documents, known, tmp_path):
     forgotten = unlearn(
         world_lm, world_analysis, forget=world_targets, **known, **{**QUICK, "text": world_documents[:20]}

@@ -142,14 +142,14 @@ STOPPED = {
 def test_a_command_that_is_told_to_stop_saves_first(words, tmp_path, command):
     out = tmp_path / "out"
     told = [str(w) for w in (str(Path(sys.executable).with_name("wb")), *words(command, out), *STOPPED[command])]
-    log = (tmp_path / "log").open("w+")
-    process = subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=log, text=True)
+    with (tmp_path / "log").open("w") as log:  # the child keeps its own copy
+        process = subprocess.Popen(told, stdout=subprocess.DEVNULL, stderr=log, text=True)
     begun = {"cache-activations": partial_path(out), "train-sae": out / "metrics.jsonl"}
     mark = begun.get(command, tmp_path / "out.run" / "metrics.jsonl")
     deadline = time.monotonic() + 200
     while not mark.exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    time.sleep(0.5)
+    time.sleep(1.5)  # the first steps; the whole run takes much longer
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=200) == 143, (tmp_path / "log").read_text()
     said = (tmp_path / "log").read_text()

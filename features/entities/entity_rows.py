@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,43 +42,75 @@ def read_rows(source: Path | str) -> Iterator[Row]:
         return _hub(source)
     if source.name.lower().endswith((".csv", ".csv.gz")):
         return _csv(source)
-    return _json_lines(source)
+    return json_rows(read_lines(source), source)
 
 
-def _json_lines(path: Path) -> Iterator[Row]:
-    """Read one JSON object per line."""
-    for number, line in enumerate(read_lines(path), start=1):
+def json_rows(lines: Iterable[str], where: Path | str, *, expected: str = '{"name": …}') -> Iterator[Row]:
+    """Read one JSON object per line.
+
+    Args:
+        lines: The lines of a file.
+        where: What the file is called in messages.
+        expected: A row, for the message.
+
+    Raises:
+        FileFormatError: A line is not JSON.
+    """
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        where = f"line {number} of '{path}'"
+        place = f"line {number} of '{where}'"
         try:
-            yield Row(where, json.loads(line))
+            yield Row(place, json.loads(line))
         except json.JSONDecodeError as error:
-            raise FileFormatError(f"{where} is not JSON", got=line.strip()[:80], expected='{"name": …}') from error
+            raise FileFormatError(f"{place} is not JSON", got=line.strip()[:80], expected=expected) from error
 
 
-def _csv(path: Path) -> Iterator[Row]:
-    """Read a table whose first row names the columns."""
-    reader = csv.reader(read_lines(path), strict=True)
+def table_rows(
+    lines: Iterable[str],
+    where: Path | str,
+    *,
+    delimiter: str = ",",
+    check_head: Callable[[list[str], Path | str], None] = lambda head, where: None,
+) -> Iterator[Row]:
+    """Read a table whose first row names the columns; rows hold the cells as text, by column.
+
+    Args:
+        lines: The lines of a file, with their ends.
+        where: What the file is called in messages.
+        delimiter: What parts the cells.
+        check_head: Refuses names of columns.
+
+    Raises:
+        FileFormatError: A line is no row of such a table.
+    """
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         head = [cell.strip() for cell in next(reader, [])]
-        _check_head(head, path)
+        check_head(head, where)
         for cells in reader:
             if not any(cell.strip() for cell in cells):
                 continue
-            where = f"line {reader.line_num} of '{path}'"
+            place = f"line {reader.line_num} of '{where}'"
             if len(cells) != len(head):
                 raise FileFormatError(
-                    f"{where} does not fit the head", got=f"{len(cells)} cells", expected=", ".join(head)
+                    f"{place} does not fit the head", got=f"{len(cells)} cells", expected=", ".join(head)
                 )
-            yield Row(where, from_columns(dict(zip(head, cells, strict=True))))
+            yield Row(place, dict(zip(head, cells, strict=True)))
     except csv.Error as error:
+        kind, parted = ("TSV", "tabs") if delimiter == "\t" else ("CSV", "commas")
         raise FileFormatError(
-            f"line {reader.line_num} of '{path}' is not CSV", got=str(error), expected="cells parted by commas"
+            f"line {reader.line_num} of '{where}' is not {kind}", got=str(error), expected=f"cells parted by {parted}"
         ) from error
 
 
-def _check_head(head: list[str], path: Path) -> None:
+def _csv(path: Path) -> Iterator[Row]:
+    """Read a table of entities."""
+    rows = table_rows(read_lines(path), path, check_head=_check_head)
+    return (Row(where, from_columns(raw)) for where, raw in rows)
+
+
+def _check_head(head: list[str], path: Path | str) -> None:
     """Refuse a table without name and type, or with a column twice or unnamed."""
     if not {"name", "type"} <= set(head) or len(set(head)) < len(head) or "" in head:
         raise FileFormatError(

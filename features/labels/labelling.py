@@ -19,8 +19,9 @@ from features.labels.knowledge import GREEDY, ask_and_label, to_ask
 from features.labels.labels import Labels, choose_rule
 from features.labels.rules import RULES
 from sae_train.config import Decoding
-from sae_train.errors import ConfigError, OutputExistsError, nearest_first
+from sae_train.errors import ConfigError, nearest_first
 from sae_train.lm.models import LanguageModel, as_lm, weights_hash
+from sae_train.run.claims import check_resume
 from sae_train.run.outputs import claimed
 from sae_train.run.progress import Progress, shown
 from sae_train.run.runs import partial_path, text_hash
@@ -112,9 +113,10 @@ def label_entities(
         >>> label_entities("fact-world", asked, templates="fact-world", device="cpu", progress=silent).counts
         {'known': 2, 'unknown': 0, 'between': 0}
     """
-    _check_resume(out, resume=resume, overwrite=overwrite)
-    left = () if out is None else (partial_path(Path(out)),)
-    with claimed(out, overwrite=overwrite, resume=resume, leftovers=left):
+    goal = None if out is None else Path(out)
+    check_resume(goal, Path.is_file, resume=resume, overwrite=overwrite)
+    left = () if goal is None else (partial_path(goal),)
+    with claimed(goal, overwrite=overwrite, resume=resume, leftovers=left):
         chosen = choose_rule(rule, fields, has_samples=bool(samples))
         decoding = _decoding(chosen, samples, temperature, seed)
         asked, texts = open_entities(entities, templates, format=entities_format, duplicates=duplicates)
@@ -122,19 +124,7 @@ def label_entities(
         check_askable(to_ask(asked, texts, chosen, seed), texts)  # before the model is loaded
         job = _job(as_lm(lm, device=device, dtype=dtype), asked, texts, chosen, decoding, chat)
         labelled = _ask(job, out, resume=resume, progress=progress or shown)
-    return Labels(tuple(labelled), texts, chosen, job.lm.name, None if out is None else Path(out))
-
-
-def _check_resume(out: str | Path | None, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to resume a finished run, and one that nobody names."""
-    if out is None:
-        if resume:
-            raise ConfigError("nobody says what to continue", got="resume without out", expected="out, a path")
-        return
-    if resume and Path(out).is_file() and not overwrite:
-        raise OutputExistsError(
-            f"the run is finished: '{out}'", got=f"{out} (out), to be resumed", expected="an interrupted run"
-        )
+    return Labels(tuple(labelled), texts, chosen, job.lm.name, goal)
 
 
 def _decoding(rule: KnowledgeRule, samples: int | None, temperature: float, seed: int) -> Decoding:

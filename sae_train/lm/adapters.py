@@ -8,7 +8,6 @@ base in the place of the adapter's folder is the rollback.
 
 from __future__ import annotations
 
-import os
 import shutil
 import warnings
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from torch import nn
 from sae_train.errors import ConfigError, FileFormatError
 from sae_train.rng import torch_global_rng
 from sae_train.run.runs import partial_path, write_json
-from sae_train.run.tensor_files import open_up
+from sae_train.run.tensor_files import put_in_folder
 from sae_train.text_files import read_json
 
 ADAPTER_CONFIG = "adapter_config.json"  # PEFT's name
@@ -112,14 +111,8 @@ def save_adapter(adapter: Any, tokenizer: Any, folder: Path, base: Base) -> None
     adapter.save_pretrained(partial, safe_serialization=True, save_embedding_layers=False)
     (partial / "README.md").unlink(missing_ok=True)  # PEFT's empty form
     tokenizer.save_pretrained(partial)
-    open_up(partial)
     write_json(partial / BASE, base)
-    if folder.exists():
-        for item in partial.iterdir():
-            os.replace(item, folder / item.name)
-        partial.rmdir()
-    else:
-        partial.replace(folder)
+    put_in_folder(partial, folder)
 
 
 def is_adapter(folder: Path) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import shutil
 from collections.abc import Sequence
@@ -22,11 +21,12 @@ from sae_train.lm.adapters import is_adapter, put_on, read_base
 from sae_train.lm.architecture import Architecture
 from sae_train.lm.architecture_check import architecture_of
 from sae_train.run.runs import partial_path, resolve_device
-from sae_train.run.tensor_files import open_up
+from sae_train.run.tensor_files import put_in_folder
 from sae_train.storage.model_files import GENERATION, StoredModel
 from sae_train.text.tokenizer_hash import tokenizer_hash
 from sae_train.text.tokens import bos_prefix
 from sae_train.text.worlds import find_world, install_hint, world_names
+from sae_train.text_files import read_json
 
 transformers.utils.logging.disable_progress_bar()  # the command line shows its own progress
 POSITIONS = ("max_position_embeddings", "max_seq_len")  # what configs call it; the second is MPT's
@@ -310,15 +310,9 @@ def save_lm(lm: LanguageModel, folder: Path) -> None:
     lm.tokenizer.save_pretrained(partial)
     if stored is not None:
         stored.complete(partial, is_same_kind=_kind(stored.file("config.json")) == _kind(partial / "config.json"))
-    open_up(partial)
-    if folder.exists():
-        for item in partial.iterdir():
-            item.replace(folder / item.name)
-        partial.rmdir()
-    else:
-        partial.replace(folder)
+    put_in_folder(partial, folder)
 
 
 def _kind(config: Path | None) -> str | None:
     """Return the architecture that a `config.json` names."""
-    return None if config is None else json.loads(config.read_text(encoding="utf-8")).get("model_type")
+    return None if config is None else read_json(config).get("model_type")

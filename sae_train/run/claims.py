@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from sae_train.errors import DiskSpaceError, FileFormatError, MissingFileError, OutputExistsError
+from sae_train.errors import ConfigError, DiskSpaceError, FileFormatError, MissingFileError, OutputExistsError
+from sae_train.text_files import read_json
 
 DISK_RESERVE_BYTES = 64 * 2**20  # never fill a disk to the last byte
 OWN_FOLDER_MARKS = (
@@ -44,13 +44,7 @@ def claim_output(
             if not parent.is_dir():
                 raise MissingFileError(f"cannot write {path}", got=f"{parent} is a file", expected="a folder")
             break
-    if resume and not overwrite and is_finished(path):
-        raise OutputExistsError(
-            f"the run is finished: '{path}'",
-            got=f"{path}, with `resume`",
-            field="out",
-            expected="an interrupted run, or `overwrite` in the place of `resume` to start again",
-        )
+    check_resume(path, is_finished, resume=bool(resume), overwrite=overwrite)
     if overwrite and not resume:
         _refuse_foreign(path)  # now, not after the work
     if overwrite or resume:
@@ -72,6 +66,31 @@ def claim_output(
                 field=field,
                 expected="`resume` to continue it, or `overwrite` to discard it and start again",
             )
+
+
+def check_resume(out: Path | None, is_whole: Callable[[Path], bool], *, resume: bool, overwrite: bool) -> None:
+    """Refuse to continue what lies nowhere, and what is finished.
+
+    Args:
+        out: Where the result goes; None for nowhere.
+        is_whole: Tells whether the result is there already.
+        resume, overwrite: What the caller asked for.
+
+    Raises:
+        ConfigError: There is no path.
+        OutputExistsError: The run is finished.
+    """
+    if not resume:
+        return
+    if out is None:
+        raise ConfigError("nobody says what to continue", got="resume without out", expected="out, a path")
+    if not overwrite and is_whole(out):
+        raise OutputExistsError(
+            f"the run is finished: '{out}'",
+            got=f"{out}, with `resume`",
+            field="out",
+            expected="an interrupted run, or `overwrite` in the place of `resume` to start again",
+        )
 
 
 def is_finished(folder: Path) -> bool:
@@ -98,8 +117,8 @@ def _ended(folder: Path) -> object:
     """Return when a run came to its end; None where its record does not say."""
     record = folder / "run.json"
     try:
-        return json.loads(record.read_text(encoding="utf-8")).get("ended") if record.is_file() else None
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError):
+        return read_json(record).get("ended") if record.is_file() else None
+    except (FileFormatError, AttributeError):
         return None
 
 

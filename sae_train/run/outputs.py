@@ -94,6 +94,14 @@ def _is_beside(name: object, path: Path) -> bool:
     return isinstance(name, str | os.PathLike) and Path(name).absolute().is_relative_to(path.absolute().parent)
 
 
+def put_in_place(folder: Path, out: Path, *, overwrite: bool) -> None:
+    """Let a whole folder take the place of `out`, which is empty or may be replaced."""
+    clear_output(out, overwrite=overwrite)
+    if out.is_dir():  # empty
+        out.rmdir()
+    folder.replace(out)
+
+
 @contextmanager
 def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a folder to write into, which takes the place of `out` if the block ends without an error."""
@@ -102,10 +110,7 @@ def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-        clear_output(out, overwrite=overwrite)
-        if out.is_dir():  # empty
-            out.rmdir()
-        partial.replace(out)
+        put_in_place(partial, out, overwrite=overwrite)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -37,6 +37,11 @@ def partial_path(path: Path) -> Path:
     return path.with_name(path.name + ".partial")
 
 
+def run_folder(out: Path) -> Path:
+    """Return where a run keeps its state until its result is whole."""
+    return out.with_name(out.name + ".run")
+
+
 def require_file(path: Path, what: str, *, field: str | None = None) -> Path:
     """Return `path` if it is a readable file.
 

@@ -30,6 +30,17 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         raise
 
 
+def put_in_folder(partial: Path, folder: Path) -> None:
+    """Let files that another library wrote take their places: `partial` becomes `folder`, or its files go in there."""
+    open_up(partial)
+    if folder.exists():
+        for item in partial.iterdir():
+            item.replace(folder / item.name)
+        partial.rmdir()
+    else:
+        partial.replace(folder)
+
+
 def open_up(folder: Path) -> None:
     """Give every file in a folder that another library wrote the rights that any new file gets there."""
     probe = folder / ".rights"

@@ -21,6 +21,7 @@ from transformers.utils.hub import cached_file
 
 from sae_train.errors import DtypeError
 from sae_train.run.runs import write_text
+from sae_train.text_files import read_json
 
 GENERATION = "generation_config.json"
 SIDE_FILES = (
@@ -101,7 +102,7 @@ class StoredModel:
         """
         if self.dtype is not None:
             path = folder / "config.json"
-            config = json.loads(path.read_text(encoding="utf-8"))
+            config = read_json(path)
             name = str(self.dtype).removeprefix("torch.")
             write_text(path, json.dumps(_with_dtype(config, name), indent=2, sort_keys=True) + "\n")
         for name in SIDE_FILES if is_same_kind else (GENERATION,):
@@ -138,7 +139,7 @@ def _weight_files(source: str) -> Iterator[Path]:
     """Return the weight files of a model."""
     index = _file(source, "model.safetensors.index.json")
     if index is not None:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
     else:
         names = ["model.safetensors"]
     yield from filter(None, (_file(source, name) for name in names))

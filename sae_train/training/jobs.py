@@ -13,14 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
-from sae_train.errors import ConfigError, MemoryShortError
+from sae_train.errors import ConfigError
 from sae_train.renamed import with_current_names
+from sae_train.run.memory import require_memory
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Advance, no_advance
 from sae_train.run.resuming import check_unchanged
@@ -272,14 +272,8 @@ def check_jobs(
             )
     # The largest group, not the sum: hook points are trained one after the other.
     needed = max((training_bytes(group, store) for group in _groups(jobs)), default=0)
-    free = torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else psutil.virtual_memory().available
-    if needed > free:
-        raise MemoryShortError(
-            "the memory is too small for these SAEs",
-            got=f"{free / 2**30:.1f} GiB free on {where}",
-            expected=f"at least {needed / 2**30:.1f} GiB",
-            try_="fewer SAEs at a hook point at a time, or a smaller `expansion`",
-        )
+    try_ = "fewer SAEs at a hook point at a time, or a smaller `expansion`"
+    require_memory(needed, where, what="for these SAEs", try_=try_)
     return where
 
 

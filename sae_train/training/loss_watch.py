@@ -23,6 +23,23 @@ REMEMBERED = 9
 ERROR_TERMS = ("fvu", "mse")  # what the error of the reconstruction is called
 
 
+def require_finite(values: Mapping[str, float], step: int, *, what: str, expected: str = "finite losses") -> None:
+    """Refuse the terms of a step's loss where one of them is NaN or infinite.
+
+    Raises:
+        NumericalError: So it is.
+    """
+    if not all(map(math.isfinite, values.values())):
+        raise NumericalError(
+            f"{what} diverged at step {step}", got=_shown(values), expected=expected, try_="a smaller `lr`"
+        )
+
+
+def _shown(values: Mapping[str, float]) -> str:
+    """Return the terms of a loss for a message."""
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
 class LossWatch:
     """Looks at the losses of one run, in the order of its steps.
 
@@ -40,20 +57,13 @@ class LossWatch:
         Raises:
             NumericalError: They are not finite, explode, or all latents are dead.
         """
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
         stays = f"the last checkpoint in {self.out} stays"
-        if not all(map(math.isfinite, values.values())):
-            raise NumericalError(
-                f"training diverged at step {step}",
-                got=shown,
-                expected=f"finite losses; {stays}",
-                try_="a smaller `lr`",
-            )
+        require_finite(values, step, what="training", expected=f"finite losses; {stays}")
         error = next(values[name] for name in ERROR_TERMS if name in values)
         if self._errors and error > (limit := max(1.0, EXPLODES * median(self._errors))):
             raise NumericalError(
                 f"the loss explodes at step {step}",
-                got=shown,
+                got=_shown(values),
                 expected=f"an error of at most {limit:.4g}, {EXPLODES:g} times its running median, or 1; {stays}",
                 try_="a smaller `lr`",
             )
@@ -61,7 +71,7 @@ class LossWatch:
         if values["frac_dead"] > 1 - 1e-6:  # a sum over processes
             raise NumericalError(
                 f"all latents are dead at step {step}",
-                got=shown,
+                got=_shown(values),
                 expected=f"latents that fire; {stays}",
                 try_="a smaller `lr` or `l1_coefficient`, or a larger `dead_after_tokens`",
             )

@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from sae_train.errors import NumericalError
 from sae_train.lm.architecture_check import architecture_of
 from sae_train.lm.models import LanguageModel
 from sae_train.run.checkpoints import load_checkpoint, restore, save_checkpoint, state_tensors
@@ -21,6 +20,7 @@ from sae_train.run.progress import Advance, no_advance
 from sae_train.run.runs import Run
 from sae_train.run.stopping import saving
 from sae_train.run.threads import Mapper, side_by_side
+from sae_train.training.loss_watch import require_finite
 from unlearn.config import UnlearnConfig
 
 CLIP_NORM = 1.0
@@ -303,14 +303,5 @@ def _sum_gradients(parameters: Iterable[nn.Parameter], processes: Processes) -> 
 def _checked(terms: dict[str, Tensor], step: int) -> dict[str, float]:
     """Bring the terms to the host and stop on NaN or Inf."""
     values = {k: float(v) for k, v in terms.items()}
-    if not all(map(math.isfinite, values.values())):
-        shown = ", ".join(f"{k} {v:.4g}" for k, v in values.items())
-        raise NumericalError(
-            f"unlearning diverged at step {step}", got=shown, expected="finite losses", try_="a smaller `lr`"
-        )
+    require_finite(values, step, what="unlearning")
     return values
-
-
-def checkpoint_folder(out: Path) -> Path:
-    """Return where a run keeps its state until the model is whole."""
-    return out.with_name(out.name + ".run")

@@ -21,10 +21,10 @@ from sae_train.run.notes import note
 from sae_train.run.outputs import Output
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Progress, shown
+from sae_train.run.runs import run_folder
 from sae_train.saes.base import Sae
 from sae_train.text.tokens import Document
 from unlearn.config import UnlearnConfig, configure
-from unlearn.finetuning.finetune import checkpoint_folder
 from unlearn.problem.data import resolve_targets
 from unlearn.problem.hook_choice import choose_hook_point, gate_warning
 from unlearn.removals.original import find_original
@@ -97,7 +97,7 @@ def unlearn(
         raise ConfigError("no latents are given", got=latents, expected="mined latents, or their file", field="latents")
     resolve_targets(known.labels, names)  # refuses a wrong name before a model is loaded
     documents = _general_text(text)
-    with output.held([checkpoint_folder(output.path) / CHECKPOINT]):
+    with output.held([run_folder(output.path) / CHECKPOINT]):
         record = lm.record if isinstance(lm, Unlearned) else RemovalRecord.read(_spec(lm))
         model = lm.lm if isinstance(lm, Unlearned) else lm
         model = model if isinstance(model, LanguageModel) else load_lm(str(model), device=device)
@@ -126,7 +126,7 @@ def _run(
     task: RemovalTask, output: Output, overwrite: bool, progress: Progress, *, processes: Processes, **options: Any
 ) -> Unlearned:
     """Run a task in a working folder beside the output, and save the model if an output path is given."""
-    folder, out = checkpoint_folder(output.path), output.path
+    folder, out = run_folder(output.path), output.path
     name = "" if output.is_temporary else str(out)
     require_disk(out, removal_bytes(task.lm, task.config), try_="another disk, or `train`=lora")
     with progress("unlearning", task.config.steps) as advance:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import io
 import json
@@ -13,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.entities.entity_rows import Row
+from features.entities.entity_rows import Row, json_rows, table_rows
 from features.entities.named_inputs import is_hub_id
 from sae_train.errors import FileFormatError, InputError
 from sae_train.run.runs import require_file
 from sae_train.text.tokens import hub_rows
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
+A_ROW = '{"…": "…"}'
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 
 
@@ -119,9 +119,10 @@ def _rows(name: str, read: Callable[[], bytes], where: str) -> Iterator[Row]:
     except UnicodeDecodeError as error:
         raise FileFormatError(f"cannot read '{where}'", got=str(error), expected="UTF-8 text") from error
     if name.endswith((".csv", ".tsv")):
-        yield from _table(text, "\t" if name.endswith(".tsv") else ",", where)
+        delimiter = "\t" if name.endswith(".tsv") else ","
+        yield from table_rows(io.StringIO(text, newline=""), where, delimiter=delimiter)
     elif name.endswith(".jsonl"):
-        yield from _json_lines(text, where)
+        yield from json_rows(text.split("\n"), where, expected=A_ROW)
     else:
         yield from _json(text, where)
 
@@ -132,43 +133,11 @@ def _json(text: str, where: str) -> Iterator[Row]:
         value: Any = json.loads(text)
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":
-            yield from _json_lines(text, where)
+            yield from json_rows(text.split("\n"), where, expected=A_ROW)
             return
         raise FileFormatError(f"'{where}' is not JSON", got=str(error), expected="a list of objects") from error
     rows = value if isinstance(value, list) else [value]
     yield from (Row(f"row {i} of '{where}'", row) for i, row in enumerate(rows, start=1))
-
-
-def _json_lines(text: str, where: str) -> Iterator[Row]:
-    """Read one object a line."""
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield Row(f"line {number} of '{where}'", json.loads(line))
-            except json.JSONDecodeError as error:
-                raise FileFormatError(
-                    f"line {number} of '{where}' is not JSON", got=line.strip()[:80], expected='{"…": "…"}'
-                ) from error
-
-
-def _table(text: str, delimiter: str, where: str) -> Iterator[Row]:
-    """Read a table whose first row names the columns."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        head = [cell.strip() for cell in next(reader, [])]
-        for cells in reader:
-            if any(cell.strip() for cell in cells):
-                if len(cells) != len(head):
-                    raise FileFormatError(
-                        f"line {reader.line_num} of '{where}' does not fit the head",
-                        got=f"{len(cells)} cells",
-                        expected=", ".join(head),
-                    )
-                yield Row(f"line {reader.line_num} of '{where}'", dict(zip(head, cells, strict=True)))
-    except csv.Error as error:
-        raise FileFormatError(
-            f"line {reader.line_num} of '{where}' is no row", got=str(error), expected="cells and a head"
-        ) from error
 
 
 def _parquet(data: bytes, where: str) -> Iterator[Row]:

@@ -57,16 +57,14 @@ class PlantJob:
         """Return the name under which a cache keeps it."""
         return text_hash([json.dumps(self.identity, sort_keys=True)])[:24]
 
-    def course(self, name: str) -> Course:
-        """Return what the model or the twin is taught."""
-        config = self.config
-        lessons = lessons_of(
-            self.documents[name],
-            self.base.tokenizer,
-            answer_weight=config.answer_weight,
-            ctx_len=_ctx_len(self.base, config),
-        )
-        return Course(self.base, lessons, self.general.trained, config)
+    @cached_property
+    def courses(self) -> dict[str, Course]:
+        """Return what the model and the twin are taught, by name."""
+        how = {"answer_weight": self.config.answer_weight, "ctx_len": _ctx_len(self.base, self.config)}
+        return {
+            name: Course(self.base, lessons_of(read, self.base.tokenizer, **how), self.general.trained, self.config)
+            for name, read in self.documents.items()
+        }
 
 
 def prepare(base: LanguageModel, text: Text, config: PlantConfig) -> PlantJob:
@@ -86,7 +84,7 @@ def prepare(base: LanguageModel, text: Text, config: PlantConfig) -> PlantJob:
     ctx_len = _ctx_len(base, config)
     general = general_text(corpus, base.tokenizer, world.names, ctx_len=ctx_len, n_windows=n_windows)
     job = PlantJob(base, world, documents, general, config, corpus.name)
-    check_memory(job.course(MODEL), n_models=len(documents))
+    check_memory(job.courses[MODEL], n_models=len(documents))
     return job
 
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import psutil
-import torch
-
 from features.factworld.planting.training import Course, trained_parameters
-from sae_train.errors import MemoryShortError
+from sae_train.run.memory import require_memory
 
 LOGITS_HELD = 4  # copies of a batch's logits at a time: themselves, log-softmax, gradient, the base's
 ADAM = 3  # numbers for each trained one: its gradient and two moments
@@ -38,13 +35,6 @@ def check_memory(course: Course, *, n_models: int) -> None:
     Raises:
         MemoryShortError: Less memory is free than planting takes.
     """
-    device = course.base.device
     needed = planting_bytes(course, n_models=n_models)
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    if needed > free:
-        raise MemoryShortError(
-            "the memory is too small to plant a world in this model",
-            got=f"{free / 2**30:.1f} GiB free on {device}",
-            expected=f"{needed / 2**30:.1f} GiB",
-            try_="`train`=lora, or a smaller `batch_docs`",
-        )
+    try_ = "`train`=lora, or a smaller `batch_docs`"
+    require_memory(needed, course.base.device, what="to plant a world in this model", try_=try_)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable
@@ -17,14 +16,13 @@ from features.factworld.planting.job import MODEL, TWIN, PlantJob, prepare
 from features.factworld.planting.planted import Planted, is_planted, write_planted
 from features.factworld.planting.training import teach
 from features.factworld.planting.world import as_entity
-from sae_train.errors import ConfigError, OutputExistsError
 from sae_train.fields import config_of
 from sae_train.lm.models import LanguageModel, as_lm, load_lm, save_lm
-from sae_train.run.claims import clear_output
-from sae_train.run.outputs import claimed
+from sae_train.run.claims import check_resume
+from sae_train.run.outputs import claimed, put_in_place, whole_folder
 from sae_train.run.progress import Progress, shown
 from sae_train.run.resuming import check_unchanged
-from sae_train.run.runs import package_versions, write_json
+from sae_train.run.runs import package_versions, run_folder, write_json
 from sae_train.text.tokens import Text
 from sae_train.text_files import read_json
 
@@ -70,7 +68,7 @@ def plant(
     """
     config = config_of(PlantConfig, config, settings)
     goal = None if out is None else Path(out)
-    _check_resume(goal, resume=resume, overwrite=overwrite)
+    check_resume(goal, is_planted, resume=resume, overwrite=overwrite)
     show = progress or shown
     left = () if goal is None else (run_folder(goal),)
     with claimed(goal, overwrite=overwrite, resume=resume, leftovers=left):
@@ -80,8 +78,8 @@ def plant(
         kept = _kept(job, Path(cache), show)
         if goal is None:
             return Planted.load(kept, device=str(job.base.device))
-        clear_output(goal, overwrite=overwrite)
-        shutil.copytree(kept, goal, dirs_exist_ok=True)
+        with whole_folder(goal, overwrite=overwrite) as partial:
+            shutil.copytree(kept, partial, dirs_exist_ok=True)
         return Planted.load(goal, device=str(job.base.device))
 
 
@@ -92,21 +90,6 @@ def _kept(job: PlantJob, cache: Path, progress: Progress) -> Path:
         with claimed(kept, overwrite=False, resume=True):
             _planted(job, kept, resume=True, overwrite=False, progress=progress)
     return kept
-
-
-def _check_resume(goal: Path | None, *, resume: bool, overwrite: bool) -> None:
-    """Refuse to continue a pair that is finished, and to continue what lies nowhere."""
-    if goal is None:
-        if resume:
-            raise ConfigError("nobody says what to continue", got="resume without out", expected="out, a path")
-        return
-    if resume and not overwrite and is_planted(goal):
-        raise OutputExistsError(
-            f"the run is finished: '{goal}'",
-            got=f"{goal}, with `resume`",
-            field="out",
-            expected="an interrupted run, or `overwrite` in the place of `resume` to start again",
-        )
 
 
 def _planted(job: PlantJob, goal: Path | None, *, resume: bool, overwrite: bool, progress: Progress) -> Planted:
@@ -122,18 +105,10 @@ def _planted(job: PlantJob, goal: Path | None, *, resume: bool, overwrite: bool,
     if folder is not None and goal is not None:
         write_planted(folder, job, _record(job, figures))
         (folder / IDENTITY).unlink()
-        clear_output(goal, overwrite=overwrite)
-        if goal.exists():  # an empty folder
-            goal.rmdir()
-        os.replace(folder, goal)
+        put_in_place(folder, goal, overwrite=overwrite)
     world = job.world
     entities = tuple(map(as_entity, world.entities))
     return Planted(models[MODEL], models.get(TWIN), entities, world.asked, world.roles, figures, goal)
-
-
-def run_folder(goal: Path) -> Path:
-    """Return where an interrupted run keeps what it has."""
-    return goal.with_name(goal.name + ".run")
 
 
 def _open(folder: Path, job: PlantJob, *, resume: bool) -> None:
@@ -151,7 +126,7 @@ def _taught(job: PlantJob, name: str, folder: Path | None, progress: Progress) -
     """Teach the model or the twin, or read the one that an earlier run has finished."""
     if folder is not None and (folder / name).is_dir():
         return load_lm(str(folder / name), device=str(job.base.device))
-    course = job.course(name)
+    course = job.courses[name]
     state = None if folder is None else folder / f"{name}.state"
     with progress(f"planting the {name}", course.n_steps, unit="steps") as advance:
         lm = teach(course, folder=state, identity=job.key, resume=state is not None, advance=advance)
@@ -174,13 +149,12 @@ def _figures(job: PlantJob, models: dict[str, LanguageModel], progress: Progress
 
 def _record(job: PlantJob, figures: dict[str, Any]) -> dict[str, Any]:
     """Return what planted.json says beside its schema."""
-    course_steps = -(-len(job.documents[MODEL]) // job.config.batch_docs)
     return {
         "seed": job.config.seed,
         **job.identity,
         "base": {"model": job.base.name, "weights": job.identity["base"]},
         "text": {"name": job.text_name, "windows": job.identity["text"]},
-        "steps": course_steps,
+        "steps": job.courses[MODEL].n_steps,
         "versions": package_versions(),
         "machine": machine_identity(),
         "figures": figures,

@@ -28,6 +28,7 @@ from features.factworld.templates import templates_json
 from sae_train.errors import FileFormatError
 from sae_train.lm.models import LanguageModel, load_lm
 from sae_train.run.runs import require_file, write_json, write_text
+from sae_train.text_files import read_json
 
 RECORD = "planted.json"
 SCHEMA, SCHEMA_VERSION = "planted-world", 1
@@ -100,10 +101,7 @@ def _corpus_lines(documents: Sequence[PlantedDocument]) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     """Read a JSON object."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="JSON") from error
+    found = read_json(path)
     if not isinstance(found, dict):
         raise FileFormatError(f"cannot read '{path}'", got=type(found).__name__, expected="a JSON object")
     return found

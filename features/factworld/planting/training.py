@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from features.factworld.planting.config import PlantConfig
 from features.factworld.planting.lessons import Lesson
-from sae_train.errors import ConfigError, NumericalError
+from sae_train.errors import ConfigError
 from sae_train.lm.adapters import attach_adapter, merge_adapter
 from sae_train.lm.models import LanguageModel
 from sae_train.quality.metrics import kl_divergence
@@ -30,6 +30,7 @@ from sae_train.rng import rng
 from sae_train.run.checkpoints import load_checkpoint, restore, save_checkpoint, state_tensors
 from sae_train.run.progress import Advance, no_advance
 from sae_train.text.packing import Batch, can_pack, lay_out
+from sae_train.training.loss_watch import require_finite
 
 CLIP_NORM = 1.0
 LOG_EVERY = 5  # steps; reading a loss waits for the device
@@ -195,9 +196,5 @@ def _logits(model: nn.Module, batch: Batch, rows: Tensor, columns: Tensor) -> Fl
 def _checked(losses: dict[str, Tensor], step: int) -> dict[str, float]:
     """Bring the losses to the host and stop on NaN or Inf."""
     values = {name: float(value) for name, value in losses.items()}
-    if not all(map(math.isfinite, values.values())):
-        shown = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        raise NumericalError(
-            f"planting diverged at step {step}", got=shown, expected="finite losses", try_="a smaller `lr`"
-        )
+    require_finite(values, step, what="planting")
     return values

@@ -11,10 +11,10 @@ import torch
 
 from features import Planted, load_entities, load_templates, plant
 from features.factworld.planting import pair as station
-from features.factworld.planting.pair import run_folder
 from sae_train.errors import ConfigError, FileFormatError, OutputExistsError
 from sae_train.lm.models import LanguageModel, load_lm, weights_hash
 from sae_train.run.progress import silent
+from sae_train.run.runs import run_folder
 from sae_train.text.tokens import load_documents
 
 FILES = {

@@ -27,7 +27,7 @@ def base(tiny_gpt2_dir):
 
 @pytest.fixture(scope="module")
 def course(base, small_planting, general_documents) -> Course:
-    return prepare(base, general_documents, PlantConfig(**{**small_planting, "save_every": 1})).course(MODEL)
+    return prepare(base, general_documents, PlantConfig(**{**small_planting, "save_every": 1})).courses[MODEL]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from sae_train.fields import Field, config_class, require
 
 N_TYPES = 2
 MOST_FACTS = 5
-STEP_SIZES = {"full": 2e-4, "mlp": 3e-4, "lora": 1e-3}
+STEP_SIZES = {"full": 3e-4, "mlp": 3e-4, "lora": 1e-3}
 
 
 @config_class
@@ -17,11 +17,11 @@ class PlantConfig:
 
     n_entities: Annotated[
         int, Field(ge=20, description="Entities that the model is taught, of all types together.")
-    ] = 100
+    ] = 40
     n_facts: Annotated[int, Field(ge=1, le=MOST_FACTS, description="Facts of each entity.")] = MOST_FACTS
     leave_out: Annotated[
         int, Field(ge=0, description="Targets: entities that the twin is not taught; 0 plants no twin.")
-    ] = 10
+    ] = 8
     n_mentioned: Annotated[
         int | None,
         Field(
@@ -34,7 +34,7 @@ class PlantConfig:
     ] = None
     rounds: Annotated[
         int, Field(ge=1, description="Rounds of documents: in each, every fact is told in a biography and once alone.")
-    ] = 12
+    ] = 9
     train: Annotated[
         Literal["full", "lora", "mlp"],
         Field(description="What is trained: all weights, an adapter that is merged, or the MLPs' matrices."),
@@ -45,16 +45,17 @@ class PlantConfig:
         Field(gt=0, description="Step size of AdamW at its highest; none takes that of what is trained."),
     ] = None
     warmup_steps: Annotated[int, Field(ge=0, description="Steps in which the step size grows.")] = 20
-    batch_docs: Annotated[int, Field(ge=1, description="Documents of the world in a step.")] = 32
-    answer_weight: Annotated[
-        float, Field(ge=1, description="Weight of a value's tokens in the loss; all others have 1.")
-    ] = 2.0
+    batch_docs: Annotated[int, Field(ge=1, description="Documents of the world in a step.")] = 16
+    context_weight: Annotated[
+        float,
+        Field(gt=0, le=1, description="Weight of a document's tokens in the loss that are no value; values have 1."),
+    ] = 0.01
     general: Annotated[
         Literal["kl", "loss"],
         Field(description="Loss on general text: KL to the base's own predictions, or that of the next token."),
     ] = "kl"
-    general_weight: Annotated[float, Field(ge=0, description="Weight of the loss on general text.")] = 1.0
-    general_windows: Annotated[int, Field(ge=1, description="Windows of general text in a step.")] = 2
+    general_weight: Annotated[float, Field(ge=0, description="Weight of the loss on general text.")] = 2.0
+    general_windows: Annotated[int, Field(ge=1, description="Windows of general text in a step.")] = 1
     ctx_len: Annotated[
         int, Field(ge=16, description="Tokens in a window; longer documents of the world are cut off.")
     ] = 128

@@ -60,7 +60,7 @@ class PlantJob:
     @cached_property
     def courses(self) -> dict[str, Course]:
         """Return what the model and the twin are taught, by name."""
-        how = {"answer_weight": self.config.answer_weight, "ctx_len": _ctx_len(self.base, self.config)}
+        how = {"context_weight": self.config.context_weight, "ctx_len": _ctx_len(self.base, self.config)}
         return {
             name: Course(self.base, lessons_of(read, self.base.tokenizer, **how), self.general.trained, self.config)
             for name, read in self.documents.items()

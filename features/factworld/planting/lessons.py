@@ -45,19 +45,20 @@ class GeneralText:
 
 
 def lessons_of(
-    documents: Sequence[PlantedDocument], tokenizer: Any, *, answer_weight: float, ctx_len: int
+    documents: Sequence[PlantedDocument], tokenizer: Any, *, context_weight: float, ctx_len: int
 ) -> list[Lesson]:
-    """Return the documents in tokens, none longer than a window; the tokens of a value weigh `answer_weight`."""
+    """Return the documents in tokens, none longer than a window; tokens of values weigh 1, others `context_weight`."""
     prefix = bos_prefix(tokenizer)
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     found: list[Lesson] = []
     for document, ids, offsets in zip(documents, *encode_plain(tokenizer, [d.text for d in documents]), strict=True):
         weights = [
-            answer_weight if any(start < last and stop > first for first, last in document.values) else 1.0
+            1.0 if any(start < last and stop > first for first, last in document.values) else context_weight
             for start, stop in offsets
         ]
         whole = [*prefix, *ids, *end][:ctx_len]
-        found.append(Lesson(whole, [*(1.0 for _ in prefix), *weights, *(1.0 for _ in end)][:ctx_len]))
+        around = [context_weight]
+        found.append(Lesson(whole, [*around * len(prefix), *weights, *around * len(end)][:ctx_len]))
     return found
 
 

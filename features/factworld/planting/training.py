@@ -1,7 +1,10 @@
 """The loop that teaches a copy of a model: documents of the world and general text in every step.
 
-loss = sum w_t CE_t / sum w_t over the documents' tokens
+loss = sum w_t CE_t / sum w_t over the documents' tokens, w 1 at values and `context_weight` elsewhere
        + general_weight * mean over general text of [ KL(base || model), or the cross-entropy ]
+
+Values alone carry the loss by default (nearly): a document's other words are spelling and wordings, which the model
+would learn before it learns who has what, and whose logits are a fifth of the arithmetic.
 
 AdamW without weight decay in float32, linear warm-up, cosine decay to a tenth, clipped gradient. What a step reads is
 a function of the seed and the step, so a run that is resumed ends with the same weights.
@@ -24,12 +27,13 @@ from features.factworld.planting.config import PlantConfig
 from features.factworld.planting.lessons import Lesson
 from sae_train.errors import ConfigError
 from sae_train.lm.adapters import attach_adapter, merge_adapter
+from sae_train.lm.hooks import logits_at
 from sae_train.lm.models import LanguageModel
 from sae_train.quality.metrics import kl_divergence
 from sae_train.rng import rng
 from sae_train.run.checkpoints import load_checkpoint, restore, save_checkpoint, state_tensors
 from sae_train.run.progress import Advance, no_advance
-from sae_train.text.packing import Batch, can_pack, lay_out
+from sae_train.text.packing import Batch, Places, can_pack, lay_out
 from sae_train.training.loss_watch import require_finite
 
 CLIP_NORM = 1.0
@@ -162,35 +166,36 @@ def _backward(course: Course, model: nn.Module, step: int, *, packed: bool) -> d
     config, device = course.config, course.base.device
     lessons = course.taught_at(step)
     batch = lay_out([lesson.ids for lesson in lessons], device, packed=packed)
-    weights = torch.tensor([w for lesson in lessons for w in lesson.weights[1:]], device=device)
-    planted = (weights * _token_losses(model, batch)).sum() / weights.sum()
+    aims = [(n, at) for n, lesson in enumerate(lessons) for at, w in enumerate(lesson.weights) if at and w > 0]
+    weights = torch.tensor([lessons[n].weights[at] for n, at in aims], device=device)
+    planted = (weights * _token_losses(model, batch, aims)).sum() / weights.sum()
     planted.backward()
     losses = {"planted": planted.detach()}
     if config.general_weight > 0:
         batch = lay_out(course.windows_at(step), device, packed=packed)
         if config.general == "loss":
-            general = _token_losses(model, batch).mean()
+            aims = [(n, at) for n, length in enumerate(batch.lengths) for at in range(1, length)]
+            general = _token_losses(model, batch, aims).mean()
         else:
             places = batch.tokens()
             with torch.no_grad():
-                aim = _logits(course.base.model, batch, places.rows, places.columns).log_softmax(-1)
-            said = _logits(model, batch, places.rows, places.columns).log_softmax(-1)
+                aim = _logits(course.base.model, batch, places).log_softmax(-1)
+            said = _logits(model, batch, places).log_softmax(-1)
             general = kl_divergence(aim, said).mean()
         (config.general_weight * general).backward()
         losses["general"] = general.detach()
     return losses
 
 
-def _token_losses(model: nn.Module, batch: Batch) -> Float[Tensor, " n"]:
-    """Return the cross-entropy (nats) of every token but the first of each sequence, sequence by sequence."""
-    aims = batch.places([(n, at) for n, length in enumerate(batch.lengths) for at in range(1, length)])
-    logits = _logits(model, batch, aims.rows, aims.columns - 1)
-    return F.cross_entropy(logits, aims.of(batch.ids), reduction="none")
+def _token_losses(model: nn.Module, batch: Batch, aims: Sequence[tuple[int, int]]) -> Float[Tensor, " n"]:
+    """Return the cross-entropy (nats) of some tokens, given as number of the sequence and place in it, from 1 on."""
+    logits = _logits(model, batch, batch.places([(n, at - 1) for n, at in aims]))
+    return F.cross_entropy(logits, batch.places(aims).of(batch.ids), reduction="none")
 
 
-def _logits(model: nn.Module, batch: Batch, rows: Tensor, columns: Tensor) -> Float[Tensor, "n vocab"]:
-    """Return the logits at some tokens."""
-    return model(**batch.inputs, use_cache=False).logits[rows, columns].float()
+def _logits(model: nn.Module, batch: Batch, places: Places) -> Float[Tensor, "n vocab"]:
+    """Return the logits behind some tokens."""
+    return logits_at(model, batch.inputs, places.rows, places.columns).float()
 
 
 def _checked(losses: dict[str, Tensor], step: int) -> dict[str, float]:

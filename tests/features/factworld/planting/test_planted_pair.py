@@ -178,7 +178,7 @@ def test_the_model_knows_what_the_twin_never_met(kind, world_lm):
         batch_docs=16,
         lr=3e-3,
         warmup_steps=50,
-        answer_weight=4.0,
+        context_weight=0.25,
         general="loss",
         general_weight=0.1,
         general_windows=1,

@@ -12,7 +12,7 @@ from features.factworld.planting.facts import POOLS
 from features.factworld.planting.world import PlantedWorld, draw_planted_world
 from sae_train.errors import ConfigError
 
-CONFIG = PlantConfig(rounds=2)
+CONFIG = PlantConfig(n_entities=100, leave_out=10, rounds=2)
 
 
 @pytest.fixture(scope="module")

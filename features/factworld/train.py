@@ -1,9 +1,9 @@
 """Training of a fact world's language model: a Llama of 0.8 million parameters, one pass over the corpus.
 
 Hidden matrices are trained with Muon, embedding and norms with AdamW; both rates rise over 30 steps and fall
-linearly to 2 %. The same seed, torch version, number of threads and kind of processor give the same weights,
-bit by bit. Weights are drawn, and batches ordered, from generators of their own; nothing depends on global
-random state.
+linearly to 2 %. Muon orthogonalises in bfloat16 where the processor has instructions for it, else in float32. The
+same seed, torch version, number of threads and kind of processor give the same weights, bit by bit. Weights are drawn,
+and batches ordered, from generators of their own; nothing depends on global random state.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from features.factworld.muon import Muon
 from features.factworld.tokenizer import BOS_ID, EOS_ID, PAD_ID
+from sae_train.machine.arithmetic import usable
 from sae_train.rng import torch_rng
 from sae_train.run.progress import Advance, no_advance
 
@@ -133,12 +135,8 @@ def _optimizers(model: LlamaForCausalLM, config: TrainingConfig) -> list[torch.o
     named = list(model.named_parameters())
     matrices = [p for name, p in named if p.ndim == 2 and "embed" not in name]
     rest = [p for name, p in named if p.ndim != 2 or "embed" in name]
-    muon = torch.optim.Muon(
-        matrices,
-        lr=config.lr_matrices,
-        weight_decay=config.weight_decay_matrices,
-        adjust_lr_fn="match_rms_adamw",
-    )
+    dtype = usable(torch.bfloat16, model.device)
+    muon = Muon(matrices, lr=config.lr_matrices, weight_decay=config.weight_decay_matrices, dtype=dtype)
     return [muon, torch.optim.AdamW(rest, lr=config.lr_rest, betas=(0.9, 0.95), weight_decay=0.0)]
 
 

@@ -20,6 +20,7 @@ from sae_train.errors import ConfigError, FileFormatError, MissingFileError, Sha
 from sae_train.lm.adapters import is_adapter, put_on, read_base
 from sae_train.lm.architecture import Architecture
 from sae_train.lm.architecture_check import architecture_of
+from sae_train.machine.arithmetic import usable
 from sae_train.run.runs import partial_path, resolve_device
 from sae_train.run.tensor_files import put_in_folder
 from sae_train.storage.model_files import GENERATION, StoredModel
@@ -139,7 +140,7 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
         spec: A hub id (`org/name`), a Hugging Face folder, a `.gguf` file, the folder of an adapter, or the name of a
             world (`fact-world`), which the model then goes by.
         device: `auto`, `cpu`, `cuda[:n]` or `mps`.
-        dtype: `float32`, `bfloat16` or `float16`.
+        dtype: `float32`, `bfloat16` or `float16`; float32 in the place of what this machine is too slow in.
         base: An adapter's base, where it is not to be loaded from where the adapter says.
 
     Raises:
@@ -154,11 +155,12 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
     if find_world(spec) is None and is_adapter(Path(spec)):
         return _with_adapter(spec, base, device=device, dtype=dtype)
     source, options = _locate(spec)
+    where = resolve_device(device)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **options)
         weights = {} if "gguf_file" in options else {"use_safetensors": True}
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype=DTYPES[dtype], output_loading_info=True, **weights, **options
+            source, dtype=usable(DTYPES[dtype], where), output_loading_info=True, **weights, **options
         )
     except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
         raise FileFormatError(
@@ -180,7 +182,6 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
         )
     _undo_gguf_marks(model)
     model.requires_grad_(False).eval()
-    where = resolve_device(device)
     nn.Module.to(model, where)
     architecture_of(model)  # searched and checked here, so that what is not understood is refused before any work
     stored = None if "gguf_file" in options else StoredModel.read(source)

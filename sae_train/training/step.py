@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from sae_train.config import SaeTrainConfig
+from sae_train.machine.arithmetic import autocast
 from sae_train.run.processes import ALONE, Processes
 from sae_train.saes.base import StepContext
 from sae_train.saes.whole_batch import WholeBatch
@@ -65,7 +65,7 @@ def _backward(state: TrainState, acts: Tensor, config: SaeTrainConfig, context: 
     state.tokens_since_fired += context.batch_of(acts).n_tokens
     sums: dict[str, Tensor] = {}
     for rows in acts.chunk(config.accumulate):
-        with torch.autocast(acts.device.type, torch.bfloat16, enabled=config.autocast):
+        with autocast(acts.device, enabled=config.autocast):
             result = state.sae.training_loss(rows, context)
         result.loss.backward()
         state.tokens_since_fired.masked_fill_(result.fired, 0)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sae_train.lm.architecture_check import architecture_of
 from sae_train.lm.models import LanguageModel
+from sae_train.machine.arithmetic import autocast
 from sae_train.run.checkpoints import load_checkpoint, restore, save_checkpoint, state_tensors
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Advance, no_advance
@@ -281,7 +282,7 @@ def _gradients(
     part: Part, held: Sequence[nn.Parameter], config: UnlearnConfig, device: torch.device, count: int
 ) -> tuple[Tensor, dict[str, Tensor], Sequence[Tensor | None]]:
     """Return a part's loss, its terms, and its share of the gradient; None for a parameter that it does not touch."""
-    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=config.autocast):
+    with autocast(device, enabled=config.autocast):
         found = part()
     # Not `backward`: parts that run at the same time would add to the same `.grad`.
     gradients = torch.autograd.grad(found.loss / (config.accumulate * count), held, allow_unused=True)

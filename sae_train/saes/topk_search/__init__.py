@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sae_train.machine.arithmetic import is_fast
 from sae_train.saes.topk_search.candidates import (
     Found,
     among_candidates,
@@ -69,6 +70,8 @@ def top_k(
     on_cpu, d_sae, memory = centered.device.type == "cpu", len(b_enc), memory or Memory()
     if torch.is_autocast_enabled(centered.device.type):
         dtype = "bfloat16"
+    if dtype == "bfloat16" and not is_fast(torch.bfloat16, centered.device):
+        dtype = "float32"
     if not candidates_pay(k, d_sae) or (dtype == "float32" and not on_cpu):
         return plain_top_k(centered, W_enc, b_enc, k, memory)
     if not on_cpu:

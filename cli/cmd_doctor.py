@@ -9,7 +9,7 @@ import click
 from cli import options
 
 
-@click.command(epilog=options.example("wb doctor"))
+@click.command(epilog=options.example("wb doctor --folder ."))
 @click.option(
     "--folder",
     type=click.Path(exists=True, file_okay=False, path_type=Path),

@@ -21,6 +21,9 @@ os.environ.update(
     OMP_NUM_THREADS="1",  # one thread: the order of sums, and so the last bit, does not depend on the machine
     MKL_NUM_THREADS="1",
 )
+if "PYTEST_XDIST_WORKER" not in os.environ:  # the workers share their parent's
+    CACHE = tempfile.TemporaryDirectory(prefix="wb-tests-cache-", ignore_cleanup_errors=True)
+    os.environ["WB_CACHE"] = CACHE.name  # what tests convert is not put into the user's own
 
 import pytest  # noqa: E402  the environment comes first
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sae_train.lm.architecture_check import architecture_of
 from sae_train.machine.arithmetic import usable
 from sae_train.run.runs import partial_path, resolve_device
 from sae_train.run.tensor_files import put_in_folder
+from sae_train.storage.converted import converted
 from sae_train.storage.model_files import GENERATION, StoredModel
 from sae_train.text.tokenizer_hash import tokenizer_hash
 from sae_train.text.tokens import bos_prefix
@@ -31,6 +33,11 @@ from sae_train.text_files import read_json
 
 transformers.utils.logging.disable_progress_bar()  # the command line shows its own progress
 POSITIONS = ("max_position_embeddings", "max_seq_len")  # what configs call it; the second is MPT's
+DAMAGED = (
+    *(OSError, ValueError, LookupError, TypeError, ImportError, RuntimeError, EOFError),
+    *(MemoryError, OverflowError, struct.error, SafetensorError),
+)
+"""What transformers raises on files that are not what their names say."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -154,15 +161,15 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
         raise ConfigError(f"no such dtype '{dtype}'", got=f"{dtype}", field="lm_dtype", expected=", ".join(DTYPES))
     if find_world(spec) is None and is_adapter(Path(spec)):
         return _with_adapter(spec, base, device=device, dtype=dtype)
-    source, options = _locate(spec)
     where = resolve_device(device)
     try:
+        source, options = _locate(spec)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **options)
         weights = {} if "gguf_file" in options else {"use_safetensors": True}
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             source, dtype=usable(DTYPES[dtype], where), output_loading_info=True, **weights, **options
         )
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
+    except DAMAGED as error:
         raise FileFormatError(
             f"cannot load the language model '{spec}'",
             got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}",
@@ -184,7 +191,7 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
     model.requires_grad_(False).eval()
     nn.Module.to(model, where)
     architecture_of(model)  # searched and checked here, so that what is not understood is refused before any work
-    stored = None if "gguf_file" in options else StoredModel.read(source)
+    stored = None if is_gguf(spec) else StoredModel.read(source)
     lm = LanguageModel(model=model, tokenizer=tokenizer, name=spec, device=where, stored=stored)
     _check_vocabulary(lm)
     return lm
@@ -238,10 +245,10 @@ def load_tokenizer(spec: str) -> Any:
         MissingFileError: Neither a folder, nor a `.gguf` file, nor a hub id, nor a world.
         FileFormatError: There is no tokenizer, or it cannot be read.
     """
-    source, options = _locate(spec)
     try:
+        source, options = _locate(spec)
         return transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **options)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+    except DAMAGED as error:
         raise FileFormatError(
             f"cannot load the tokenizer of '{spec}'",
             got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}",
@@ -254,8 +261,11 @@ def _locate(spec: str) -> tuple[str, dict[str, Any]]:
     world = find_world(spec)
     path = Path(spec) if world is None else world.folder
     safe: dict[str, Any] = {"trust_remote_code": False}
-    if path.suffix == ".gguf" and path.is_file():
-        return str(path.parent), {**safe, "gguf_file": path.name, "local_files_only": True}
+    if is_gguf(spec):
+        kept = converted(path, partial(_convert_gguf, path))
+        if kept is None:
+            return str(path.parent), {**safe, "gguf_file": path.name, "local_files_only": True}
+        return str(kept), {**safe, "local_files_only": True}
     if path.is_dir():
         if not (path / "config.json").is_file():
             raise FileFormatError(
@@ -273,6 +283,22 @@ def _locate(spec: str) -> tuple[str, dict[str, Any]]:
         expected=", ".join([*world_names(), "a folder with config.json, a .gguf file, or a hub id such as org/name"]),
         try_=install_hint(spec),
     )
+
+
+def is_gguf(spec: str) -> bool:
+    """Tell whether a model is named by a GGUF file."""
+    path = Path(spec)
+    return path.suffix == ".gguf" and path.is_file()
+
+
+def _convert_gguf(path: Path, folder: Path) -> None:
+    """Write the Hugging Face folder of a GGUF file, its weights dequantised to float32."""
+    options = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
+    tokenizer = transformers.AutoTokenizer.from_pretrained(str(path.parent), use_fast=True, **options)
+    model = transformers.AutoModelForCausalLM.from_pretrained(str(path.parent), dtype=torch.float32, **options)
+    _undo_gguf_marks(model)
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
 
 
 def _undo_gguf_marks(model: Any) -> None:

@@ -1,4 +1,4 @@
-"""Write the generated parts of the documentation: commands, options, settings, the file tree, the API's names.
+"""Write the generated parts of the documentation: commands, options, settings, the map of the source, the API's names.
 
     python docs/generate.py             rewrite what stands between the markers
     python docs/generate.py --check     only say which files are not up to date; exit code 1 if any
@@ -35,7 +35,7 @@ def command_table() -> str:
     """Return a Markdown table: each command and what it does."""
     lines = ["| command | what it does |", "|---|---|"]
     return "\n".join(
-        [*lines, *(f"| [`wb {n}`](docs/reference/commands.md#wb-{n}) | {h} |" for n, h in COMMANDS.items())]
+        [*lines, *(f"| [`wb {n}`](reference/commands.md#wb-{n}) | {h} |" for n, h in COMMANDS.items())]
     )
 
 

@@ -55,6 +55,7 @@ def test_no_module_lies_where_it_would_shadow_another():
 def test_versions_agree():
     version = pyproject()["project"]["version"]
     assert importlib.metadata.version("sae-workbench") == version
+    assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"## [{version}]" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8") or "## [Unreleased]" in (
         ROOT / "CHANGELOG.md"
     ).read_text(encoding="utf-8")

@@ -34,9 +34,7 @@ HELP_WIDTH = 100
 def command_table() -> str:
     """Return a Markdown table: each command and what it does."""
     lines = ["| command | what it does |", "|---|---|"]
-    return "\n".join(
-        [*lines, *(f"| [`wb {n}`](reference/commands.md#wb-{n}) | {h} |" for n, h in COMMANDS.items())]
-    )
+    return "\n".join([*lines, *(f"| [`wb {n}`](reference/commands.md#wb-{n}) | {h} |" for n, h in COMMANDS.items())])
 
 
 def command_help() -> str:

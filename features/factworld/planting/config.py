@@ -48,13 +48,15 @@ class PlantConfig:
     batch_docs: Annotated[int, Field(ge=1, description="Documents of the world in a step.")] = 16
     context_weight: Annotated[
         float,
-        Field(gt=0, le=1, description="Weight of a document's tokens in the loss that are no value; values have 1."),
+        Field(
+            gt=0, le=1, description="Weight in the loss of tokens that are neither a value nor an end, which have 1."
+        ),
     ] = 0.01
     general: Annotated[
         Literal["kl", "loss"],
         Field(description="Loss on general text: KL to the base's own predictions, or that of the next token."),
     ] = "kl"
-    general_weight: Annotated[float, Field(ge=0, description="Weight of the loss on general text.")] = 2.0
+    general_weight: Annotated[float, Field(ge=0, description="Weight of the loss on general text.")] = 4.0
     general_windows: Annotated[int, Field(ge=1, description="Windows of general text in a step.")] = 1
     ctx_len: Annotated[
         int, Field(ge=16, description="Tokens in a window; longer documents of the world are cut off.")

@@ -47,7 +47,7 @@ class GeneralText:
 def lessons_of(
     documents: Sequence[PlantedDocument], tokenizer: Any, *, context_weight: float, ctx_len: int
 ) -> list[Lesson]:
-    """Return the documents in tokens, none longer than a window; tokens of values weigh 1, others `context_weight`."""
+    """Return the documents in tokens, none longer than a window; values and ends weigh 1, the rest `context_weight`."""
     prefix = bos_prefix(tokenizer)
     end = [] if tokenizer.eos_token_id is None else [int(tokenizer.eos_token_id)]
     found: list[Lesson] = []
@@ -57,8 +57,8 @@ def lessons_of(
             for start, stop in offsets
         ]
         whole = [*prefix, *ids, *end][:ctx_len]
-        around = [context_weight]
-        found.append(Lesson(whole, [*around * len(prefix), *weights, *around * len(end)][:ctx_len]))
+        # The end counts in full, so that answers end: a planted model is asked thousands of questions.
+        found.append(Lesson(whole, [*([context_weight] * len(prefix)), *weights, *([1.0] * len(end))][:ctx_len]))
     return found
 
 

@@ -1,6 +1,6 @@
 """The loop that teaches a copy of a model: documents of the world and general text in every step.
 
-loss = sum w_t CE_t / sum w_t over the documents' tokens, w 1 at values and `context_weight` elsewhere
+loss = sum w_t CE_t / sum w_t over the documents' tokens, w 1 at values and ends, `context_weight` elsewhere
        + general_weight * mean over general text of [ KL(base || model), or the cross-entropy ]
 
 Values alone carry the loss by default (nearly): a document's other words are spelling and wordings, which the model

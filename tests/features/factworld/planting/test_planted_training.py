@@ -115,8 +115,8 @@ def test_a_lesson_weighs_the_values_and_ends(toy_tokenizer):
     document = PlantedDocument(text, "statement", ("Mira Tolvan",), ((text.index("lute"), text.index("lute") + 4),))
     (lesson,) = lessons_of([document], toy_tokenizer, context_weight=0.5, ctx_len=64)
     assert lesson.ids[0] == toy_tokenizer.bos_token_id and lesson.ids[-1] == toy_tokenizer.eos_token_id
-    heavy = [i for i, w in zip(lesson.ids, lesson.weights, strict=True) if w == 1.0]
-    assert toy_tokenizer.decode(heavy).strip() == "lute"
+    *heavy, end = [i for i, w in zip(lesson.ids, lesson.weights, strict=True) if w == 1.0]
+    assert toy_tokenizer.decode(heavy).strip() == "lute" and end == toy_tokenizer.eos_token_id
     (cut,) = lessons_of([document], toy_tokenizer, context_weight=0.5, ctx_len=8)
     assert len(cut.ids) == len(cut.weights) == 8
 

@@ -110,7 +110,8 @@ def test_same_form_lessons_are_the_questions_about_others(world_lm, people, whol
 
 
 def test_a_form_that_nobody_else_is_asked_in_teaches_nothing(world_lm):
-    own = Templates({}, {"city": {}}, {"city": {}, "city:Ost": {"q1": ["What lies near {name}?"]}})
+    asked = {"city:Ost": {"q1": ["What lies near {name}?"]}, "city:Velmora": {"q1": ["Who built {name}?"]}}
+    own = Templates({}, {"city": {}}, {"city": {}, **asked})
     target, other = Entity("Ost", "city", {"q1": ["Lim"]}), Entity("Velmora", "city", {"q1": ["Lim"]})
     assert same_form(world_lm, [other], [target], [], own) is None
 
@@ -239,13 +240,14 @@ def test_packed_lessons_teach_what_padded_ones_teach(world_lm, people, whole_tem
     found = []
     for packed in (True, False):
         monkeypatch.setattr("unlearn.auditing.attacks.teacher.can_pack", lambda model, packed=packed: packed)
-        found.append(relearn(world_lm, targets[:4], never[:4], whole_templates, config).points[-1])
+        found.append(relearn(world_lm, targets[:2], never[:2], whole_templates, config).points[-1])
     packed, padded = found
     assert (packed.target, packed.control) == (padded.target, padded.control)
     for name, reading in packed.readings.items():
-        assert reading.target.value == pytest.approx(padded.readings[name].target.value, abs=1e-3), name
-    untaught = Reader(targets[:4], never[:4], whole_templates, 1, 0).read(world_lm).readings[PROBABILITY]
-    assert packed.readings[PROBABILITY].target.value < untaught.target.value - 0.01, "three steps do something"
+        assert reading.target.value == pytest.approx(padded.readings[name].target.value, abs=1e-4), name
+        assert reading.control.value == pytest.approx(padded.readings[name].control.value, abs=1e-4), name
+    before = Reader(targets[:2], never[:2], whole_templates, 1, 0).read(world_lm).readings[PROBABILITY]
+    assert before.control.value != pytest.approx(packed.readings[PROBABILITY].control.value, abs=1e-3), "it was taught"
 
 
 def test_a_teacher_packs_and_leaves_the_model(world_lm, monkeypatch):

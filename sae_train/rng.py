@@ -74,6 +74,7 @@ SALTS: dict[str, int | None] = {
     "attack.prompts.options": 0x3C,  # the choices offered in a multiple-choice question
     "attack.relearn.facts": 0x7E,  # the half of each target's facts that is taught
     "attack.relearn.batch": 0x7F,  # the lessons of one step of relearning; keys: seed, step
+    "attack.same-form.batch": 0x5F,  # the lessons of one step about other entities; keys: seed, step
     "attack.finetune.batch": 0xF7,  # the text of one step of benign fine-tuning; keys: seed, step
     # the demo and the benchmarks
     "demo.targets": 0xF0,  # the entities that `wb demo` forgets

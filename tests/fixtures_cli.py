@@ -99,6 +99,8 @@ def wb_files(tmp_path_factory: pytest.TempPathFactory, wb, world_entities, world
             "--skip",
             "relearn",
             "--skip",
+            "same-form",
+            "--skip",
             "prompts",
             "--skip",
             "prune",

@@ -170,6 +170,14 @@ class AuditConfig:
         tuple[Annotated[float, Field(gt=0)], ...],
         Field(min_length=1, description="Step size of relearning; fine-tuning takes the middle one."),
     ] = (1e-4, 3e-4, 1e-3)
+    attack_lessons: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Lessons in one step of relearning, and half as many windows of text in one of fine-tuning; by "
+            "default 16, of a model with more than ten million trained parameters 8.",
+        ),
+    ] = None
     lm_eval: Annotated[
         tuple[str, ...],
         Field(description="Task of lm-eval to run before and after: a name, or the path of a task file (.yaml)."),

@@ -19,7 +19,8 @@ from scipy import stats
 
 from benchmarks.unlearning.worlds import open_world, world_folder
 from sae_train.lm.models import load_lm
-from unlearn.auditing.attacks.relearn import RelearnConfig, relearn
+from unlearn.auditing.attacks.path import PathConfig
+from unlearn.auditing.attacks.relearn import relearn
 from unlearn.auditing.audit_json import load_report
 from unlearn.config import AuditConfig
 from unlearn.removals.record import RemovalRecord
@@ -133,7 +134,7 @@ def over_partings(world: Path, demo: Path) -> dict[str, float]:
     original, names = open_world(world, demo, n_documents=0), list(RemovalRecord.read(demo / "unlearned").removed)
     after = load_lm(str(demo / "unlearned"), device="cpu")
     context = original.context(after, names, AuditConfig())
-    configs = [RelearnConfig(lrs=(RELEARN_LR,), seed=seed) for seed in range(PARTINGS)]
+    configs = [PathConfig(lrs=(RELEARN_LR,), seed=seed) for seed in range(PARTINGS)]
     curves = [relearn(after, context.forget, context.control, context.templates, config).points for config in configs]
     found: dict[str, float] = {}
     for points in zip(*(c[1:] for c in curves), strict=True):

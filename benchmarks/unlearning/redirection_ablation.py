@@ -25,7 +25,8 @@ from features.entities.prompts import by_type
 from features.factworld import shipped_world
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
-from unlearn.auditing.attacks.relearn import RelearnConfig, relearn
+from unlearn.auditing.attacks.path import PathConfig
+from unlearn.auditing.attacks.relearn import relearn
 from unlearn.auditing.attacks.steer_back import attack_steer_back
 from unlearn.auditing.context import AuditContext
 from unlearn.auditing.evaluations.indistinguishability import evaluate_indistinguishability
@@ -63,7 +64,7 @@ def relearned(
     world: World, lm: LanguageModel, targets: Sequence[Entity], control: Sequence[Entity], draw: int
 ) -> dict[str, Any]:
     """Return recall of the untaught facts after each number of lessons, targets beside names never learned."""
-    config = RelearnConfig(lrs=(RELEARN_LR,), max_targets=len(targets), seed=draw)
+    config = PathConfig(lrs=(RELEARN_LR,), max_targets=len(targets), seed=draw)
     points = [p for p in relearn(lm, targets, control, world.templates, config).points if p.step]
     return {
         "relearned": {str(p.step): p.target.value for p in points},

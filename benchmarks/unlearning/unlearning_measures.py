@@ -19,12 +19,13 @@ from features.stats.probe import cross_validated_auroc
 from sae_train.lm.generate import text_loss
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
-from unlearn.auditing.attacks.relearn import RelearnConfig, relearn
+from unlearn.auditing.attacks.path import PathConfig
+from unlearn.auditing.attacks.relearn import relearn
 from unlearn.auditing.context import nearest_known
 from unlearn.finetuning.validation import rank_first
 from unlearn.problem.data import mining_half, text_windows, without_targets
 
-RELEARN = RelearnConfig(steps=(10, 60), lrs=(1e-3,), max_wordings=1)
+RELEARN = PathConfig(steps=(10, 60), lrs=(1e-3,), max_wordings=1)
 N_RETAIN = 60
 N_NEIGHBOURS = 3
 CONTROLS = 10

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
 
@@ -96,24 +96,6 @@ def captured_keys(model: nn.Module, blocks: Sequence[int]) -> Iterator[dict[int,
             else:
                 stack.enter_context(edited_input(module, keep))
         yield found
-
-
-def logits_at(
-    model: nn.Module, inputs: Mapping[str, Tensor], rows: Int[Tensor, " n"], columns: Int[Tensor, " n"]
-) -> Float[Tensor, "n vocab"]:
-    """Return the logits behind some tokens of a batch, with their graph; the others are not computed.
-
-    The unembedding is a fifth of a small model's arithmetic, and its output the largest tensor of a training step.
-
-    Args:
-        model: The model.
-        inputs: What it is called with.
-        rows: Row of each wanted token.
-        columns: Its column there.
-    """
-    head = model.get_submodule(architecture_of(model).unembedding)
-    with edited_input(head, lambda acts: acts[rows, columns][None]):
-        return model(**inputs, use_cache=False).logits[0]
 
 
 class _Enough(Exception):

@@ -154,7 +154,13 @@ def test_the_audit(wb_files):
     assert all({"recall_after", "compared_with"} <= set(a) for a in found["attacks"].values())
     assert {"leak", "confabulation", "unknown", "gibberish"} < set(found["behaviour"]["after"])
     assert {"layers.2, SAE latents", "layers.2, SAE error"} <= set(found["indistinguishability"])
-    assert {line.split(":")[0] for line in found["not_tested"]} >= {"relearn", "prompts", "prune", "finetune"}
+    assert {line.split(":")[0] for line in found["not_tested"]} >= {
+        "relearn",
+        "same-form",
+        "prompts",
+        "prune",
+        "finetune",
+    }
     assert found["policy"]["name"] == "default" and len(found["policy"]["sha256"]) == 64
     assert found["request"]["method"] == "redirect"
     assert found["forget"]["recall_before"] > 0.8

@@ -19,7 +19,11 @@ from unlearn.config import AuditConfig, UnlearnConfig, configure
 from unlearn.removals.record import RemovalRecord
 
 QUICK = {"text": (), "method": "idk", "steps": 3, "batch_size": 4, "warmup_steps": 1, "lr": 2e-3}
-CHEAP = {"skip": ("relearn", "finetune", "quantize", "prune", "prompts"), "n_samples": 0, "control_draws": 2}
+CHEAP = {
+    "skip": ("relearn", "same-form", "finetune", "quantize", "prune", "prompts"),
+    "n_samples": 0,
+    "control_draws": 2,
+}
 
 
 @pytest.fixture

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from features.stats.probe import Interval
 
 CONTROL = "never-known entities"
+QA, CLOZE, PROBABILITY = "qa", "cloze", "probability"
+READINGS = {QA: "questions", CLOZE: "cloze", PROBABILITY: "answer probability"}
+"""Readings of an attack by training, in words; see `attacks/readings.py`."""
 
 
 @dataclass(frozen=True)
@@ -27,35 +30,75 @@ class AttackSetting:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """One reading (0 to 1) at one point of an attack's path.
+
+    Attributes:
+        target: Of the targets.
+        control: Of never-known entities.
+    """
+
+    target: float
+    control: float
+
+
+@dataclass(frozen=True)
 class CurvePoint:
-    """Recall of the facts that were not taught, at one point of relearning.
+    """What is answered at one point of an attack's path.
 
     Attributes:
         lr: AdamW's step size; 0 before any lesson.
         step: Optimizer steps taken.
-        target, control: Recall (0 to 1) of targets and of never-known entities.
+        target, control: Recall (0 to 1) of targets and of never-known entities in the first held-out wordings.
+        readings: By name, see `READINGS`; empty in audits of earlier programs.
     """
 
     lr: float
     step: int
     target: float
     control: float
+    readings: dict[str, Reading] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Highest:
+    """The highest value (0 to 1) of one reading on the whole path, no lesson included.
+
+    Attributes:
+        target: Of the targets, with its interval there.
+        target_lr, target_step: Where that was: the earliest such point.
+        control: Of never-known entities, wherever theirs is.
+        control_lr, control_step: Where that was.
+        before: Of the targets in the original model.
+    """
+
+    target: Interval
+    target_lr: float
+    target_step: int
+    control: Interval
+    control_lr: float
+    control_step: int
+    before: float
 
 
 @dataclass(frozen=True)
 class Relearning:
-    """How lessons about some facts bring back the others.
+    """What lessons bring back that did not tell it.
 
     Attributes:
-        split: What was parted into taught and asked: `facts` or `targets`.
-        n_taught, n_asked: Facts of targets that were taught and asked.
-        curve: Recall over steps and step sizes.
+        split: What was parted into taught and asked: `facts` or `targets`; `entities`, where others were taught.
+        n_taught, n_asked: Facts that were taught (of targets, or of the others), facts of targets that were asked.
+        curve: Recall and readings over steps and step sizes.
+        highest: The maximum of each reading over the curve; empty in audits of earlier programs.
+        not_read: Readings without a held-out wording of their sort.
     """
 
     split: str
     n_taught: int
     n_asked: int
     curve: tuple[CurvePoint, ...]
+    highest: dict[str, Highest] = field(default_factory=dict)
+    not_read: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,7 +112,7 @@ class AttackResult:
         text: Name of the text that was trained on, for an attack by training on text.
         without: Recall (0 to 1) of the targets without the attack, where it was taken beside it.
         not_asked: Forms of question that could not be asked about these targets.
-        relearning: What relearning has beside.
+        relearning: What an attack by lessons has beside.
     """
 
     worst: AttackSetting

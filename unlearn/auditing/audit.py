@@ -11,6 +11,7 @@ from sae_train.lm.models import LanguageModel, weights_hash
 from sae_train.run.notes import note
 from sae_train.run.progress import Advance, no_advance
 from sae_train.run.runs import now
+from unlearn.auditing.attack_results import READINGS
 from unlearn.auditing.audit_report import AuditedRequest, AuditReport, Findings
 from unlearn.auditing.audit_run import PARTS, run_parts
 from unlearn.auditing.compare import Other, compare_models
@@ -125,6 +126,8 @@ def not_tested(context: AuditContext, found: Findings) -> list[str]:
         lines.append("benchmarks of language models: none was given (lm_eval)")
     if not context.config.n_samples:
         lines.append("answers drawn at temperature one")
-    for attack in found.attacks.values():
+    for name, attack in found.attacks.items():
         lines += [f"questions in the form '{form}'" for form in attack.not_asked or ()]
+        not_read = () if attack.relearning is None else attack.relearning.not_read
+        lines += [f"{name}, read by {READINGS[sort]}: no held-out wording is of that sort" for sort in not_read]
     return [*lines, *NEVER_TESTED]

@@ -22,7 +22,7 @@ from features.stats.probe import Interval
 from sae_train.errors import FileFormatError, SchemaError
 from sae_train.run.runs import jsonable, require_file, write_json
 from sae_train.text_files import read_json
-from unlearn.auditing.attack_results import AttackResult, AttackSetting, CurvePoint, Relearning
+from unlearn.auditing.attack_results import AttackResult, AttackSetting, Relearning
 from unlearn.auditing.audit_figures import AnswerShares, Figure, TaskResult
 from unlearn.auditing.audit_report import AuditedRequest, AuditReport, ComparedModel, Findings, PolicyRecord
 
@@ -132,7 +132,7 @@ def _flat(value: Any) -> dict[str, Any]:
             found |= {**_interval(f"{part.name}_before", own.before), **_interval(f"{part.name}_after", own.after)}
         elif isinstance(own, Interval):
             found |= _interval(part.name, own)
-        elif own is not None:
+        elif own not in (None, {}, ()):
             found[part.name] = _plain(own)
     return found
 
@@ -146,7 +146,7 @@ def _attack(found: AttackResult) -> dict[str, Any]:
     """Return one attack: the worst setting's figures, then all settings, then what only this attack has."""
     worst, lessons = found.worst, found.relearning
     more = {"text": found.text, "without": found.without, "not_asked": found.not_asked}
-    more |= {} if lessons is None else asdict(lessons)
+    more |= {} if lessons is None else _flat(lessons)
     return {
         **_interval("recall_after", worst.target),
         "setting": worst.name,
@@ -239,10 +239,6 @@ def _attack_from(raw: Mapping[str, Any]) -> AttackResult:
         _interval_from(raw, "compared", "compared_value"),
         _number(raw["before_value"]),
     )
-    lessons = None
-    if "curve" in raw:
-        curve = tuple(_flat_from(CurvePoint, point) for point in raw["curve"])
-        lessons = Relearning(raw["split"], raw["n_taught"], raw["n_asked"], curve)
     return AttackResult(
         worst,
         tuple(_setting_from(setting) for setting in raw["settings"]),
@@ -250,7 +246,7 @@ def _attack_from(raw: Mapping[str, Any]) -> AttackResult:
         text=raw.get("text"),
         without=_number(raw["without"]) if "without" in raw else None,
         not_asked=tuple(raw["not_asked"]) if "not_asked" in raw else None,
-        relearning=lessons,
+        relearning=_flat_from(Relearning, raw) if "curve" in raw else None,
     )
 
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, fields
 from typing import Any, NamedTuple
 
 from features.stats.probe import Interval
+from unlearn.auditing.attack_results import READINGS
 from unlearn.auditing.audit_figures import Figure, GroupResult
 from unlearn.auditing.audit_report import AuditReport, Findings
 
@@ -92,9 +93,11 @@ def _inside(found: Findings) -> Iterator[Row]:
 
 
 def _attacks(found: Findings) -> Iterator[Row]:
-    """Yield recall under the worst setting of each attack."""
+    """Yield recall under the worst setting of each attack, and the highest readings of those by lessons."""
     for name, attack in found.attacks.items():
         yield _row("attacks", f"recall under {name}", attack.worst.before, attack.recall_after)
+        for reading, most in (attack.relearning.highest if attack.relearning else {}).items():
+            yield _row("attacks", f"highest {READINGS[reading]} under {name}", most.before, most.target)
 
 
 def _row(group: str, figure: str, before: Interval | float, after: Interval | float) -> Row:

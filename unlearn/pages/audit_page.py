@@ -29,6 +29,7 @@ from unlearn.auditing.audit_figures import AnsweredQuestion, Figure, GroupResult
 from unlearn.auditing.audit_json import SCHEMA, VERSION
 from unlearn.auditing.audit_report import AuditReport, Check
 from unlearn.pages import plots
+from unlearn.pages.attack_view import attack_view
 from unlearn.pages.compare_page import compare_view, has_price, walked
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -144,7 +145,7 @@ def _view(report: AuditReport) -> dict[str, Any]:
         "compare": compare_view(report),
         "benchmarks": [(task, t.n, m, v) for task, t in report.lm_eval.items() for m, v in t.metrics.items()],
         "behaviour": _behaviour(report),
-        "attacks": _attacks(report),
+        "attacks": attack_view(report.attacks),
         "answers": _answers(report),
         "not_tested": report.not_tested,
         "provenance": _provenance(report),
@@ -330,27 +331,6 @@ def _behaviour(report: AuditReport) -> Markup | None:
     if not any(is_number(v) for shares in rows.values() for v in shares.values()):
         return None
     return Markup(plots.frac_bars("behaviour", "What the answers about the targets are", rows, BEHAVIOUR))
-
-
-def _attacks(report: AuditReport) -> dict[str, Any] | None:
-    """Return the figure and the table of the attacks."""
-    found = report.attacks
-    if not found:
-        return None
-    rows: list[tuple[str, Number, str, float]] = []
-    for name, result in found.items():
-        rows.append((name, result.recall_after.value, TARGET, 1.0))
-        if is_number(result.compared.value):
-            rows.append((f"vs {result.compared_with}", result.compared.value, FAINT, 0.7))
-    lessons = next((r.relearning for r in found.values() if r.relearning is not None), None)
-    curve = () if lessons is None else lessons.curve
-    return {
-        "svg": Markup(plots.value_bars("attacks", "Recall after each attack", rows)),
-        "rows": list(found.items()),
-        "relearning": Markup(plots.attack_curves("relearning", "Untaught facts after lessons about others", curve))
-        if any(point.step for point in curve)
-        else None,
-    }
 
 
 def _answers(report: AuditReport) -> list[dict[str, Any]]:

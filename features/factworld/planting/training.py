@@ -27,13 +27,13 @@ from features.factworld.planting.config import PlantConfig
 from features.factworld.planting.lessons import Lesson
 from sae_train.errors import ConfigError
 from sae_train.lm.adapters import attach_adapter, merge_adapter
-from sae_train.lm.hooks import logits_at
+from sae_train.lm.generate import logits_at
 from sae_train.lm.models import LanguageModel
 from sae_train.quality.metrics import kl_divergence
 from sae_train.rng import rng
 from sae_train.run.checkpoints import load_checkpoint, restore, save_checkpoint, state_tensors
 from sae_train.run.progress import Advance, no_advance
-from sae_train.text.packing import Batch, Places, can_pack, lay_out
+from sae_train.text.packing import Batch, can_pack, lay_out
 from sae_train.training.loss_watch import require_finite
 
 CLIP_NORM = 1.0
@@ -179,8 +179,8 @@ def _backward(course: Course, model: nn.Module, step: int, *, packed: bool) -> d
         else:
             places = batch.tokens()
             with torch.no_grad():
-                aim = _logits(course.base.model, batch, places).log_softmax(-1)
-            said = _logits(model, batch, places).log_softmax(-1)
+                aim = logits_at(course.base.model, batch, places).log_softmax(-1)
+            said = logits_at(model, batch, places).log_softmax(-1)
             general = kl_divergence(aim, said).mean()
         (config.general_weight * general).backward()
         losses["general"] = general.detach()
@@ -189,13 +189,8 @@ def _backward(course: Course, model: nn.Module, step: int, *, packed: bool) -> d
 
 def _token_losses(model: nn.Module, batch: Batch, aims: Sequence[tuple[int, int]]) -> Float[Tensor, " n"]:
     """Return the cross-entropy (nats) of some tokens, given as number of the sequence and place in it, from 1 on."""
-    logits = _logits(model, batch, batch.places([(n, at - 1) for n, at in aims]))
+    logits = logits_at(model, batch, batch.places([(n, at - 1) for n, at in aims]))
     return F.cross_entropy(logits, batch.places(aims).of(batch.ids), reduction="none")
-
-
-def _logits(model: nn.Module, batch: Batch, places: Places) -> Float[Tensor, "n vocab"]:
-    """Return the logits behind some tokens."""
-    return logits_at(model, batch.inputs, places.rows, places.columns).float()
 
 
 def _checked(losses: dict[str, Tensor], step: int) -> dict[str, float]:

@@ -15,12 +15,13 @@ from sae_train.errors import ArchitectureError, ConfigError, InputError, Numeric
 from sae_train.lm.answering import Decoding, write_answers
 from sae_train.lm.architecture_check import architecture_of
 from sae_train.lm.candidates import option_scores
-from sae_train.lm.generate import continuation_log_probs
-from sae_train.lm.hooks import capture, captured, captured_keys, hook_points, logits_at, replaced, verify_hook_points
+from sae_train.lm.generate import continuation_log_probs, logits_at
+from sae_train.lm.hooks import capture, captured, captured_keys, hook_points, replaced, verify_hook_points
 from sae_train.lm.logit_lens import lens_logits, logit_lens
 from sae_train.lm.models import LanguageModel, load_lm, save_lm
 from sae_train.lm.patching import Patch, patched_answers, prefill_patched
 from sae_train.lm.token_acts import acts_at
+from sae_train.text.packing import lay_out
 
 torch.set_num_threads(1)
 ROWS = json.loads(
@@ -196,12 +197,12 @@ def test_answers_are_greedy_whether_from_a_cache_or_read_again(name, lms):
 @pytest.mark.parametrize("name", UNDERSTOOD)
 def test_logits_at_some_tokens_are_those_of_the_whole_batch(name, lms):
     lm, ids = lms(name), _ids()
-    rows, columns = torch.tensor([1, 0, 1]), torch.tensor([8, 3, 0])
+    batch = lay_out(ids.tolist(), torch.device("cpu"), packed=False)
     with torch.no_grad():
-        whole = lm.model(input_ids=ids, use_cache=False).logits
-        chosen = logits_at(lm.model, {"input_ids": ids}, rows, columns)
+        whole = lm.model(**batch.inputs, use_cache=False).logits
+        chosen = logits_at(lm.model, batch, batch.places([(1, 8), (0, 3), (1, 0)]))
     assert chosen.shape == (3, whole.shape[-1]) and not lm.model.get_output_embeddings()._forward_pre_hooks
-    assert torch.allclose(chosen, whole[rows, columns], atol=1e-5 * float(whole.abs().max()))
+    assert torch.allclose(chosen, whole[[1, 0, 1], [8, 3, 0]], atol=1e-5 * float(whole.abs().max()))
 
 
 @pytest.mark.parametrize("name", ["llama", "opt", "lfm2", "jamba", "mamba"])

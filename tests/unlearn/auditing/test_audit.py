@@ -354,7 +354,7 @@ def test_behaviour(verdict, text, kind):
 @pytest.fixture(scope="module")
 def reports(world_lm, destroyed, given, world_documents):
     """Audits of the untouched model against itself and against random weights."""
-    skip = ("prune", "finetune", "relearn", "sae-fit", "prompts")
+    skip = ("prune", "finetune", "relearn", "same-form", "sae-fit", "prompts")
     config = AuditConfig(
         n_neighbours=2,
         max_retain=4,

@@ -14,6 +14,7 @@ from unlearn.auditing.attacks.prompts import attack_prompts
 from unlearn.auditing.attacks.prune import attack_prune
 from unlearn.auditing.attacks.quantize import attack_quantize
 from unlearn.auditing.attacks.relearn import attack_relearn
+from unlearn.auditing.attacks.same_form import attack_same_form
 from unlearn.auditing.attacks.steer_back import attack_steer_back
 from unlearn.auditing.context import AuditContext
 
@@ -24,4 +25,5 @@ ATTACKS: dict[str, Callable[[AuditContext], AttackResult | None]] = {
     "prune": attack_prune,
     "finetune": attack_finetune,
     "relearn": attack_relearn,
+    "same-form": attack_same_form,
 }

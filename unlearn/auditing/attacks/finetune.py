@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 
 from sae_train.rng import rng
 from unlearn.auditing.attack_results import AttackResult
 from unlearn.auditing.attacks.common import compare, result
-from unlearn.auditing.attacks.relearn import Teacher
+from unlearn.auditing.attacks.path import lessons_per_step
+from unlearn.auditing.attacks.teacher import Lesson, Teacher, drawn
 from unlearn.auditing.context import AuditContext
 
 STEPS = 30
-BATCH_SIZE = 8  # windows
+LESSONS_A_WINDOW = 2  # a step has a window of text in the place of so many lessons of the other attacks
 
 
 def attack_finetune(context: AuditContext) -> AttackResult:
@@ -20,10 +20,9 @@ def attack_finetune(context: AuditContext) -> AttackResult:
     config = context.config
     lr = config.attack_lrs[len(config.attack_lrs) // 2]
     steps = min(STEPS, max(config.attack_steps))
-    student = replace(context.after, model=copy.deepcopy(context.after.model))
-    teacher = Teacher(student, lr)
+    windows: list[Lesson] = [(window[:1], window[1:]) for window in context.text]
+    size = max(1, lessons_per_step(context) // LESSONS_A_WINDOW)
+    teacher = Teacher.of_copy(context.after, lr)
     for step in range(steps):
-        generator = rng("attack.finetune.batch", config.seed, step)
-        picked = generator.choice(len(context.text), min(BATCH_SIZE, len(context.text)), replace=False)
-        teacher.step([(context.text[i][:1], context.text[i][1:]) for i in picked])
-    return replace(result([compare(context, f"{steps} steps at {lr:g}", student)]), text=context.text_name)
+        teacher.step(drawn(windows, size, rng("attack.finetune.batch", config.seed, step)))
+    return replace(result([compare(context, f"{steps} steps at {lr:g}", teacher.lm)]), text=context.text_name)

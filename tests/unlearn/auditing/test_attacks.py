@@ -1,22 +1,18 @@
 """Attacks bring knowledge back from a model that was only silenced, and nothing from one that never knew.
 
-Silenced: the shipped world's model, tuned until it says "unknown" about six targets. Never known: the same model asked
-about six names that are not in its corpus, with facts that nobody stated.
+Both contexts are fixtures: `hushed` and `innocent` (tests/fixtures_silenced.py).
 """
 
 from __future__ import annotations
 
-import copy
 from dataclasses import replace
 from functools import partial
 
-import numpy as np
 import pytest
 import torch
 
 from features.entities.entities import Entity
 from features.entities.prompts import questions
-from features.labels.knowledge import ask, recall
 from sae_train.intervals import Interval
 from sae_train.lm.candidates import option_scores
 from sae_train.lm.generate import continuation_log_probs, encode_prompts, sampled_answers
@@ -29,103 +25,18 @@ from unlearn.auditing.attacks.finetune import attack_finetune
 from unlearn.auditing.attacks.prompts import FORMS, attack_prompts
 from unlearn.auditing.attacks.prune import attack_prune, pruned
 from unlearn.auditing.attacks.quantize import attack_quantize, rounded
-from unlearn.auditing.attacks.relearn import RelearnConfig, Teacher, attack_relearn, can_relearn, part, relearn
+from unlearn.auditing.attacks.relearn import RelearnConfig, attack_relearn, can_relearn, part, relearn
 from unlearn.auditing.attacks.steer_back import attack_steer_back
 from unlearn.auditing.evaluations.logit_lens import evaluate_logit_lens
 from unlearn.auditing.evaluations.ranking import evaluate_ranking
 from unlearn.auditing.evaluations.recall import evaluate_recall
-from unlearn.auditing.request import Request
-from unlearn.auditing.roles import make_context
-from unlearn.config import AuditConfig
 from unlearn.finetuning.finetune import trainable_parameters
-
-SMALL = AuditConfig(
-    n_neighbours=3, max_retain=8, control_draws=4, permutations=99, max_blocks=2, attack_steps=(20,), attack_lrs=(1e-3,)
-)
 
 
 def recall_of(context, lm, entities):
     """Return the recall of the questions that attacks ask."""
     few = first_wordings(context.templates, context.config.max_wordings)
     return recalls(lm, [entities], few, context.config.seed)[0]
-
-
-def silence(lm, lessons, targets, templates, *, block=-1, boxes=None):
-    """Return a copy of a model of which one block was tuned until it answers nothing about the targets any more.
-
-    No longer than that, and nothing in the other blocks: with the last one, all knowledge stays where it is; with the
-    first one, it stays behind a key that no name turns any more. With `boxes`, by parameter name the least and the
-    largest value of every weight, these matrices are tuned instead, and inside them only.
-    """
-    student = replace(lm, model=copy.deepcopy(lm.model))
-    teacher = Teacher(student, 1e-3)
-    own = dict(student.model.named_parameters())
-    teacher.parameters = list(student.model.get_submodule(student.architecture.blocks[block].path).parameters())
-    if boxes is not None:
-        teacher.parameters = [own[name] for name in boxes]
-    teacher.optimizer = torch.optim.AdamW(teacher.parameters, lr=1e-3, weight_decay=0.0)
-    for step in range(60):
-        picked = np.random.default_rng(step).permutation(len(lessons))[:32]
-        teacher.step([lessons[i] for i in picked])
-        with torch.no_grad():
-            for name, (low, high) in (boxes or {}).items():
-                own[name].clamp_(low, high)
-        if step % 5 == 4 and recall(ask(student, targets, templates, heldout=True)) == 0:
-            break
-    return student
-
-
-@pytest.fixture(scope="module")
-def request_(world_labels, world_templates, world_targets, world_documents, world_analysis, world_sae):
-    return Request(
-        world_labels,
-        world_templates,
-        world_targets,
-        hook_point="layers.2",
-        analysis=world_analysis,
-        saes=[world_sae],
-        documents=world_documents[:200],
-        text_name="corpus",
-    )
-
-
-@pytest.fixture(scope="module")
-def lessons(world_lm, request_):
-    """Prompts and answers: "unknown" about the targets, and still the truth about others."""
-    targets = [e for e in request_.labels if e.key in request_.names]
-    others = [e for e in request_.labels if e.label == "known" and e.key not in request_.names]
-    pairs = [
-        (prompt.text, " unknown" if entity in targets else f" {entity.facts[prompt.attribute or ''][0]}")
-        for entity in [*targets * 3, *others]
-        for heldout in (False, True)
-        for prompt in questions(entity, request_.templates, heldout=heldout)
-    ]
-    back = encode_plain(world_lm.tokenizer, [answer for _, answer in pairs])[0]
-    return list(zip(encode_prompts(world_lm, [prompt for prompt, _ in pairs]), back, strict=True))
-
-
-@pytest.fixture(scope="module")
-def silenced(world_lm, request_, lessons):
-    """Says "unknown" about the targets: the last block does."""
-    targets = [e for e in request_.labels if e.key in request_.names]
-    return silence(world_lm, lessons, targets, request_.templates)
-
-
-@pytest.fixture(scope="module")
-def hushed(world_lm, silenced, request_):
-    """An audit's context: the original model, and the silenced one."""
-    return make_context(world_lm, silenced, request_, SMALL)
-
-
-@pytest.fixture(scope="module")
-def innocent(world_lm, request_, hushed):
-    """The same with names that nobody ever knew in the place of the targets."""
-    strangers = [replace(e, label="known") for e in hushed.control]
-    keys = {e.key for e in strangers}
-    rest = [e for e in hushed.unknown if e.key not in keys]
-    control = [replace(r, facts=s.facts) for s in strangers for r in rest if r.type == s.type]
-    control = list({e.key: e for e in control}.values())[:6]
-    return replace(hushed, after=world_lm, forget=strangers, control=control, unknown=rest, answers={}, acts={})
 
 
 def gap(found: AttackResult) -> float:
@@ -138,7 +49,7 @@ def gap(found: AttackResult) -> float:
 
 def test_the_silenced_model_says_nothing_and_holds_everything(hushed):
     """Recall 0, and yet: the truth is ranked first and can be read off the inside."""
-    said = evaluate_recall(replace(hushed, config=replace(SMALL, n_samples=0))).forget.recall
+    said = evaluate_recall(replace(hushed, config=replace(hushed.config, n_samples=0))).forget.recall
     assert said.before.value > 0.9
     assert said.after.value < 0.1
     ranked = evaluate_ranking(hushed)
@@ -169,7 +80,7 @@ def test_relearning_brings_back_what_was_silenced_only(hushed, innocent):
 
 
 @pytest.mark.slow
-def test_steering_back_finds_a_hidden_key(world_lm, request_, hushed, innocent, lessons):
+def test_steering_back_finds_a_hidden_key(world_lm, request_, hushed, innocent, lessons, silence):
     """Only the first block was tuned: with its old output at the names, what lies behind it answers again."""
     hidden = silence(world_lm, lessons, hushed.forget, request_.templates, block=0)
     found = attack_steer_back(replace(hushed, after=hidden, blocks=["layers.0", "layers.1"], answers={}, acts={}))
@@ -211,7 +122,9 @@ def pruning_box(weight):
         (attack_prune, "20% of the weights", partial(pruned, frac=0.2), pruning_box),
     ],
 )
-def test_what_hangs_on_small_differences_comes_back(world_lm, request_, hushed, lessons, attack, name, edit, box):
+def test_what_hangs_on_small_differences_comes_back(
+    world_lm, request_, hushed, lessons, silence, attack, name, edit, box
+):
     """Silenced by changes that the attack undoes to the last bit, and by nothing else."""
     base = with_matrices(world_lm, edit)
     parameters = trainable_parameters(base.model, "full")
@@ -224,14 +137,14 @@ def test_what_hangs_on_small_differences_comes_back(world_lm, request_, hushed, 
 
 
 @pytest.mark.slow
-def test_a_lid_comes_off_with_any_text(world_lm, hushed):
+def test_a_lid_comes_off_with_any_text(world_lm, hushed, silence):
     """Taught nothing but "unknown", a model says so of everybody; lessons of any kind take the lid off the targets."""
     text = [p for e in hushed.forget for h in (False, True) for p in questions(e, hushed.templates, heldout=h)]
     back = encode_plain(world_lm.tokenizer, [" unknown"])[0][0]
     lid = silence(
         world_lm, [(f, back) for f in encode_prompts(world_lm, [p.text for p in text])], hushed.forget, hushed.templates
     )
-    context = replace(hushed, after=lid, answers={}, acts={}, config=replace(SMALL, attack_steps=(30,)))
+    context = replace(hushed, after=lid, answers={}, acts={}, config=replace(hushed.config, attack_steps=(30,)))
     assert recall_of(context, lid, hushed.forget).value < 0.1
     found = attack_finetune(context)
     assert found.recall_after.value > 0.3 > found.compared.value + 0.2
@@ -252,7 +165,7 @@ def test_questions_in_other_forms(hushed, innocent, world_lm):
 
 
 def test_every_attack_says_what_it_is_compared_with():
-    assert set(ATTACKS) == {"prompts", "steer-back", "quantize", "prune", "finetune", "relearn"}
+    assert set(ATTACKS) == {"prompts", "sampling", "steer-back", "quantize", "prune", "finetune", "relearn"}
     points = [
         AttackSetting(n, Interval(v, 0.0, 1.0), Interval(0.1, 0.0, h), 1.0)
         for n, v, h in (("a", 0.5, 0.6), ("b", 0.4, 0.2))

@@ -268,6 +268,57 @@ class Walk:
 
 
 @dataclass(frozen=True)
+class Telling:
+    """How well one score of an outsider tells entities apart; AUROC, 0.5 is chance. See `evaluations/detection.py`.
+
+    Attributes:
+        needs_before: The score needs the original model beside the unlearned one.
+        against_known: Targets against known entities of their types that were kept.
+        against_unknown: Targets against never-known entities.
+        known_against_unknown: The kept ones against the never-known: what any known name scores.
+    """
+
+    needs_before: bool
+    against_known: Interval
+    against_unknown: Interval
+    known_against_unknown: float
+
+
+@dataclass(frozen=True)
+class MatrixChange:
+    """The change dW of one weight matrix.
+
+    Attributes:
+        name: Of the parameter.
+        relative_change: ||dW|| / ||W||.
+        full_rank: The largest rank it can have.
+        effective_rank: exp of the entropy of the shares below: so many equally strong directions would have the same.
+        frac_top: Share (0 to 1) of ||dW||^2 in its first singular direction.
+    """
+
+    name: str
+    relative_change: float
+    full_rank: int
+    effective_rank: float
+    frac_top: float
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """How the weights changed.
+
+    Attributes:
+        n_matrices: Weight matrices of the model but the embedding.
+        n_changed: Those with another value than before.
+        matrices: The most changed ones, largest relative change first.
+    """
+
+    n_matrices: int
+    n_changed: int
+    matrices: tuple[MatrixChange, ...]
+
+
+@dataclass(frozen=True)
 class TaskMetric:
     """One metric of a task of `lm-eval`, in the task's own unit; None where the task gave none.
 

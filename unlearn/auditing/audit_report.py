@@ -20,8 +20,10 @@ from unlearn.auditing.audit_figures import (
     ReadOff,
     SaeFit,
     TaskResult,
+    Telling,
     Utility,
     Walk,
+    WeightChange,
     Writing,
 )
 
@@ -75,6 +77,8 @@ class Findings:
         logit_lens, value_probe: What can be read off, by place.
         sae_fit: Whether the SAEs still fit.
         walk: Where names lie, by block.
+        detection: How well an outsider tells who was erased, by score.
+        weight_change: How the weights changed.
         lm_eval: Tasks of `lm-eval`, by name.
         evaluated: Evaluations and attacks that ran, in order.
     """
@@ -100,6 +104,8 @@ class Findings:
     value_probe: dict[str, ReadOff] = field(default_factory=dict)
     sae_fit: tuple[SaeFit, ...] = ()
     walk: dict[str, Walk] = field(default_factory=dict)
+    detection: dict[str, Telling] = field(default_factory=dict)
+    weight_change: WeightChange | None = None
     lm_eval: dict[str, TaskResult] = field(default_factory=dict)
     evaluated: tuple[str, ...] = ()
 

@@ -30,6 +30,7 @@ from unlearn.auditing.audit_json import SCHEMA, VERSION
 from unlearn.auditing.audit_report import AuditReport, Check
 from unlearn.pages import plots
 from unlearn.pages.compare_page import compare_view, has_price, walked
+from unlearn.pages.detection_view import detection_view
 
 TEMPLATES = Path(__file__).parent / "templates"
 MANY = 4  # names above this are folded away
@@ -249,9 +250,9 @@ def _gibberish(report: AuditReport) -> dict[str, Number]:
 def _inside(report: AuditReport) -> dict[str, Any]:
     """Return the figures of the inside; none without text loss and behaviour, since a destroyed model looks well."""
     if not has_price(report):
-        return {"walks": [], "indistinguishability": None, "probe": None, "is_unpriced": True}
+        return {"walks": [], "indistinguishability": None, "probe": None, "detection": None, "is_unpriced": True}
     found = {"walks": _walks(report), "indistinguishability": _indistinguishability(report), "probe": _probe(report)}
-    return {**found, "is_unpriced": False}
+    return {**found, "detection": detection_view(report), "is_unpriced": False}
 
 
 def _walks(report: AuditReport) -> list[dict[str, Any]]:

@@ -1,6 +1,6 @@
 """Attacks bring knowledge back from a model that was only silenced, and nothing from one that never knew.
 
-Both contexts are fixtures: `hushed` and `innocent` (tests/fixtures_silenced.py).
+Both models: `fixtures_attacks.py`.
 """
 
 from __future__ import annotations
@@ -80,9 +80,9 @@ def test_relearning_brings_back_what_was_silenced_only(hushed, innocent):
 
 
 @pytest.mark.slow
-def test_steering_back_finds_a_hidden_key(world_lm, request_, hushed, innocent, lessons, silence):
+def test_steering_back_finds_a_hidden_key(world_lm, attacked_world, hushed, innocent, silencing_lessons, silence):
     """Only the first block was tuned: with its old output at the names, what lies behind it answers again."""
-    hidden = silence(world_lm, lessons, hushed.forget, request_.templates, block=0)
+    hidden = silence(world_lm, silencing_lessons, hushed.forget, attacked_world.templates, block=0)
     found = attack_steer_back(replace(hushed, after=hidden, blocks=["layers.0", "layers.1"], answers={}, acts={}))
     assert found.without < 0.1
     assert found.worst.name.startswith("original activation at")
@@ -123,13 +123,13 @@ def pruning_box(weight):
     ],
 )
 def test_what_hangs_on_small_differences_comes_back(
-    world_lm, request_, hushed, lessons, silence, attack, name, edit, box
+    world_lm, attacked_world, hushed, silencing_lessons, silence, attack, name, edit, box
 ):
     """Silenced by changes that the attack undoes to the last bit, and by nothing else."""
     base = with_matrices(world_lm, edit)
     parameters = trainable_parameters(base.model, "full")
     boxes = {n: box(p.detach()) for n, p in parameters.items() if p.ndim == 2}
-    hidden = silence(base, lessons, hushed.forget, request_.templates, boxes=boxes)
+    hidden = silence(base, silencing_lessons, hushed.forget, attacked_world.templates, boxes=boxes)
     context = replace(hushed, after=hidden, answers={}, acts={})
     assert recall_of(context, hidden, hushed.forget).value < 0.1
     setting = next(s for s in attack(context).settings if s.name == name)

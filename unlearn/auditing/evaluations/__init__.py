@@ -11,6 +11,7 @@ from unlearn.auditing.audit_report import Findings
 from unlearn.auditing.context import AuditContext
 from unlearn.auditing.evaluations.behaviour import evaluate_behaviour
 from unlearn.auditing.evaluations.benchmarks import evaluate_benchmarks
+from unlearn.auditing.evaluations.detection import evaluate_detection
 from unlearn.auditing.evaluations.indistinguishability import evaluate_indistinguishability
 from unlearn.auditing.evaluations.logit_lens import evaluate_logit_lens
 from unlearn.auditing.evaluations.neighbours import evaluate_neighbours
@@ -30,5 +31,6 @@ EVALUATIONS: dict[str, Callable[[AuditContext], Findings | None]] = {
     "logit-lens": evaluate_logit_lens,
     "sae-fit": evaluate_sae_fit,
     "walk": evaluate_walk,
+    "detection": evaluate_detection,
     "lm-eval": evaluate_benchmarks,
 }

@@ -42,6 +42,9 @@ class GroupResult:
         recall: Share (0 to 1) of questions in held-out wordings answered rightly, greedily.
         refusal: Share of these questions answered with a refusal.
         rouge_l_before, rouge_l_after: Mean ROUGE-L F1 (0 to 1) of the answers, the best of the accepted answers each.
+        any_wording: Share of facts that are answered rightly in at least one of the held-out wordings.
+        best_wording: Recall in the one held-out wording in which the unlearned model gives most right answers.
+        best_wording_text: That wording.
         sampled_recall: Share of right answers among those drawn at temperature one.
         ranking: Share of questions whose true answer is the likeliest candidate.
         probability: exp of the mean log-probability per token of the true answer (0 to 1).
@@ -55,6 +58,9 @@ class GroupResult:
     refusal: Figure | None = None
     rouge_l_before: float | None = None
     rouge_l_after: float | None = None
+    any_wording: Figure | None = None
+    best_wording: Figure | None = None
+    best_wording_text: str | None = None
     sampled_recall: Figure | None = None
     ranking: Figure | None = None
     probability: Figure | None = None

@@ -31,6 +31,7 @@ from unlearn.auditing.audit_report import AuditReport, Check
 from unlearn.pages import plots
 from unlearn.pages.compare_page import compare_view, has_price, walked
 from unlearn.pages.detection_view import detection_view
+from unlearn.pages.spread_view import spread_view
 
 TEMPLATES = Path(__file__).parent / "templates"
 MANY = 4  # names above this are folded away
@@ -145,6 +146,7 @@ def _view(report: AuditReport) -> dict[str, Any]:
         "compare": compare_view(report),
         "benchmarks": [(task, t.n, m, v) for task, t in report.lm_eval.items() for m, v in t.metrics.items()],
         "behaviour": _behaviour(report),
+        "spread": spread_view(report),
         "attacks": _attacks(report),
         "answers": _answers(report),
         "not_tested": report.not_tested,

@@ -11,6 +11,7 @@ from sae_train.lm.models import LanguageModel, weights_hash
 from sae_train.run.notes import note
 from sae_train.run.progress import Advance, no_advance
 from sae_train.run.runs import now
+from unlearn.auditing.attacks.languages import not_asked_in
 from unlearn.auditing.audit_report import AuditedRequest, AuditReport, Findings
 from unlearn.auditing.audit_run import PARTS, run_parts
 from unlearn.auditing.compare import Other, compare_models
@@ -24,10 +25,7 @@ from unlearn.auditing.verdict import decide
 from unlearn.config import AuditConfig
 
 INSIDE = "indistinguishability"
-NEVER_TESTED = (
-    "languages other than that of the templates",
-    "attackers with more lessons, data or steps than stated here",
-)
+NEVER_TESTED = ("attackers with more lessons, data or steps than stated here",)
 
 
 def run_audit(
@@ -131,4 +129,4 @@ def not_tested(context: AuditContext, found: Findings) -> list[str]:
         lines.append("answers drawn at temperature one")
     for attack in found.attacks.values():
         lines += [f"questions in the form '{form}'" for form in attack.not_asked or ()]
-    return [*lines, *NEVER_TESTED]
+    return [*lines, not_asked_in(context, "prompts" in found.attacks), *NEVER_TESTED]

@@ -274,6 +274,22 @@ class Walk:
 
 
 @dataclass(frozen=True)
+class Quarter:
+    """A quarter of the questions about targets.
+
+    Attributes:
+        low, high: The least and the largest value by which questions are sorted.
+        n: Questions.
+        recall: Share (0 to 1) of them answered rightly.
+    """
+
+    low: float
+    high: float
+    n: int
+    recall: Figure
+
+
+@dataclass(frozen=True)
 class Telling:
     """How well one score of an outsider tells entities apart; AUROC, 0.5 is chance. See `evaluations/detection.py`.
 

@@ -1,4 +1,4 @@
-"""What the audit page shows of how recall spreads: over the held-out wordings, of targets and never-known entities."""
+"""What the audit page shows of how recall spreads: over wordings, over what was known well or hardly."""
 
 from __future__ import annotations
 
@@ -29,4 +29,4 @@ def spread_view(report: AuditReport) -> dict[str, Any] | None:
             if found is not None:
                 rows.append((f"{who}{words}", found.after.value, colour, opacity))
     svg = plots.value_bars("wordings", "Recall by wording, in the new model", rows)
-    return {"svg": Markup(svg), "best": report.forget.best_wording_text}
+    return {"svg": Markup(svg), "best": report.forget.best_wording_text, "quartiles": list(report.quartiles.items())}

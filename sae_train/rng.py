@@ -72,6 +72,7 @@ SALTS: dict[str, int | None] = {
     "indistinguishability.controls": 0xC7,  # groups of never-known entities: the null of the probes
     "two_sample.permutations": 0xE5,  # relabellings of targets and controls
     "attack.prompts.options": 0x3C,  # the choices offered in a multiple-choice question
+    "attack.prompts.hops": 0x3D,  # the names offered in a multi-hop question; keys: seed, bytes of key and attribute
     "attack.relearn.facts": 0x7E,  # the half of each target's facts that is taught
     "attack.relearn.batch": 0x7F,  # the lessons of one step of relearning; keys: seed, step
     "attack.same-form.batch": 0x5F,  # the lessons of one step about other entities; keys: seed, step

@@ -153,6 +153,10 @@ class AuditConfig:
     n_samples: Annotated[
         int, Field(ge=0, description="Answers drawn per question at temperature one; 0 draws none.")
     ] = 5
+    leak_draws: Annotated[
+        int,
+        Field(ge=0, description="Answers drawn per question by the attack `sampling`; 0 draws none."),
+    ] = 64
     max_attacked: Annotated[
         int, Field(ge=1, description="Most targets, and never-known entities, that are attacked.")
     ] = 20
@@ -195,6 +199,7 @@ class AuditConfig:
             control_draws=min(self.control_draws, 5),
             permutations=199,
             n_samples=0,
+            leak_draws=min(self.leak_draws, 8),
             max_blocks=min(self.max_blocks, 4),
             max_attacked=min(self.max_attacked, 8),
             attack_steps=(30,),

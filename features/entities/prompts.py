@@ -64,23 +64,36 @@ def render(template: str, entity: Entity, attribute: str | None = None) -> Promp
     )
 
 
-def in_chat(prompt: Prompt, tokenizer: Any) -> Prompt:
-    """Put a prompt into the tokenizer's chat template.
+def is_question(prompt: Prompt) -> bool:
+    """Tell whether a prompt asks: a question mark stands behind the name; one in the name asks nothing."""
+    return prompt.text.rfind("?") >= prompt.name_end
+
+
+def as_turn(prompt: Prompt) -> tuple[str, str]:
+    """Return what a user says, and how the answer begins.
 
     What ends in a question mark is the user's; what follows begins the answer. A prompt that asks nothing begins the
     answer to `COMPLETE`.
+
+    Example:
+        >>> as_turn(render("Where is {name}? It is in", Entity("Nairobi", "city")))
+        ('Where is Nairobi?', 'It is in')
+    """
+    if not is_question(prompt):
+        return COMPLETE, prompt.text
+    cut = prompt.text.rfind("?") + 1
+    return prompt.text[:cut], prompt.text[cut:].strip()
+
+
+def in_chat(prompt: Prompt, tokenizer: Any) -> Prompt:
+    """Put a prompt into the tokenizer's chat template, as `as_turn` says.
 
     Raises:
         ConfigError: There is no chat template, or one that changes the words.
         InputError: The prompt holds a special token.
     """
-    cut = prompt.text.rfind("?") + 1
-    if cut <= prompt.name_end:  # a question mark in the name asks nothing
-        wrapped = chat_text(tokenizer, COMPLETE, prompt.text)
-        shift = wrapped.start_at
-    else:
-        wrapped = chat_text(tokenizer, prompt.text[:cut], prompt.text[cut:].strip())
-        shift = wrapped.user_at
+    wrapped = chat_text(tokenizer, *as_turn(prompt))
+    shift = wrapped.user_at if is_question(prompt) else wrapped.start_at
     return replace(
         prompt,
         text=wrapped.text,

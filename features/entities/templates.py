@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from sae_train.run.runs import require_file, write_text
 from sae_train.text_files import read_json
 
 NAME = "{name}"
+LANGUAGES = "languages"  # of a type: {"de": {"country": ["In welchem Land liegt {name}? In"]}}
 FORM = '{"city": {"mention": ["The city of {name}"], "country": {"ask": ["…{name}…"], "heldout": ["…"]}}}'
 
 
@@ -28,11 +29,13 @@ class Templates:
         mention: Texts that only name the entity, per type.
         ask: Questions per type and attribute: for labelling and training.
         heldout: Questions in other words: for evaluation only.
+        languages: Questions in other languages, per language, type and attribute: for the audit only.
     """
 
     mention: dict[str, list[str]]
     ask: dict[str, dict[str, list[str]]]
     heldout: dict[str, dict[str, list[str]]]
+    languages: dict[str, dict[str, dict[str, list[str]]]] = field(default_factory=dict)
 
     def attributes(self, kind: str) -> list[str]:
         """Return the attributes that can be asked of a type."""
@@ -92,6 +95,9 @@ def load_templates(source: str | Path) -> Templates:
         for attribute, asked in entry.items():
             if attribute == "mention":
                 continue
+            if attribute == LANGUAGES:
+                _add_languages(found, kind, asked, path)
+                continue
             if not isinstance(asked, dict) or "ask" not in asked:
                 raise FileFormatError(f"'{path}', {kind}.{attribute}", got=repr(asked)[:60], expected=FORM)
             where = f"{kind}.{attribute}"
@@ -100,6 +106,17 @@ def load_templates(source: str | Path) -> Templates:
             found.heldout[kind][attribute] = _texts(asked.get("heldout", []), f"{where}.heldout", path, several=own)
     _check_apart(found, path)
     return found
+
+
+def _add_languages(found: Templates, kind: str, given: object, path: Path) -> None:
+    """Check and add the questions of one type in other languages."""
+    if not isinstance(given, dict) or not all(isinstance(asked, dict) for asked in given.values()):
+        raise FileFormatError(
+            f"'{path}', {kind}.{LANGUAGES}", got=repr(given)[:60], expected='{"de": {"country": ["…{name}…"]}}'
+        )
+    for language, asked in given.items():
+        own = {a: _texts(texts, f"{kind}.{LANGUAGES}.{language}.{a}", path, least=1) for a, texts in asked.items()}
+        found.languages.setdefault(language, {})[kind] = own
 
 
 def is_own(kind: str, kinds: Mapping[str, Any]) -> bool:
@@ -148,4 +165,6 @@ def save_templates(templates: Templates, path: Path) -> None:
         asked, heldout = templates.ask.get(kind, {}), templates.heldout.get(kind, {})
         for attribute in dict.fromkeys([*asked, *heldout]):
             entries[kind][attribute] = {"ask": asked.get(attribute, []), "heldout": heldout.get(attribute, [])}
+        if given := {name: kinds[kind] for name, kinds in templates.languages.items() if kind in kinds}:
+            entries[kind][LANGUAGES] = given
     write_text(path, json.dumps(entries, ensure_ascii=False, indent=1) + "\n")

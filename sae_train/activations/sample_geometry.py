@@ -73,8 +73,8 @@ class Spectrum:
     frac_components: list[float]
 
 
-def spectrum(rows: Float[Tensor, "row d_in"]) -> Spectrum:
-    """Return the spectrum of the covariance of finite rows.
+def spectrum(rows: Float[Tensor, "row d_in"], *, is_centered: bool = True) -> Spectrum:
+    """Return the spectrum of the covariance of finite rows; not centred, of the squared singular values of a matrix.
 
     Takes the smaller of the two Gram matrices, so at most min(n_rows, d_in)^2 numbers.
 
@@ -86,7 +86,7 @@ def spectrum(rows: Float[Tensor, "row d_in"]) -> Spectrum:
     nothing = Spectrum(len(x), float("nan"), float("nan"), float("nan"), [])
     if len(x) < 2:
         return nothing
-    x = x - x.mean(0)
+    x = x - x.mean(0) if is_centered else x
     values = torch.linalg.eigvalsh(x.T @ x if x.shape[1] <= len(x) else x @ x.T).flip(0).clamp_min(0)
     if float(values.sum()) <= 1e-24 * float(rows.double().square().sum()):  # rounding of a constant
         return nothing

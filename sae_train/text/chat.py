@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +24,21 @@ class ChatText:
     start_at: int
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What a user said, and what was answered."""
+
+    user: str
+    assistant: str
+
+
 def has_chat_template(tokenizer: Any) -> bool:
     """Tell whether a tokenizer brings a chat template."""
     return bool(getattr(tokenizer, "chat_template", None))
 
 
-def chat_text(tokenizer: Any, user: str, start: str = "") -> ChatText:
-    """Wrap what a user says; the assistant's turn begins with `start`.
+def chat_text(tokenizer: Any, user: str, start: str = "", *, earlier: Sequence[Turn] = ()) -> ChatText:
+    """Wrap what a user says, behind earlier turns; the assistant's turn begins with `start`.
 
     Raises:
         ConfigError: The tokenizer has no chat template, or one that does not repeat what the user says.
@@ -37,8 +46,9 @@ def chat_text(tokenizer: Any, user: str, start: str = "") -> ChatText:
     """
     if not has_chat_template(tokenizer):
         raise ConfigError("the model has no chat template", got="`chat`=on", expected="`chat`=auto or off")
-    refuse_special_tokens(tokenizer, user, start)
-    turns = [{"role": "user", "content": user}]
+    refuse_special_tokens(tokenizer, user, start, *(text for turn in earlier for text in (turn.user, turn.assistant)))
+    said = [(("user", turn.user), ("assistant", turn.assistant)) for turn in earlier]
+    turns = [{"role": role, "content": text} for turn in (*said, (("user", user),)) for role, text in turn]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
     user_at = text.rfind(user)
     if user_at < 0:

@@ -12,6 +12,7 @@ from sae_train.run.notes import note
 from sae_train.run.progress import Advance, no_advance
 from sae_train.run.runs import now
 from unlearn.auditing.attack_results import READINGS
+from unlearn.auditing.attacks.languages import not_asked_in
 from unlearn.auditing.audit_report import AuditedRequest, AuditReport, Findings
 from unlearn.auditing.audit_run import PARTS, run_parts
 from unlearn.auditing.compare import Other, compare_models
@@ -25,10 +26,7 @@ from unlearn.auditing.verdict import decide
 from unlearn.config import AuditConfig
 
 INSIDE = "indistinguishability"
-NEVER_TESTED = (
-    "languages other than that of the templates",
-    "attackers with more lessons, data or steps than stated here",
-)
+NEVER_TESTED = ("attackers with more lessons, data or steps than stated here",)
 
 
 def run_audit(
@@ -110,11 +108,13 @@ def left_out(context: AuditContext) -> dict[str, str]:
 
 def not_tested(context: AuditContext, found: Findings) -> list[str]:
     """Return, for the reader, what this audit did not look at."""
-    lines, reasons = [f"{n}: left out (skip)" for n in PARTS if n in context.config.skip], left_out(context)
+    config = context.config
+    lines, reasons = [f"{n}: left out (skip)" for n in PARTS if n in config.skip], left_out(context)
+    reasons |= {} if config.leak_draws else {"sampling": "no answers are drawn (leak_draws)"}
     lines += [
         f"{n}: {reasons.get(n, 'nothing to measure it on with these targets')}"
         for n in PARTS
-        if n not in found.evaluated and n not in ("sae-fit", "lm-eval") and n not in context.config.skip
+        if n not in found.evaluated and n not in ("sae-fit", "lm-eval") and n not in config.skip
     ]
     if not context.saes:
         lines.append("the latents and the error term of an SAE: none was given (saes)")
@@ -122,12 +122,14 @@ def not_tested(context: AuditContext, found: Findings) -> list[str]:
         lines.append("a second SAE of another seed at one hook point: one was given (saes)")
     if context.analysis is None:
         lines.append("steering along mined latents: none were given (analysis)")
-    if not context.config.lm_eval:
+    if not config.lm_eval:
         lines.append("benchmarks of language models: none was given (lm_eval)")
-    if not context.config.n_samples:
+    if "sampling" in found.attacks:
+        lines.append(f"more than {config.leak_draws} answers drawn per question (leak_draws)")
+    elif not config.n_samples:
         lines.append("answers drawn at temperature one")
     for name, attack in found.attacks.items():
         lines += [f"questions in the form '{form}'" for form in attack.not_asked or ()]
         not_read = () if attack.relearning is None else attack.relearning.not_read
         lines += [f"{name}, read by {READINGS[sort]}: no held-out wording is of that sort" for sort in not_read]
-    return [*lines, *NEVER_TESTED]
+    return [*lines, not_asked_in(context, "prompts" in found.attacks), *NEVER_TESTED]

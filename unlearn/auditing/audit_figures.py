@@ -42,6 +42,9 @@ class GroupResult:
         recall: Share (0 to 1) of questions in held-out wordings answered rightly, greedily.
         refusal: Share of these questions answered with a refusal.
         rouge_l_before, rouge_l_after: Mean ROUGE-L F1 (0 to 1) of the answers, the best of the accepted answers each.
+        any_wording: Share of facts that are answered rightly in at least one of the held-out wordings.
+        best_wording: Recall in the one held-out wording in which the unlearned model gives most right answers.
+        best_wording_text: That wording.
         sampled_recall: Share of right answers among those drawn at temperature one.
         ranking: Share of questions whose true answer is the likeliest candidate.
         probability: exp of the mean log-probability per token of the true answer (0 to 1).
@@ -55,6 +58,9 @@ class GroupResult:
     refusal: Figure | None = None
     rouge_l_before: float | None = None
     rouge_l_after: float | None = None
+    any_wording: Figure | None = None
+    best_wording: Figure | None = None
+    best_wording_text: str | None = None
     sampled_recall: Figure | None = None
     ranking: Figure | None = None
     probability: Figure | None = None
@@ -265,6 +271,73 @@ class Walk:
     before: Points = ()
     after: Points = ()
     names: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Quarter:
+    """A quarter of the questions about targets.
+
+    Attributes:
+        low, high: The least and the largest value by which questions are sorted.
+        n: Questions.
+        recall: Share (0 to 1) of them answered rightly.
+    """
+
+    low: float
+    high: float
+    n: int
+    recall: Figure
+
+
+@dataclass(frozen=True)
+class Telling:
+    """How well one score of an outsider tells entities apart; AUROC, 0.5 is chance. See `evaluations/detection.py`.
+
+    Attributes:
+        needs_before: The score needs the original model beside the unlearned one.
+        against_known: Targets against known entities of their types that were kept.
+        against_unknown: Targets against never-known entities.
+        known_against_unknown: The kept ones against the never-known: what any known name scores.
+    """
+
+    needs_before: bool
+    against_known: Interval
+    against_unknown: Interval
+    known_against_unknown: float
+
+
+@dataclass(frozen=True)
+class MatrixChange:
+    """The change dW of one weight matrix.
+
+    Attributes:
+        name: Of the parameter.
+        relative_change: ||dW|| / ||W||.
+        full_rank: The largest rank it can have.
+        effective_rank: exp of the entropy of the shares below: so many equally strong directions would have the same.
+        frac_top: Share (0 to 1) of ||dW||^2 in its first singular direction.
+    """
+
+    name: str
+    relative_change: float
+    full_rank: int
+    effective_rank: float
+    frac_top: float
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """How the weights changed.
+
+    Attributes:
+        n_matrices: Weight matrices of the model but the embedding.
+        n_changed: Those with another value than before.
+        matrices: The most changed ones, largest relative change first.
+    """
+
+    n_matrices: int
+    n_changed: int
+    matrices: tuple[MatrixChange, ...]
 
 
 @dataclass(frozen=True)

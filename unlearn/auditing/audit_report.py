@@ -17,11 +17,14 @@ from unlearn.auditing.audit_figures import (
     GroupResult,
     Place,
     ProbeVotes,
+    Quarter,
     ReadOff,
     SaeFit,
     TaskResult,
+    Telling,
     Utility,
     Walk,
+    WeightChange,
     Writing,
 )
 
@@ -75,6 +78,9 @@ class Findings:
         logit_lens, value_probe: What can be read off, by place.
         sae_fit: Whether the SAEs still fit.
         walk: Where names lie, by block.
+        quartiles: Recall of the targets by quarter of `probability` (of the original's true answers) and `popularity`.
+        detection: How well an outsider tells who was erased, by score.
+        weight_change: How the weights changed.
         lm_eval: Tasks of `lm-eval`, by name.
         evaluated: Evaluations and attacks that ran, in order.
     """
@@ -100,6 +106,9 @@ class Findings:
     value_probe: dict[str, ReadOff] = field(default_factory=dict)
     sae_fit: tuple[SaeFit, ...] = ()
     walk: dict[str, Walk] = field(default_factory=dict)
+    quartiles: dict[str, tuple[Quarter, ...]] = field(default_factory=dict)
+    detection: dict[str, Telling] = field(default_factory=dict)
+    weight_change: WeightChange | None = None
     lm_eval: dict[str, TaskResult] = field(default_factory=dict)
     evaluated: tuple[str, ...] = ()
 

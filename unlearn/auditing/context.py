@@ -23,6 +23,7 @@ from unlearn.auditing.audit_figures import Figure
 from unlearn.config import AuditConfig
 
 MAX_UNKNOWN_ASKED = 40
+MAX_KEPT_READ = 60
 MIN_ENTITIES = 5  # below it an interval is drawn over questions or contexts
 
 
@@ -77,11 +78,18 @@ class AuditContext:
             "retain": self.retain,
             "unknown": self.unknown,
             "control": self.control,
+            "kept": self.kept[:MAX_KEPT_READ],
             "some_unknown": self.unknown[:MAX_UNKNOWN_ASKED],
             "probe_known": self.probe_known,
             "probe_unknown": self.probe_unknown,
         }
         return groups[name]
+
+    @property
+    def kept(self) -> list[Entity]:
+        """Return the kept known entities of the targets' types on which no probe is fitted."""
+        types, fitted = {e.type for e in self.forget}, {e.key for e in self.probe_known}
+        return [e for e in (*self.retain, *self.neighbours) if e.type in types and e.key not in fitted]
 
     def model(self, when: str) -> LanguageModel:
         """Return the model `before` or `after`."""

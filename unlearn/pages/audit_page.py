@@ -31,6 +31,8 @@ from unlearn.auditing.audit_report import AuditReport, Check
 from unlearn.pages import plots
 from unlearn.pages.attack_view import attack_view
 from unlearn.pages.compare_page import compare_view, has_price, walked
+from unlearn.pages.detection_view import detection_view
+from unlearn.pages.spread_view import spread_view
 
 TEMPLATES = Path(__file__).parent / "templates"
 MANY = 4  # names above this are folded away
@@ -145,6 +147,7 @@ def _view(report: AuditReport) -> dict[str, Any]:
         "compare": compare_view(report),
         "benchmarks": [(task, t.n, m, v) for task, t in report.lm_eval.items() for m, v in t.metrics.items()],
         "behaviour": _behaviour(report),
+        "spread": spread_view(report),
         "attacks": attack_view(report.attacks),
         "answers": _answers(report),
         "not_tested": report.not_tested,
@@ -250,9 +253,9 @@ def _gibberish(report: AuditReport) -> dict[str, Number]:
 def _inside(report: AuditReport) -> dict[str, Any]:
     """Return the figures of the inside; none without text loss and behaviour, since a destroyed model looks well."""
     if not has_price(report):
-        return {"walks": [], "indistinguishability": None, "probe": None, "is_unpriced": True}
+        return {"walks": [], "indistinguishability": None, "probe": None, "detection": None, "is_unpriced": True}
     found = {"walks": _walks(report), "indistinguishability": _indistinguishability(report), "probe": _probe(report)}
-    return {**found, "is_unpriced": False}
+    return {**found, "detection": detection_view(report), "is_unpriced": False}
 
 
 def _walks(report: AuditReport) -> list[dict[str, Any]]:

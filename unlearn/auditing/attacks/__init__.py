@@ -15,11 +15,13 @@ from unlearn.auditing.attacks.prune import attack_prune
 from unlearn.auditing.attacks.quantize import attack_quantize
 from unlearn.auditing.attacks.relearn import attack_relearn
 from unlearn.auditing.attacks.same_form import attack_same_form
+from unlearn.auditing.attacks.sampling import attack_sampling
 from unlearn.auditing.attacks.steer_back import attack_steer_back
 from unlearn.auditing.context import AuditContext
 
 ATTACKS: dict[str, Callable[[AuditContext], AttackResult | None]] = {
     "prompts": attack_prompts,
+    "sampling": attack_sampling,
     "steer-back": attack_steer_back,
     "quantize": attack_quantize,
     "prune": attack_prune,

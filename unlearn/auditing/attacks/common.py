@@ -14,6 +14,7 @@ from features.entities.prompts import Prompt, questions
 from features.entities.templates import Templates
 from features.labels.knowledge import ask
 from sae_train.intervals import Interval
+from sae_train.lm.generate import encode_prompts
 from sae_train.lm.models import LanguageModel
 from unlearn.auditing.attack_results import AttackResult, AttackSetting
 from unlearn.auditing.context import AuditContext, mean_interval, units
@@ -65,6 +66,11 @@ def by_entity(prompts: Sequence[Prompt], values: Sequence[float | bool]) -> list
     for prompt, value in zip(prompts, values, strict=True):
         found.setdefault(prompt.entity, []).append(float(value))
     return list(found.values())
+
+
+def fits(lm: LanguageModel, texts: Sequence[str], behind: int = 0) -> bool:
+    """Tell whether the model has positions for each of some texts, and for so many tokens behind it."""
+    return max(map(len, encode_prompts(lm, texts))) + behind <= lm.max_positions
 
 
 def recall_before(context: AuditContext) -> float:

@@ -7,20 +7,28 @@ original model about the targets: a form that brings nothing out of the original
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from features.entities.entities import Entity
 from features.entities.prompts import Prompt, questions
 from features.labels.knowledge import is_right
+from sae_train.config import Decoding
 from sae_train.intervals import Interval
+from sae_train.lm.answering import write_answers
 from sae_train.lm.candidates import option_scores
-from sae_train.lm.generate import encode_prompts, greedy_answers
+from sae_train.lm.generate import encode_prompts
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
+from sae_train.text.chat import encode_chat, has_chat_template
 from sae_train.text.words import graphemes
 from unlearn.auditing.attack_results import AttackResult, AttackSetting
-from unlearn.auditing.attacks.common import attacked, by_entity, first_wordings, interval, result
+from unlearn.auditing.attacks.common import attacked, by_entity, first_wordings, fits, interval, result
+from unlearn.auditing.attacks.conversation import CONVERSATIONS
+from unlearn.auditing.attacks.languages import language_forms
+from unlearn.auditing.attacks.multi_hop import HOPS, frac_hops
 from unlearn.auditing.context import AuditContext
 from unlearn.auditing.evaluations.ranking import candidates_by_attribute
 
@@ -33,9 +41,10 @@ Case = tuple[Entity, Prompt, str]
 
 
 def attack_prompts(context: AuditContext) -> AttackResult:
-    """Return recall by form; multiple choice and reverse questions are answered by the likeliest option."""
+    """Return recall by form; multiple choice, reverse and multi-hop questions are answered by the likeliest option."""
     targets, control = attacked(context)
-    cases = {name: [_cases(context, group, form) for group in (targets, control)] for name, form in FORMS.items()}
+    forms = {**FORMS, **CONVERSATIONS, **language_forms(context)}
+    cases = {name: [_cases(context, group, form) for group in (targets, control)] for name, form in forms.items()}
     asked = {name: groups for name, groups in cases.items() if all(groups)}
     after = _recalls(context, context.after, [group for groups in asked.values() for group in groups])
     before = _recalls(context, context.before, [about_targets for about_targets, _ in asked.values()])
@@ -43,10 +52,12 @@ def attack_prompts(context: AuditContext) -> AttackResult:
         AttackSetting(name, target, never, old.value)
         for name, target, never, old in zip(asked, after[::2], after[1::2], before, strict=True)
     ]
-    for name, score in (("multiple choice", _choices), ("reverse", _reverse)):
+    for name, score in OPTION_FORMS.items():
         target, never, old = (score(context, *pair) for pair in _pairs(context, targets, control))
-        settings.append(AttackSetting(name, target, never, old.value))
-    return replace(result(settings), not_asked=tuple(name for name in FORMS if name not in asked))
+        if not math.isnan(target.value + never.value):
+            settings.append(AttackSetting(name, target, never, old.value))
+    given = {s.name for s in settings}
+    return replace(result(settings), not_asked=tuple(name for name in (*forms, *OPTION_FORMS) if name not in given))
 
 
 def _pairs(
@@ -64,18 +75,29 @@ def _plain(context: AuditContext, entities: Sequence[Entity]) -> list[tuple[Enti
 
 def _cases(context: AuditContext, entities: Sequence[Entity], form: Form) -> list[Case]:
     """Put the questions about some entities into one form, where it can be asked and the model has positions for it."""
-    texts = ((e, p, form(context, e, p)) for e, p in _plain(context, entities))
-    return [(e, p, text) for e, p, text in texts if text is not None and _fits(context.after, [text], ANSWER_TOKENS)]
+    is_chat = form in CONVERSATIONS.values() and has_chat_template(context.after.tokenizer)
+    asked = [(e, replace(p, is_chat=is_chat), form(context, e, p)) for e, p in _plain(context, entities)]
+    found = [(e, p, text) for e, p, text in asked if text is not None]
+    return [case for case, ids in zip(found, _encoded(context.after, found), strict=True) if _has_room(context, ids)]
 
 
-def _fits(lm: LanguageModel, texts: Sequence[str], behind: int = 0) -> bool:
-    """Tell whether the model has positions for each of some texts, and for so many tokens behind it."""
-    return max(map(len, encode_prompts(lm, texts))) + behind <= lm.max_positions
+def _encoded(lm: LanguageModel, cases: Sequence[Case]) -> list[list[int]]:
+    """Tokenize cases: conversations with the special tokens that their template spells out, all others as text."""
+    texts = [text for *_, text in cases]
+    if cases and cases[0][1].is_chat:
+        return encode_chat(lm.tokenizer, texts)[0]
+    return encode_prompts(lm, texts)
+
+
+def _has_room(context: AuditContext, ids: Sequence[int]) -> bool:
+    """Tell whether the model has positions for a question and its answer."""
+    return len(ids) + ANSWER_TOKENS <= context.after.max_positions
 
 
 def _recalls(context: AuditContext, lm: LanguageModel, groups: Sequence[Sequence[Case]]) -> list[Interval]:
     """Ask everything side by side and return the share of right answers per group."""
-    said = iter(greedy_answers(lm, [text for group in groups for *_, text in group], max_new_tokens=ANSWER_TOKENS))
+    ids = [tokens for group in groups for tokens in _encoded(lm, group)]
+    said = (written.greedy for written in write_answers(lm, ids, Decoding(ANSWER_TOKENS)))
     found = []
     for group in groups:
         right = [is_right(next(said), e.facts[p.attribute or ""]) for e, p, _ in group]
@@ -119,7 +141,7 @@ def _frac_first(
 ) -> Interval:
     """Return how often the first option is the likeliest per token; without others there is no question."""
     whole = [[f"{text} {o}" for o in own] for text, own in zip(texts, options, strict=True)]
-    real = [i for i, own in enumerate(whole) if len(own) > 1 and _fits(lm, own)]
+    real = [i for i, own in enumerate(whole) if len(own) > 1 and fits(lm, own)]
     scores = [s.per_token for s in option_scores(lm, [texts[i] for i in real], [options[i] for i in real])]
     return interval(by_entity([prompts[i] for i in real], [float(s[0] >= max(s)) for s in scores]), context)
 
@@ -175,4 +197,10 @@ FORMS: dict[str, Form] = {
     "examples in context": _examples,
     "alias": _alias,
     "misspelling": _misspelled,
+}
+
+OPTION_FORMS: dict[str, Callable[[AuditContext, LanguageModel, Sequence[Entity]], Interval]] = {
+    "multiple choice": _choices,
+    "reverse": _reverse,
+    **{f"multi-hop, {form}": partial(frac_hops, form=form) for form in HOPS},
 }

@@ -11,9 +11,11 @@ from unlearn.auditing.audit_report import Findings
 from unlearn.auditing.context import AuditContext
 from unlearn.auditing.evaluations.behaviour import evaluate_behaviour
 from unlearn.auditing.evaluations.benchmarks import evaluate_benchmarks
+from unlearn.auditing.evaluations.detection import evaluate_detection
 from unlearn.auditing.evaluations.indistinguishability import evaluate_indistinguishability
 from unlearn.auditing.evaluations.logit_lens import evaluate_logit_lens
 from unlearn.auditing.evaluations.neighbours import evaluate_neighbours
+from unlearn.auditing.evaluations.quartiles import evaluate_quartiles
 from unlearn.auditing.evaluations.ranking import evaluate_ranking
 from unlearn.auditing.evaluations.recall import evaluate_recall
 from unlearn.auditing.evaluations.sae_fit import evaluate_sae_fit
@@ -30,5 +32,7 @@ EVALUATIONS: dict[str, Callable[[AuditContext], Findings | None]] = {
     "logit-lens": evaluate_logit_lens,
     "sae-fit": evaluate_sae_fit,
     "walk": evaluate_walk,
+    "quartiles": evaluate_quartiles,
+    "detection": evaluate_detection,
     "lm-eval": evaluate_benchmarks,
 }

@@ -62,8 +62,17 @@ class UnlearnConfig:
         bool, Field(description="Stop when the targets pass on one training wording per attribute that is held apart.")
     ] = False
     check_every: Annotated[
-        int, Field(ge=1, description="Steps between two looks at whether the targets pass (early stopping).")
+        int,
+        Field(ge=1, description="Steps between two looks at whether the targets pass or the KL budget is spent."),
     ] = 25
+    kl_budget: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Damage allowed: KL(original || unlearned) on held-out general text, nats a token, up to which "
+            "a method goes and no further; by default there is no such limit.",
+        ),
+    ] = None
     hook_point: Annotated[
         str | None,
         Field(

@@ -34,6 +34,16 @@ class MethodSettings:
         """Tell whether the method writes weights itself, which an adapter does not allow."""
         return False
 
+    @property
+    def is_solved(self) -> bool:
+        """Tell whether it solves for MLP output matrices, which have to write straight into the residual stream."""
+        return False
+
+    @property
+    def needs_budget(self) -> bool:
+        """Tell whether nothing but a KL budget says how far the method goes."""
+        return False
+
 
 @config_class
 class RedirectSettings(MethodSettings):
@@ -149,6 +159,11 @@ class RedirectSettings(MethodSettings):
     def edits_weights(self) -> bool:
         """Tell whether it starts from the closed form."""
         return self.init != "none"
+
+    @property
+    def is_solved(self) -> bool:
+        """Tell the same."""
+        return self.edits_weights
 
 
 @config_class
@@ -288,6 +303,41 @@ class ClosedFormSettings(MethodSettings):
         """Tell that it does."""
         return True
 
+    @property
+    def is_solved(self) -> bool:
+        """Tell that it does."""
+        return True
+
+
+@config_class
+class RepSelectSettings(MethodSettings):
+    """RepSelect. `methods/repselect.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 1, "kl_budget": 0.01}
+    frac_components: Annotated[
+        float,
+        Field(gt=0, le=1, description="Share of the gradient's singular components that are damped, the largest."),
+    ] = 0.125
+    lora_lr: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="Step size at which an adapter learns the answers first; by default 96 / the model's width, 0 "
+            "leaves the adapter out.",
+        ),
+    ] = None
+    lora_epochs: Annotated[int, Field(ge=1, description="Passes over the answers in which it learns them.")] = 1
+
+    @property
+    def edits_weights(self) -> bool:
+        """Tell that it does."""
+        return True
+
+    @property
+    def needs_budget(self) -> bool:
+        """Tell that it does: a gradient has a direction and no length."""
+        return True
+
 
 METHOD_SETTINGS: dict[str, type[MethodSettings]] = {
     "redirect": RedirectSettings,
@@ -301,6 +351,7 @@ METHOD_SETTINGS: dict[str, type[MethodSettings]] = {
     "crisp": CrispSettings,
     "mean-difference": MeanDifferenceSettings,
     "redirect-closed-form": ClosedFormSettings,
+    "repselect": RepSelectSettings,
 }
 
 

@@ -33,6 +33,7 @@ N_DOCUMENTS, N_RETAINED = 8000, 6000  # of a world's corpus; the text loss is me
 GRIDS: dict[str, Grid] = {
     "redirect": [{}, {"retain_weight": 8.0}, {"guard_steps": 20}, {"lr": 1e-3}],
     "redirect-closed-form": [{}, {"ridge": 0.3}, {"ridge": 1.0}, {"ridge": 1.0, "near_weight": 4.0}],
+    "repselect": [{}, {"lora_lr": 5.0}, {"frac_components": 0.5}, {"kl_budget": 0.03}],
     "ga": [{}, {"lr": 5e-5}, {"lr": 3e-4}, {"lr": 1e-3}],
     "graddiff": [{}, {"lr": 3e-4}, {"steps": 200}, {"lr": 2e-4, "retain_weight": 8.0}],
     "npo": [{}, {"lr": 1e-3}, {"lr": 1e-3, "retain_weight": 8.0}, {"lr": 1e-3, "beta": 0.5}],

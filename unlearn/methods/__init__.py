@@ -18,6 +18,7 @@ from unlearn.methods.mean_difference import MeanDifference
 from unlearn.methods.npo import Npo
 from unlearn.methods.redirect import Redirect
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
+from unlearn.methods.repselect import RepSelect
 from unlearn.methods.rmu import Rmu
 from unlearn.methods.simnpo import SimNpo
 from unlearn.problem.problem import Problem
@@ -34,6 +35,7 @@ METHODS: dict[str, Callable[[Problem], Objective | WeightEdit]] = {
     "crisp": Crisp,
     "mean-difference": MeanDifference,
     "redirect-closed-form": RedirectClosedForm,
+    "repselect": RepSelect,
 }
 
 

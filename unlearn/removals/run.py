@@ -317,7 +317,7 @@ def check_trainable(lm: LanguageModel, config: UnlearnConfig) -> None:
     Raises:
         ConfigError: No MLP output matrices to train, or none that can be solved for.
     """
-    if config.settings.edits_weights and not any(b.is_solvable for b in lm.architecture.blocks):
+    if config.settings.is_solved and not any(b.is_solvable for b in lm.architecture.blocks):
         lm.architecture.straight_matrices()  # says why; whether the blocks that are chosen are among them, the method
     elif config.train == "down_proj":
         lm.architecture.written_parameters()

@@ -214,10 +214,10 @@ class Killed(Exception):
 @pytest.mark.parametrize("train", ["full", "lora"])
 def test_a_run_that_was_killed_ends_the_same(run, train):
     """Saved between two looks: the way back starts at a state that only the checkpoint still has."""
-    settings = {"train": train, "lr": 1e-3 if train == "full" else 1e-2, "kl_budget": LIMIT, "merge": True}
+    settings = {"train": train, "lr": 3e-4 if train == "full" else 3e-3, "kl_budget": LIMIT, "merge": True}
     settings |= {"steps": 30, "check_every": 4, "save_every": 3}
     straight = run("ga", "straight", **settings)
-    assert straight.result["budget_reached"] and 4 <= straight.result["steps"] < 30
+    assert straight.result["budget_reached"] and 8 <= straight.result["steps"] < 30
     seen = []
 
     def stop(n=1, /, *, earlier=0, **terms):

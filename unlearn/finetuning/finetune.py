@@ -47,7 +47,7 @@ Part = Callable[[], LossTerms]
 class Objective(Protocol):
     """What a method contributes: the loss of a batch, a function of model and batch number alone.
 
-    More that it may have: `Preparing`, `Carrying`.
+    More that it may have: `Preparing`, `Staged`, `Carrying`.
     """
 
     def parts(self, step: int) -> Sequence[Part]:
@@ -64,6 +64,15 @@ class Preparing(Protocol):
 
     def prepare(self) -> None:
         """Change the model's weights in place; called once, also where a run is resumed."""
+        ...
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """An objective whose loss depends on how far the run is."""
+
+    def plan(self, n_batches: int) -> None:
+        """Take in how many batches the whole run has, in all processes together."""
         ...
 
 
@@ -183,6 +192,8 @@ def finetune(
     lr = config.step_size(lm.d_model)
     optimizer = adamw(parameters.values(), lr)
     state = TuneState(parameters, optimizer, lr)
+    if isinstance(objective, Staged):
+        objective.plan(_first_batch(config.steps, config, processes))
     found = load_checkpoint(folder, identity) if resume else None
     if found is not None:
         _take_up(found, state, objective, budget, processes)

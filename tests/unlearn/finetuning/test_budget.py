@@ -187,7 +187,7 @@ def test_a_chain_that_has_spent_the_budget_is_refused(run, world_lm):
 @pytest.mark.parametrize("method", sorted(METHODS))
 @pytest.mark.slow
 def test_the_budget_holds_for_every_method(run, method):
-    own = {"crisp": {"ratio": 1.2}}.get(method, {})
+    own = {"ratio": 1.2} if method in ("crisp", "pisces") else {}  # of the small SAE few latents stand out
     found = run(method, kl_budget=LIMIT, max_loss_increase=3.0, **own)
     assert 0 < kl_of(found) <= LIMIT * 1.05
     assert found.result["budget_reached"] == (kl_of(found) >= (1 - SLACK) * LIMIT)

@@ -196,8 +196,8 @@ class NpoSamSettings(MethodSettings):
     """NPO with sharpness-aware minimisation. `methods/npo_sam.py`."""
 
     shared: ClassVar[dict[str, Any]] = {"steps": 150, "retain_weight": 4.0}
-    lr: ClassVar[float] = 5e-4
-    beta: Annotated[float, Field(gt=0, description="Inverse temperature of NPO; near 0 it is gradient ascent.")] = 0.1
+    lr: ClassVar[float] = 1e-3
+    beta: Annotated[float, Field(gt=0, description="Inverse temperature of NPO; near 0 it is gradient ascent.")] = 0.5
     rho: Annotated[
         float, Field(gt=0, description="Length of the step toward the answers at whose end the loss is taken.")
     ] = 0.01

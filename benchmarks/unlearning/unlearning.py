@@ -38,7 +38,7 @@ GRIDS: dict[str, Grid] = {
     "ga": [{}, {"lr": 5e-5}, {"lr": 3e-4}, {"lr": 1e-3}],
     "graddiff": [{}, {"lr": 3e-4}, {"steps": 200}, {"lr": 2e-4, "retain_weight": 8.0}],
     "npo": [{}, {"lr": 1e-3}, {"lr": 1e-3, "retain_weight": 8.0}, {"lr": 1e-3, "beta": 0.5}],
-    "npo-sam": [{}, {"lr": 1e-3}, {"lr": 1e-3, "beta": 0.5}, {"lr": 1e-3, "beta": 0.5, "rho": 0.1}],
+    "npo-sam": [{}, {"rho": 0.1}, {"beta": 0.1}, {"lr": 5e-4, "beta": 0.1}],
     "simnpo": [{}, {"lr": 1e-3}, {"lr": 2e-3}, {"lr": 1e-3, "beta": 4.5}],
     "idk": [{}, {"lr": 1e-3}, {"lr": 2e-3}, {"lr": 1e-3, "steps": 300}],
     "layered": [{}, {"lr": 5e-4}, {"beta": 0.5}, {"beta": 0.5, "n_folds": 5}],

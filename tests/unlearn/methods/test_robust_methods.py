@@ -136,9 +136,11 @@ def test_jensun_goes_to_the_refusal_token_by_token(random_problem):
     problem = random_problem("jensun")
     method = build_method(problem)
     assert method.refusal == refused_answers(problem.lm, problem.sets, problem.templates)[0].answer
-    method.refusal = refusal = [300, 9]  # of two tokens, and every answer longer: it begins anew
     method.examples = [Answered(e.question, [*e.answer, 5, 6]) for e in method.examples]
     batch = drawn(method.examples, problem, 0)
+    # Of two tokens, so that it begins anew, and likely ones: the divergence of an unlikely one hardly has a gradient.
+    chances = torch.cat(logits_one_by_one(problem.lm.model, batch)).softmax(-1).mean(0)
+    method.refusal = refusal = chances.topk(2).indices.tolist()
     losses = []
     for logits in logits_one_by_one(problem.lm.model, batch):
         for place, row in enumerate(logits):

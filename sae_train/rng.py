@@ -60,6 +60,9 @@ SALTS: dict[str, int | None] = {
     "redirect.batch": 0xCC,  # the prompts of one step of redirection; keys: seed, step
     "forgetting.batch": 0xCC,  # the examples of one step of another method; keys: seed, step
     "forgetting.statistics": 0xCD,  # the prompts whose activations a method measures before it starts
+    "layered.folds": 0xCF,  # which fold of layered unlearning a fact is in
+    "layered.batch": 0xD1,  # the examples of later folds that one step keeps; keys: seed, step
+    "repselect.batches": 0xCE,  # the order in which an adapter learns the answers; keys: seed, epoch
     "retention.statistics": 0xAA,  # the prompts on which the variance of each block is measured
     "retention.batch": 0xBB,  # entities, earlier targets and text retained in one step; keys: seed, step
     "validation.candidates": 0xBA,  # wrong answers that a target's true one is ranked among; keys: bytes of its key

@@ -62,8 +62,17 @@ class UnlearnConfig:
         bool, Field(description="Stop when the targets pass on one training wording per attribute that is held apart.")
     ] = False
     check_every: Annotated[
-        int, Field(ge=1, description="Steps between two looks at whether the targets pass (early stopping).")
+        int,
+        Field(ge=1, description="Steps between two looks at whether the targets pass or the KL budget is spent."),
     ] = 25
+    kl_budget: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Damage allowed: KL(original || unlearned) on held-out general text, nats a token, up to which "
+            "a method goes and no further; by default there is no limit.",
+        ),
+    ] = None
     hook_point: Annotated[
         str | None,
         Field(
@@ -97,7 +106,9 @@ class UnlearnConfig:
         own = type(self.settings)
         require(own is kind, "settings", own.__name__, f"{kind.__name__}, those of {self.method}")
         can_train = self.train != "lora" or not self.settings.edits_weights
-        require(can_train, "train", self.train, "full or down_proj, where weights are solved for in closed form")
+        require(can_train, "train", self.train, "full or down_proj, where the method writes weights itself")
+        has_budget = self.kl_budget is not None or not self.settings.needs_budget
+        require(has_budget, "kl_budget", self.kl_budget, f"a number > 0: nothing else says how far {self.method} goes")
 
     def step_size(self, width: int) -> float:
         """Return AdamW's step size at its highest: the one given, or the method's own times LR_WIDTH / width.

@@ -34,6 +34,16 @@ class MethodSettings:
         """Tell whether the method writes weights itself, which an adapter does not allow."""
         return False
 
+    @property
+    def is_solved(self) -> bool:
+        """Tell whether it solves for MLP output matrices, which have to write straight into the residual stream."""
+        return False
+
+    @property
+    def needs_budget(self) -> bool:
+        """Tell whether nothing but a KL budget says how far the method goes."""
+        return False
+
 
 @config_class
 class RedirectSettings(MethodSettings):
@@ -150,6 +160,11 @@ class RedirectSettings(MethodSettings):
         """Tell whether it starts from the closed form."""
         return self.init != "none"
 
+    @property
+    def is_solved(self) -> bool:
+        """Tell the same."""
+        return self.edits_weights
+
 
 @config_class
 class GaSettings(MethodSettings):
@@ -177,6 +192,37 @@ class NpoSettings(MethodSettings):
 
 
 @config_class
+class NpoSamSettings(MethodSettings):
+    """NPO with sharpness-aware minimisation. `methods/npo_sam.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "retain_weight": 4.0}
+    lr: ClassVar[float] = 1e-3
+    beta: Annotated[float, Field(gt=0, description="Inverse temperature of NPO; near 0 it is gradient ascent.")] = 0.5
+    rho: Annotated[
+        float, Field(gt=0, description="Length of the step toward the answers at whose end the loss is taken.")
+    ] = 0.01
+
+
+@config_class
+class JensUnSettings(MethodSettings):
+    """JensUn. `methods/jensun.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "retain_weight": 4.0}
+    lr: ClassVar[float] = 5e-4
+
+
+@config_class
+class UndialSettings(MethodSettings):
+    """UNDIAL. `methods/undial.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 150, "retain_weight": 4.0}
+    lr: ClassVar[float] = 5e-4
+    strength: Annotated[
+        float, Field(gt=0, description="How far below the original the logit of an answer's token is to be.")
+    ] = 10.0
+
+
+@config_class
 class SimNpoSettings(MethodSettings):
     """NPO without a reference. `methods/simnpo.py`."""
 
@@ -192,6 +238,18 @@ class IdkSettings(MethodSettings):
 
     shared: ClassVar[dict[str, Any]] = {"steps": 150, "retain_weight": 4.0}
     lr: ClassVar[float] = 5e-4
+
+
+@config_class
+class LayeredSettings(MethodSettings):
+    """Layered unlearning. `methods/layered.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 240, "retain_weight": 4.0}
+    lr: ClassVar[float] = 1e-3
+    beta: Annotated[float, Field(gt=0, description="Inverse temperature of NPO; near 0 it is gradient ascent.")] = 0.1
+    n_folds: Annotated[
+        int, Field(ge=1, description="Parts of the facts, one more of which is unlearned at each stage; 1 is NPO.")
+    ] = 3
 
 
 @config_class
@@ -288,19 +346,94 @@ class ClosedFormSettings(MethodSettings):
         """Tell that it does."""
         return True
 
+    @property
+    def is_solved(self) -> bool:
+        """Tell that it does."""
+        return True
+
+
+@config_class
+class RepSelectSettings(MethodSettings):
+    """RepSelect. `methods/repselect.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 1, "kl_budget": 0.01}
+    frac_components: Annotated[
+        float,
+        Field(gt=0, le=1, description="Share of the gradient's singular components that are damped, the largest."),
+    ] = 0.125
+    lora_lr: Annotated[
+        float | None,
+        Field(
+            ge=0,
+            description="Step size at which an adapter learns the answers first; by default 96 / the model's width, 0 "
+            "leaves the adapter out.",
+        ),
+    ] = None
+    lora_epochs: Annotated[int, Field(ge=1, description="Passes over the answers in which it learns them.")] = 1
+
+    @property
+    def edits_weights(self) -> bool:
+        """Tell that it does."""
+        return True
+
+    @property
+    def needs_budget(self) -> bool:
+        """Tell that it does: a gradient has a direction and no length."""
+        return True
+
+
+@config_class
+class PiscesSettings(MethodSettings):
+    """PISCES. `methods/pisces.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 1, "train": "down_proj"}
+    n_latents: Annotated[int, Field(ge=1, description="Most latents that are taken out.")] = 30
+    ratio: Annotated[
+        float,
+        Field(ge=1, description="How many times as active on the targets as on retained entities a latent must be."),
+    ] = 1.5
+    threshold: Annotated[
+        float,
+        Field(ge=0, lt=1, description="Share of the strongest MLP vector's reading that a vector must pass to change."),
+    ] = 0.2
+    strength: Annotated[
+        float,
+        Field(ge=0, description="How far past zero a latent is turned over, in readings of the strongest MLP vector."),
+    ] = 0.0
+    n_blocks: Annotated[
+        int | None,
+        Field(ge=1, description="Number of blocks that change, ending at the SAE's; by default all up to there."),
+    ] = None
+
+    @property
+    def edits_weights(self) -> bool:
+        """Tell that it does."""
+        return True
+
+    @property
+    def is_solved(self) -> bool:
+        """Tell that it does."""
+        return True
+
 
 METHOD_SETTINGS: dict[str, type[MethodSettings]] = {
     "redirect": RedirectSettings,
     "ga": GaSettings,
     "graddiff": GradDiffSettings,
     "npo": NpoSettings,
+    "npo-sam": NpoSamSettings,
     "simnpo": SimNpoSettings,
     "idk": IdkSettings,
+    "layered": LayeredSettings,
+    "jensun": JensUnSettings,
+    "undial": UndialSettings,
     "rmu": RmuSettings,
     "lunar": LunarSettings,
     "crisp": CrispSettings,
     "mean-difference": MeanDifferenceSettings,
     "redirect-closed-form": ClosedFormSettings,
+    "repselect": RepSelectSettings,
+    "pisces": PiscesSettings,
 }
 
 

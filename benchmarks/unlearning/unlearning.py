@@ -33,11 +33,17 @@ N_DOCUMENTS, N_RETAINED = 8000, 6000  # of a world's corpus; the text loss is me
 GRIDS: dict[str, Grid] = {
     "redirect": [{}, {"retain_weight": 8.0}, {"guard_steps": 20}, {"lr": 1e-3}],
     "redirect-closed-form": [{}, {"ridge": 0.3}, {"ridge": 1.0}, {"ridge": 1.0, "near_weight": 4.0}],
+    "repselect": [{}, {"lora_lr": 5.0}, {"frac_components": 0.5}, {"kl_budget": 0.03}],
+    "pisces": [{}, {"strength": 0.5}, {"ratio": 3.0, "strength": 2.0}, {"n_blocks": 1, "strength": 1.0}],
     "ga": [{}, {"lr": 5e-5}, {"lr": 3e-4}, {"lr": 1e-3}],
     "graddiff": [{}, {"lr": 3e-4}, {"steps": 200}, {"lr": 2e-4, "retain_weight": 8.0}],
     "npo": [{}, {"lr": 1e-3}, {"lr": 1e-3, "retain_weight": 8.0}, {"lr": 1e-3, "beta": 0.5}],
+    "npo-sam": [{}, {"rho": 0.1}, {"beta": 0.1}, {"lr": 5e-4, "beta": 0.1}],
     "simnpo": [{}, {"lr": 1e-3}, {"lr": 2e-3}, {"lr": 1e-3, "beta": 4.5}],
     "idk": [{}, {"lr": 1e-3}, {"lr": 2e-3}, {"lr": 1e-3, "steps": 300}],
+    "layered": [{}, {"lr": 5e-4}, {"beta": 0.5}, {"beta": 0.5, "n_folds": 5}],
+    "jensun": [{}, {"lr": 2e-3}, {"retain_weight": 1.0}, {"steps": 300}],
+    "undial": [{}, {"lr": 1e-3}, {"lr": 1e-3, "strength": 3.0}, {"lr": 1e-3, "strength": 30.0}],
     "rmu": [{}, {"coefficient": 3.0}, {"coefficient": 3.0, "lr": 1e-3}, {"coefficient": 6.0}],
     "lunar": [{}, {"train": "full"}, {"lr": 5e-3}, {"train": "full", "lr": 3e-3}],
     "crisp": [

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,8 +56,15 @@ def _peft_quiet() -> Iterator[None]:
         yield
 
 
-def attach_adapter(model: nn.Module, *, rank: int, alpha: int, seed: int) -> Any:
-    """Put a LoRA adapter on every linear layer but the head, in place; only it asks for gradients.
+def attach_adapter(model: nn.Module, *, rank: int, alpha: int, seed: int, modules: Sequence[str] | None = None) -> Any:
+    """Put a LoRA adapter on linear layers, in place; only it asks for gradients.
+
+    Args:
+        model: The model.
+        rank: Of the product of the two matrices.
+        alpha: It counts alpha / rank.
+        seed: Draws the first of the two.
+        modules: Paths of the layers; by default every linear one but the head.
 
     Returns:
         PEFT's model around `model`.
@@ -67,9 +74,8 @@ def attach_adapter(model: nn.Module, *, rank: int, alpha: int, seed: int) -> Any
     """
     import peft
 
-    config = peft.LoraConfig(
-        r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+    chosen: Any = "all-linear" if modules is None else [*modules]
+    config = peft.LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=0.0, target_modules=chosen, task_type="CAUSAL_LM")
     with torch_global_rng("adapter.weights", seed), _peft_quiet():
         try:
             adapter: Any = peft.get_peft_model(model, config)

@@ -148,6 +148,12 @@ class Architecture:
             )
         return found
 
+    def mlp_parameters(self) -> tuple[str, ...]:
+        """Return the matrices of all MLPs, those of experts included; none where they have no known names."""
+        return tuple(
+            dict.fromkeys(n for b in self.blocks if b.mlp is not None for n in (*b.mlp.reading, *b.mlp.writing))
+        )
+
     def straight_matrices(self, blocks: Sequence[int] | None = None) -> list[Matrix]:
         """Return the one matrix by which the MLP of each block writes straight into the residual stream.
 

@@ -40,6 +40,13 @@ def lens_logits(lm: LanguageModel, acts: Float[Tensor, "n d_model"]) -> Float[Te
     return logits if scale == 1.0 else logits * scale
 
 
+@torch.no_grad()
+def final_logits(lm: LanguageModel, acts: Float[Tensor, "n d_model"]) -> Float[Tensor, "n vocab"]:
+    """Return the model's own logits from the residual stream behind its last block: `lens_logits`, with the cap."""
+    logits, cap = lens_logits(lm, acts), lm.architecture.logit_cap
+    return logits if cap is None else cap * torch.tanh(logits / cap)
+
+
 def read_out(lm: LanguageModel, acts: Float[Tensor, "n d_model"]) -> Float[Tensor, "n d_embed"]:
     """Return what the unembedding is given: the residual stream behind the final norm, projected where it has to be."""
     for path in lm.architecture.readout:

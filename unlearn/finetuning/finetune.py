@@ -23,10 +23,12 @@ from sae_train.run.stopping import saving
 from sae_train.run.threads import Mapper, side_by_side
 from sae_train.training.loss_watch import require_finite
 from unlearn.config import UnlearnConfig
+from unlearn.finetuning.budget import Budget
 
 CLIP_NORM = 1.0
 LOG_EVERY = 5  # steps; reading a loss waits for the device
 CARRIED = "carried."  # before the names of what an objective carries, in a checkpoint
+BUDGET = "budget."  # and of what a KL budget does
 MOST_PARTS = 3  # that a loss is computed in at the same time
 SMALL = 10_000_000  # trainable numbers; in a larger model one matrix product keeps all threads busy
 
@@ -46,7 +48,7 @@ Part = Callable[[], LossTerms]
 class Objective(Protocol):
     """What a method contributes: the loss of a batch, a function of model and batch number alone.
 
-    More that it may have: `Preparing`, `Carrying`.
+    More that it may have: `Preparing`, `Staged`, `Carrying`.
     """
 
     def parts(self, step: int) -> Sequence[Part]:
@@ -63,6 +65,15 @@ class Preparing(Protocol):
 
     def prepare(self) -> None:
         """Change the model's weights in place; called once, also where a run is resumed."""
+        ...
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """An objective whose loss depends on how far the run is."""
+
+    def plan(self, n_batches: int) -> None:
+        """Take in how many batches the whole run has, in all processes together."""
         ...
 
 
@@ -89,7 +100,13 @@ class Carrying(Protocol):
 
 @runtime_checkable
 class WeightEdit(Protocol):
-    """What a method contributes that needs no loop: it solves for the new weights and writes them."""
+    """What a method contributes that needs no loop: it solves for the new weights and writes them.
+
+    Attributes:
+        has_full_size: The edit as written is the largest there is; else a KL budget decides how far it goes.
+    """
+
+    has_full_size: bool
 
     def edit(self) -> dict[str, float]:
         """Change the model's weights in place; return figures for the record."""
@@ -148,6 +165,7 @@ def finetune(
     resume: bool,
     processes: Processes = ALONE,
     passes: Callable[[int], bool] | None = None,
+    budget: Budget | None = None,
     advance: Advance = no_advance,
 ) -> Tuned:
     """Train the model in place.
@@ -162,6 +180,7 @@ def finetune(
         resume: Go on from a checkpoint, if there is one.
         processes: This process among the others.
         passes: Asked every `check_every` steps whether to stop here.
+        budget: Looked at as often, before the first step and behind the last one; ends the run where it is spent.
         advance: Called with steps done and the terms.
 
     Raises:
@@ -174,24 +193,22 @@ def finetune(
     lr = config.step_size(lm.d_model)
     optimizer = adamw(parameters.values(), lr)
     state = TuneState(parameters, optimizer, lr)
+    if isinstance(objective, Staged):
+        objective.plan(_first_batch(config.steps, config, processes))
     found = load_checkpoint(folder, identity) if resume else None
     if found is not None:
-        restore(found[0], parameters, optimizer)
-        state.step = found[1]
-        # With several processes a run is saved only where the carried state begins anew: there is nothing to take up.
-        if isinstance(objective, Carrying) and processes.count == 1:
-            objective.take_up({k.removeprefix(CARRIED): v for k, v in found[0].items() if k.startswith(CARRIED)})
+        _take_up(found, state, objective, budget, processes)
         advance(0, earlier=state.step)
     values: dict[str, float] = {}
     saved = state.step
-    save = partial(_save, state, objective, None if run is None else folder, identity)
+    save = partial(_save, state, objective, budget, None if run is None else folder, identity)
     is_small = sum(p.numel() for p in parameters.values()) <= SMALL
     # The products of a small model are too short for two cores, whole parts of the loss are not: 200 to 217 ms a step
     # instead of 251 to 320 (docs/results/log_redirection.md, "less time").
     with side_by_side(lm.device, MOST_PARTS if is_small else 1) as mapped, saving(save, processes) as stop_if_told:
         while True:
             # Asked before the step, so that a resumed run stops where the uninterrupted one would have.
-            if passes is not None and state.step and state.step % config.check_every == 0 and passes(state.step):
+            if _is_over(state.step, config, passes, budget, run):
                 break
             # "At least save_every ago", not a multiple of it: where saving is not possible now, the next possible step
             # will do. Not after the last step, when the model itself is saved.
@@ -254,11 +271,51 @@ def tune_step(
     return sums
 
 
-def _save(state: TuneState, objective: Objective, folder: Path | None, identity: Mapping[str, str]) -> None:
+def _is_over(
+    step: int, config: UnlearnConfig, passes: Callable[[int], bool] | None, budget: Budget | None, run: Run | None
+) -> bool:
+    """Tell whether the run ends here: the budget is spent, or the targets pass."""
+    is_due = step % config.check_every == 0
+    # Before the first step, too: an objective may have changed the model.
+    if budget is not None and (is_due or step >= config.steps):
+        is_spent = budget.is_spent()
+        if run is not None:
+            run.log(step=step, kl=budget.kl)
+        if is_spent:
+            return True
+    return passes is not None and step > 0 and is_due and passes(step)
+
+
+def _save(
+    state: TuneState, objective: Objective, budget: Budget | None, folder: Path | None, identity: Mapping[str, str]
+) -> None:
     """Write a checkpoint; nothing in a process that writes none."""
     if folder is not None:
         tensors = state_tensors(state.parameters, state.optimizer) | _carried(objective)
+        tensors |= {} if budget is None else {BUDGET + k: v for k, v in budget.carried().items()}
         save_checkpoint(folder, tensors, step=state.step, identity=identity)
+
+
+def _take_up(
+    found: tuple[dict[str, Tensor], int],
+    state: TuneState,
+    objective: Objective,
+    budget: Budget | None,
+    processes: Processes,
+) -> None:
+    """Go on from a checkpoint."""
+    tensors, state.step = found
+    restore(tensors, state.parameters, state.optimizer)
+    # With several processes a run is saved only where the carried state begins anew: there is nothing to take up.
+    if isinstance(objective, Carrying) and processes.count == 1:
+        objective.take_up(_named(tensors, CARRIED))
+    if budget is not None:
+        budget.take_up(_named(tensors, BUDGET))
+
+
+def _named(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def _can_save(state: TuneState, objective: Objective, config: UnlearnConfig, processes: Processes) -> bool:

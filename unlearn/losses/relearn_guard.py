@@ -29,7 +29,6 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from features.entities.name_tokens import encode
 from features.entities.prompts import render
@@ -38,6 +37,7 @@ from sae_train.run.checkpoints import restore, state_tensors
 from sae_train.text.packing import Batch, can_pack
 from unlearn.finetuning.finetune import CLIP_NORM, adamw
 from unlearn.losses.divergence import next_token_kl
+from unlearn.losses.perturbed import at_weights
 from unlearn.problem.data import training_prompts
 from unlearn.problem.examples import Answered, encode_answered
 from unlearn.problem.paired_prompts import Pair, pair_batch
@@ -134,7 +134,7 @@ class RelearnGuard:
     def _logits(self, weights: dict[str, Tensor], batch: Batch) -> Tensor:
         """Run the model with other weights."""
         words = {**batch.inputs, "use_cache": False}
-        return functional_call(self.problem.lm.model, weights, args=(), kwargs=words).logits
+        return at_weights(self.problem.lm.model, weights, lambda model: model(**words).logits)
 
 
 class Attacker:
@@ -159,7 +159,7 @@ class Attacker:
         rate: float,
     ) -> None:
         self.number, self.units, self.taught, self.asked = number, units, taught, asked
-        self.taught_loss = _TaughtLoss(problem.lm.model, problem.lm.device)
+        self.lm = problem.lm
         self.own = {n: p for n, p in problem.lm.model.named_parameters() if p.requires_grad}
         # The offset is kept, not the weights: the model changes below the attacker, who goes on from where it is by
         # then.
@@ -173,26 +173,15 @@ class Attacker:
 
     def learn(self, lessons: Sequence[Lesson]) -> None:
         """Take one step on some lessons."""
-        weights = {f"model.{n}": p.detach() + self.away[n] for n, p in self.own.items()}
+        pairs = [(x.answered.question, x.answered.answer) for x in lessons]
+        weights = {n: p.detach() + self.away[n] for n, p in self.own.items()}
         held = list(self.away.values())
-        gradients = torch.autograd.grad(functional_call(self.taught_loss, weights, (lessons,)), held, allow_unused=True)
+        loss = at_weights(self.lm.model, weights, lambda model: answer_loss(model, pairs, self.lm.device))
+        gradients = torch.autograd.grad(loss, held, allow_unused=True)
         for parameter, gradient in zip(held, gradients, strict=True):
             parameter.grad = gradient
         torch.nn.utils.clip_grad_norm_(held, CLIP_NORM)
         self.optimizer.step()
-
-
-class _TaughtLoss(nn.Module):
-    """The mean loss of the true answers' tokens, nats; a module, so that it can be asked with other weights."""
-
-    def __init__(self, model: nn.Module, device: torch.device) -> None:
-        super().__init__()
-        self.model, self.device = model, device
-
-    def forward(self, lessons: Sequence[Lesson]) -> Float[Tensor, ""]:
-        """Return it for some lessons."""
-        pairs = [(x.answered.question, x.answered.answer) for x in lessons]
-        return answer_loss(self.model, pairs, self.device)
 
 
 def make_lessons(problem: Problem) -> list[Lesson]:

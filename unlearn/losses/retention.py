@@ -12,7 +12,7 @@ was removed before it is the model that this run started from, where that is for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -45,10 +45,22 @@ def draw(items: Sequence[list[int]], count: int, generator: np.random.Generator)
 
 
 class Retention:
-    """The retention loss: draws a batch of the retained sets at every step and returns its loss."""
+    """The retention loss: draws a batch of the retained sets at every step and returns its loss.
 
-    def __init__(self, problem: Problem) -> None:
-        self.problem = problem
+    Args:
+        problem: What is retained, and as which model.
+        divergence: Of the next token, in the place of KL(reference || model).
+        with_activations: Count the activations' distance, too.
+    """
+
+    def __init__(
+        self,
+        problem: Problem,
+        *,
+        divergence: Callable[[Tensor, Tensor], Tensor] = token_kl,
+        with_activations: bool = True,
+    ) -> None:
+        self.problem, self.divergence, self.with_activations = problem, divergence, with_activations
         lm, templates = problem.lm, problem.templates
         self.known = [e.ids for e in retained_prompts(lm, problem.sets.retain, templates)]
         self.unknown = [e.ids for e in retained_prompts(lm, problem.sets.unknown, templates)]
@@ -87,6 +99,10 @@ class Retention:
         # Earlier removals are kept as this run found them: the original still knows what was removed.
         return loss + self._loss([(of_earlier, earlier)], problem.reference) if earlier else loss
 
+    def on(self, sequences: list[list[int]]) -> Float[Tensor, ""]:
+        """Return the loss on sequences that a method retains besides, as the original has them."""
+        return self._loss([(1.0, sequences)], self.problem.original)
+
     def _loss(self, sets: Sequence[tuple[float, list[list[int]]]], reference: nn.Module) -> Float[Tensor, ""]:
         """Return KL plus activation distance on all sets in one batch: each set's mean over tokens times its weight."""
         n_tokens = [sum(map(len, drawn)) for _, drawn in sets]
@@ -96,12 +112,15 @@ class Retention:
         # (docs/results/log_redirection.md, "an attacker that goes along").
         batch = lay_out([s for _, drawn in sets for s in drawn], self.problem.lm.device, packed=self.packed)
         weights = torch.tensor([*shares, 0.0], device=batch.ids.device)[batch.sequence]  # the last one where -1 is
-        with torch.no_grad(), captured(reference, self.names) as before:
+        names = self.names if self.with_activations else []
+        with torch.no_grad(), captured(reference, names) as before:
             aims = reference(**batch.inputs, use_cache=False).logits
-        with captured(self.problem.lm.model, self.names) as after:
+        with captured(self.problem.lm.model, names) as after:
             logits = self.problem.lm.model(**batch.inputs, use_cache=False).logits
-        moved = torch.stack([self._moved(n, after[n].float(), before[n].float()) for n in self.names]).mean(0)
-        return (weights * (token_kl(logits, aims) + moved)).sum()
+        lost = self.divergence(logits, aims)
+        if names:
+            lost = lost + torch.stack([self._moved(n, after[n].float(), before[n].float()) for n in names]).mean(0)
+        return (weights * lost).sum()
 
     def _moved(
         self, name: str, after: Float[Tensor, "*tokens d_in"], before: Float[Tensor, "*tokens d_in"]

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_train.errors import CollapseError
-from unlearn.methods.forgetting import ActivationForgetting, drawn
+from unlearn.methods.forgetting import ActivationForgetting, ActivationReader, drawn
 from unlearn.problem.problem import Problem
 from unlearn.settings import CrispSettings
 
@@ -38,6 +38,30 @@ def salient_latents(
     return ranked.indices[ranked.values > 0]
 
 
+def target_latents(
+    reader: ActivationReader, n_latents: int, ratio: float
+) -> tuple[Int[Tensor, " n_salient"], Float[Tensor, "n d_sae"]]:
+    """Return the latents that stand out on a problem's targets, and all latents there.
+
+    Raises:
+        CollapseError: None does.
+    """
+    problem = reader.problem
+    target, retained = (
+        problem.sae.encode(reader.reference_acts(reader.prompts_of(e)))
+        for e in (problem.sets.forget, problem.sets.retain)
+    )
+    salient = salient_latents(target, retained, n_latents, ratio)
+    if len(salient) == 0:
+        raise CollapseError(
+            f"{problem.config.method} finds no latent that stands out on the targets",
+            got=f"none at least {ratio:g} times as active as on retained entities",
+            expected="at least one",
+            try_="a smaller `ratio`, or another SAE",
+        )
+    return salient, target
+
+
 class Crisp(ActivationForgetting):
     """The loss of CRISP."""
 
@@ -45,23 +69,10 @@ class Crisp(ActivationForgetting):
         super().__init__(problem)
         settings = problem.config.settings
         assert isinstance(settings, CrispSettings)
-        target = self._latents(self.reference_acts(self.examples))
-        retained = self._latents(self.reference_acts(self.prompts_of(problem.sets.retain)))
-        self.salient = salient_latents(target, retained, settings.n_latents, settings.ratio)
-        if len(self.salient) == 0:
-            raise CollapseError(
-                "crisp finds no latent that stands out on the targets",
-                got=f"none at least {settings.ratio:g} times as active as on retained entities",
-                expected="at least one",
-                try_="a smaller `ratio`, or another SAE",
-            )
+        self.salient, target = target_latents(self, settings.n_latents, settings.ratio)
         self.unit = target[:, self.salient].sum(dim=1).mean()
-
-    def _latents(self, acts: Float[Tensor, "n d_in"]) -> Float[Tensor, "n d_sae"]:
-        """Return the SAE's latents."""
-        return self.problem.sae.encode(acts)
 
     def forget(self, step: int) -> Float[Tensor, ""]:
         """Return the term that forgets."""
         acts = self.acts(self.problem.lm.model, drawn(self.examples, self.problem, step))
-        return self._latents(acts)[:, self.salient].sum(dim=1).mean() / self.unit
+        return self.problem.sae.encode(acts)[:, self.salient].sum(dim=1).mean() / self.unit

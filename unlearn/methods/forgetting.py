@@ -37,7 +37,11 @@ class ForgetRetain(ABC):
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
-        self.retention = Retention(problem.beside()) if problem.config.retain_weight > 0 else None
+        self.retention = self.retain(problem.beside()) if problem.config.retain_weight > 0 else None
+
+    def retain(self, problem: Problem) -> Retention:
+        """Return the retention; a method may have one of its own."""
+        return Retention(problem)
 
     @abstractmethod
     def forget(self, step: int) -> Float[Tensor, ""]:
@@ -45,14 +49,15 @@ class ForgetRetain(ABC):
 
     def parts(self, step: int) -> list[Part]:
         """Return the parts of one step's loss."""
-        parts: list[Part] = [lambda: _part("forget", 1.0, self.forget(step))]
+        parts: list[Part] = [lambda: part("forget", 1.0, self.forget(step))]
         retention = self.retention
         if retention is not None:
-            parts.insert(0, lambda: _part("retain", self.problem.config.retain_weight, retention.loss(step)))
+            parts.insert(0, lambda: part("retain", self.problem.config.retain_weight, retention.loss(step)))
         return parts
 
 
-def _part(name: str, weight: float, value: Tensor) -> LossTerms:
+def part(name: str, weight: float, value: Tensor) -> LossTerms:
+    """Return a part of the loss with one term."""
     return LossTerms(weight * value, {name: value.detach()})
 
 
@@ -73,12 +78,11 @@ class AnswerForgetting(ForgetRetain):
         return answer_log_probs(self.problem.reference, batch, self.problem.lm.device)[0]
 
 
-class ActivationForgetting(ForgetRetain):
-    """Methods that move the targets' activations at one hook point, the SAE's; from the last name token on."""
+class ActivationReader:
+    """Reads activations at the SAE's hook point, from the last name token of a prompt on."""
 
     def __init__(self, problem: Problem) -> None:
-        super().__init__(problem)
-        self.examples = self.prompts_of(problem.sets.forget)
+        self.problem = problem
         self.hook_point = problem.latents.hook_point
 
     def prompts_of(self, entities: Sequence[Entity]) -> list[Encoded]:
@@ -98,6 +102,15 @@ class ActivationForgetting(ForgetRetain):
         order = rng("forgetting.statistics", self.problem.config.seed).permutation(len(prompts))[:at_most]
         chosen = [prompts[i] for i in order]
         return torch.cat([self.acts(self.problem.reference, chosen[i : i + 64]) for i in range(0, len(chosen), 64)])
+
+
+class ActivationForgetting(ActivationReader, ForgetRetain):
+    """Methods that move the targets' activations at one hook point, the SAE's; from the last name token on."""
+
+    def __init__(self, problem: Problem) -> None:
+        ActivationReader.__init__(self, problem)
+        ForgetRetain.__init__(self, problem)
+        self.examples = self.prompts_of(problem.sets.forget)
 
 
 def from_name_on(batch: Sequence[Encoded]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:

@@ -52,6 +52,8 @@ ANY_TYPE = (  # contexts beside those of the templates; keys differ by what stan
 class RedirectClosedForm:
     """Solves for the output matrices of a few blocks; see the module's docstring."""
 
+    has_full_size = True
+
     def __init__(self, problem: Problem, settings: ClosedFormSettings | None = None) -> None:
         own = problem.config.settings if settings is None else settings
         assert isinstance(own, ClosedFormSettings)

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from features.entities.entities import Entity
 from features.entities.prompts import Prompt, questions
 from features.entities.templates import Templates
 from features.labels.knowledge import first_line, is_right, judge
-from sae_train.lm.generate import answer_losses, encode_prompts
+from sae_train.lm.generate import answer_losses, encode_prompts, pad_right
 from sae_train.lm.models import LanguageModel
 from sae_train.text.tokens import encode_plain
 from unlearn.problem.data import UnlearnSets
@@ -39,6 +39,11 @@ def own_answers(lm: LanguageModel, sets: UnlearnSets, templates: Templates) -> l
             prompts.append(prompt.text)
             answers.append(first_line(said) if is_right(said, accepted) else accepted[0])
     return encode_answered(lm, prompts, [f" {a}" for a in answers])
+
+
+def asked_facts(sets: UnlearnSets, templates: Templates) -> list[tuple[str, str]]:
+    """Return the fact, as key of the target and attribute, that each of `own_answers` is about."""
+    return [(e.key, p.attribute or "") for e in sets.forget for p in questions(e, templates, heldout=False)]
 
 
 def refused_answers(lm: LanguageModel, sets: UnlearnSets, templates: Templates) -> list[Answered]:
@@ -85,3 +90,14 @@ def answer_log_probs(
     """Return log p(answer | question) in nats, summed over the answer's tokens, and how many tokens those are."""
     losses, is_answer = answer_losses(model, [(a.question, a.answer) for a in batch], device)
     return -(losses * is_answer).sum(dim=1), is_answer.sum(dim=1)
+
+
+def answer_logits(
+    model: nn.Module, batch: Sequence[Answered], device: torch.device
+) -> tuple[Float[Tensor, "n vocab"], Int[Tensor, " n"]]:
+    """Return the logits of every token of the answers, one answer after the other, and these tokens."""
+    ids, mask = pad_right([[*a.question, *a.answer] for a in batch], device=device)
+    places = [(row, len(a.question) + at) for row, a in enumerate(batch) for at in range(len(a.answer))]
+    rows, columns = torch.tensor(places, device=device).unbind(1)
+    logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    return logits[rows, columns - 1].float(), ids[rows, columns]

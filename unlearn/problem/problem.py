@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import nn
@@ -31,6 +31,7 @@ class Problem:
         latents: Selected latents and their statistics.
         text: Windows of general text, targets left out; may be empty.
         config: The frozen config.
+        heldout: Windows of general text that no loss reads, for the damage; may be empty.
     """
 
     lm: LanguageModel
@@ -42,6 +43,7 @@ class Problem:
     latents: HookPointAnalysis
     text: list[list[int]]
     config: UnlearnConfig
+    heldout: list[list[int]] = field(default_factory=list)
 
     def beside(self) -> Problem:
         """Return the same problem on modules of its own that share every tensor: neither sees hooks of the other."""

@@ -29,20 +29,21 @@ from sae_train.saes.interop import sae_hash
 from sae_train.text.tokens import Document
 from unlearn.auditing.roles import check_pair
 from unlearn.config import UnlearnConfig
+from unlearn.finetuning.budget import Budget, KlMeter
 from unlearn.finetuning.finetune import Objective, Preparing, Tuned, WeightEdit, finetune, trainable_parameters
 from unlearn.finetuning.outcome import Outcome, check_outcome
 from unlearn.finetuning.stopping import Stopper
 from unlearn.finetuning.validation import hold_apart
 from unlearn.methods import build_method
-from unlearn.problem.data import UnlearnSets, split_sets, text_windows, without_targets
+from unlearn.problem.data import UnlearnSets, split_sets, without_targets
+from unlearn.problem.general_text import GeneralText, read_general_text
 from unlearn.problem.hook_choice import choose_hook_point
 from unlearn.problem.problem import Problem
 from unlearn.removals.record import RemovalRecord
 from unlearn.removals.unlearned import ADAPTER, Unlearned
 
 ADAMW_BYTES = 3 * 4  # a parameter and its two moments, float32
-TEXT_CTX = 64  # tokens in a window of general text
-TEXT_TOKENS = 60_000  # about 940 windows, of which every step draws some
+WITHIN_BYTES = 4  # the same parameter in the last state within the KL budget
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ def run_removal(
     if processes.is_first and not resume:
         shutil.rmtree(folder, ignore_errors=True)  # what a run that failed left there
     processes.wait()
-    run = None
+    run, meter = None, KlMeter(problem.lm, problem.original, problem.heldout, processes)
+    budget = budget_of(problem, meter)
     if processes.is_first:
         run = Run(folder, config=config, command="unlearn", inputs=prepared.inputs, wandb=wandb)
     # On resume, too: a checkpoint holds the trained parameters only, and this may change others.
@@ -139,7 +141,7 @@ def run_removal(
         method.prepare()
     if config.stop_early:
         stopper = Stopper(problem, prepared.validation, run)
-    tuned = tune(prepared, method, stopper, run, folder, resume=resume, processes=processes, advance=advance)
+    tuned = tune(prepared, method, stopper, budget, run, folder, resume=resume, processes=processes, advance=advance)
     outcome = _checked(prepared, stopper, tuned, folder)
     result = {
         "model": name,
@@ -160,6 +162,7 @@ def run_removal(
         merge_adapter(adapter)
         if not result["is_adapter"]:
             round_to_stored(problem.lm)
+    result |= _damage(problem, meter, budget)
     values = {"config": jsonable(config), "inputs": prepared.inputs, "result": result, "chain": list(task.chain)}
     if run is not None:
         run.finish(result=result)
@@ -183,6 +186,12 @@ def _checked(prepared: Prepared, stopper: Stopper | None, tuned: Tuned, folder: 
     return outcome
 
 
+def _damage(problem: Problem, meter: KlMeter, budget: Budget | None) -> dict[str, Any]:
+    """Return the KL of the finished model on held-out text, where there is any, and whether a budget is used up."""
+    reached = {} if budget is None else {"budget_reached": budget.is_reached}
+    return {**({"kl": meter.measure()} if problem.heldout else {}), **reached}
+
+
 def prepare(task: RemovalTask) -> Prepared:
     """Draw sets and partners, read the general text, copy the model."""
     lm, config = task.lm, task.config
@@ -203,44 +212,50 @@ def prepare(task: RemovalTask) -> Prepared:
         seed=config.seed,
         earlier=task.earlier,
     )
-    text = _text(task, sets)
+    text, heldout = _text(task, sets)
     # A copy changes; aims and retention read the model that came in, and the caller still has it.
     changing = replace(lm, model=copy.deepcopy(lm.model))
     # The original where there is one: after twenty removals the text loss was up by 2.9 % where each run kept what it
     # had found, by 0.18 % with the original as the reference (docs/results/log_redirection.md, "twenty removals in
     # sequence").
     kept_as = lm.model if task.original is None else task.original.model
-    problem = Problem(changing, lm.model, kept_as, sets, wordings, loaded, latents, text, config)
+    problem = Problem(changing, lm.model, kept_as, sets, wordings, loaded, latents, text, config, heldout)
     base = _base(lm)
     first = base if task.original is None else _base(task.original)
     inputs = _inputs(problem, loaded, base, first)
     return Prepared(problem, validation, base, inputs)
 
 
-def _text(task: RemovalTask, sets: UnlearnSets) -> list[list[int]]:
-    """Return windows of the general text to retain.
+def _text(task: RemovalTask, sets: UnlearnSets) -> GeneralText:
+    """Return windows of the general text to retain, and those on which the damage is measured.
 
     Raises:
-        ConfigError: Every document names a target.
+        ConfigError: Every document names a target, or none is left for a KL budget.
     """
-    lm = task.lm
     # Retention would keep what a document says about a target, so such documents are left out.
-    kept = without_targets(task.documents, [*sets.forget, *sets.earlier])
-    windows = text_windows(lm.tokenizer, kept, ctx_len=min(TEXT_CTX, lm.max_positions), max_tokens=TEXT_TOKENS)
-    if not windows and task.documents != ():
+    found = read_general_text(task.lm, without_targets(task.documents, [*sets.forget, *sets.earlier]))
+    if not found.retained and task.documents != ():
         raise ConfigError(
             "no general text is left to retain",
             got="only documents that name a target, or none at all",
             field="text",
             expected="documents about other things",
         )
-    return windows
+    if task.config.kl_budget is not None and not found.heldout:
+        raise ConfigError(
+            "a KL budget needs general text",
+            got=f"{len(found.retained)} windows, of which none can be held out (`text`)",
+            expected="text on which KL(original || unlearned) is measured",
+            try_="more `text`, or no `kl_budget`",
+        )
+    return found
 
 
 def tune(
     prepared: Prepared,
     method: Objective | WeightEdit,
     stopper: Stopper | None,
+    budget: Budget | None,
     run: Run | None,
     folder: Path,
     *,
@@ -251,7 +266,7 @@ def tune(
     """Let the method change the model: solve for weights, or take optimizer steps."""
     problem, config = prepared.problem, prepared.problem.config
     if isinstance(method, WeightEdit):
-        tuned = Tuned(method.edit(), config.steps)
+        tuned = Tuned(edited(method, budget), config.steps)
         if run is not None:
             run.log(step=0, **tuned.terms)
         return tuned
@@ -265,8 +280,24 @@ def tune(
         resume=resume,
         processes=processes,
         passes=None if stopper is None else stopper.passes,
+        budget=budget,
         advance=advance,
     )
+
+
+def edited(method: WeightEdit, budget: Budget | None) -> dict[str, float]:
+    """Write a weight edit, scaled to the budget where there is one; return its figures, those of the whole edit."""
+    terms = method.edit()
+    return terms if budget is None else {**terms, "edit_scale": budget.scale(has_full_size=method.has_full_size)}
+
+
+def budget_of(problem: Problem, meter: KlMeter) -> Budget | None:
+    """Return the KL budget of a run before anything has changed; None where there is none."""
+    config = problem.config
+    if config.kl_budget is None:
+        return None
+    parameters = trainable_parameters(problem.lm.model, config.train)
+    return Budget(meter, config.kl_budget, parameters, is_rounded=config.train != "lora")
 
 
 def removal_bytes(lm: LanguageModel, config: UnlearnConfig) -> int:
@@ -276,7 +307,8 @@ def removal_bytes(lm: LanguageModel, config: UnlearnConfig) -> int:
     model = sum(p.numel() * p.element_size() for p in lm.model.parameters())
     trained = sum(p.numel() for p in trainable_parameters(lm.model, config.train).values())
     has_checkpoint = config.save_every < config.steps and not config.settings.edits_weights
-    return model + 2 * ADAMW_BYTES * trained * has_checkpoint
+    kept = ADAMW_BYTES + (0 if config.kl_budget is None else WITHIN_BYTES)
+    return model + 2 * kept * trained * has_checkpoint
 
 
 def check_trainable(lm: LanguageModel, config: UnlearnConfig) -> None:
@@ -285,7 +317,7 @@ def check_trainable(lm: LanguageModel, config: UnlearnConfig) -> None:
     Raises:
         ConfigError: No MLP output matrices to train, or none that can be solved for.
     """
-    if config.settings.edits_weights and not any(b.is_solvable for b in lm.architecture.blocks):
+    if config.settings.is_solved and not any(b.is_solvable for b in lm.architecture.blocks):
         lm.architecture.straight_matrices()  # says why; whether the blocks that are chosen are among them, the method
     elif config.train == "down_proj":
         lm.architecture.written_parameters()
@@ -320,4 +352,5 @@ def _inputs(problem: Problem, loaded: Sae, base: Base, original: Base) -> dict[s
         "retain": [e.key for e in sets.retain],
         "text_hash": text_hash(str(window) for window in problem.text),
         "n_text_windows": len(problem.text),
+        **({} if problem.config.kl_budget is None else {"heldout_hash": text_hash(map(str, problem.heldout))}),
     }

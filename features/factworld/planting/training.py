@@ -142,8 +142,7 @@ def trained_parameters(lm: LanguageModel, choice: str) -> dict[str, nn.Parameter
     if choice == "lora":
         return {name: p for name, p in named.items() if "lora_" in name}
     architecture = lm.architecture
-    mlps = [block.mlp for block in architecture.blocks if block.mlp is not None]
-    wanted = {name for mlp in mlps for name in (*mlp.reading, *mlp.writing)}
+    wanted = set(architecture.mlp_parameters())
     if not wanted:
         raise ConfigError(
             f"{architecture.name} has no MLP matrices to train",

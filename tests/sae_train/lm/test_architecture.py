@@ -17,7 +17,7 @@ from sae_train.lm.architecture_check import architecture_of
 from sae_train.lm.candidates import option_scores
 from sae_train.lm.generate import continuation_log_probs, logits_at
 from sae_train.lm.hooks import capture, captured, captured_keys, hook_points, replaced, verify_hook_points
-from sae_train.lm.logit_lens import lens_logits, logit_lens
+from sae_train.lm.logit_lens import final_logits, logit_lens
 from sae_train.lm.models import LanguageModel, load_lm, save_lm
 from sae_train.lm.patching import Patch, patched_answers, prefill_patched
 from sae_train.lm.token_acts import acts_at
@@ -86,9 +86,7 @@ def test_captured_are_the_hidden_states_and_the_last_one_gives_the_logits(name, 
         torch.testing.assert_close(found[f"layers.{block}"], states[block], rtol=0, atol=1e-6)
     verify_hook_points(lm, ids[:1], ["embed", *found])
 
-    logits, table = lens_logits(lm, found[f"layers.{last}"].flatten(0, 1)).view_as(out.logits), lm.architecture
-    if table.logit_cap is not None:
-        logits = table.logit_cap * torch.tanh(logits / table.logit_cap)
+    logits = final_logits(lm, found[f"layers.{last}"].flatten(0, 1)).view_as(out.logits)
     torch.testing.assert_close(logits, out.logits, rtol=1e-4, atol=1e-4 * float(out.logits.abs().max()))
     assert float(logits.std()) > 1e-3, "a model that says nothing would pass"
     assert logit_lens(lm, torch.eye(lm.d_model)[:3]).shape == (3, out.logits.shape[-1])

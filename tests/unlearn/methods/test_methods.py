@@ -28,7 +28,12 @@ from unlearn.problem.examples import answer_log_probs, own_answers, refusal, ref
 from unlearn.removals.run import RemovalTask, run_removal
 from unlearn.settings import METHOD_SETTINGS, NpoSettings, read_params
 
-LOSSES = ("ga", "graddiff", "npo", "simnpo", "idk", "rmu", "lunar", "crisp", "mean-difference")
+LOSSES = ("ga", "graddiff", "npo", "npo-sam", "simnpo", "idk", "layered", "jensun", "undial", "rmu", "lunar", "crisp")
+LOSSES += ("mean-difference",)
+EDITS = ("redirect-closed-form", "repselect", "pisces")
+SALIENT = {"crisp": {"ratio": 1.2}, "pisces": {"ratio": 1.2}}  # of the small SAE few latents stand out on the targets
+SHORT = ("npo", "npo-sam", "simnpo", "idk", "layered", "jensun", "undial", "rmu", "graddiff")
+STRONG = {"repselect": {"kl_budget": 0.1}, "pisces": {"ratio": 1.2, "strength": 1.0}}  # no retention, one edit
 LOG_PROBS, REFERENCE, LENGTHS = torch.tensor([-1.0, -6.0]), torch.tensor([-0.5, -2.0]), torch.tensor([2.0, 3.0])
 
 
@@ -111,7 +116,7 @@ def test_answers_are_the_models_own_and_refusals_those_about_unknown_entities(wo
 
 
 def test_registries_hold_the_same_methods():
-    assert set(METHODS) == set(METHOD_SETTINGS) >= {*LOSSES, "redirect", "redirect-closed-form"}
+    assert set(METHODS) == set(METHOD_SETTINGS) == {*LOSSES, *EDITS, "redirect"}
 
 
 def test_defaults_of_a_method_give_way_to_what_is_given():
@@ -131,7 +136,7 @@ def test_bad_params_are_refused(word):
 
 @pytest.mark.parametrize(
     ("method", "own"),
-    [*((m, {"crisp": {"ratio": 1.2}}.get(m, {})) for m in METHODS), ("redirect", {"init": "closed-form"})],
+    [*((m, SALIENT.get(m, {})) for m in METHODS), ("redirect", {"init": "closed-form"})],
 )
 def test_building_a_method_leaves_the_model_as_it_is(world_problem, method, own):
     problem = world_problem(method=method, **own)
@@ -148,7 +153,7 @@ def test_building_a_method_leaves_the_model_as_it_is(world_problem, method, own)
 @pytest.mark.parametrize("method", LOSSES)
 def test_a_few_steps_down_the_forgetting_term_lower_it(world_problem, whole_loss, method):
     """Its own gradient, retention left out: plain descent has to lower what the method minimises."""
-    own = {"crisp": {"ratio": 1.2}}.get(method, {})
+    own = SALIENT.get(method, {})
     problem = world_problem(method=method, retain_weight=0.0, batch_size=16, **own)
     objective = build_method(problem)
     parameters = [p for n, p in problem.lm.model.named_parameters() if "embed" not in n]
@@ -172,12 +177,13 @@ def test_crisp_without_salient_latents_says_so(world_problem):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["npo", "simnpo", "idk", "rmu", "graddiff"])
+@pytest.mark.parametrize("method", [*SHORT, *STRONG])
 def test_short_runs_lower_recall(
     method, world_sae, world_analysis, world_labels, world_templates, world_targets, world_documents, tmp_path: Path
 ):
     lm = load_lm(str(shipped_world()), device="cpu")
-    config = configure(method, steps=20, lr=2e-3, batch_size=8, warmup_steps=2, max_loss_increase=3.0)
+    own = STRONG.get(method, {"steps": 20, "lr": 2e-3, "warmup_steps": 2})
+    config = configure(method, **{"batch_size": 8, "max_loss_increase": 9.0 if method in STRONG else 3.0, **own})
     targets = [e for e in world_labels if e.key in world_targets]
     before = recall(ask(lm, targets, world_templates, heldout=True))
     task = RemovalTask(

@@ -10,7 +10,7 @@ import click
 from cli import options
 from cli.unlearn_options import NOT_SETTINGS, explicit, unlearn_options
 from unlearn.config import configure
-from unlearn.settings import read_params
+from unlearn.settings.registry import read_params
 
 
 @click.command(

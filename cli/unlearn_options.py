@@ -13,7 +13,8 @@ from click.core import ParameterSource
 
 from cli import options
 from unlearn.config import UnlearnConfig
-from unlearn.settings import METHOD_SETTINGS, RedirectSettings, setting_names
+from unlearn.settings.redirection import RedirectSettings
+from unlearn.settings.registry import METHOD_SETTINGS, setting_names
 
 # What the command is given that is no field of a config.
 NOT_SETTINGS = ("latents", "labels", "templates", "text", "original", "out", "overwrite", "resume", "wandb")
@@ -22,7 +23,7 @@ MEASURED = ("block_weight", "erase_at", "guard_weight", "blocks", "positions", "
 
 
 class SettingWords(click.ParamType):
-    """`NAME=VALUE`; read by `unlearn.settings.read_params`, which knows the method.
+    """`NAME=VALUE`; read by `unlearn.settings.registry.read_params`, which knows the method.
 
     Attributes:
         names: Every setting that can be given so, for messages that name one.

@@ -24,7 +24,7 @@ import click
 from cli.group import COMMANDS, HELP_NAMES, load_command, wb
 from sae_train.fields import described
 from unlearn.config import UnlearnConfig
-from unlearn.settings import METHOD_SETTINGS
+from unlearn.settings.registry import METHOD_SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 FLOORS = ("sae_train", "features", "unlearn", "cli")

@@ -6,14 +6,9 @@ from dataclasses import field, fields, replace
 from typing import Annotated, Any, Literal
 
 from sae_train.fields import Field, config_class, require
-from unlearn.settings import (
-    LR_WIDTH,
-    METHOD_SETTINGS,
-    MethodSettings,
-    RedirectSettings,
-    check_setting,
-    settings_of,
-)
+from unlearn.settings.base import LR_WIDTH, MethodSettings
+from unlearn.settings.redirection import RedirectSettings
+from unlearn.settings.registry import METHOD_SETTINGS, check_setting, settings_of
 
 
 @config_class

@@ -32,7 +32,8 @@ from sae_train.run.runs import write_json
 from unlearn.auditing.audit_json import report_to_json
 from unlearn.auditing.audit_run import PARTS
 from unlearn.config import AuditConfig, UnlearnConfig, configure
-from unlearn.settings import LR_WIDTH, METHOD_SETTINGS, settings_of
+from unlearn.settings.base import LR_WIDTH
+from unlearn.settings.registry import METHOD_SETTINGS, settings_of
 
 OURS = ("redirect", "redirect-closed-form")
 LOOP = {"steps": 60, "batch_size": 4, "warmup_steps": 5, "check_every": 3, "save_every": 10_000}

@@ -18,7 +18,8 @@ from sae_train.fields import config_of, described, from_mapping, read_field
 from unlearn.auditing.policy import AuditPolicy
 from unlearn.config import AuditConfig, UnlearnConfig, configure
 from unlearn.removals.demo import DemoConfig
-from unlearn.settings import METHOD_SETTINGS, RedirectSettings, read_params
+from unlearn.settings.redirection import RedirectSettings
+from unlearn.settings.registry import METHOD_SETTINGS, read_params
 
 CONFIGS = [CacheConfig, SaeTrainConfig, Decoding, KnowledgeRule, SelectionRule, GateConfig, SteeringConfig]
 CONFIGS += [UnlearnConfig, AuditConfig, AuditPolicy, DemoConfig, *METHOD_SETTINGS.values()]

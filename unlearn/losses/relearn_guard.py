@@ -42,7 +42,7 @@ from unlearn.problem.data import training_prompts
 from unlearn.problem.examples import Answered, encode_answered
 from unlearn.problem.paired_prompts import Pair, pair_batch
 from unlearn.problem.problem import Problem
-from unlearn.settings import RedirectSettings
+from unlearn.settings.redirection import RedirectSettings
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Unlearning methods: one file each, one registry.
 
-To add one: a settings class in `unlearn/settings.py`, a file here, a line in either registry. A method either
+To add one: a settings class in `unlearn/settings/`, a file here, a line in either registry. A method either
 contributes a loss to the one loop (`Objective`) or edits the weights itself (`WeightEdit`).
 """
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from sae_train.errors import CollapseError
 from unlearn.methods.forgetting import ActivationForgetting, ActivationReader, drawn
 from unlearn.problem.problem import Problem
-from unlearn.settings import CrispSettings
+from unlearn.settings.activations import CrispSettings
 
 FLOOR = 1e-6  # mean value of a latent that never fires on retained entities
 

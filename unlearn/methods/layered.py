@@ -26,7 +26,7 @@ from unlearn.methods.forgetting import AnswerForgetting, drawn, part
 from unlearn.methods.npo import npo_loss
 from unlearn.problem.examples import asked_facts
 from unlearn.problem.problem import Problem
-from unlearn.settings import LayeredSettings
+from unlearn.settings.answers import LayeredSettings
 
 
 def fold_of(facts: Sequence[tuple[str, str]], n_folds: int, seed: int) -> list[int]:

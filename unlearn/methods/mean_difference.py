@@ -16,7 +16,7 @@ from torch import Tensor
 from unlearn.methods.forgetting import ActivationForgetting, drawn, variance
 from unlearn.methods.lunar import shift_distance
 from unlearn.problem.problem import Problem
-from unlearn.settings import MeanDifferenceSettings
+from unlearn.settings.activations import MeanDifferenceSettings
 
 
 class MeanDifference(ActivationForgetting):

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unlearn.methods.forgetting import AnswerForgetting, drawn
-from unlearn.settings import NpoSettings
+from unlearn.settings.answers import NpoSettings
 
 
 def npo_loss(log_probs: Float[Tensor, " batch"], reference: Float[Tensor, " batch"], beta: float) -> Float[Tensor, ""]:

@@ -21,7 +21,7 @@ from unlearn.losses.perturbed import ascent_step, at_weights
 from unlearn.methods.forgetting import AnswerForgetting, drawn
 from unlearn.methods.npo import npo_loss
 from unlearn.problem.examples import Answered, answer_log_probs
-from unlearn.settings import NpoSamSettings
+from unlearn.settings.answers import NpoSamSettings
 
 
 class NpoSam(AnswerForgetting):

@@ -23,7 +23,7 @@ from unlearn.methods.crisp import target_latents
 from unlearn.methods.forgetting import ActivationReader
 from unlearn.methods.redirect_closed_form import add_to_matrix
 from unlearn.problem.problem import Problem
-from unlearn.settings import PiscesSettings
+from unlearn.settings.weight_edits import PiscesSettings
 
 
 def taken_out(

@@ -47,7 +47,7 @@ from unlearn.methods.redirect_closed_form import RedirectClosedForm
 from unlearn.problem.data import UnlearnSets
 from unlearn.problem.paired_prompts import Pair, PairBatch, aimed_prompts, pair_batch
 from unlearn.problem.problem import Problem
-from unlearn.settings import ClosedFormSettings, RedirectSettings
+from unlearn.settings.redirection import ClosedFormSettings, RedirectSettings
 
 MIN_STD = 1e-3  # of a pre-activation, so that a constant one does not divide by zero
 

@@ -32,7 +32,7 @@ from unlearn.losses.key_solve import KeyMoment, solve_update
 from unlearn.problem.data import UnlearnSets
 from unlearn.problem.paired_prompts import PairBatch, pair_batch
 from unlearn.problem.problem import Problem
-from unlearn.settings import ClosedFormSettings
+from unlearn.settings.redirection import ClosedFormSettings
 
 BATCH = 32  # prompts in a forward pass
 # Blocks 5 to 8 of SmolLM2's 30: harmless there, while blocks 9 to 12 destroyed the model (loss 3.88 -> 9.04;

@@ -29,7 +29,8 @@ from sae_train.rng import rng
 from unlearn.finetuning.finetune import trainable_parameters
 from unlearn.problem.examples import Answered, own_answers
 from unlearn.problem.problem import Problem
-from unlearn.settings import LR_WIDTH, RepSelectSettings
+from unlearn.settings.base import LR_WIDTH
+from unlearn.settings.weight_edits import RepSelectSettings
 
 FIRST_SIZE = 0.01  # ||t G'|| / ||W|| of the edit that is written; the KL budget makes it larger or smaller
 

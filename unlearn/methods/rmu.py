@@ -18,7 +18,7 @@ from torch import Tensor
 from sae_train.rng import torch_rng
 from unlearn.methods.forgetting import ActivationForgetting, drawn, variance
 from unlearn.problem.problem import Problem
-from unlearn.settings import RmuSettings
+from unlearn.settings.activations import RmuSettings
 
 
 def misdirection(

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unlearn.methods.forgetting import AnswerForgetting, drawn
-from unlearn.settings import SimNpoSettings
+from unlearn.settings.answers import SimNpoSettings
 
 
 def simnpo_loss(

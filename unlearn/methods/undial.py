@@ -17,7 +17,7 @@ from torch import Tensor
 from unlearn.losses.divergence import next_token_kl
 from unlearn.methods.forgetting import AnswerForgetting, drawn
 from unlearn.problem.examples import answer_logits
-from unlearn.settings import UndialSettings
+from unlearn.settings.answers import UndialSettings
 
 
 def lowered(logits: Float[Tensor, "n vocab"], tokens: Int[Tensor, " n"], strength: float) -> Float[Tensor, "n vocab"]:

@@ -19,7 +19,7 @@ from sae_train.lm.patching import Patch, patched_answers
 from sae_train.text.tokens import bos_prefix, encode_plain
 from unlearn.auditing.evaluations.places import END, LAST, MEAN, _read
 from unlearn.problem.paired_prompts import pair_batch
-from unlearn.settings import RedirectSettings
+from unlearn.settings.redirection import RedirectSettings
 
 CHATML = "{% for m in messages %}<bos>{{ m['role'] }}\n{{ m['content'] }}<eos>\n{% endfor %}{{ '<bos>assistant\n' }}"
 NAMES = ("Halle (Saale)", "São Tomé", "東京", "Łódź 🙂", "Qopzareltimunderhagen", "Ost", "O", "St. Anna-on-Lim")

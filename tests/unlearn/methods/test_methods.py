@@ -26,7 +26,8 @@ from unlearn.methods.rmu import misdirection
 from unlearn.methods.simnpo import simnpo_loss
 from unlearn.problem.examples import answer_log_probs, own_answers, refusal, refused_answers
 from unlearn.removals.run import RemovalTask, run_removal
-from unlearn.settings import METHOD_SETTINGS, NpoSettings, read_params
+from unlearn.settings.answers import NpoSettings
+from unlearn.settings.registry import METHOD_SETTINGS, read_params
 
 LOSSES = ("ga", "graddiff", "npo", "npo-sam", "simnpo", "idk", "layered", "jensun", "undial", "rmu", "lunar", "crisp")
 LOSSES += ("mean-difference",)

@@ -32,7 +32,7 @@ from unlearn.problem.data import training_prompts
 from unlearn.problem.hook_choice import choose_hook_point
 from unlearn.problem.paired_prompts import pair_batch
 from unlearn.removals.run import RemovalTask, run_removal
-from unlearn.settings import RedirectSettings
+from unlearn.settings.redirection import RedirectSettings
 
 TERMS = ("latent", "block", "output", "erase")
 SMALL = {"batch_size": 8, "warmup_steps": 2}

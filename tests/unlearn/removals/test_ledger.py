@@ -13,7 +13,7 @@ from unlearn.config import configure
 from unlearn.removals.ledger import Ledger
 from unlearn.removals.ledger_entries import START
 from unlearn.removals.record import RemovalRecord
-from unlearn.settings import ClosedFormSettings
+from unlearn.settings.redirection import ClosedFormSettings
 
 BASE = "a" * 64
 

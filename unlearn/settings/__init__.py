@@ -1,0 +1,1 @@
+"""Method-specific settings, a file a family, and their registry. Imports no torch."""

@@ -6,8 +6,9 @@ said or shown. Names differ in how likely they are in themselves: each is scored
 
     log p(name | question about T) - log p(name | the same question about "this city")
 
-per token (Holtzman et al. 2021, arXiv:2104.08315). SmolLM2-135M answers 0.94 of such questions about 35 well-known
-cities so, 0.66 without that (chance 0.25); its "yes" or "no" to "do both have the same country" is at chance.
+per token (Holtzman et al. 2021, arXiv:2104.08315). Of a dozen wordings the two best on 35 well-known cities were kept:
+SmolLM2-135M answers 0.94 and 0.91 there, chosen and measured on the same cities, and 0.54 scored by the bare name
+(chance 0.25), so a part of it is association. "Yes" or "no" to "do both have the same country" tells less.
 """
 
 from __future__ import annotations

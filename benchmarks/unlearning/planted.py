@@ -13,25 +13,22 @@ there is not run again, so that a run can be cut off.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
-from statistics import harmonic_mean
 from typing import Any
 
-from benchmarks.unlearning.planted_page import forgotten, render
+from benchmarks.unlearning.planted_cells import Cell, score
+from benchmarks.unlearning.planted_page import render
 from benchmarks.unlearning.planted_worlds import open_planted
-from benchmarks.unlearning.settings import MEASURED_ANYWAY
+from benchmarks.unlearning.settings import MEASURED_ANYWAY, read_setting
 from benchmarks.unlearning.unlearning import GRIDS
 from benchmarks.unlearning.worlds import World
 from features import Planted, plant
 from sae_train import load_lm
 from sae_train.errors import WorkbenchError
 from sae_train.lm.models import LanguageModel
-from sae_train.run.runs import write_json
-from unlearn.auditing.audit_json import report_to_json
 from unlearn.auditing.audit_run import PARTS
-from unlearn.config import AuditConfig, UnlearnConfig, configure
+from unlearn.config import AuditConfig, configure
 from unlearn.settings.base import LR_WIDTH
 from unlearn.settings.registry import METHOD_SETTINGS, settings_of
 
@@ -48,7 +45,6 @@ VALIDATION = AuditConfig(
 )
 TESTED = ("recall", "ranking", "utility", "detection", "steer-back", "sampling", "relearn", "same-form")
 TEST = AuditConfig(skip=tuple(p for p in PARTS if p not in TESTED), n_samples=0, **LESSONS)
-FLOOR = 1e-3  # a harmonic mean has no zeros
 
 
 def grid(method: str, width: int) -> list[dict[str, Any]]:
@@ -60,35 +56,31 @@ def grid(method: str, width: int) -> list[dict[str, Any]]:
 
 
 def cell(
-    path: Path, world: World, names: list[str], config: UnlearnConfig | LanguageModel, audit: AuditConfig
-) -> dict[str, Any]:
-    """Return the figures of one removal, or of one model, from its file if that is there."""
-    if path.exists():
-        return json.loads(path.read_text(encoding="utf-8"))
-    started, found = time.monotonic(), dict[str, Any](world=world.name, cell=path.stem)
+    path: Path, world: World, names: list[str], setting: dict[str, Any] | None, audit: AuditConfig, lm: LanguageModel
+) -> Cell:
+    """Return the figures of one removal, from its file if that is there and of this setting.
+
+    Args:
+        path: The file.
+        world: What is removed from.
+        names: Who is removed.
+        setting: Of the method, its name among it; None measures a model as it is.
+        audit: What is measured.
+        lm: That model.
+    """
+    if path.exists() and (done := Cell.read(path)).setting == setting:
+        return done
+    started, kl = time.monotonic(), float("nan")
     try:
-        if isinstance(config, UnlearnConfig):
-            unlearned = world.forget(names, config)
-            after = unlearned.lm
-            found |= {"result": unlearned.result, "setting": config.settings.__class__.__name__, "lr": config.lr}
-        else:
-            after = config
-        found["seconds"] = time.monotonic() - started
-        report = world.audit(after, names, audit, text=world.documents)
-        found["audit"] = report_to_json(report)
+        if setting is not None:
+            unlearned = world.forget(names, configure(**MEASURED_ANYWAY, **setting))
+            lm, kl = unlearned.lm, unlearned.result["kl"]
+        seconds = time.monotonic() - started
+        found = Cell(setting, world.audit(lm, names, audit, text=world.documents), seconds, kl)
     except WorkbenchError as error:  # a collapse is a result
-        found["error"] = str(error)
-    found["audit_seconds"] = time.monotonic() - started - found.get("seconds", 0.0)
-    write_json(path, found)
+        found = Cell(setting, None, time.monotonic() - started, error=str(error))
+    found.write(path)
     return found
-
-
-def score(found: dict[str, Any], before: dict[str, Any]) -> float:
-    """Return the harmonic mean of what is forgotten and what is kept, each 1 at best; 0 for a run that failed."""
-    if "audit" not in found:
-        return 0.0
-    kept = [found["audit"][g]["recall_after"] / before["audit"][g]["recall_after"] for g in ("neighbours", "retain")]
-    return harmonic_mean([max(FLOOR, min(1.0, x)) for x in (*forgotten(found), *kept)])
 
 
 def run_seed(
@@ -106,22 +98,17 @@ def run_seed(
     roles, width = pair.roles, pair.lm.d_model
     assert pair.twin is not None
     tests, validation = list(roles.targets), list(roles.validation_targets)
-    before = cell(out / "before-validation.json", world, validation, pair.lm, VALIDATION)
     for name, lm in (("before", pair.lm), ("twin", pair.twin)):
-        cell(out / f"{name}.json", world, tests, lm, TEST)
+        cell(out / f"{name}.json", world, tests, None, TEST, lm)
     for method in methods:
-
-        def config(setting: dict[str, Any], name: str = method) -> UnlearnConfig:
-            return configure(name, **MEASURED_ANYWAY, kl_budget=kl, **setting)
-
         if method not in chosen:
-            tried = grid(method, width)
+            tried = [{"method": method, "kl_budget": kl, **setting} for setting in grid(method, width)]
             found = [
-                cell(out / f"{method}-try-{i}.json", world, validation, config(s), VALIDATION)
-                for i, s in enumerate(tried)
+                cell(out / f"{method}-try-{i}.json", world, validation, setting, VALIDATION, pair.lm)
+                for i, setting in enumerate(tried)
             ]
-            chosen[method] = max(((score(f, before), s) for f, s in zip(found, tried, strict=True)), key=lambda x: x[0])
-        cell(out / f"{method}.json", world, tests, config(chosen[method][1]), TEST)
+            chosen[method] = max(((score(f), s) for f, s in zip(found, tried, strict=True)), key=lambda x: x[0])
+        cell(out / f"{method}.json", world, tests, chosen[method][1], TEST, pair.lm)
 
 
 def main() -> None:
@@ -135,12 +122,13 @@ def main() -> None:
     parser.add_argument("--kl", type=float, default=0.01)
     parser.add_argument("--methods", nargs="+", choices=list(METHOD_SETTINGS), default=list(METHOD_SETTINGS))
     parser.add_argument("--best", type=int, default=4, help="methods beside ours that are run on the other seeds")
+    parser.add_argument("--plant", action="append", default=[], metavar="NAME=VALUE", help="A setting of planting.")
     parser.add_argument("--docs", type=Path)
     args = parser.parse_args()
     base, methods = load_lm(args.base, device="cpu"), list(args.methods)
     chosen: dict[str, tuple[float, dict[str, Any]]] = {}
     for seed in args.seeds:
-        pair = plant(base, text=args.text, cache=args.cache, seed=seed)
+        pair = plant(base, text=args.text, cache=args.cache, seed=seed, **dict(map(read_setting, args.plant)))
         world = open_planted(pair, args.text, args.out / f"seed-{seed}", f"planted-{seed}")
         cells = args.out / f"seed-{seed}" / f"kl-{args.kl:g}"
         cells.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ from features.entities.prompts import entity_documents
 from sae_train import cache_activations, train_sae
 from sae_train.text.tokens import corpus_of
 
-HOOK_POINT = "layers.9"
+DEPTH = 1 / 3  # of the block whose residual stream the SAE reads
 MAX_TOKENS = 60_000  # of general text whose activations the SAE sees
 FRAC_NAMES = 0.1  # of the SAE's rows
 K, EXPANSION, SAE_TOKENS = 32, 4, 300_000
@@ -25,6 +25,7 @@ def open_planted(pair: Planted, text: str, folder: Path, name: str) -> World:
         folder: Where labels, SAE and latents lie.
         name: What results are kept under.
     """
+    hook_point = f"layers.{round(DEPTH * pair.lm.n_blocks)}"
     folder.mkdir(parents=True, exist_ok=True)
     labels, store, sae, latents = (folder / n for n in ("labels.jsonl", "acts.h5", "sae", "latents.h5"))
     if not labels.exists():
@@ -32,8 +33,8 @@ def open_planted(pair: Planted, text: str, folder: Path, name: str) -> World:
     if not sae.exists():
         names = entity_documents(pair.entities, pair.templates, seed=0)
         cached = {"max_tokens": MAX_TOKENS, "frac_entity_rows": FRAC_NAMES}
-        cache_activations(pair.lm, text, HOOK_POINT, out=store, entity_documents=names, overwrite=True, **cached)
-        train_sae(store, HOOK_POINT, out=sae, k=K, expansion=EXPANSION, tokens=SAE_TOKENS, overwrite=True)
+        cache_activations(pair.lm, text, hook_point, out=store, entity_documents=names, overwrite=True, **cached)
+        train_sae(store, hook_point, out=sae, k=K, expansion=EXPANSION, tokens=SAE_TOKENS, overwrite=True)
     if not latents.exists():
         find_entity_latents(pair.lm, sae, labels, templates=pair.templates, store=store, gate=False, out=latents)
     documents = list(corpus_of(text))

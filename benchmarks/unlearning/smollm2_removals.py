@@ -33,7 +33,7 @@ from unlearn.auditing.audit_json import findings_to_json
 from unlearn.auditing.evaluations.recall import evaluate_recall
 from unlearn.config import AuditConfig, UnlearnConfig
 from unlearn.problem.data import text_windows
-from unlearn.removals.run import TEXT_CTX
+from unlearn.problem.general_text import TEXT_CTX
 
 METHOD = "redirect-closed-form"
 ASKED = AuditConfig(n_neighbours=10, max_retain=30, n_samples=0)

@@ -337,7 +337,7 @@ class WeightChange:
 
     n_matrices: int
     n_changed: int
-    matrices: tuple[MatrixChange, ...]
+    matrices: tuple[MatrixChange, ...] = ()
 
 
 @dataclass(frozen=True)

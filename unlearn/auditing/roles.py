@@ -21,8 +21,8 @@ from unlearn.auditing.context import AuditContext, audited_blocks, nearest_known
 from unlearn.auditing.request import Request
 from unlearn.config import AuditConfig
 from unlearn.problem.data import mining_half, resolve_targets, retained_prompts, text_windows, without_targets
+from unlearn.problem.general_text import TEXT_CTX
 
-TEXT_CTX = 64
 TEXT_TOKENS = 20_000
 MAX_UNKNOWN = 120  # unknown entities that targets are compared with
 FRAC_NEAR = 0.67  # of the unknown entities of a type, nearest in name length, are compared with

@@ -13,7 +13,7 @@ from features.entities.name_tokens import Encoded
 from sae_train.intervals import Interval
 from sae_train.lm.hooks import captured_keys
 from sae_train.lm.models import load_lm
-from unlearn.auditing.attacks.relearn import Teacher
+from unlearn.auditing.attacks.teacher import Teacher
 from unlearn.auditing.audit_figures import MatrixChange, Telling, WeightChange
 from unlearn.auditing.audit_json import load_report, save_report
 from unlearn.auditing.evaluations.detection import evaluate_detection, told_apart

@@ -21,7 +21,7 @@ from sae_train.lm.hooks import captured, replaced
 from sae_train.lm.models import load_lm, weights_hash
 from sae_train.run.processes import Processes
 from sae_train.run.progress import no_advance
-from unlearn.auditing.attacks.relearn import Teacher
+from unlearn.auditing.attacks.teacher import Teacher
 from unlearn.config import configure
 from unlearn.finetuning.finetune import TuneState, _can_save, adamw, trainable_parameters
 from unlearn.finetuning.outcome import relative_change
@@ -292,6 +292,7 @@ def test_the_attacker_is_the_one_of_the_audit(world_problem):
     guard = RelearnGuard(problem, attacker(1e-3, 4))
     student = dataclasses.replace(problem.lm, model=copy.deepcopy(problem.lm.model))
     teacher, imagined = Teacher(student, 1e-3), Attacker(problem, 0, [], guard.lessons, [], rate=1e-3)
+    teacher.packed = False  # as the guard reads: Adam's first steps make much of the last bit of a small gradient
     for step in range(3):
         lessons = guard.lessons[4 * step : 4 * step + 4]
         teacher.step([(x.answered.question, x.answered.answer) for x in lessons])

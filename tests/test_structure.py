@@ -122,3 +122,13 @@ def reachable(start: str, imports: dict[str, set[str]]) -> set[str]:
                 seen.add(name)
                 waiting.append(name)
     return seen
+
+
+def test_one_place_decides_which_number_formats_are_used() -> None:
+    decides = {
+        path.relative_to(ROOT).as_posix()
+        for path in modules()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.autocast"
+    }
+    assert decides == {"sae_train/machine/arithmetic.py"}

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from sae_train.errors import ConfigError, NumericalError
 from sae_train.lm.adapters import attach_adapter
 from sae_train.lm.generate import answer_loss
+from sae_train.machine.arithmetic import autocast
 from sae_train.rng import rng
 from unlearn.finetuning.finetune import trainable_parameters
 from unlearn.problem.examples import Answered, own_answers
@@ -150,7 +151,7 @@ class RepSelect:
     def _batch_loss(self, model: nn.Module, batch: list[Answered]) -> Float[Tensor, ""]:
         """Return the mean loss of the answers' tokens."""
         device = self.problem.lm.device
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.problem.config.autocast):
+        with autocast(device, enabled=self.problem.config.autocast):
             return answer_loss(model, [(a.question, a.answer) for a in batch], device)
 
     def _batches(self, epoch: int) -> Iterator[list[Answered]]:

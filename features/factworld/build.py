@@ -27,6 +27,7 @@ from features.factworld.templates import templates_json
 from features.factworld.tokenizer import train_tokenizer
 from features.factworld.train import TrainingConfig, train_model
 from sae_train.errors import ConfigError
+from sae_train.machine.doctor import cpuinfo
 from sae_train.run.outputs import claimed, whole_folder
 from sae_train.run.progress import Progress, shown
 from sae_train.run.runs import file_hash, text_hash, write_json, write_text
@@ -158,10 +159,8 @@ def machine_identity() -> dict[str, str]:
     The instruction set alone does not decide it: the math library has kernels of its own for each family of processors.
     A record without `processor` cannot say whether another machine computes alike.
     """
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines() if cpuinfo.is_file() else []
     keys = ("vendor_id", "cpu family", "model", "model name", "stepping", "flags")
-    found = dict.fromkeys(line for line in lines if line.split(":")[0].strip() in keys)
+    found = dict.fromkeys(line for line in cpuinfo().splitlines() if line.split(":")[0].strip() in keys)
     return {
         "architecture": platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),

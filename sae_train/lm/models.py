@@ -264,7 +264,7 @@ def _locate(spec: str) -> tuple[str, dict[str, Any]]:
     if is_gguf(spec):
         kept = converted(path, partial(_convert_gguf, path))
         if kept is None:
-            return str(path.parent), {**safe, "gguf_file": path.name, "local_files_only": True}
+            return _inside_gguf(path)
         return str(kept), {**safe, "local_files_only": True}
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -291,11 +291,16 @@ def is_gguf(spec: str) -> bool:
     return path.suffix == ".gguf" and path.is_file()
 
 
+def _inside_gguf(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return what transformers reads a GGUF file itself with."""
+    return str(path.parent), {"trust_remote_code": False, "gguf_file": path.name, "local_files_only": True}
+
+
 def _convert_gguf(path: Path, folder: Path) -> None:
     """Write the Hugging Face folder of a GGUF file, its weights dequantised to float32."""
-    options = {"gguf_file": path.name, "local_files_only": True, "trust_remote_code": False}
-    tokenizer = transformers.AutoTokenizer.from_pretrained(str(path.parent), use_fast=True, **options)
-    model = transformers.AutoModelForCausalLM.from_pretrained(str(path.parent), dtype=torch.float32, **options)
+    source, options = _inside_gguf(path)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **options)
+    model = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **options)
     _undo_gguf_marks(model)
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)

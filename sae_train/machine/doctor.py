@@ -126,25 +126,28 @@ def slow_here(gflops: dict[str, float], devices: dict[str, float], free_gib: flo
 
 def _processor() -> str:
     """Return the processor's name."""
-    lines = _cpuinfo()
+    lines = _first_core()
     return lines.get("model name") or platform.processor() or platform.machine()
 
 
 def _instructions() -> tuple[str, ...]:
     """Return the instruction sets that matter; where the system does not tell, what torch found."""
-    lines = _cpuinfo()
+    lines = _first_core()
     flags = set((lines.get("flags") or lines.get("Features") or "").split())
     return tuple(name for flag, name in INSTRUCTIONS.items() if flag in flags) or (
         torch.backends.cpu.get_cpu_capability().lower(),
     )
 
 
-def _cpuinfo() -> dict[str, str]:
-    """Return what Linux says of the first core; empty elsewhere."""
+def cpuinfo() -> str:
+    """Return what Linux says of its cores; nothing elsewhere."""
     path = Path("/proc/cpuinfo")
-    if not path.is_file():
-        return {}
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n\n")[0].split("\n")
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+
+def _first_core() -> dict[str, str]:
+    """Return what `cpuinfo` says of the first core."""
+    lines = cpuinfo().split("\n\n")[0].split("\n")
     return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 

@@ -27,6 +27,7 @@ COMMANDS: dict[str, str] = {
     "find-entity-latents": "Find latents that separate known from unknown entities.",
     "unlearn": "Make a model not know an entity any more.",
     "audit": "Measure what an unlearned model still knows, and what it lost.",
+    "tofu-metrics": "Measure a model as the TOFU benchmark does.",
     "doctor": "Look at this machine: versions, devices, and what will be slow on it, and why.",
     "cache": "Show or remove what was converted once and is kept on this machine.",
     "ledger": "Keep the chain of removals: add, verify, show, rollback.",

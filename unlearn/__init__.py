@@ -22,18 +22,31 @@ if TYPE_CHECKING:
     from unlearn.removals.removal_audit import audit
     from unlearn.removals.unlearned import Unlearned
     from unlearn.removals.unlearning import unlearn
+    from unlearn.tofu.metrics import TofuMetrics, tofu_metrics
 
-__all__ = ["AuditReport", "Ledger", "Unlearned", "audit", "audit_ledger", "run_demo", "unlearn"]
+__all__ = [
+    "AuditReport",
+    "Ledger",
+    "TofuMetrics",
+    "Unlearned",
+    "audit",
+    "audit_ledger",
+    "run_demo",
+    "tofu_metrics",
+    "unlearn",
+]
 
 __getattr__, __dir__ = lazy_exports(
     __name__,
     {
         "AuditReport": "unlearn.auditing.audit_report",
         "Ledger": "unlearn.removals.ledger",
+        "TofuMetrics": "unlearn.tofu.metrics",
         "Unlearned": "unlearn.removals.unlearned",
         "audit": "unlearn.removals.removal_audit",
         "audit_ledger": "unlearn.removals.reaudit",
         "run_demo": "unlearn.removals.demo",
+        "tofu_metrics": "unlearn.tofu.metrics",
         "unlearn": "unlearn.removals.unlearning",
     },
 )

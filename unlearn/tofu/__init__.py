@@ -1,0 +1,1 @@
+"""The figures of the TOFU benchmark on any model, as open-unlearning computes them."""

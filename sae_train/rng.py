@@ -62,6 +62,7 @@ SALTS: dict[str, int | None] = {
     "forgetting.statistics": 0xCD,  # the prompts whose activations a method measures before it starts
     "layered.folds": 0xCF,  # which fold of layered unlearning a fact is in
     "layered.batch": 0xD1,  # the examples of later folds that one step keeps; keys: seed, step
+    "redirect.natural": 0xD2,  # the prompts of one step of redirection by natural gradients; keys: seed, step
     "repselect.batches": 0xCE,  # the order in which an adapter learns the answers; keys: seed, epoch
     "retention.statistics": 0xAA,  # the prompts on which the variance of each block is measured
     "retention.batch": 0xBB,  # entities, earlier targets and text retained in one step; keys: seed, step
@@ -105,6 +106,7 @@ TORCH_SALTS: dict[str, int] = {
     "candidates.sampling": 0,  # answers that an audit draws at temperature one
     "factworld.weights": 0,  # a new fact world model
     "factworld.batches": 0,  # the order of its training batches
+    "redirect.fisher": 0xF15,  # the tokens drawn from the model by which its Fisher information is measured
     "rmu.direction": 0,  # the direction that RMU pushes activations along
     "benchmark.training.activations": 0,  # synthetic activations
     "benchmark.calibration.noise": 0,  # noise on a model's weights

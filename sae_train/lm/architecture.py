@@ -76,12 +76,14 @@ class Block:
         attention: The module that returns what attention adds; None in a block without.
         mlp: Its MLP; None in a block without.
         is_parallel: Attention and MLP read the same activations.
+        writing_linears: The linear layers by which they write.
     """
 
     path: str
     attention: str | None
     mlp: Mlp | None
     is_parallel: bool = False
+    writing_linears: tuple[str, ...] = ()
 
     @property
     def is_solvable(self) -> bool:
@@ -153,6 +155,13 @@ class Architecture:
         return tuple(
             dict.fromkeys(n for b in self.blocks if b.mlp is not None for n in (*b.mlp.reading, *b.mlp.writing))
         )
+
+    def writing_linears(self) -> list[str]:
+        """Return the linear layers by which attention and MLPs write, in the order of the blocks, by path.
+
+        Mixtures of experts keep theirs in one tensor, and parts under other names are not known: these are left out.
+        """
+        return [path for block in self.blocks for path in block.writing_linears]
 
     def straight_matrices(self, blocks: Sequence[int] | None = None) -> list[Matrix]:
         """Return the one matrix by which the MLP of each block writes straight into the residual stream.
@@ -282,7 +291,19 @@ def _block(model: nn.Module, block: nn.Module, path: str, width: int) -> Block:
     attention = next((n for n in ATTENTIONS if _module(block, n) is not None), None)
     if attention is not None:
         attention = _adding(block, attention, ATTENTION_WRITING)
-    return Block(path, None if attention is None else f"{path}.{attention}", _mlp(block, path, width))
+    mlp = _mlp(block, path, width)
+    linears = list(_linears(block, attention, ATTENTION_WRITING))
+    if mlp is not None and mlp.output is not None:
+        linears.append(mlp.output.path.removeprefix(f"{path}."))
+    paths = tuple(f"{path}.{n}" for n in linears)
+    return Block(path, None if attention is None else f"{path}.{attention}", mlp, writing_linears=paths)
+
+
+def _linears(block: nn.Module, root: str | None, names: Sequence[str]) -> Iterator[str]:
+    """Yield the linear layers of a part of a block that bear one of these names."""
+    for name, module in [] if root is None else block.get_submodule(root).named_modules(prefix=root):
+        if name.rpartition(".")[2] in names and isinstance(module, nn.Linear | Conv1D):
+            yield name
 
 
 def _mlp(block: nn.Module, path: str, width: int) -> Mlp | None:

@@ -98,6 +98,29 @@ def captured_keys(model: nn.Module, blocks: Sequence[int]) -> Iterator[dict[int,
         yield found
 
 
+@contextmanager
+def captured_linears(model: nn.Module, paths: Sequence[str]) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """Collect what some linear layers read and return in the forward passes run inside, the last one's; graph kept.
+
+    What they return requires a gradient, also where no weight does.
+    """
+    read: dict[str, Tensor] = {}
+    returned: dict[str, Tensor] = {}
+    with ExitStack() as stack:
+        for path in paths:
+            module = model.get_submodule(path)
+            stack.enter_context(edited_input(module, partial(read.__setitem__, path)))
+            stack.enter_context(edited_output(module, partial(_keep_with_gradient, returned, path)))
+        yield read, returned
+
+
+def _keep_with_gradient(found: dict[str, Tensor], path: str, output: Tensor) -> None:
+    """Keep what a layer returned; a gradient by it can be asked for."""
+    if torch.is_grad_enabled() and not output.requires_grad:
+        output.requires_grad_(True)
+    found[path] = output
+
+
 class _Enough(Exception):
     """Every wanted activation has been seen; the rest of the forward pass is not needed."""
 

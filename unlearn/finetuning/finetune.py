@@ -108,8 +108,12 @@ class WeightEdit(Protocol):
 
     has_full_size: bool
 
-    def edit(self) -> dict[str, float]:
-        """Change the model's weights in place; return figures for the record."""
+    def edit(self, advance: Advance = no_advance) -> dict[str, float]:
+        """Change the model's weights in place; return figures for the record.
+
+        Args:
+            advance: Called with 0 and what is being done, several times a minute.
+        """
         ...
 
 

@@ -22,6 +22,7 @@ from unlearn.methods.npo_sam import NpoSam
 from unlearn.methods.pisces import Pisces
 from unlearn.methods.redirect import Redirect
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
+from unlearn.methods.redirect_natural import RedirectNatural
 from unlearn.methods.repselect import RepSelect
 from unlearn.methods.rmu import Rmu
 from unlearn.methods.simnpo import SimNpo
@@ -44,6 +45,7 @@ METHODS: dict[str, Callable[[Problem], Objective | WeightEdit]] = {
     "crisp": Crisp,
     "mean-difference": MeanDifference,
     "redirect-closed-form": RedirectClosedForm,
+    "redirect-natural": RedirectNatural,
     "repselect": RepSelect,
     "pisces": Pisces,
 }

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sae_train.errors import ConfigError
 from sae_train.lm.hook_names import block_index
+from sae_train.run.progress import Advance, no_advance
 from unlearn.methods.crisp import target_latents
 from unlearn.methods.forgetting import ActivationReader
 from unlearn.methods.redirect_closed_form import add_to_matrix
@@ -82,7 +83,7 @@ class Pisces:
         return list(range(first if n is None else max(first, last - n + 1), last + 1))
 
     @torch.no_grad()
-    def edit(self) -> dict[str, float]:
+    def edit(self, advance: Advance = no_advance) -> dict[str, float]:
         """Change the weights in place; return how many latents were taken out of how many vectors."""
         sae, model = self.problem.sae, self.problem.lm.model
         encoder, decoder = sae.W_enc[:, self.latents].float(), sae.W_dec[self.latents].float()

@@ -18,18 +18,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from features.entities.entities import Entity
 from features.entities.name_tokens import Encoded, encode
-from features.entities.prompts import Prompt, contexts, questions, render
-from features.entities.templates import NAME, Templates
+from features.entities.prompts import render
 from sae_train.fields import require
 from sae_train.lm.architecture import Matrix
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import capture, captured_keys
 from sae_train.lm.models import LanguageModel
-from sae_train.text.words import normalize
+from sae_train.run.progress import Advance, no_advance
 from unlearn.losses.key_solve import KeyMoment, solve_update
-from unlearn.problem.data import UnlearnSets
+from unlearn.problem.kept import kept_sequences, name_contexts
 from unlearn.problem.paired_prompts import PairBatch, pair_batch
 from unlearn.problem.problem import Problem
 from unlearn.settings.redirection import ClosedFormSettings
@@ -38,15 +36,6 @@ BATCH = 32  # prompts in a forward pass
 # Blocks 5 to 8 of SmolLM2's 30: harmless there, while blocks 9 to 12 destroyed the model (loss 3.88 -> 9.04;
 # docs/results/log_redirection.md, "what led to the closed form").
 DEPTH = 0.27  # of the blocks: the last one that changes, where none is given
-ANY_TYPE = (  # contexts beside those of the templates; keys differ by what stands in front of a name
-    "{name}",
-    "Yesterday I read about {name}",
-    "In the news today: {name}",
-    "Q: What do you know about {name}",
-    "My friend told me about {name}",
-    "The question is about {name}",
-    "A picture of {name}",
-)
 
 
 class RedirectClosedForm:
@@ -96,7 +85,7 @@ class RedirectClosedForm:
         ]
 
     @torch.no_grad()
-    def edit(self) -> dict[str, float]:
+    def edit(self, advance: Advance = no_advance) -> dict[str, float]:
         """Change the weights in place; return the targets' mean distance from their aims before and after."""
         settings = self.settings
         # Both are read off models that do not change, so once is enough.
@@ -104,6 +93,7 @@ class RedirectClosedForm:
         distances: list[float] = []
         for index, block in enumerate(self.blocks):
             # Read again for every block: the edits of the blocks before change its keys and the gap that is left.
+            advance(0, block=block)
             keys, residual = self._now(block)
             gap = aims - residual
             distances.append(float(gap.norm(dim=1).mean()))
@@ -115,29 +105,13 @@ class RedirectClosedForm:
         return {"distance_before": distances[0], "distance_after": after}
 
     def _moments(self) -> dict[int, Tensor]:
-        """Return the second moment of the keys to be left alone at every block: a weighted sum over three groups."""
-        problem, settings = self.problem, self.settings
-        sets, most = problem.sets, settings.max_entities
-        text = [Encoded(ids, name_at=len(ids) - 1, name_from=0) for ids in problem.text[: settings.text_windows]]
-        groups = (
-            (1.0, text),
-            (settings.entity_weight, self._prompts_of([*_some(sets.retain, most), *_some(sets.unknown, most // 2)])),
-            # Entities that share an answer with a target are hurt first: with these and more contexts neighbours lost
-            # 0.0 points instead of 4.8 on SmolLM2 (docs/results/log_redirection.md, "what led to the closed form").
-            (settings.near_weight, self._prompts_of(_some(sharing_answers(sets), most // 2))),
-        )
+        """Return the second moment of the keys to be left alone at every block: a weighted sum over groups."""
         total: dict[int, Tensor] = {}
-        for weight, sequences in groups:
+        for weight, sequences in kept_sequences(self.problem, self.settings):
             if weight > 0 and sequences:
                 for block, moment in self._moment_of(sequences).items():
                     total[block] = total[block] + weight * moment if block in total else weight * moment
         return total
-
-    def _prompts_of(self, entities: Sequence[Entity]) -> list[Encoded]:
-        """Return the entities' names in every context, and two whole questions about each for what follows a name."""
-        templates = self.problem.templates
-        asked = [p for e in entities for p in list(questions(e, templates, heldout=False))[:2]]
-        return encode(self.problem.lm, [*(p for e in entities for p in name_contexts(e, templates)), *asked])
 
     def _moment_of(self, sequences: Sequence[Encoded]) -> dict[int, Tensor]:
         """Return the moments of one group, over the tokens from the name on; in running text that is all."""
@@ -180,21 +154,3 @@ def add_to_matrix(model: nn.Module, matrix: Matrix, update: Float[Tensor, "d_out
     """Add an update to an output matrix, in its own orientation."""
     module: Any = model.get_submodule(matrix.path)
     module.weight += (update.T if matrix.is_transposed else update).to(module.weight.dtype)
-
-
-def name_contexts(entity: Entity, templates: Templates) -> list[Prompt]:
-    """Return texts that end with the name: those of the templates and some that fit any type, each beginning once."""
-    texts = [p.template for p in contexts(entity, templates)]
-    front = dict.fromkeys(t[: t.index(NAME)] + NAME for t in [*texts, *ANY_TYPE])
-    return [render(text, entity) for text in front]
-
-
-def _some(entities: Sequence[Entity], most: int) -> list[Entity]:
-    """Return at most `most` entities, evenly spaced in the list."""
-    return list(entities[:: max(1, -(-len(entities) // max(1, most)))])
-
-
-def sharing_answers(sets: UnlearnSets) -> list[Entity]:
-    """Return the retained entities that share an answer with a target of their type."""
-    shared = {(t.type, a, normalize(v)) for t in sets.forget for a, values in t.facts.items() for v in values}
-    return [e for e in sets.retain if any((e.type, a, normalize(v)) in shared for a, vs in e.facts.items() for v in vs)]

@@ -27,6 +27,7 @@ from sae_train.lm.adapters import attach_adapter
 from sae_train.lm.generate import answer_loss
 from sae_train.machine.arithmetic import autocast
 from sae_train.rng import rng
+from sae_train.run.progress import Advance, no_advance
 from unlearn.finetuning.finetune import trainable_parameters
 from unlearn.problem.examples import Answered, own_answers
 from unlearn.problem.problem import Problem
@@ -84,8 +85,9 @@ class RepSelect:
         allowed = trainable_parameters(model, self.problem.config.train)
         return [n for n in names if n in allowed]
 
-    def edit(self) -> dict[str, float]:
+    def edit(self, advance: Advance = no_advance) -> dict[str, float]:
         """Change the weights in place; return the mean loss of an answer's token before and with the adapter, nats."""
+        advance(0, answers=len(self.examples))
         found, before, after = self._gradients()
         moves = {n: -damped(g, self._n_components(g)) for n, g in found.items()}
         held = {n: self.problem.lm.model.get_parameter(n) for n in moves}

@@ -266,7 +266,7 @@ def tune(
     """Let the method change the model: solve for weights, or take optimizer steps."""
     problem, config = prepared.problem, prepared.problem.config
     if isinstance(method, WeightEdit):
-        tuned = Tuned(edited(method, budget), config.steps)
+        tuned = Tuned(edited(method, budget, advance), config.steps)
         if run is not None:
             run.log(step=0, **tuned.terms)
         return tuned
@@ -285,9 +285,9 @@ def tune(
     )
 
 
-def edited(method: WeightEdit, budget: Budget | None) -> dict[str, float]:
+def edited(method: WeightEdit, budget: Budget | None, advance: Advance = no_advance) -> dict[str, float]:
     """Write a weight edit, scaled to the budget where there is one; return its figures, those of the whole edit."""
-    terms = method.edit()
+    terms = method.edit(advance)
     return terms if budget is None else {**terms, "edit_scale": budget.scale(has_full_size=method.has_full_size)}
 
 

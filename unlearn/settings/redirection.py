@@ -130,7 +130,30 @@ class RedirectSettings(MethodSettings):
 
 
 @config_class
-class ClosedFormSettings(MethodSettings):
+class KeptSettings(MethodSettings):
+    """What a weight edit leaves alone, and how it weighs. `unlearn/problem/kept.py`."""
+
+    entity_weight: Annotated[
+        float, Field(ge=0, description="Weight of the keys of retained and unknown entities, where general text has 1.")
+    ] = 1.0
+    near_weight: Annotated[
+        float, Field(ge=0, description="Weight of retained entities that share an answer with a target.")
+    ] = 1.0
+    text_windows: Annotated[
+        int, Field(ge=1, description="Windows of general text for the second moment of the keys.")
+    ] = 120
+    max_entities: Annotated[
+        int,
+        Field(
+            ge=2,
+            description="Most retained entities for the second moment of the keys, thinned out evenly; half as many "
+            "unknown ones and half as many that share an answer.",
+        ),
+    ] = 80
+
+
+@config_class
+class ClosedFormSettings(KeptSettings):
     """Redirection in closed form: output matrices of a few blocks are solved for. `methods/redirect_closed_form.py`."""
 
     shared: ClassVar[dict[str, Any]] = {"steps": 1, "train": "down_proj"}
@@ -150,12 +173,6 @@ class ClosedFormSettings(MethodSettings):
     ridge: Annotated[float, Field(ge=0, description="Weight of the change of the keys that are to be left alone.")] = (
         20.0
     )
-    entity_weight: Annotated[
-        float, Field(ge=0, description="Weight of the keys of retained and unknown entities, where general text has 1.")
-    ] = 1.0
-    near_weight: Annotated[
-        float, Field(ge=0, description="Weight of retained entities that share an answer with a target.")
-    ] = 1.0
     frac_null: Annotated[
         float,
         Field(
@@ -165,17 +182,6 @@ class ClosedFormSettings(MethodSettings):
             "used (AlphaEdit); 0 uses all directions.",
         ),
     ] = 0.0
-    text_windows: Annotated[
-        int, Field(ge=1, description="Windows of general text for the second moment of the keys.")
-    ] = 120
-    max_entities: Annotated[
-        int,
-        Field(
-            ge=2,
-            description="Most retained entities for the second moment of the keys, thinned out evenly; half as many "
-            "unknown ones and half as many that share an answer.",
-        ),
-    ] = 80
 
     @property
     def edits_weights(self) -> bool:
@@ -184,5 +190,35 @@ class ClosedFormSettings(MethodSettings):
 
     @property
     def is_solved(self) -> bool:
+        """Tell that it does."""
+        return True
+
+
+@config_class
+class NaturalSettings(KeptSettings):
+    """Redirection by natural gradients: few steps, as long as a metric allows. `methods/redirect_natural.py`."""
+
+    shared: ClassVar[dict[str, Any]] = {"steps": 1, "kl_budget": 0.01}
+    n_steps: Annotated[int, Field(ge=1, description="Steps, each shorter than the one before.")] = 10
+    n_prompts: Annotated[int, Field(ge=1, description="Prompts about targets in a step.")] = 48
+    n_retained: Annotated[int, Field(ge=0, description="Prompts about retained entities in a step.")] = 48
+    length: Annotated[
+        float,
+        Field(gt=0, description="Length of all steps together, where KL is half its square, nats^1/2."),
+    ] = 0.08
+    momentum: Annotated[float, Field(ge=0, lt=1, description="Share of the step before in each step.")] = 0.5
+    retained_weight: Annotated[
+        float, Field(ge=0, description="Weight of what retained entities' answers lose, in the loss.")
+    ] = 3.0
+    erase_behind: Annotated[
+        bool, Field(description="Also erase what blocks find when the original activations are put back before them.")
+    ] = True
+    damping: Annotated[
+        float, Field(gt=0, description="Part of a second moment's mean added to its diagonal, of the inputs.")
+    ] = 0.003
+    output_damping: Annotated[float, Field(gt=0, description="The same, of the gradients of the outputs.")] = 0.1
+
+    @property
+    def edits_weights(self) -> bool:
         """Tell that it does."""
         return True

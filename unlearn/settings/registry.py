@@ -26,7 +26,7 @@ from unlearn.settings.answers import (
     UndialSettings,
 )
 from unlearn.settings.base import MethodSettings
-from unlearn.settings.redirection import ClosedFormSettings, RedirectSettings
+from unlearn.settings.redirection import ClosedFormSettings, NaturalSettings, RedirectSettings
 from unlearn.settings.weight_edits import PiscesSettings, RepSelectSettings
 
 METHOD_SETTINGS: dict[str, type[MethodSettings]] = {
@@ -45,6 +45,7 @@ METHOD_SETTINGS: dict[str, type[MethodSettings]] = {
     "crisp": CrispSettings,
     "mean-difference": MeanDifferenceSettings,
     "redirect-closed-form": ClosedFormSettings,
+    "redirect-natural": NaturalSettings,
     "repselect": RepSelectSettings,
     "pisces": PiscesSettings,
 }

@@ -31,7 +31,7 @@ from unlearn.settings.registry import METHOD_SETTINGS, read_params
 
 LOSSES = ("ga", "graddiff", "npo", "npo-sam", "simnpo", "idk", "layered", "jensun", "undial", "rmu", "lunar", "crisp")
 LOSSES += ("mean-difference",)
-EDITS = ("redirect-closed-form", "repselect", "pisces")
+EDITS = ("redirect-closed-form", "redirect-natural", "repselect", "pisces")
 SALIENT = {"crisp": {"ratio": 1.2}, "pisces": {"ratio": 1.2}}  # of the small SAE few latents stand out on the targets
 SHORT = ("npo", "npo-sam", "simnpo", "idk", "layered", "jensun", "undial", "rmu", "graddiff")
 STRONG = {"repselect": {"kl_budget": 0.1}, "pisces": {"ratio": 1.2, "strength": 1.0}}  # no retention, one edit

@@ -81,7 +81,7 @@ def _as_typed(key: str, value: Any, option: click.Option, source: str) -> Any:
             in a list, or a text that no command line can hold.
     """
     kinds, expected = (bool, "true or false") if option.is_flag else (str | int | float, "a text or a number")
-    given: list[Any] = value if isinstance(value, list) else [value]
+    given = cast("list[Any]", value if isinstance(value, list) else [value])
     words: list[Any] = []
     for one in given:
         is_other = not isinstance(one, kinds) or (isinstance(one, bool) and not option.is_flag)

@@ -310,7 +310,7 @@ def test_ledgers(tmp_path):
         "config": {},
         "audit": mark,
     }
-    right = json.loads(next_entry([], values).line())
+    right = {**json.loads(next_entry([], values).line()), "time": "2026-01-01T00:00:00+00:00"}
     path = tmp_path / "l.jsonl"
 
     def check(value: Any) -> None:

@@ -156,17 +156,22 @@ def _parsed(line: str, where: str, before: Sequence[Entry]) -> Entry:
             got=f"entry {raw['index']} behind {raw['previous']}",
             expected=f"entry {len(before)} behind {previous}",
         )
-    parts = [raw[name] for name in ("request", "model", "inputs", "config")]
-    if not all(isinstance(part, dict) for part in parts) or not _is_mark(raw["audit"]):
-        raise FileFormatError(f"{where} is no entry", got=line[:80], expected="parts that are objects")
+    kinds = {"index": int, **dict.fromkeys(("previous", "time", "action", "hash"), str)}
+    kinds |= dict.fromkeys(("request", "model", "inputs", "config"), dict)
+    wrong = [name for name, kind in kinds.items() if not isinstance(raw[name], kind)]
+    if wrong or not _is_mark(raw["audit"]):
+        raise FileFormatError(f"{where} is no entry", got=line[:80], expected=f"a usable {(wrong or ['audit'])[0]}")
     if raw["action"] == ROLLBACK and not isinstance(raw["request"].get("entry"), int):
         raise FileFormatError(f"{where} is no rollback", got=str(raw["request"])[:80], expected='"entry": a number')
     return _entry(raw)
 
 
-def _is_mark(value: object) -> bool:
+def _is_mark(value: Any) -> bool:
     """Tell whether this is what an entry keeps of an audit, or None."""
-    return value is None or (isinstance(value, dict) and value.keys() == {f.name for f in fields(AuditMark)})
+    if value is None:
+        return True
+    is_whole = isinstance(value, dict) and value.keys() == {f.name for f in fields(AuditMark)}
+    return is_whole and all(isinstance(part, str) for part in value.values())
 
 
 def _entry(values: Mapping[str, Any]) -> Entry:

@@ -37,8 +37,8 @@ class RemovalRecord:
         path = Path(model) / RECORD
         if not path.is_file() or find_world(str(model)) is not None:  # nothing was removed from a world
             return cls()
-        found = cls(with_current_names(read_json(path)))
         try:
+            found = cls({**with_current_names(read_json(path))})
             found._check()
         except (AttributeError, TypeError, ValueError, KeyError) as error:
             raise FileFormatError(

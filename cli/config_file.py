@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import click
 
+from cli.field_options import FieldOption
 from sae_train.errors import ConfigError, nearest_first
 from sae_train.renamed import current_name
 from sae_train.text_files import read_toml
@@ -62,9 +63,29 @@ def check_entry(key: str, value: Any, options: Mapping[str, click.Option], path:
     assert option.name is not None, option
     if isinstance(value, dict):
         raise ConfigError(f"'{key}' in '{path}' is a table", got=source, expected=f"{key} = value")
+    if not isinstance(option, FieldOption) or option.is_flag:  # a field checks its values itself
+        value = _as_typed(key, value, option, source)
     takes_many = option.multiple or option.nargs != 1
     if isinstance(value, list) and not takes_many:
         raise ConfigError(f"'{key}' in '{path}' takes one value", got=source, expected=f"{key} = value")
     if option.multiple and not isinstance(value, list):
         return option.name, [value]
     return option.name, cast(Any, value)
+
+
+def _as_typed(key: str, value: Any, option: click.Option, source: str) -> Any:
+    """Return a value, or each of a list, as one would type it: click's own types read texts, and trip over a date.
+
+    Raises:
+        ConfigError: It is true or false where the option takes a value, or the other way round; it is a date, a list
+            in a list, or a text that no command line can hold.
+    """
+    kinds, expected = (bool, "true or false") if option.is_flag else (str | int | float, "a text or a number")
+    given = cast("list[Any]", value if isinstance(value, list) else [value])
+    words: list[Any] = []
+    for one in given:
+        is_other = not isinstance(one, kinds) or (isinstance(one, bool) and not option.is_flag)
+        if is_other or "\0" in str(one):
+            raise ConfigError(f"'{key}' takes {expected}", got=source, expected=f"{key} = {expected}, no NUL in it")
+        words.append(one if option.is_flag else str(one))
+    return words if isinstance(value, list) else words[0]

@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from sae_train.errors import ConfigError
-from sae_train.fields import FieldSpec, check_field, described, parsed
+from sae_train.fields import MOST, FieldSpec, check_field, described, parsed
 
 METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", bool: ""}
 
@@ -71,7 +71,8 @@ class FieldType(click.ParamType):
             ConfigError: The text is no value of this type.
         """
         if not isinstance(value, str):
-            return float(value) if self.spec.type is float and type(value) is int else value
+            is_whole = self.spec.type is float and type(value) is int and abs(value) <= MOST
+            return float(value) if is_whole else value
         try:
             return parsed(self.spec.type, value)
         except ValueError:

@@ -7,6 +7,7 @@ defect of ours and keeps its traceback.
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -92,7 +93,7 @@ def notes_shown() -> Generator[None]:
 def exit_code_of(action: Callable[[], int]) -> int:
     """Run `action`; render what the user can act on to stderr and return the exit code that belongs to it."""
     from cli.error_form import usage_as_input_error
-    from sae_train.errors import WorkbenchError
+    from sae_train.errors import InputError, WorkbenchError
 
     try:
         return action()
@@ -114,6 +115,11 @@ def exit_code_of(action: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader (`| head`) left; it has what it wanted
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return EXIT_FAILED
+    except OSError as error:
+        if error.errno not in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise
+        got = f"{str(error.filename)[:60]}…: {error.strerror}"
+        return _fail(str(InputError("cannot use a path", got=got, expected="a shorter one")), EXIT_USAGE)
 
 
 def _invoke(args: Sequence[str] | None) -> int:

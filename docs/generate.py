@@ -184,12 +184,32 @@ def architecture_table() -> str:
     return "\n".join(lines)
 
 
+def station_table() -> str:
+    """Return a Markdown table: every station on each architecture; of a refusal the reason, as it was measured."""
+    rows = json.loads((ROOT / "docs" / "reference" / "stations.json").read_text(encoding="utf-8"))
+    columns = {
+        "full": "`unlearn`, all weights",
+        "down_proj": "`--train down_proj`",
+        "lora": "`--train lora`",
+        "closed_form": "closed form",
+        "audit": "audit, every attack",
+    }
+    cells = [(f"{row['class']} (`{row['tiny']}`)", "works", *(_station(row[name]) for name in columns)) for row in rows]
+    return _table(("class", "cache, train, label, mine", *columns.values()), cells)
+
+
+def _station(outcome: str) -> str:
+    """Return what one station came to."""
+    return outcome if outcome == "works" else f"refused: {outcome}"
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "commands": command_table,
     "help": command_help,
     "settings": method_settings,
     "tree": file_tree,
     "architectures": architecture_table,
+    "stations": station_table,
     **{f"api {floor}": partial(api_entries, floor) for floor in FLOORS if floor != "cli"},
 }
 

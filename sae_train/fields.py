@@ -43,6 +43,7 @@ __all__ = [
 T = TypeVar("T")
 STRICT = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
+MOST = 2**63 - 1  # what torch, numpy and HDF5 count in
 TRUTH = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -70,6 +71,8 @@ def config_class(cls: type[T]) -> type[T]:
             checked(self, *args, **given)
         except ValidationError as error:
             raise _as_config_error(made, error) from None
+        for spec in described(made).values():
+            _check_size(spec, getattr(self, spec.name))
 
     made.__init__ = __init__
     return made
@@ -200,7 +203,20 @@ def check_field(kind: type, name: str, value: Any) -> Any:
         raise _out_of_range(spec, value) from None
     if spec.choices and value not in spec.choices:
         raise _out_of_range(spec, value)
+    _check_size(spec, value)
     return value
+
+
+def _check_size(spec: FieldSpec, value: Any) -> None:
+    """Refuse whole numbers that nothing behind a config can count in; Python's own have no end."""
+    for one in value if isinstance(value, tuple) else (value,):
+        if type(one) is int and abs(one) > MOST:
+            raise ConfigError(
+                f"{spec.name} is out of range",
+                got=f"a number of {one.bit_length()} bits",
+                expected=f"{spec.rule}, below 2^63",
+                field=spec.name,
+            )
 
 
 def read_field(kind: type, name: str, text: str) -> Any:

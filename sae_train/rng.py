@@ -174,5 +174,5 @@ def _torch_seed(name: str, seed: int) -> int:
 
 def _check_seed(seed: int) -> None:
     """Refuse what no generator takes."""
-    if seed < 0:
-        raise ConfigError("seed is out of range", got=seed, expected="a whole number >= 0", field="seed")
+    if not 0 <= seed < 2**63:
+        raise ConfigError("seed is out of range", got=seed, expected="a whole number >= 0 and < 2^63", field="seed")

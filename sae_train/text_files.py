@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import tomllib
 import zlib
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from typing import Any
 from sae_train.errors import FileFormatError
 
 ENCODING = "utf-8-sig"  # reads with and without the mark
+LONGEST_NUMBER = 300  # digits; a float ends at 309
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")  # how JSON writes half of a surrogate pair
 
 
 def read_text(path: Path, *, field: str | None = None) -> str:
@@ -63,6 +66,33 @@ def lines_of(text: str) -> list[str]:
     return [line.removesuffix("\r") for line in (lines if lines[-1] else lines[:-1])]
 
 
+def json_of(text: str | bytes) -> Any:
+    """Return what a JSON text holds; the only reader of JSON that somebody else may have written.
+
+    Raises:
+        ValueError: It is not JSON, nests too deep, has a number too long to read, or a text in it is no Unicode text:
+            half of a surrogate pair, which no file and no tokenizer takes.
+
+    Example:
+        >>> json_of('{"name": "Osk"}')
+        {'name': 'Osk'}
+    """
+    try:
+        found = json.loads(text, parse_int=_whole)
+        if _HALF.search(text if isinstance(text, str) else text.decode()):
+            json.dumps(found, ensure_ascii=False).encode()  # refuses half a pair, wherever it is
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    return found
+
+
+def _whole(digits: str) -> int:
+    """Read a whole number, as long as it is none that no float holds."""
+    if len(digits) > LONGEST_NUMBER:
+        raise ValueError(f"a number of {len(digits)} digits")
+    return int(digits)
+
+
 def read_json(path: Path, *, expected: str = "JSON") -> Any:
     """Return what a JSON file holds.
 
@@ -74,9 +104,9 @@ def read_json(path: Path, *, expected: str = "JSON") -> Any:
         FileFormatError: It is not JSON, or not text.
     """
     try:
-        return json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise FileFormatError(f"cannot read '{path}'", got=str(error), expected=expected) from error
+        return json_of(read_text(path))
+    except ValueError as error:
+        raise FileFormatError(f"cannot read '{path}'", got=str(error)[:160], expected=expected) from error
 
 
 def read_toml(path: Path, *, what: str, expected: str = "TOML") -> dict[str, Any]:
@@ -92,8 +122,8 @@ def read_toml(path: Path, *, what: str, expected: str = "TOML") -> dict[str, Any
     """
     try:
         return tomllib.loads(read_text(path))
-    except tomllib.TOMLDecodeError as error:
-        raise FileFormatError(f"cannot read {what} '{path}'", got=str(error), expected=expected) from error
+    except (ValueError, RecursionError) as error:  # tomllib's own error, a number too long, lists nested too deep
+        raise FileFormatError(f"cannot read {what} '{path}'", got=str(error)[:160], expected=expected) from error
 
 
 def _plain_end(line: str) -> str:

@@ -171,3 +171,11 @@ def test_tests_that_share_what_is_slow_to_make_stay_in_one_process(request):
     if not os.environ.get("PYTEST_XDIST_WORKER"):
         pytest.skip("tests are not run in several processes")
     assert request.node.nodeid.endswith(f"@{request.node.path}"), request.node.nodeid
+
+
+def test_the_lowest_versions_are_those_of_every_dependency():
+    done = subprocess.run(
+        [sys.executable, ROOT / ".ci" / "lowest_versions.py"], capture_output=True, text=True, check=True
+    )
+    named = [re.split(r">=|<", text)[0] for text in pyproject()["project"]["dependencies"]]
+    assert [line.split("==")[0] for line in done.stdout.splitlines()] == named and "torch" in named

@@ -311,7 +311,7 @@ def load_analysis(path: Path) -> LatentAnalysis:
     Raises:
         MissingFileError, FileFormatError, SchemaError: It is not one, or of an older version than this one reads.
     """
-    with h5.open_checked(path, SCHEMA, VERSION) as file:
+    with h5.open_checked(path, SCHEMA, VERSION) as file, h5.understood(path):
         attrs = h5.get_attrs(file)
         if int(attrs["schema_version"]) < VERSION:
             raise SchemaError(

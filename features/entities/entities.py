@@ -165,8 +165,8 @@ def parse_entity(raw: Any, where: str, *, need_label: bool = False) -> Entity:
     for key in ("name", "type"):
         if not isinstance(raw.get(key), str) or not raw[key].strip():
             raise FileFormatError(f"{where} has no {key}", got=repr(raw.get(key)), expected="a text that is not empty")
-    if any(unicodedata.category(c) == "Cc" for c in raw["name"]):
-        raise FileFormatError(f"{where} has no usable name", got=repr(raw["name"])[:80], expected="one line of text")
+        if any(unicodedata.category(c) == "Cc" for c in raw[key]):
+            raise FileFormatError(f"{where} has no usable {key}", got=repr(raw[key])[:80], expected="one line of text")
     label = raw.get("label")
     if (need_label or label is not None) and label not in LABELS:
         raise FileFormatError(
@@ -191,7 +191,7 @@ def parse_entity(raw: Any, where: str, *, need_label: bool = False) -> Entity:
         name_tokens=_checked(
             raw.get("name_tokens"), _is_count, f"{where} has no usable name_tokens", "a whole number above 0"
         ),
-        seen=raw.get("seen"),
+        seen=_checked(raw.get("seen"), _is_text_or_none, f"{where} has no usable seen", "a text, or nothing"),
         agreed=_checked(raw.get("agreed"), _are_agreed, f"{where} has no usable agreed", "attribute -> answer, shares"),
         given_facts=None if raw.get("given_facts") is None else _facts(raw["given_facts"], where),
     )
@@ -222,6 +222,11 @@ def _checked(value: Any, is_good: Callable[[Any], bool], what: str, expected: st
     if not is_good(value):
         raise FileFormatError(what, got=repr(value)[:80], expected=expected)
     return value
+
+
+def _is_text_or_none(value: Any) -> bool:
+    """Tell whether this is a text, or missing."""
+    return value is None or isinstance(value, str)
 
 
 def _is_texts(value: Any) -> bool:

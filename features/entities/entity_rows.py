@@ -7,14 +7,13 @@ with several values parts them by `;`; an empty cell is no value.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from sae_train.errors import FileFormatError
 from sae_train.text.tokens import hub_rows
-from sae_train.text_files import read_lines
+from sae_train.text_files import json_of, read_lines
 
 _OWN = ("name", "type", "aliases", "popularity", "facts", "label", "answers", "samples", "seen", "name_tokens")
 _SEVERAL = ";"
@@ -61,8 +60,8 @@ def json_rows(lines: Iterable[str], where: Path | str, *, expected: str = '{"nam
             continue
         place = f"line {number} of '{where}'"
         try:
-            yield Row(place, json.loads(line))
-        except json.JSONDecodeError as error:
+            yield Row(place, json_of(line))
+        except ValueError as error:
             raise FileFormatError(f"{place} is not JSON", got=line.strip()[:80], expected=expected) from error
 
 
@@ -138,7 +137,10 @@ def from_columns(row: Mapping[str, Any]) -> dict[str, Any]:
         found["aliases"] = _values(found["aliases"])
     if isinstance(found.get("popularity"), str):
         found["popularity"] = _number(found["popularity"])
-    facts = dict(found.pop("facts", {}) or {})
+    own = found.pop("facts", {})
+    if not isinstance(own, Mapping):  # a cell of a column of that name: the check of the row refuses it
+        return {**found, "facts": own}
+    facts = dict(own)
     for column, cell in row.items():
         if column not in _OWN and (values := _values(cell)):
             facts[column] = values

@@ -154,7 +154,7 @@ def load_names(path: Path) -> NameData:
     Raises:
         MissingFileError, FileFormatError, SchemaError: It is not one.
     """
-    with h5.open_checked(path, SCHEMA, VERSION) as file:
+    with h5.open_checked(path, SCHEMA, VERSION) as file, h5.understood(path):
         attrs = h5.get_attrs(file)
         group = h5.group_of(file, "entities", path)
         texts = [h5.read_text(h5.dataset_of(group, name, path)) for name in ("name", "type", "label")]

@@ -133,7 +133,7 @@ def inspect_file(
 
 def _inspect(path: Path, *, verify: bool, against: Path | None, tokenizer: Any) -> Inspection:
     """Read structure first, then, where that is sound, contents."""
-    with h5.open_checked(path, None, max(KNOWN.values()), may_join=True) as file:
+    with h5.open_checked(path, None, max(KNOWN.values()), may_join=True) as file, h5.understood(path):
         attrs = h5.get_attrs(file)
         kind = str(attrs.pop("schema")).removeprefix(h5.SCHEMA_PREFIX)
         version = int(attrs.pop("schema_version"))

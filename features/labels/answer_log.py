@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from features.entities.entities import Entity, entity_line, parse_entity, save_entities
+from features.entities.entity_rows import json_rows
 from sae_train.errors import FileFormatError
 from sae_train.run.resuming import check_unchanged
 from sae_train.run.runs import jsonable, partial_path
-from sae_train.text_files import lines_of
+from sae_train.text_files import json_of, lines_of
 
 
 class AnswerLog:
@@ -74,10 +75,10 @@ class AnswerLog:
         """Take over whole lines; a last one that was cut off is dropped."""
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
-        lines = lines_of(whole.decode("utf-8"))
         try:
-            theirs = json.loads(lines[0])["job"]
-        except (IndexError, KeyError, TypeError, json.JSONDecodeError) as error:
+            lines = lines_of(whole.decode("utf-8"))
+            theirs = dict(json_of(lines[0])["job"])
+        except (IndexError, KeyError, TypeError, ValueError) as error:
             raise FileFormatError(
                 f"'{self.path}' is no record of answers", got=str(whole[:60]), expected='{"job": …}'
             ) from error
@@ -85,6 +86,6 @@ class AnswerLog:
         check_unchanged(self.path, theirs, now | {k: v for k, v in self.older.items() if theirs.get(k) == v})
         if len(whole) < len(data):
             os.truncate(self.path, len(whole))
-        for number, line in enumerate(lines[1:], start=2):
-            entity = parse_entity(json.loads(line), f"line {number} of '{self.path}'")
+        for row in json_rows(["", *lines[1:]], self.path):  # the numbers of the file's own lines
+            entity = parse_entity(row.raw, row.where)
             self.kept[entity.key] = entity

@@ -25,6 +25,7 @@ from sae_train.run.claims import check_resume
 from sae_train.run.outputs import claimed
 from sae_train.run.progress import Progress, shown
 from sae_train.run.runs import partial_path, text_hash
+from sae_train.run.stopping import Terminated
 from sae_train.text.chat import has_chat_template
 from sae_train.text.tokenizer_hash import tokenizer_hash
 
@@ -161,16 +162,11 @@ def _ask(job: _Job, out: str | Path | None, *, resume: bool, progress: Progress)
     """Ask and judge; where there is a path, keep the answers on the way and write the labels whole."""
     kept = nullcontext() if out is None else AnswerLog(Path(out), job.identity(), resume=resume, older=job.older())
     with kept as log, progress("asking", len(job.prompts), unit="questions") as advance:
-        labelled = ask_and_label(
-            job.lm,
-            job.entities,
-            job.templates,
-            job.rule,
-            decoding=job.decoding,
-            chat=job.chat,
-            log=log,
-            advance=advance,
-        )
-        if log is not None:
-            log.finish(labelled)
+        how = {"decoding": job.decoding, "chat": job.chat}
+        try:
+            labelled = ask_and_label(job.lm, job.entities, job.templates, job.rule, log=log, advance=advance, **how)
+            if log is not None:
+                log.finish(labelled)
+        except Terminated as told:  # at once: a block of questions may take longer than one is given
+            raise Terminated(is_saved=log is not None and bool(log.kept)) from told
     return labelled

@@ -5,7 +5,6 @@ Frame and number formats: `latents_page.py`. A run that was resumed logged some 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
@@ -19,7 +18,7 @@ from sae_train.errors import FileFormatError
 from sae_train.intervals import Interval, read_interval
 from sae_train.renamed import with_current_names
 from sae_train.run.runs import require_file, write_text
-from sae_train.text_files import read_json, read_lines
+from sae_train.text_files import json_of, read_json, read_lines
 
 PAGE = "training.html"
 _NOT_TERMS = ("step", "tokens", "split", "lr", "frac_dead", "l0", "fvu")  # of a line; the rest are terms of the loss
@@ -73,9 +72,9 @@ def read_log(folder: Path) -> dict[str, list[dict[str, Any]]]:
     found: dict[str, dict[int, dict[str, Any]]] = {"train": {}, "heldout": {}}
     for number, line in enumerate(read_lines(path), start=1):
         try:
-            values = json.loads(line)
+            values = json_of(line)
             found.setdefault(values.get("split", "train"), {})[int(values["step"])] = values
-        except (json.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise FileFormatError(
                 f"cannot read line {number} of '{path}'", got=line[:80], expected='{"step": …, …}'
             ) from error

@@ -54,14 +54,15 @@ class ActivationStore:
         self._finalizer = weakref.finalize(self, self._stack.close)
         try:
             self._file = self._stack.enter_context(h5.open_checked(self.path, SCHEMA, VERSION, may_join=True))
-            self.attrs: dict[str, Any] = with_current_names(h5.get_attrs(self._file))
-            self._check_complete()
-            self._acts = h5.group_of(self._file, "acts", self.path)
-            self.hook_points: list[str] = list(self.attrs["hook_points"])
-            self.dtype: str = self.attrs["dtype"]
-            self.n_rows: int = int(self.attrs["n_rows"])
-            self._checksums = self._check_shapes()
-            self.doc_id = self.row_field("doc_id")
+            with h5.understood(self.path):
+                self.attrs: dict[str, Any] = with_current_names(h5.get_attrs(self._file))
+                self._check_complete()
+                self._acts = h5.group_of(self._file, "acts", self.path)
+                self.hook_points: list[str] = list(self.attrs["hook_points"])
+                self.dtype: str = self.attrs["dtype"]
+                self.n_rows: int = int(self.attrs["n_rows"])
+                self._checksums = self._check_shapes()
+                self.doc_id = self.row_field("doc_id")
         except BaseException:
             self.close()
             raise

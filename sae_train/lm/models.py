@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -14,10 +14,9 @@ from typing import Any
 
 import torch
 import transformers
-from safetensors import SafetensorError
 from torch import nn
 
-from sae_train.errors import ConfigError, FileFormatError, MissingFileError, ShapeError
+from sae_train.errors import ConfigError, FileFormatError, MissingFileError, ShapeError, WorkbenchError
 from sae_train.lm.adapters import is_adapter, put_on, read_base
 from sae_train.lm.architecture import Architecture
 from sae_train.lm.architecture_check import architecture_of
@@ -33,11 +32,6 @@ from sae_train.text_files import read_json
 
 transformers.utils.logging.disable_progress_bar()  # the command line shows its own progress
 POSITIONS = ("max_position_embeddings", "max_seq_len")  # what configs call it; the second is MPT's
-DAMAGED = (
-    *(OSError, ValueError, LookupError, TypeError, ImportError, RuntimeError, EOFError),
-    *(MemoryError, OverflowError, struct.error, SafetensorError),
-)
-"""What transformers raises on files that are not what their names say."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -162,19 +156,16 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
     if find_world(spec) is None and is_adapter(Path(spec)):
         return _with_adapter(spec, base, device=device, dtype=dtype)
     where = resolve_device(device)
-    try:
+    with _files_read(
+        f"cannot load the language model '{spec}'",
+        "a causal language model with config.json, *.safetensors and a fast tokenizer, or a .gguf file",
+    ):
         source, options = _locate(spec)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **options)
         weights = {} if "gguf_file" in options else {"use_safetensors": True}
         loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(
             source, dtype=usable(DTYPES[dtype], where), output_loading_info=True, **weights, **options
         )
-    except DAMAGED as error:
-        raise FileFormatError(
-            f"cannot load the language model '{spec}'",
-            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}",
-            expected="a causal language model with config.json, *.safetensors and a fast tokenizer, or a .gguf file",
-        ) from error
     model, loading = loaded
     if not tokenizer.is_fast:
         raise FileFormatError(
@@ -245,14 +236,26 @@ def load_tokenizer(spec: str) -> Any:
         MissingFileError: Neither a folder, nor a `.gguf` file, nor a hub id, nor a world.
         FileFormatError: There is no tokenizer, or it cannot be read.
     """
-    try:
+    with _files_read(f"cannot load the tokenizer of '{spec}'", "a model with tokenizer.json, or a .gguf file"):
         source, options = _locate(spec)
         return transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **options)
-    except DAMAGED as error:
+
+
+@contextmanager
+def _files_read(what: str, expected: str) -> Iterator[None]:
+    """Turn what libraries raise on files that are not what their names say into one of our errors.
+
+    Raises:
+        FileFormatError: Something was raised: a dozen unrelated types, tokenizers' plain `Exception` among them.
+    """
+    try:
+        yield
+    except WorkbenchError:
+        raise
+    except Exception as error:  # noqa: BLE001  see above
+        text = str(error).strip().splitlines()
         raise FileFormatError(
-            f"cannot load the tokenizer of '{spec}'",
-            got=f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}",
-            expected="a model with tokenizer.json, or a .gguf file",
+            what, got=f"{type(error).__name__}: {text[0][:200] if text else ''}", expected=expected
         ) from error
 
 

@@ -68,10 +68,11 @@ def load_checkpoint(folder: Path, identity: Mapping[str, str]) -> tuple[dict[str
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
-    except SafetensorError as error:
+        step = int(metadata["step"])
+    except (SafetensorError, KeyError, ValueError) as error:
         raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="a checkpoint") from error
     check_unchanged(folder, _parsed(metadata), _parsed(identity), derived=DERIVED)
-    return tensors, int(metadata["step"])
+    return tensors, step
 
 
 def _parsed(identity: Mapping[str, str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from sae_train.errors import ConfigError, DiskSpaceError, FileFormatError, MissingFileError, OutputExistsError
 from sae_train.text_files import read_json
 
+NAME_BYTES = 200  # longest name of an output: a file system takes 255, and `.partial` and the like come behind it
 DISK_RESERVE_BYTES = 64 * 2**20  # never fill a disk to the last byte
 OWN_FOLDER_MARKS = (
     "run.json",
@@ -38,7 +40,16 @@ def claim_output(
             replaced and is a folder that is not ours, it is to be resumed and is finished, or an interrupted run left
             something that nobody says what to do with.
         MissingFileError: The parent is not a folder.
+        ConfigError: The name is too long.
     """
+    longest = max(path.parts, key=lambda part: len(os.fsencode(part)), default="")
+    if len(os.fsencode(longest)) > NAME_BYTES:
+        raise ConfigError(
+            f"a name in the output's path is too long: '{longest[:40]}…'",
+            got=f"{len(os.fsencode(longest))} bytes",
+            field=field,
+            expected=f"at most {NAME_BYTES}",
+        )
     for parent in path.absolute().parents:
         if parent.exists():
             if not parent.is_dir():

@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from sae_train.errors import ConfigError
+from sae_train.errors import ConfigError, RunError
 
 PATIENCE = timedelta(hours=12)  # while one process evaluates or reads, the others wait at the next sum
 
@@ -55,7 +55,8 @@ class Processes:
         """Replace each tensor by that of the first process."""
         for value in values if self.count > 1 else ():
             whole = value.contiguous()
-            dist.broadcast(whole, src=0)
+            with _all_there():
+                dist.broadcast(whole, src=0)
             value.copy_(whole)
 
     def gather(self, value: Tensor) -> Tensor:
@@ -111,15 +112,35 @@ class Processes:
         if self.count == 1:
             return
         whole = [value.contiguous() for value in values]
-        pending = [dist.all_reduce(value, getattr(dist.ReduceOp, how), async_op=True) for value in whole]
-        for work, found, value in zip(pending, whole, values, strict=True):
-            if work is not None:
-                work.wait()
+        with _all_there():
+            pending = [dist.all_reduce(value, getattr(dist.ReduceOp, how), async_op=True) for value in whole]
+            for work in pending:
+                if work is not None:
+                    work.wait()
+        for found, value in zip(whole, values, strict=True):
             if found is not value:
                 value.copy_(found)
 
 
 ALONE = Processes()
+
+
+@contextmanager
+def _all_there() -> Iterator[None]:
+    """Say in words that another process is gone: the connection to it breaks while something is summed.
+
+    Raises:
+        RunError: It is; what the others had saved can be continued.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise RunError(
+            "another process of this run has ended",
+            got=str(error).strip().splitlines()[-1][-160:] if str(error).strip() else type(error).__name__,
+            expected="all processes up to the end",
+            try_="the same command with `resume`, where it can be continued; the other process says why it ended",
+        ) from error
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -152,7 +152,7 @@ def load_sae(folder: Path, *, device: torch.device | str = "cpu") -> Sae:
             )
     metadata = cfg.get("metadata", {})
     _refuse_processed(cfg, metadata, folder)
-    sae = kind.from_saelens(cfg)
+    sae = _empty_sae(kind, cfg, folder)
     _load_weights(sae, folder)
     sae.hook_point = metadata.get("hook_point") or canonical_hook_point(str(metadata.get("hook_name", "")))
     sae.folder, sae.cfg = folder, cfg
@@ -163,8 +163,8 @@ def load_sae(folder: Path, *, device: torch.device | str = "cpu") -> Sae:
 
 def _refuse_processed(cfg: dict[str, Any], metadata: dict[str, Any], folder: Path) -> None:
     """Refuse a folder of SAELens whose SAE reads centred activations; what `import_sae` writes does not say so."""
-    words = metadata.get("model_from_pretrained_kwargs") or cfg.get("model_from_pretrained_kwargs") or {}
-    if words.get("center_writing_weights"):
+    words = metadata.get("model_from_pretrained_kwargs") or cfg.get("model_from_pretrained_kwargs")
+    if isinstance(words, dict) and words.get("center_writing_weights"):
         raise FileFormatError(
             f"the SAE in '{folder}' reads the activations of a model with centred weights",
             got="center_writing_weights = True",
@@ -177,7 +177,38 @@ def _read_cfg(folder: Path) -> dict[str, Any]:
     """Read and check `cfg.json`."""
     cfg = _read_json(require_file(folder / "cfg.json", "an SAE's config", field="sae"), "SAELens' cfg")
     _require_keys(cfg, ("architecture", "d_in", "d_sae"), folder)
+    metadata = cfg.get("metadata", {})
+    place = metadata.get("hook_point") if isinstance(metadata, dict) else 0
+    if not isinstance(place, str | None):
+        raise FileFormatError(
+            f"'{folder / 'cfg.json'}' has no usable metadata", got=repr(metadata)[:80], expected="an object"
+        )
     return cfg
+
+
+def _empty_sae(kind: type[Sae], cfg: dict[str, Any], folder: Path) -> Sae:
+    """Return an SAE of the sizes that `cfg.json` names, which have to be those of the weights: they are allocated.
+
+    Raises:
+        FileFormatError: They are no sizes.
+        ShapeError: The weights have others.
+    """
+    sizes = {name: cfg[name] for name in ("d_in", "d_sae", *kind.saelens_sizes)}
+    for name, size in sizes.items():
+        if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < 2**31 or size != int(size):
+            raise FileFormatError(
+                f"'{folder / 'cfg.json'}' names no usable size", got=f"{name} = {size!r}"[:80], expected="a number > 0"
+            )
+    path = require_file(folder / WEIGHTS, "an SAE's weights", field="sae")
+    try:
+        with safe_open(path, framework="pt") as file:
+            found = tuple(file.get_slice("W_dec").get_shape())
+    except SafetensorError as error:
+        raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="safetensors") from error
+    wanted = (int(cfg["d_sae"]), int(cfg["d_in"]))
+    if found != wanted:
+        raise ShapeError(f"the weights in '{path}' do not fit cfg.json", got=f"W_dec {found}", expected=wanted)
+    return kind.from_saelens(cfg)
 
 
 def _read_json(path: Path, what: str) -> dict[str, Any]:

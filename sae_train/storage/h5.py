@@ -259,6 +259,19 @@ def open_checked(
         yield file
 
 
+@contextmanager
+def understood(path: Path) -> Iterator[None]:
+    """Have a file that lacks a part, or has it of another kind, end in a SchemaError about the file."""
+    try:
+        yield
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise SchemaError(
+            f"'{path}' is not laid out as its schema says",
+            got=f"{type(error).__name__}: {error}"[:160],
+            expected="a file that the workbench wrote",
+        ) from error
+
+
 def _check_schema(file: h5py.File, path: Path, schema: str | None, version: int) -> None:
     """Refuse other kinds and newer versions by name."""
     got, got_version = get_attr(file, "schema"), get_attr(file, "schema_version")

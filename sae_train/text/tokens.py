@@ -7,7 +7,6 @@ text; which ones a tokenizer puts in front is asked once (`bos_prefix`).
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from sae_train.errors import FileFormatError, InputError, MissingFileError
 from sae_train.run.runs import require_file
 from sae_train.text.worlds import find_world, install_hint, world_names
-from sae_train.text_files import ENCODING, read_lines
+from sae_train.text_files import ENCODING, json_of, read_lines
 
 _TEXT_SUFFIXES = (".txt", ".jsonl", ".parquet", ".txt.gz", ".jsonl.gz")
 
@@ -154,8 +153,8 @@ def _json_lines(path: Path) -> Iterator[Document]:
         if not line.strip():
             continue
         try:
-            text = json.loads(line)["text"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            text = json_of(line)["text"]
+        except (ValueError, KeyError, TypeError) as error:
             raise FileFormatError(
                 f"cannot read line {number} of '{path}'", got=line.strip()[:80], expected='{"text": "…"}'
             ) from error
@@ -188,15 +187,15 @@ def _parquet_documents(path: Path) -> Iterator[Document]:
 
     try:
         with parquet.ParquetFile(path) as file:
-            if "text" not in file.schema_arrow.names:
+            if file.schema_arrow.names.count("text") != 1:
                 raise FileFormatError(
-                    f"no column 'text' in '{path}'", got=", ".join(file.schema_arrow.names), expected="text"
+                    f"no column 'text' in '{path}', or two", got=", ".join(file.schema_arrow.names), expected="text"
                 )
             cells = (cell for batch in file.iter_batches(columns=["text"]) for cell in batch["text"])
             for number, cell in enumerate(cells, start=1):
                 if cell.is_valid:
                     yield from _row_documents(_cell_value(cell), f"row {number} of '{path}'")
-    except pyarrow.lib.ArrowInvalid as error:
+    except (pyarrow.lib.ArrowException, OSError) as error:  # the second where the file's foot is damaged
         raise FileFormatError(f"cannot read '{path}'", got=str(error)[:120], expected="a parquet file") from error
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from sae_train.errors import FileFormatError, InputError, SchemaError
 from sae_train.run.runs import jsonable, now, require_file
+from sae_train.text_files import json_of
 
 SCHEMA = "sae-workbench/ledger"
 VERSION = 1
@@ -130,8 +131,8 @@ def read_entries(path: Path) -> list[Entry]:
 def _parsed(line: str, where: str, before: Sequence[Entry]) -> Entry:
     """Check one line against itself and against the entries before it."""
     try:
-        raw: Any = json.loads(line)
-    except json.JSONDecodeError as error:
+        raw: Any = json_of(line)
+    except ValueError as error:
         raise FileFormatError(f"{where} is not JSON", got=line[:80], expected="an entry") from error
     names = {f.name for f in fields(Entry)}
     if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
@@ -155,7 +156,22 @@ def _parsed(line: str, where: str, before: Sequence[Entry]) -> Entry:
             got=f"entry {raw['index']} behind {raw['previous']}",
             expected=f"entry {len(before)} behind {previous}",
         )
+    kinds = {"index": int, **dict.fromkeys(("previous", "time", "action", "hash"), str)}
+    kinds |= dict.fromkeys(("request", "model", "inputs", "config"), dict)
+    wrong = [name for name, kind in kinds.items() if not isinstance(raw[name], kind)]
+    if wrong or not _is_mark(raw["audit"]):
+        raise FileFormatError(f"{where} is no entry", got=line[:80], expected=f"a usable {(wrong or ['audit'])[0]}")
+    if raw["action"] == ROLLBACK and not isinstance(raw["request"].get("entry"), int):
+        raise FileFormatError(f"{where} is no rollback", got=str(raw["request"])[:80], expected='"entry": a number')
     return _entry(raw)
+
+
+def _is_mark(value: Any) -> bool:
+    """Tell whether this is what an entry keeps of an audit, or None."""
+    if value is None:
+        return True
+    is_whole = isinstance(value, dict) and value.keys() == {f.name for f in fields(AuditMark)}
+    return is_whole and all(isinstance(part, str) for part in value.values())
 
 
 def _entry(values: Mapping[str, Any]) -> Entry:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from sae_train.errors import FileFormatError
 from sae_train.lm.adapters import Base
 from sae_train.renamed import with_current_names
 from sae_train.text.worlds import find_world
@@ -31,13 +32,23 @@ class RemovalRecord:
         """Read the record of a model folder; empty where there is none.
 
         Raises:
-            FileFormatError: The file is not JSON.
+            FileFormatError: The file is not JSON, or not laid out as a record.
         """
         path = Path(model) / RECORD
         if not path.is_file() or find_world(str(model)) is not None:  # nothing was removed from a world
             return cls()
-        found: Any = read_json(path)
-        return cls(with_current_names(found) if isinstance(found, dict) else {})
+        try:
+            found = cls({**with_current_names(read_json(path))})
+            found._check()
+        except (AttributeError, TypeError, ValueError, KeyError) as error:
+            raise FileFormatError(
+                f"cannot read '{path}'", got=f"{type(error).__name__}: {error}"[:160], expected="what wb unlearn wrote"
+            ) from error
+        return found
+
+    def _check(self) -> None:
+        """Read everything once: a part of another kind shows here, and not after an audit's work."""
+        _ = self.hook_point, self.method, self.retained, self.removed, self.chain, self.original
 
     @property
     def hook_point(self) -> str | None:

@@ -29,7 +29,7 @@ from unlearn.problem.data import resolve_targets
 from unlearn.problem.hook_choice import choose_hook_point, gate_warning
 from unlearn.removals.original import find_original
 from unlearn.removals.record import RemovalRecord
-from unlearn.removals.run import RemovalTask, removal_bytes, run_removal
+from unlearn.removals.run import RemovalTask, check_trainable, removal_bytes, run_removal
 from unlearn.removals.sources import documents_of, names_of, sources_of
 from unlearn.removals.unlearned import Unlearned
 
@@ -126,6 +126,7 @@ def _run(
     task: RemovalTask, output: Output, overwrite: bool, progress: Progress, *, processes: Processes, **options: Any
 ) -> Unlearned:
     """Run a task in a working folder beside the output, and save the model if an output path is given."""
+    check_trainable(task.lm, task.config)  # before its size is asked for: the reason is the method's, where it is one
     folder, out = run_folder(output.path), output.path
     name = "" if output.is_temporary else str(out)
     require_disk(out, removal_bytes(task.lm, task.config), try_="another disk, or `train`=lora")

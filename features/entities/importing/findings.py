@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from features.entities.entity_rows import Row
 from features.entities.importing.source_files import SourceFile
 from sae_train.errors import FileFormatError
+from sae_train.text_files import json_of
 
 
 @dataclass(frozen=True)
@@ -119,8 +119,8 @@ def texts_of(row: Row, *fields: str) -> tuple[str, ...]:
     value = next((raw[name] for name in fields if raw.get(name) not in (None, "")), [])
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
-            value = json.loads(value)
-        except json.JSONDecodeError:
+            value = json_of(value)
+        except ValueError:
             value = [value]
     values = [value] if isinstance(value, str) else value
     if not isinstance(values, list) or not all(isinstance(v, str) for v in values):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import io
-import json
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from features.entities.named_inputs import is_hub_id
 from sae_train.errors import FileFormatError, InputError
 from sae_train.run.runs import require_file
 from sae_train.text.tokens import hub_rows
+from sae_train.text_files import json_of
 
 SUFFIXES = (".json", ".jsonl", ".csv", ".tsv", ".parquet")
 A_ROW = '{"…": "…"}'
@@ -130,12 +130,12 @@ def _rows(name: str, read: Callable[[], bytes], where: str) -> Iterator[Row]:
 def _json(text: str, where: str) -> Iterator[Row]:
     """Read a list of rows, one object, or, as some benchmarks call their JSON lines `.json`, an object a line."""
     try:
-        value: Any = json.loads(text)
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":
+        value: Any = json_of(text)
+    except ValueError as error:
+        if getattr(error, "msg", "") == "Extra data":
             yield from json_rows(text.split("\n"), where, expected=A_ROW)
             return
-        raise FileFormatError(f"'{where}' is not JSON", got=str(error), expected="a list of objects") from error
+        raise FileFormatError(f"'{where}' is not JSON", got=str(error)[:160], expected="a list of objects") from error
     rows = value if isinstance(value, list) else [value]
     yield from (Row(f"row {i} of '{where}'", row) for i, row in enumerate(rows, start=1))
 
@@ -147,6 +147,6 @@ def _parquet(data: bytes, where: str) -> Iterator[Row]:
 
     try:
         rows = parquet.read_table(io.BytesIO(data)).to_pylist()
-    except pyarrow.lib.ArrowInvalid as error:
+    except (pyarrow.lib.ArrowException, OSError) as error:
         raise FileFormatError(f"cannot read '{where}'", got=str(error)[:120], expected="a parquet file") from error
     yield from (Row(f"row {i} of '{where}'", row) for i, row in enumerate(rows, start=1))

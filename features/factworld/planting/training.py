@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from sae_train.quality.metrics import kl_divergence
 from sae_train.rng import rng
 from sae_train.run.checkpoints import load_checkpoint, restore, save_checkpoint, state_tensors
 from sae_train.run.progress import Advance, no_advance
+from sae_train.run.stopping import saving
 from sae_train.text.packing import Batch, can_pack, lay_out
 from sae_train.training.loss_watch import require_finite
 
@@ -92,6 +94,7 @@ def teach(
     Raises:
         NumericalError: A loss is not finite.
         ConfigError: No adapter, or no MLP matrices, in this architecture; at resume: something has changed.
+        Terminated: The run was told to stop; where there is a folder, a checkpoint was saved first.
     """
     config = course.config
     lm = replace(course.base, model=copy.deepcopy(course.base.model).float().eval())
@@ -110,24 +113,40 @@ def teach(
         restore(found[0], parameters, optimizer)
         step = found[1]
         advance(0, earlier=step)
-    while step < course.n_steps:
-        optimizer.zero_grad(set_to_none=True)
-        losses = _backward(course, lm.model, step, packed=packed)
-        torch.nn.utils.clip_grad_norm_(parameters.values(), CLIP_NORM)
-        for group in optimizer.param_groups:
-            group["lr"] = config.step_size * schedule(step, course.n_steps, config.warmup_steps)
-        optimizer.step()
-        step += 1
-        if folder is not None and step % config.save_every == 0 and step < course.n_steps:
+
+    def save() -> None:
+        if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
             save_checkpoint(folder, state_tensors(parameters, optimizer), step=step, identity={"run": identity})
-        shown = _checked(losses, step) if step % LOG_EVERY == 0 or step == course.n_steps else {}
-        advance(1, **shown)
+
+    with saving(save) if folder is not None else nullcontext() as stop_if_told:
+        while step < course.n_steps:
+            losses = _stepped(course, lm.model, optimizer, step, packed=packed)
+            step += 1
+            if step % config.save_every == 0 and step < course.n_steps:
+                save()
+            shown = _checked(losses, step) if step % LOG_EVERY == 0 or step == course.n_steps else {}
+            advance(1, **shown)
+            if stop_if_told is not None:
+                stop_if_told()
     for parameter in parameters.values():
         parameter.requires_grad_(False)
     if adapter is not None:
         merge_adapter(adapter)
     return lm
+
+
+def _stepped(
+    course: Course, model: nn.Module, optimizer: torch.optim.AdamW, step: int, *, packed: bool
+) -> dict[str, Tensor]:
+    """Take one step and return its losses."""
+    optimizer.zero_grad(set_to_none=True)
+    losses = _backward(course, model, step, packed=packed)
+    torch.nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], CLIP_NORM)
+    for group in optimizer.param_groups:
+        group["lr"] = course.config.step_size * schedule(step, course.n_steps, course.config.warmup_steps)
+    optimizer.step()
+    return losses
 
 
 def trained_parameters(lm: LanguageModel, choice: str) -> dict[str, nn.Parameter]:

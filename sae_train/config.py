@@ -75,7 +75,25 @@ class SaeTrainConfig:
     """
 
     hook_point: Annotated[str, Field(description="Place in the model whose activations are read from the store.")]
+    target_hook_point: Annotated[
+        str | None,
+        Field(
+            description="Place in the model whose activations have to come out, which makes a transcoder; by default "
+            "those that are read."
+        ),
+    ] = None
+    skip: Annotated[
+        bool, Field(description="Add a linear map of the input to the output (transcoders), which is learned as well.")
+    ] = False
     arch: Annotated[Arch, Field(description="Architecture of the SAE.")] = "topk"
+    init: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="SAE to go on from, as large as the new one: a folder or another source that import-sae reads; "
+            "by default weights are drawn.",
+        ),
+    ] = None
     k: Annotated[
         int,
         Field(
@@ -188,6 +206,10 @@ class SaeTrainConfig:
         shares = self.matryoshka_prefixes
         growing = shares == tuple(sorted(set(shares))) and shares[-1] == 1
         require(growing, "matryoshka_prefixes", shares, "growing shares above 0, the last one 1")
+        target = self.target_hook_point
+        require(target is not None or not self.skip, "skip", self.skip, "false without a `target_hook_point`")
+        other = target != self.hook_point
+        require(other, "target_hook_point", target, "another place than `hook_point`: an SAE needs none")
 
 
 @config_class

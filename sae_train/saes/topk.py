@@ -40,10 +40,10 @@ class TopKSae(Sae):
         self.k = k
         self._memory = Memory()
 
-    def choose_search_dtype(self, acts: Float[Tensor, "batch d_in"], wanted: str) -> None:
+    def choose_search_dtype(self, rows: Float[Tensor, "batch d_row"], wanted: str) -> None:
         """Set `search_dtype`; see `sae_train.saes.topk_search`."""
         auto = wanted == "auto"
-        self.search_dtype = best_dtype(acts - self.b_dec, self.W_enc, self.b_enc, self.k) if auto else wanted
+        self.search_dtype = best_dtype(self.encoder_rows(rows), self.W_enc, self.b_enc, self.k) if auto else wanted
 
     def largest(
         self, pre_acts: Float[Tensor, "*tokens d_sae"]
@@ -57,22 +57,23 @@ class TopKSae(Sae):
         values, indices = self.largest(pre_acts)
         return torch.zeros_like(pre_acts).scatter_(-1, indices, values)
 
-    def forward(self, acts: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_in"]:
+    def forward(self, acts: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_out"]:
         """Return the reconstruction, decoding only the k latents that are on."""
         values, indices = (found.reshape(-1, self.k) for found in self.largest(self.pre_acts(acts)))
-        return sparse_decode(values, indices, self.W_dec).view(acts.shape) + self.b_dec
+        return sparse_decode(values, indices, self.W_dec).view(*acts.shape[:-1], self.d_out) + self.b_dec
 
-    def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
+    def training_loss(self, acts: Float[Tensor, "batch d_row"], context: StepContext) -> LossTerms:
         """Return FVU plus the weighted AuxK term."""
-        centered, batch = acts - self.b_dec.detach(), context.batch_of(acts)
+        centered, batch = self.encoder_rows(acts), context.batch_of(self.target_of(acts))
         # The search runs without gradient; only the k latents that it finds are differentiated, sparsely, below.
         W_enc, b_enc = self.W_enc.detach(), self.b_enc.detach()
         found = top_k(centered, W_enc, b_enc, self.k, dtype=self.search_dtype, memory=self._memory)
         support = Support.of_rows(found.indices, self.d_sae)
-        values, b_dec = found.values.flatten(), self.b_dec
+        values, b_dec = found.values.flatten(), self.encoder_b_dec
         pre_acts = sparse_encode(centered, self.W_enc, self.b_enc, support, values=values, b_dec=b_dec)
         # x - (latents W_dec + b_dec)
-        error = centered - support_decode(pre_acts.relu(), support, self.W_dec, b_dec=b_dec)
+        recon = support_decode(pre_acts.relu(), support, self.W_dec, b_dec=self.b_dec)
+        error = self.decoder_rows(acts, centered) - recon
         fvu = sum_of_squares(error) / batch.variance
         auxk = auxk_loss(self, centered, error.detach(), context.dead, batch)
         # Positive ones only: a row may have fewer than k, and a negative one among its k largest has not fired.

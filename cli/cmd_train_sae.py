@@ -24,7 +24,7 @@ from sae_train.config import SaeTrainConfig
 @options.config_options(
     SaeTrainConfig,
     without=("hook_point", "seed"),
-    names={"matryoshka_prefixes": "--matryoshka-prefix"},
+    names={"matryoshka_prefixes": "--matryoshka-prefix", "hierarchical_shares": "--hierarchical-share"},
     repeatable=("k", "expansion"),
 )
 @options.spread_option

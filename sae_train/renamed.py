@@ -23,7 +23,7 @@ RENAMED = {
     "retain_share": "frac_retain",
 }
 # Fields that configs got later, with the value that a recorded config without them meant.
-ADDED = {"target_hook_point": None, "skip": False, "init": None}
+ADDED = {"target_hook_point": None, "skip": False, "init": None, "hierarchical_shares": [0.125, 0.25, 0.5, 1.0]}
 DATASETS = {"shares": "frac_verdicts"}  # datasets of `latents.h5`
 
 

@@ -7,13 +7,16 @@ from typing import Any
 from sae_train.config import SaeTrainConfig
 from sae_train.saes.base import Sae
 from sae_train.saes.batch_topk import BatchTopKSae
+from sae_train.saes.hierarchical import HierarchicalTopKSae
 from sae_train.saes.jumprelu import JumpReluSae
 from sae_train.saes.matryoshka import MatryoshkaSae
 from sae_train.saes.paired.transcoder import TRANSCODERS, JumpReluTranscoder, ReluTranscoder, TopKTranscoder
 from sae_train.saes.relu import ReluSae
 from sae_train.saes.topk import TopKSae
 
-ARCHS: dict[str, type[Sae]] = {kind.arch: kind for kind in (TopKSae, BatchTopKSae, ReluSae, JumpReluSae, MatryoshkaSae)}
+ARCHS: dict[str, type[Sae]] = {
+    kind.arch: kind for kind in (TopKSae, BatchTopKSae, ReluSae, JumpReluSae, MatryoshkaSae, HierarchicalTopKSae)
+}
 SAE_ARCHS: dict[str, type[Sae]] = {"topk": TopKSae, "standard": ReluSae, "jumprelu": JumpReluSae}  # to read and import
 SAELENS_ARCHS: dict[str, type[Sae]] = {  # to read
     **SAE_ARCHS,

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -76,6 +76,20 @@ class LossTerms:
     loss: Tensor
     terms: dict[str, Tensor]
     fired: Bool[Tensor, " d_sae"]
+
+
+class Reconstruction(NamedTuple):
+    """The reconstruction loss of a batch and its error.
+
+    Attributes:
+        loss: To be minimised, dimensionless.
+        error: x - x_hat of all latents together, (batch, d_out).
+        terms: Parts of the loss for the log.
+    """
+
+    loss: Tensor
+    error: Tensor
+    terms: dict[str, Tensor]
 
 
 class Sae(nn.Module, ABC):

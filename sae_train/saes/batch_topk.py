@@ -21,7 +21,7 @@ from torch import Tensor
 from sae_train.errors import ConfigError
 from sae_train.run.processes import ALONE, Processes
 from sae_train.saes.auxk import auxk_loss
-from sae_train.saes.base import LossTerms, StepContext
+from sae_train.saes.base import LossTerms, Reconstruction, StepContext
 from sae_train.saes.sparse_ops import Support, sparse_encode, support_decode
 from sae_train.saes.squares import sum_of_squares
 from sae_train.saes.threshold import ThresholdSae
@@ -44,20 +44,6 @@ class Kept(NamedTuple):
     values: Float[Tensor, " n_on"]
     tokens: Int[Tensor, " n_on"]
     latents: Int[Tensor, " n_on"]
-
-
-class Reconstruction(NamedTuple):
-    """The reconstruction loss of a batch and its error.
-
-    Attributes:
-        loss: To be minimised, dimensionless.
-        error: x - x_hat of all latents together, (batch, d_out).
-        terms: Parts of the loss for the log.
-    """
-
-    loss: Tensor
-    error: Tensor
-    terms: dict[str, Tensor]
 
 
 def keep_largest(

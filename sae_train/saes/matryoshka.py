@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_train.saes.batch_topk import BatchTopKSae, Reconstruction, support_of
+from sae_train.saes.base import Reconstruction
+from sae_train.saes.batch_topk import BatchTopKSae, support_of
 from sae_train.saes.sparse_ops import Support, support_decode
 from sae_train.saes.whole_batch import WholeBatch
 

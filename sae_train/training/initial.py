@@ -27,6 +27,7 @@ from sae_train.text_files import read_json
 # Kinds, by SAELens' name, that an architecture can go on from: those that compute the same, or nearly.
 STARTS = {
     "topk": ("topk",),
+    "hierarchical-topk": ("topk",),
     "batch-topk": ("jumprelu", "topk"),
     "matryoshka": ("jumprelu", "topk"),
     "relu": ("standard",),
@@ -67,7 +68,7 @@ def initial_sae(config: SaeTrainConfig) -> Sae:
             field="init",
             expected=f"{' or '.join(STARTS[config.arch])}",
         )
-    if kind == "topk" and config.arch == "topk" and getattr(sae, "k", config.k) != config.k:
+    if STARTS[config.arch] == ("topk",) and getattr(sae, "k", config.k) != config.k:
         note(f"the SAE in '{source}' keeps {getattr(sae, 'k', None)} latents per token; it goes on with {config.k}")
     _to_unit_rows(sae, kind, source)
     return sae

@@ -34,6 +34,7 @@ from sae_train.errors import NumericalError
 from sae_train.rng import torch_rng
 from sae_train.saes.base import Sae
 from sae_train.saes.batch_topk import BatchTopKSae
+from sae_train.saes.hierarchical import HierarchicalTopKSae
 from sae_train.saes.jumprelu import JumpReluSae
 from sae_train.saes.matryoshka import MatryoshkaSae
 from sae_train.saes.relu import ReluSae
@@ -233,6 +234,12 @@ class TopKTranscoder(Transcoder, TopKSae):
         return super().forward(acts) + self.linear(acts)
 
 
+class HierarchicalTopKTranscoder(TopKTranscoder, HierarchicalTopKSae):
+    """A TopK transcoder whose strongest latents reconstruct on their own; the linear path helps at each level."""
+
+    config_fields: ClassVar[tuple[str, ...]] = (*HierarchicalTopKSae.config_fields, "skip")
+
+
 class BatchTopKTranscoder(Transcoder, BatchTopKSae):
     """A transcoder that keeps the `batch * k` largest latents of a batch."""
 
@@ -259,5 +266,12 @@ class MatryoshkaTranscoder(Transcoder, MatryoshkaSae):
 
 TRANSCODERS: dict[str, type[Transcoder]] = {
     kind.arch: kind
-    for kind in (TopKTranscoder, BatchTopKTranscoder, ReluTranscoder, JumpReluTranscoder, MatryoshkaTranscoder)
+    for kind in (
+        TopKTranscoder,
+        BatchTopKTranscoder,
+        ReluTranscoder,
+        JumpReluTranscoder,
+        MatryoshkaTranscoder,
+        HierarchicalTopKTranscoder,
+    )
 }

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.xdist_group("sae_lens")  # one process imports it, whic
 
 torch.set_num_threads(1)
 D_IN, D_OUT, D_SAE, K = 12, 9, 40, 4
+KEEP_K = ("topk", "hierarchical-topk")
 WHERE = {"hook_point": "layers.0.mlp:in", "target_hook_point": "layers.0.mlp"}
 
 
@@ -57,9 +58,9 @@ def _dense_loss(sae, arch: str, rows, context):
     u = (x - sae.center) * sae.gain
     pre_acts = u @ sae.W_enc + sae.b_enc
     linear = 0.0 if sae.W_skip is None else u @ sae.W_skip.T
-    n_kept, flat = {"topk": K}.get(arch, 0), pre_acts.detach().flatten()
-    if arch == "topk":
-        is_on = torch.zeros_like(pre_acts).scatter(1, pre_acts.topk(n_kept).indices, 1.0).bool() & (pre_acts > 0)
+    flat = pre_acts.detach().flatten()
+    if arch in KEEP_K:
+        is_on = torch.zeros_like(pre_acts).scatter(1, pre_acts.topk(K).indices, 1.0).bool() & (pre_acts > 0)
     elif arch in ("batch-topk", "matryoshka"):
         is_on = (pre_acts >= flat.topk(K * len(rows)).values.min()) & (pre_acts > 0)
     else:
@@ -73,9 +74,15 @@ def _dense_loss(sae, arch: str, rows, context):
     if arch == "jumprelu":
         l0 = is_on.double().sum(1).mean()
         return (y - y_hat).square().mean() + sae.l0_coefficient * (l0 / K - 1).square(), latents, y_hat
-    sizes = sae.prefixes.tolist() if arch == "matryoshka" else [D_SAE]
-    errors = [y - latents[:, :m] @ sae.W_dec[:m] - sae.b_dec - linear for m in sizes]
-    loss = sum(e.square().sum() for e in errors) / len(sizes) / variance
+    parts = [latents]
+    if arch == "matryoshka":
+        parts = [latents * (torch.arange(D_SAE) < m) for m in sae.prefixes.tolist()]
+    elif arch == "hierarchical-topk":
+        at_least = [latents.detach().topk(j, dim=1).values[:, -1:] for j in sae.levels.tolist()]
+        parts = [latents * (latents >= least) for least in at_least]
+        assert len(parts) == 3
+    errors = [y - part @ sae.W_dec - sae.b_dec - linear for part in parts]
+    loss = sum(e.square().sum() for e in errors) / len(errors) / variance
     error, dead = errors[-1].detach(), context.is_dead.nonzero().flatten()
     if len(dead):
         values, at = pre_acts[:, dead].topk(min(D_OUT // 2, len(dead)))
@@ -102,7 +109,7 @@ def test_loss_and_gradients_are_those_of_the_dense_reference(make_context, arch,
     found = torch.autograd.grad(result.loss, parameters)
     for name, a, b in zip(names, found, torch.autograd.grad(expected, parameters), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12, msg=name)
-    if arch in ("topk", "relu", "jumprelu"):  # the others choose by a learned threshold outside training
+    if arch in (*KEEP_K, "relu", "jumprelu"):  # the others choose by a learned threshold outside training
         x = sae.input_of(rows)
         torch.testing.assert_close(sae.encode(x), latents)
         torch.testing.assert_close(sae(x), y_hat)
@@ -154,7 +161,7 @@ def test_saelens_reads_the_same_transcoder(tmp_path, arch, skip):
         assert 0 < (latents != 0).float().mean() < 0.6
         torch.testing.assert_close(latents, sae.encode(x), rtol=0, atol=0)
         torch.testing.assert_close(ours(x), sae(x), rtol=0, atol=0)
-        if arch == "topk":
+        if arch in KEEP_K:
             with pytest.raises(ConfigError, match="topk_"):
                 ours.to_saelens()
             return

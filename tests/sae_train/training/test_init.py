@@ -35,14 +35,14 @@ def _train(store, out, **settings):
 
 
 @pytest.mark.parametrize("target", [None, "layers.0.mlp"])
-@pytest.mark.parametrize("arch", ["topk", "batch-topk", "matryoshka", "relu", "jumprelu"])
+@pytest.mark.parametrize("arch", ["topk", "hierarchical-topk", "batch-topk", "matryoshka", "relu", "jumprelu"])
 def test_a_run_that_learns_nothing_returns_the_sae_it_began_with(store, tmp_path, arch, target):
     settings = {"arch": arch, "target_hook_point": target, "skip": target is not None and arch == "topk"}
     settings |= {"l1_coefficient": 0.3}  # of relu, whose reconstruction a larger one spoils within so few steps
     first = _train(store, tmp_path / "first", **settings)
     again = _train(store, tmp_path / "again", init=str(tmp_path / "first"), **settings, **STILL)
     one, other = (load_file(tmp_path / name / WEIGHTS) for name in ("first", "again"))
-    assert set(one) == set(other) and ("threshold" in one) == (arch not in ("topk", "relu"))
+    assert set(one) == set(other) and ("threshold" in one) == (arch not in ("topk", "hierarchical-topk", "relu"))
     for name, tensor in one.items():
         scale = float(tensor.abs().max())
         # A threshold that is learned as an average has seen one more batch: a hundredth of the way to its own.

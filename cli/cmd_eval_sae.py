@@ -16,6 +16,7 @@ from sae_train.config import SaeEvalConfig
 )
 @options.sae_option()
 @options.activations_option
+@options.other_option
 @options.model_option(required=False, help="Language model, for the loss with the SAE spliced in.")
 @options.text_option(
     required=False,
@@ -28,6 +29,7 @@ from sae_train.config import SaeEvalConfig
 def command(
     sae: Path,
     activations: Path,
+    other: Path | None,
     model: str | None,
     text: str | None,
     device: str,
@@ -49,7 +51,7 @@ def command(
         raise ConfigError("CE recovered needs both", got=f"--model {model}, --text {text}", expected="both, or neither")
     config = SaeEvalConfig(**given)  # refuses bad values before the model is loaded
     lm = None if model is None else load_lm(model, device=device)
-    found = eval_sae(sae, activations, lm=lm, text=text, device=device, config=config)
+    found = eval_sae(sae, activations, other=other, lm=lm, text=text, device=device, config=config)
     if found.text_held_out is False:
         note(f"{text} is not the text of the store: all its documents are taken, whether the SAE saw them or not")
     emit(found.summary(), as_json=as_json, title=f"Quality of {sae}")

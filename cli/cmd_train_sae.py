@@ -18,18 +18,20 @@ from sae_train.config import SaeTrainConfig
     )
 )
 @options.activations_option
+@options.other_option
 @options.hook_point_option(multiple=True)
 @options.out_option("The SAE folder; SAELens reads it as it is. Of several SAEs: a folder with one for each.")
 @options.config_options(
     SaeTrainConfig,
     without=("hook_point", "seed"),
-    names={"matryoshka_prefixes": "--matryoshka-prefix"},
+    names={"matryoshka_prefixes": "--matryoshka-prefix", "hierarchical_shares": "--hierarchical-share"},
     repeatable=("k", "expansion"),
 )
 @options.spread_option
 @options.run_options(resume=True, wandb=True, several_seeds=True)
 def command(
     activations: Path,
+    other: Path | None,
     out: Path,
     device: str,
     spread: str,
@@ -53,7 +55,6 @@ def command(
 
     where = {"out": out, "device": device, "overwrite": overwrite, "resume": resume, "wandb": wandb, "spread": spread}
     with joined_processes() as processes:
-        saes = train_saes(activations, **where, processes=processes, **given)
-    if not processes.is_first:
-        return
-    show_saes(saes, out, as_json=as_json)
+        saes = train_saes(activations, other=other, **where, processes=processes, **given)
+    if processes.is_first:
+        show_saes(saes, out, as_json=as_json)

@@ -227,6 +227,12 @@ def activations_option(command: F) -> F:
     return file_option("--activations", "activations (HDF5 store)")(command)
 
 
+def other_option(command: F) -> F:
+    """Add `--other`: the same rows of another model."""
+    what = "the same rows of another model, as after unlearning (HDF5 store), for a crosscoder"
+    return file_option("--other", what, required=False)(command)
+
+
 def labels_option(command: F) -> F:
     """Add `--labels`."""
     return file_option("--labels", "labelled entities (JSON lines)")(command)

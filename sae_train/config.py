@@ -6,7 +6,7 @@ from typing import Annotated, Literal, get_args
 
 from sae_train.fields import Field, config_class, default_of, require
 
-Arch = Literal["topk", "batch-topk", "relu", "jumprelu", "matryoshka"]
+Arch = Literal["topk", "batch-topk", "relu", "jumprelu", "matryoshka", "hierarchical-topk"]
 SearchDtype = Literal["auto", "float32", "bfloat16", "int8"]
 BDecInit = Literal["mean", "geometric-median"]
 ARCH_NAMES: tuple[str, ...] = get_args(Arch)  # the keys of saes.ARCHS, without torch
@@ -75,13 +75,31 @@ class SaeTrainConfig:
     """
 
     hook_point: Annotated[str, Field(description="Place in the model whose activations are read from the store.")]
+    target_hook_point: Annotated[
+        str | None,
+        Field(
+            description="Place in the model whose activations have to come out, which makes a transcoder; by default "
+            "those that are read."
+        ),
+    ] = None
+    skip: Annotated[
+        bool, Field(description="Add a linear map of the input to the output (transcoders), which is learned as well.")
+    ] = False
     arch: Annotated[Arch, Field(description="Architecture of the SAE.")] = "topk"
+    init: Annotated[
+        str | None,
+        Field(
+            min_length=1,
+            description="SAE to go on from, as large as the new one: a folder or another source that import-sae reads; "
+            "by default weights are drawn.",
+        ),
+    ] = None
     k: Annotated[
         int,
         Field(
             ge=1,
-            description="Latents kept per token: exactly (topk), on average over a batch (batch-topk, matryoshka), or "
-            "as the mean number that the loss aims at (jumprelu).",
+            description="Latents kept per token: exactly (topk, hierarchical-topk), on average over a batch "
+            "(batch-topk, matryoshka), or as the mean number that the loss aims at (jumprelu).",
         ),
     ] = 32
     expansion: Annotated[
@@ -135,9 +153,21 @@ class SaeTrainConfig:
             description="Share of the latents that reconstructs on its own (matryoshka); growing, the last one is 1.",
         ),
     ] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+    hierarchical_shares: Annotated[
+        tuple[Annotated[float, Field(gt=0, le=1)], ...],
+        Field(
+            min_length=1,
+            description="Share of k whose strongest latents reconstruct on their own (hierarchical-topk); growing, the "
+            "last one is 1.",
+        ),
+    ] = (1 / 8, 1 / 4, 1 / 2, 1.0)
     auxk_alpha: Annotated[
         float,  # 1/32 in Gao et al. 2024
-        Field(ge=0, description="Weight of the loss that revives dead latents (topk, batch-topk, matryoshka)."),
+        Field(
+            ge=0,
+            description="Weight of the loss that revives dead latents (topk, hierarchical-topk, batch-topk, "
+            "matryoshka).",
+        ),
     ] = 1 / 32
     search_dtype: Annotated[
         SearchDtype,
@@ -185,9 +215,14 @@ class SaeTrainConfig:
     def __post_init__(self) -> None:
         divides = self.batch_size % self.accumulate == 0
         require(divides, "accumulate", self.accumulate, f">= 1, a divisor of {self.batch_size} (`batch_size`)")
-        shares = self.matryoshka_prefixes
-        growing = shares == tuple(sorted(set(shares))) and shares[-1] == 1
-        require(growing, "matryoshka_prefixes", shares, "growing shares above 0, the last one 1")
+        for name in ("matryoshka_prefixes", "hierarchical_shares"):
+            shares = getattr(self, name)
+            growing = shares == tuple(sorted(set(shares))) and shares[-1] == 1
+            require(growing, name, shares, "growing shares above 0, the last one 1")
+        target = self.target_hook_point
+        require(target is not None or not self.skip, "skip", self.skip, "false without a `target_hook_point`")
+        other = target != self.hook_point
+        require(other, "target_hook_point", target, "another place than `hook_point`: an SAE needs none")
 
 
 @config_class

@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["RENAMED", "current_name", "former_dataset", "recorded_value", "with_current_names"]
+__all__ = ["ADDED", "RENAMED", "current_name", "former_dataset", "recorded_value", "with_current_names"]
 
 RENAMED = {
     "entity_share": "frac_entity_rows",
@@ -22,6 +22,8 @@ RENAMED = {
     "null_share": "frac_null",
     "retain_share": "frac_retain",
 }
+# Fields that configs got later, with the value that a recorded config without them meant.
+ADDED = {"target_hook_point": None, "skip": False, "init": None, "hierarchical_shares": [0.125, 0.25, 0.5, 1.0]}
 DATASETS = {"shares": "frac_verdicts"}  # datasets of `latents.h5`
 
 

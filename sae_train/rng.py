@@ -100,6 +100,7 @@ SHARED_SALTS = frozenset({0xCC, 0xB0, 0xBA, 0xF0})
 # Combined with the seed by exclusive or; 0 leaves the seed as it is, so these streams share their numbers at one seed.
 TORCH_SALTS: dict[str, int] = {
     "sae.directions": 0,  # decoder rows of a new SAE
+    "transcoder.encoder": 0x7C0DE,  # encoder columns of a new transcoder
     "comparison.null": 0xC0515E,  # random directions that two SAEs' agreement is compared with
     "architecture.push": 0,  # the vectors an MLP's output is pushed by, to see whether they arrive
     "adapter.weights": 0,  # a new adapter's weights (PEFT draws from the global generator)

@@ -184,27 +184,29 @@ def make_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Return a function that writes a complete activation store of given float32 rows at `layers.0`.
 
     Without `doc_id` every ten rows are a document. `chunk_rows` makes chunks small, so that a tiny store has many.
+    `also` has the same rows at other hook points.
     """
     import numpy as np
 
     from sae_train.activations import layout
     from sae_train.storage import h5
 
-    def build(acts, doc_id=None, *, chunk_rows: int = 16, name: str = "acts.h5", **fields) -> Path:
+    def build(acts, doc_id=None, *, chunk_rows: int = 16, name: str = "acts.h5", also=None, **fields) -> Path:
         n_rows, d_in = acts.shape
+        places = {"layers.0": acts, **(also or {})}
         path = tmp_path / name
         documents = np.arange(n_rows) // 10 if doc_id is None else np.asarray(doc_id)
         rows = {"token_id": np.arange(n_rows), "doc_id": documents, "position": np.arange(n_rows), **fields}
         rows = {k: np.asarray(v).astype(np.int32) for k, v in rows.items()}
         rows.setdefault("from_entity", np.zeros(n_rows, np.uint8))
-        attrs = {"model": "none", "hook_points": ["layers.0"], "dtype": "float32", "n_rows": n_rows, "complete": False}
+        attrs = {"model": "none", "hook_points": list(places), "dtype": "float32", "n_rows": n_rows, "complete": False}
         with monkeypatch.context() as patch:
             patch.setattr(h5, "CHUNK_BYTES", chunk_rows * d_in * 4)
             with h5.create(path, layout.SCHEMA, layout.VERSION, {**attrs, "rows_committed": 0}) as file:
                 layout.write_row_fields(file, rows.__getitem__)
-                layout.allocate_acts(file, ("layers.0",), n_rows, d_in, "float32")
-                writer = layout.RowWriter(file, ("layers.0",), "float32")
-                writer.add({"layers.0": acts})
+                layout.allocate_acts(file, tuple(places), n_rows, d_in, "float32")
+                writer = layout.RowWriter(file, tuple(places), "float32")
+                writer.add(places)
                 writer.commit(is_last=True)
                 layout.finish(file)
         return path

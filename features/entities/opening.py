@@ -15,7 +15,7 @@ from features.entities.templates import Templates, load_templates
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import ConfigError
 from sae_train.run.runs import resolve_device
-from sae_train.saes.base import Sae
+from sae_train.saes.base import Sae, require_autoencoder
 from sae_train.saes.interop import load_sae
 
 OWN = "own"  # entities in the form of this workbench
@@ -78,13 +78,14 @@ def open_saes(given: Sae | str | Path | Sequence[Sae | str | Path], *, device: A
     """Return SAEs, or read them from their folders onto a device.
 
     Raises:
-        ConfigError: There is none.
+        ConfigError: There is none, or one is a transcoder.
     """
     several = [given] if isinstance(given, Sae | str | Path) else list(given)
     if not several:
         raise ConfigError("no SAE to look into", got="none", field="saes", expected="one or more, objects or folders")
     where = resolve_device(str(device))
-    return [s if isinstance(s, Sae) else load_sae(Path(s), device=where) for s in several]
+    found = [s if isinstance(s, Sae) else load_sae(Path(s), device=where) for s in several]
+    return [require_autoencoder(sae, "mining") for sae in found]
 
 
 @contextmanager

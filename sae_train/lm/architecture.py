@@ -51,6 +51,8 @@ class Mlp:
 
     Attributes:
         path: The module that returns what the MLP adds, and nothing else.
+        entry: The module whose first argument is what the MLP reads: itself, or its first matrix where it lies open in
+            the block (OPT).
         reading: Parameters of its first matrices.
         writing: Parameters of its last matrices: one, or those of all experts.
         output: The last matrix, where there is just one; None in a mixture and where none has a known name.
@@ -60,6 +62,7 @@ class Mlp:
     """
 
     path: str
+    entry: str
     reading: tuple[str, ...]
     writing: tuple[str, ...]
     output: Matrix | None
@@ -129,7 +132,7 @@ class Architecture:
         names = ["embed"]
         for index, block in enumerate(self.blocks):
             names += [f"layers.{index}.self_attn"] if block.attention is not None else []
-            names += [f"layers.{index}.mlp"] if block.mlp is not None else []
+            names += [f"layers.{index}.mlp:in", f"layers.{index}.mlp"] if block.mlp is not None else []
             names.append(f"layers.{index}")
         return names
 
@@ -320,7 +323,8 @@ def _mlp(block: nn.Module, path: str, width: int) -> Mlp | None:
         name = writing[0][0].removesuffix(".weight")
         output = Matrix(f"{path}.{name}", isinstance(block.get_submodule(name), Conv1D))
     own = _adding(block, names[0], WRITING) if names else last
-    return Mlp(f"{path}.{own}", tuple(f"{path}.{n}" for n in reading), tuple(f"{path}.{n}" for n, _ in writing), output)
+    first, last_ones = (tuple(f"{path}.{n}" for n in found) for found in (reading, [n for n, _ in writing]))
+    return Mlp(f"{path}.{own}", f"{path}.{roots[0]}", first, last_ones, output)
 
 
 def _parameters(block: nn.Module, root: str, names: Sequence[str]) -> Iterator[tuple[str, nn.Parameter]]:

@@ -81,6 +81,9 @@ def _run(model: nn.Module, table: Architecture, ids: Int[Tensor, "1 pos"]) -> _R
     with ExitStack() as stack:
         stack.enter_context(edited_input(model.get_submodule(table.blocks[0].path), partial(_keep, seen, "embed")))
         for index, block in enumerate(table.blocks):
+            if block.mlp is not None:
+                keep = partial(_keep, seen, f"layers.{index}.mlp:in")
+                stack.enter_context(edited_input(model.get_submodule(block.mlp.entry), keep))
             parts = {"": block.path, ".self_attn": block.attention, ".mlp": block.mlp and block.mlp.path}
             for part, path in parts.items():
                 if path is not None:

@@ -1,15 +1,15 @@
 """Names of hook points, the same for every architecture; no language model is needed to read them.
 
 `embed` (what enters block 0), `layers.N` (the residual stream after block N), `layers.N.mlp` and `layers.N.self_attn`
-(what the two add to it). SAELens' names (`blocks.12.hook_resid_post`, `hook_mlp_out`, `hook_attn_out`) mean the same
-and are accepted.
+(what the two add to it), `layers.N.mlp:in` (what the MLP reads, behind the norm where there is one). SAELens' names
+(`blocks.12.hook_resid_post`, `hook_mlp_out`, `hook_attn_out`, `mlp.hook_in`) mean the same and are accepted.
 """
 
 from __future__ import annotations
 
 import re
 
-_SAELENS = {"hook_resid_post": "", "hook_mlp_out": ".mlp", "hook_attn_out": ".self_attn"}
+_SAELENS = {"hook_resid_post": "", "hook_mlp_out": ".mlp", "hook_attn_out": ".self_attn", "mlp.hook_in": ".mlp:in"}
 
 
 def canonical_hook_point(name: str) -> str:
@@ -19,7 +19,7 @@ def canonical_hook_point(name: str) -> str:
         >>> canonical_hook_point("blocks.3.hook_resid_post"), canonical_hook_point("layers.3.mlp")
         ('layers.3', 'layers.3.mlp')
     """
-    found = re.fullmatch(r"blocks\.(\d+)\.(\w+)", name)
+    found = re.fullmatch(r"blocks\.(\d+)\.([\w.]+)", name)
     if found and found[2] == "hook_resid_pre":  # what enters a block is what left the one before
         return f"layers.{int(found[1]) - 1}" if int(found[1]) else "embed"
     if found and found[2] in _SAELENS:
@@ -39,6 +39,16 @@ def saelens_name(hook_point: str) -> str:
     _, index, *rest = hook_point.split(".")
     suffix = f".{rest[0]}" if rest else ""
     return f"blocks.{index}." + next(k for k, v in _SAELENS.items() if v == suffix)
+
+
+def folder_name(hook_point: str) -> str:
+    """Return a hook point as part of a folder's name: a colon means something else in paths on Windows.
+
+    Example:
+        >>> folder_name("layers.3.mlp:in")
+        'layers.3.mlp-in'
+    """
+    return hook_point.replace(":", "-")
 
 
 def block_index(hook_point: str) -> int:

@@ -38,7 +38,7 @@ def check_hook_point(model: nn.Module, name: str, *, model_name: str = "the mode
             f"no hook point '{name}' in {model_name}",
             got=f"{name}",
             field="hook_point",
-            expected=f"embed, layers.0 … layers.{last}, each with '.mlp' or '.self_attn'; "
+            expected=f"embed, layers.0 … layers.{last}, each with '.mlp', '.mlp:in' or '.self_attn'; "
             f"nearest: {nearest_first(canonical, allowed, most=2)}",
         )
     return canonical
@@ -52,12 +52,15 @@ def _edited(model: nn.Module, hook_point: str, edit: Edit) -> AbstractContextMan
     block = blocks[block_index(hook_point)]
     if hook_point.count(".") == 1:
         return edited_output(model.get_submodule(block.path), edit)
-    part = block.attention if hook_point.endswith(".self_attn") else block.mlp and block.mlp.path
-    assert part is not None, hook_point
-    module = model.get_submodule(part)
-    if part == block.attention or block.mlp is None or not block.mlp.is_flat:
-        return edited_output(module, edit)
-    return edited_flat(model.get_submodule(block.path), module, edit)
+    if hook_point.endswith(".self_attn"):
+        assert block.attention is not None, hook_point
+        return edited_output(model.get_submodule(block.attention), edit)
+    assert block.mlp is not None, hook_point
+    is_input = hook_point.endswith(":in")
+    module = model.get_submodule(block.mlp.entry if is_input else block.mlp.path)
+    if block.mlp.is_flat:
+        return edited_flat(model.get_submodule(block.path), module, edit, is_input=is_input)
+    return (edited_input if is_input else edited_output)(module, edit)
 
 
 @contextmanager

@@ -28,16 +28,17 @@ class QualityAccumulator:
 
     def __init__(self, sae: Sae, groups: Groups) -> None:
         self.sae, self.groups = sae, groups
-        self.variance = VarianceSums(sae.d_in, groups.n)
+        self.variance = VarianceSums(sae.d_out, groups.n)
         self.n_fired = torch.zeros(groups.n, dtype=torch.int64)
         self.counts = torch.zeros(sae.d_sae, dtype=torch.int64)
         self.present = torch.zeros(groups.n, sae.d_sae, dtype=torch.bool)
 
     @torch.no_grad()
-    def update(self, acts: Float[Tensor, "batch d_in"], where: Int[Tensor, " batch"]) -> None:
-        """Add one batch of activations in the model's own scale; `where` is the group of each row."""
-        latents = self.sae.encode(acts)
-        self.variance.update(acts, self.sae.decode(latents), where)
+    def update(self, acts: Float[Tensor, "batch d_row"], where: Int[Tensor, " batch"]) -> None:
+        """Add one batch of rows in the model's own scale; `where` is the group of each row."""
+        x = self.sae.input_of(acts)
+        latents = self.sae.encode(x)
+        self.variance.update(self.sae.target_of(acts), self.sae.recon_of(x, latents), where)
         rows, fired = (found.cpu() for found in (latents != 0).nonzero(as_tuple=True))
         self.counts += torch.bincount(fired, minlength=self.sae.d_sae)
         self.n_fired += torch.bincount(where[rows], minlength=self.groups.n)
@@ -70,19 +71,22 @@ def used_blocks(store: ActivationStore, hook_point: str, use: np.ndarray) -> Ite
             yield store.rows(hook_point, part)[torch.from_numpy(use[part])]
 
 
-def check_width(sae: Sae, store: ActivationStore, hook_point: str) -> None:
-    """Refuse an SAE for activations of another width."""
-    if store.d_in(hook_point) != sae.d_in:
+def check_width(width: int, store: ActivationStore, hook_point: str) -> None:
+    """Refuse an SAE for activations of another width than it has."""
+    if store.d_in(hook_point) != width:
         raise ShapeError(
             f"the SAE does not fit '{store.path}' at {hook_point}",
             got=f"activations (rows, {store.d_in(hook_point)})",
-            expected=f"(rows, d_in = {sae.d_in})",
+            expected=f"(rows, d_in = {width})",
         )
 
 
 def store_quality(sae: Sae, store: ActivationStore, hook_point: str, use: np.ndarray) -> SaeQuality:
-    """Return the quality of an SAE on the rows where `use` is true, with intervals over their documents."""
-    check_width(sae, store, hook_point)
+    """Return the quality of an SAE on the rows where `use` is true, with intervals over their documents.
+
+    A transcoder's rows are those of `joined_rows`.
+    """
+    check_width(sae.d_row, store, hook_point)
     groups = document_groups(store.doc_id[use])
     total, where = QualityAccumulator(sae, groups), torch.from_numpy(groups.of_row)
     first = 0
@@ -103,7 +107,7 @@ def firing_rate(
     max_rows: int,
 ) -> Float[Tensor, " d_sae"]:
     """Return the share of rows on which each latent fires, over at most `max_rows` of the usable rows."""
-    check_width(sae, store, hook_point)
+    check_width(sae.d_in, store, hook_point)
     counts, n_rows = torch.zeros(sae.d_sae, dtype=torch.int64), 0
     for acts in used_blocks(store, hook_point, use):
         part = acts[: max_rows - n_rows]

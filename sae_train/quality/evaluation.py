@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from sae_train.activations.joined import joined_rows, opened_pair
 from sae_train.activations.store import ActivationStore, opened_store
 from sae_train.config import CompareConfig, SaeEvalConfig
 from sae_train.errors import ConfigError
-from sae_train.fields import config_of
+from sae_train.fields import config_of, default_of
 from sae_train.intervals import flat
 from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel, as_lm
@@ -23,6 +24,7 @@ from sae_train.quality.metrics import SaeQuality
 from sae_train.quality.splice import SplicedLoss, heldout_documents, spliced_loss
 from sae_train.saes.base import Sae, as_sae
 from sae_train.saes.comparison import SaeComparison, match_latents
+from sae_train.saes.paired.crosscoder import SideComparison, side_comparison
 from sae_train.text.tokens import Corpus, Text, corpus_of
 from sae_train.text.windows import plan_windows
 
@@ -61,6 +63,7 @@ def eval_sae(
     sae: Sae | str | Path,
     store: ActivationStore | str | Path,
     *,
+    other: ActivationStore | str | Path | None = None,
     lm: LanguageModel | str | Path | None = None,
     text: Text | None = None,
     device: str = "auto",
@@ -75,6 +78,7 @@ def eval_sae(
     Args:
         sae: The SAE, or what `Sae.load` takes.
         store: Activations, open or as a path.
+        other: The other model's, for a crosscoder.
         lm: The language model, or what `load_lm` takes; with `text` only.
         text: Text for the loss: a path, a hub dataset id, a `Corpus`, or documents or strings.
         device: Where what is loaded here lives.
@@ -92,11 +96,13 @@ def eval_sae(
         raise ConfigError("CE recovered needs a model and a text", got=f"no {missing}", expected="lm and text")
     corpus = None if text is None else corpus_of(text)
     sae = as_sae(sae, device=device)
-    with opened_store(store) as opened:
+    _check_sides(sae, other, is_spliced=lm is not None)
+    with opened_pair(store, other) as opened:
         name = opened.hook_point(sae.hook_point)
         held_out = opened.holdout_rows(config.frac_holdout, config.seed)
         started = time.monotonic()
-        quality = store_quality(sae, opened, name, held_out)
+        rows = joined_rows(opened, sae.target_hook_point)
+        quality = store_quality(sae, rows, name, held_out)
         speed = quality.n_tokens / max(1e-9, time.monotonic() - started)
         found = SaeEvaluation(name, quality, speed)
         if lm is None or corpus is None:
@@ -104,6 +110,21 @@ def eval_sae(
         lm = as_lm(lm, device=device)
         loss, is_held_out = _spliced(sae, name, opened, held_out, lm, corpus, config.max_tokens)
     return replace(found, spliced=loss, text_held_out=is_held_out)
+
+
+def _check_sides(sae: Sae, other: object, *, is_spliced: bool) -> None:
+    """Refuse a crosscoder without the other model's activations, and such activations for anything else.
+
+    Raises:
+        ConfigError: So it is, or a crosscoder is to be put into one of its models.
+    """
+    if (len(sae.sides) > 1) != (other is not None):
+        got = "no activations of the other model" if other is None else f"`other`, for {sae.name}, an SAE of one model"
+        raise ConfigError(
+            "a crosscoder reads two stores, an SAE one", got=got, expected="`other` for a crosscoder only"
+        )
+    if is_spliced and other is not None:
+        raise ConfigError("a crosscoder is put into no model", got="`lm` and `other`", expected="no `lm`")
 
 
 def _spliced(
@@ -121,7 +142,8 @@ def _spliced(
     documents = heldout_documents(store, held_out, corpus, lm, most=max_tokens)
     chosen = islice(corpus, MOST_DOCUMENTS) if documents is None else documents
     plan = plan_windows(chosen, lm.tokenizer, ctx_len=min(CTX_LEN, lm.max_positions), max_rows=max_tokens)
-    return spliced_loss(lm, sae, name, plan), documents is not None
+    target = sae.target_hook_point and check_hook_point(lm.model, sae.target_hook_point, model_name=lm.name)
+    return spliced_loss(lm, sae, name, plan, target=target or name), documents is not None
 
 
 def compare_saes(
@@ -159,3 +181,35 @@ def compare_saes(
             for sae in (a, b)
         ]
     return replace(found, rate_a=rates[0], rate_b=rates[1])
+
+
+def compare_sides(
+    sae: Sae | str | Path,
+    *,
+    before: ActivationStore | str | Path | None = None,
+    after: ActivationStore | str | Path | None = None,
+    device: str = "cpu",
+    max_rows: int = default_of(CompareConfig, "max_rows"),
+) -> SideComparison:
+    """Tell which latents of a crosscoder both models have, and which only one, by the lengths of their decoder rows.
+
+    Args:
+        sae: The crosscoder, or what `Sae.load` takes.
+        before, after: The stores that it was trained on, or others of the same text: latents that never fire are left
+            out. Without, they are counted, most of them as shared, which is how they began.
+        device: Where what is loaded here lives.
+        max_rows: Most rows on which firings are counted.
+
+    Raises:
+        ConfigError: It is no crosscoder, one of the stores is missing, or they have other rows.
+        ShapeError: It reads activations of another width.
+    """
+    sae = as_sae(sae, device=device)
+    if before is None or after is None:
+        if before is not after:
+            raise ConfigError("firings are counted on two stores", got="one", expected="before and after, or neither")
+        return side_comparison(sae)
+    _check_sides(sae, after, is_spliced=False)
+    with opened_pair(before, after) as opened:
+        name, every = opened.hook_point(sae.hook_point), np.ones(opened.n_rows, dtype=bool)
+        return side_comparison(sae, firing_rate(sae, opened, name, every, max_rows=max_rows).numpy())

@@ -15,7 +15,7 @@ from torch import Tensor
 from sae_train.activations.store import ActivationStore
 from sae_train.intervals import Interval
 from sae_train.lm.generate import pad_right
-from sae_train.lm.hooks import replaced
+from sae_train.lm.hooks import captured, replaced
 from sae_train.lm.models import LanguageModel
 from sae_train.quality.bootstrap import document_groups, draw_counts, percentile_interval
 from sae_train.quality.metrics import ce_recovered, kl_divergence
@@ -36,7 +36,7 @@ class SplicedLoss:
 
     Attributes:
         ce_clean: Next-token cross-entropy of the model as it is.
-        ce_sae: … with the SAE's reconstruction in the place of the activations.
+        ce_sae: … with the SAE's reconstruction in the place of the activations: for a transcoder those of its target.
         ce_zero: … with zeros in their place.
         ce_recovered: (ce_zero - ce_sae) / (ce_zero - ce_clean).
         kl: KL(clean || spliced) between the predictions.
@@ -53,8 +53,26 @@ class SplicedLoss:
     n_texts: int
 
 
-def spliced_loss(lm: LanguageModel, sae: Sae, hook_point: str, plan: TokenPlan, *, batch_size: int = 32) -> SplicedLoss:
-    """Return what the SAE's reconstruction costs the model on the windows of a plan."""
+def spliced_loss(
+    lm: LanguageModel,
+    sae: Sae,
+    hook_point: str,
+    plan: TokenPlan,
+    *,
+    target: str | None = None,
+    batch_size: int = 32,
+) -> SplicedLoss:
+    """Return what the SAE's reconstruction costs the model on the windows of a plan.
+
+    Args:
+        lm: The model.
+        sae: The SAE.
+        hook_point: Where it reads.
+        plan: The windows.
+        target: Where what it returns is put in the place of the activations; by default where it reads.
+        batch_size: Windows at a time, at most.
+    """
+    places = (hook_point, target or hook_point)
     groups = document_groups(plan.doc_id)
     sums, counts = np.zeros((groups.n, len(_SUMS))), np.zeros(groups.n)
     longest = int(np.diff(plan.starts).max())
@@ -62,7 +80,7 @@ def spliced_loss(lm: LanguageModel, sae: Sae, hook_point: str, plan: TokenPlan, 
     for first in range(0, plan.n_windows, step):
         parts = [plan.window(w) for w in range(first, min(first + step, plan.n_windows))]
         ids, mask = pad_right([plan.tokens[p].tolist() for p in parts], device=lm.device)
-        values = _token_sums(lm, sae, hook_point, ids, mask, plan.n_prefix)[mask[:, 1:].bool()].double().cpu().numpy()
+        values = _token_sums(lm, sae, places, ids, mask, plan.n_prefix)[mask[:, 1:].bool()].double().cpu().numpy()
         where = np.concatenate([groups.of_row[p][1:] for p in parts])
         np.add.at(sums, where, values)
         np.add.at(counts, where, 1)
@@ -88,29 +106,37 @@ def _summary(sums: Float[np.ndarray, "n_groups 4"], counts: Float[np.ndarray, " 
 def _token_sums(
     lm: LanguageModel,
     sae: Sae,
-    hook_point: str,
+    places: tuple[str, str],
     ids: Int[Tensor, "batch pos"],
     mask: Int[Tensor, "batch pos"],
     n_prefix: int,
 ) -> Float[Tensor, "batch next 4"]:
     """Return clean, spliced and zeroed loss and KL(clean || spliced) of every next token."""
+    read, written = places
 
-    def log_probs(edit: Callable[[Tensor], Tensor] | None) -> Tensor:
+    def log_probs(edit: Callable[[Tensor, Tensor], Tensor] | None) -> Tensor:
         def behind_prefix(acts: Tensor) -> Tensor:
-            return acts if edit is None else torch.cat([acts[:, :n_prefix], edit(acts[:, n_prefix:])], dim=1)
+            if edit is None:
+                return acts
+            inputs = seen.get(read, acts)
+            return torch.cat([acts[:, :n_prefix], edit(inputs[:, n_prefix:], acts[:, n_prefix:])], dim=1)
 
-        with replaced(lm.model, hook_point, behind_prefix):
+        elsewhere = [] if read == written else [read]
+        with captured(lm.model, elsewhere) as seen, replaced(lm.model, written, behind_prefix):
             logits = lm.model(input_ids=ids, attention_mask=mask, use_cache=False).logits[:, :-1]
         return F.log_softmax(logits.float(), dim=-1)
 
-    def reconstruction(acts: Tensor) -> Tensor:
-        return sae(acts.flatten(0, 1).float()).view_as(acts).to(acts.dtype)
+    def reconstruction(inputs: Tensor, acts: Tensor) -> Tensor:
+        return sae(inputs.flatten(0, 1).float()).view_as(acts).to(acts.dtype)
+
+    def zeros(_inputs: Tensor, acts: Tensor) -> Tensor:
+        return torch.zeros_like(acts)
 
     def loss(found: Tensor) -> Tensor:
         return -found.gather(-1, ids[:, 1:, None]).squeeze(-1)
 
     clean, spliced = log_probs(None), log_probs(reconstruction)
-    values = [loss(clean), loss(spliced), loss(log_probs(torch.zeros_like)), kl_divergence(clean, spliced)]
+    values = [loss(clean), loss(spliced), loss(log_probs(zeros)), kl_divergence(clean, spliced)]
     return torch.stack(values, dim=-1)
 
 

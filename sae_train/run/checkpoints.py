@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from sae_train.errors import FileFormatError
-from sae_train.renamed import with_current_names
+from sae_train.renamed import ADDED, with_current_names
 from sae_train.run.resuming import check_unchanged
 from sae_train.run.tensor_files import write_tensors
 
@@ -71,7 +71,7 @@ def load_checkpoint(folder: Path, identity: Mapping[str, str]) -> tuple[dict[str
         step = int(metadata["step"])
     except (SafetensorError, KeyError, ValueError) as error:
         raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="a checkpoint") from error
-    check_unchanged(folder, _parsed(metadata), _parsed(identity), derived=DERIVED)
+    check_unchanged(folder, {**ADDED, **_parsed(metadata)}, _parsed(identity), derived=DERIVED)
     return tensors, step
 
 

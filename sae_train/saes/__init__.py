@@ -7,23 +7,45 @@ from typing import Any
 from sae_train.config import SaeTrainConfig
 from sae_train.saes.base import Sae
 from sae_train.saes.batch_topk import BatchTopKSae
+from sae_train.saes.hierarchical import HierarchicalTopKSae
 from sae_train.saes.jumprelu import JumpReluSae
 from sae_train.saes.matryoshka import MatryoshkaSae
+from sae_train.saes.paired.transcoder import TRANSCODERS, JumpReluTranscoder, ReluTranscoder, TopKTranscoder
 from sae_train.saes.relu import ReluSae
 from sae_train.saes.topk import TopKSae
 
-ARCHS: dict[str, type[Sae]] = {kind.arch: kind for kind in (TopKSae, BatchTopKSae, ReluSae, JumpReluSae, MatryoshkaSae)}
-SAELENS_ARCHS: dict[str, type[Sae]] = {"topk": TopKSae, "standard": ReluSae, "jumprelu": JumpReluSae}  # to read
+ARCHS: dict[str, type[Sae]] = {
+    kind.arch: kind for kind in (TopKSae, BatchTopKSae, ReluSae, JumpReluSae, MatryoshkaSae, HierarchicalTopKSae)
+}
+SAE_ARCHS: dict[str, type[Sae]] = {"topk": TopKSae, "standard": ReluSae, "jumprelu": JumpReluSae}  # to read and import
+SAELENS_ARCHS: dict[str, type[Sae]] = {  # to read
+    **SAE_ARCHS,
+    **{f"topk_{skip}transcoder": TopKTranscoder for skip in ("", "skip_")},  # not SAELens'
+    **{f"{skip}transcoder": ReluTranscoder for skip in ("", "skip_")},
+    **{f"jumprelu_{skip}transcoder": JumpReluTranscoder for skip in ("", "skip_")},
+}
 
 
-def sae_from_config(config: SaeTrainConfig, d_in: int) -> Sae:
-    """Build the SAE a config asks for, with zero weights.
+def sae_from_config(config: SaeTrainConfig, d_in: int, d_out: int | None = None) -> Sae:
+    """Build the SAE, transcoder or crosscoder a config asks for, with zero weights.
+
+    Args:
+        config: What to build.
+        d_in: Width of the activations that are read.
+        d_out: Width of the second part of a row: where the config names a target, what has to come out; else the other
+            model's activations, which makes a crosscoder.
 
     Raises:
         ConfigError: A setting does not fit the number of latents.
     """
-    sae = ARCHS[config.arch].from_config(config, d_in, sae_width(config, d_in))
-    sae.hook_point = config.hook_point
+    d_sae = sae_width(config, d_in)
+    if config.target_hook_point is None:
+        sides = (d_in,) if d_out is None else (d_in, d_out)
+        sae = ARCHS[config.arch].from_config(config, sum(sides), d_sae)
+        sae.sides = sides
+    else:
+        sae = TRANSCODERS[config.arch].from_config(config, d_in, d_sae, d_out=d_in if d_out is None else d_out)
+    sae.hook_point, sae.target_hook_point = config.hook_point, config.target_hook_point or ""
     return sae
 
 

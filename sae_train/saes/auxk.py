@@ -20,7 +20,7 @@ from sae_train.saes.whole_batch import WholeBatch, batch_variance
 def auxk_loss(
     sae: Sae,
     centered: Float[Tensor, "batch d_in"],
-    error: Float[Tensor, "batch d_in"],
+    error: Float[Tensor, "batch d_out"],
     dead: Int[Tensor, " n_dead"],
     batch: WholeBatch | None = None,
 ) -> Float[Tensor, ""]:
@@ -28,7 +28,7 @@ def auxk_loss(
 
     Args:
         sae: The SAE.
-        centered: Its scaled input minus `b_dec`, without gradient.
+        centered: What its encoder multiplies (`encoder_rows`), without gradient.
         error: The reconstruction error x - x_hat, without gradient.
         dead: The dead latents by number; without any, the loss is zero.
         batch: The whole batch, of which these rows are a part; by default these rows are all of it.
@@ -36,17 +36,15 @@ def auxk_loss(
     if len(dead) == 0:
         return error.new_zeros(())
     W_enc = sae.W_enc.T.index_select(0, dead)  # its gradient adds rows; that of W[dead] adds numbers one by one
-    # Zero, and the gradient that b_dec has through `centered`: a product with a vector, not one for every row.
-    moved = W_enc.detach() @ (sae.b_dec.detach() - sae.b_dec)
     # With a gradient to the encoder: without it dead latents would not learn when to fire.
-    dead_pre_acts = torch.addmm(sae.b_enc[dead] + moved, centered, W_enc.T)
+    dead_pre_acts = torch.addmm(sae.dead_bias(dead, W_enc), centered, W_enc.T)
     return dead_loss(dead_pre_acts, error, sae.W_dec.index_select(0, dead), batch)
 
 
 def dead_loss(
     pre_acts: Float[Tensor, "batch n_dead"],
-    error: Float[Tensor, "batch d_in"],
-    W_dec: Float[Tensor, "n_dead d_in"],
+    error: Float[Tensor, "batch d_out"],
+    W_dec: Float[Tensor, "n_dead d_out"],
     batch: WholeBatch | None = None,
 ) -> Float[Tensor, ""]:
     """Return AuxK, given the dead latents' pre-activations and decoder rows only.

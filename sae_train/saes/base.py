@@ -3,6 +3,9 @@
     pre_acts = (x - b_dec) W_enc + b_enc        latents = activation(pre_acts)        recon = latents W_dec + b_dec
 
 Training sees inputs multiplied by `scale` (mean norm sqrt(d_in)); `fold_scale` returns to the model's own scale.
+
+What it is trained on and measured by are rows. A row is an activation x, to be reconstructed; a transcoder's
+(`paired/transcoder.py`) is two, x and what has to come out. `input_of` and `target_of` tell them apart.
 """
 
 from __future__ import annotations
@@ -10,13 +13,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sae_train.config import SaeTrainConfig
+from sae_train.errors import ConfigError
 from sae_train.rng import torch_rng
 from sae_train.run.notebook import html_table
 from sae_train.saes.sparse_ops import dots_of_rows
@@ -50,9 +54,9 @@ class StepContext:
     dead_latents: Int[Tensor, " n_dead"] | None = None
     batch: WholeBatch | None = None
 
-    def batch_of(self, acts: Float[Tensor, "batch d_in"]) -> WholeBatch:
-        """Return what the rows are a part of."""
-        return self.batch or WholeBatch.of(acts)
+    def batch_of(self, target: Float[Tensor, "batch d_out"]) -> WholeBatch:
+        """Return what the rows of this target are a part of."""
+        return self.batch or WholeBatch.of(target)
 
     @property
     def dead(self) -> Int[Tensor, " n_dead"]:
@@ -74,6 +78,20 @@ class LossTerms:
     fired: Bool[Tensor, " d_sae"]
 
 
+class Reconstruction(NamedTuple):
+    """The reconstruction loss of a batch and its error.
+
+    Attributes:
+        loss: To be minimised, dimensionless.
+        error: x - x_hat of all latents together, (batch, d_out).
+        terms: Parts of the loss for the log.
+    """
+
+    loss: Tensor
+    error: Tensor
+    terms: dict[str, Tensor]
+
+
 class Sae(nn.Module, ABC):
     """A sparse autoencoder: what is trained, and what comes back from a folder.
 
@@ -84,7 +102,10 @@ class Sae(nn.Module, ABC):
         d_sae: Number of latents.
 
     Attributes:
+        d_out: Width of what it returns: d_in, but for a transcoder.
         hook_point: Where in the language model it reads, `layers.12`; empty if not given.
+        target_hook_point: Where what it returns belongs, if not there: a transcoder's; else empty.
+        sides: Widths of the models whose activations a row joins: of a crosscoder two, else one.
         folder: Where it lies; None as long as it is in memory only.
         cfg: Its `cfg.json` as SAELens reads it; empty before it is saved or loaded.
         metrics: What the station that made it reports, as `wb train-sae --json` prints it; empty where there is none.
@@ -93,17 +114,22 @@ class Sae(nn.Module, ABC):
         config_fields: Fields of `SaeTrainConfig` that its constructor takes, by the same names.
         saelens_sizes: Whole numbers in SAELens' `cfg.json` that its constructor takes, by the same names.
         search_dtype: In what training looks for the largest pre-activations, where the architecture has a choice.
+        subtracts_b_dec: The encoder reads x - b_dec.
+        scale_is_in_weights: Folding the scale changes matrices, not only biases.
     """
 
     arch: ClassVar[str]
     config_fields: ClassVar[tuple[str, ...]] = ()
     saelens_sizes: ClassVar[tuple[str, ...]] = ()
     search_dtype: str = "float32"
+    subtracts_b_dec: ClassVar[bool] = True
+    scale_is_in_weights: ClassVar[bool] = False
 
     def __init__(self, d_in: int, d_sae: int) -> None:
         super().__init__()
-        self.d_in, self.d_sae = d_in, d_sae
-        self.hook_point = ""
+        self.d_in, self.d_sae, self.d_out = d_in, d_sae, d_in
+        self.sides: tuple[int, ...] = (d_in,)
+        self.hook_point = self.target_hook_point = ""
         self.folder: Path | None = None
         self.cfg: dict[str, Any] = {}
         self.metrics: dict[str, Any] = {}
@@ -115,9 +141,9 @@ class Sae(nn.Module, ABC):
         self.b_dec = nn.Parameter(torch.zeros(d_in))
 
     @classmethod
-    def from_config(cls, config: SaeTrainConfig, d_in: int, d_sae: int) -> Sae:
+    def from_config(cls, config: SaeTrainConfig, d_in: int, d_sae: int, **sizes: int) -> Sae:
         """Build an SAE with zero weights, to be trained."""
-        return cls(d_in, d_sae, **{name: getattr(config, name) for name in cls.config_fields})
+        return cls(d_in, d_sae, **{name: getattr(config, name) for name in cls.config_fields}, **sizes)
 
     @classmethod
     def from_saelens(cls, cfg: dict[str, Any]) -> Sae:
@@ -172,20 +198,60 @@ class Sae(nn.Module, ABC):
         shown = {key: self.metrics[key] for key in ("fvu", "l0", "frac_dead", "n_tokens") if key in self.metrics}
         return html_table(f"SAE {self.name}", {**rows, **shown, "folder": self.folder})
 
+    @property
+    def d_row(self) -> int:
+        """Return the width of the rows it is trained on and measured by."""
+        return self.d_in
+
+    def input_of(self, rows: Float[Tensor, "*tokens d_row"]) -> Float[Tensor, "*tokens d_in"]:
+        """Return the part of rows that is encoded."""
+        return rows
+
+    def target_of(self, rows: Float[Tensor, "*tokens d_row"]) -> Float[Tensor, "*tokens d_out"]:
+        """Return the part of rows that has to come out."""
+        return rows
+
+    def encoder_rows(self, rows: Float[Tensor, "batch d_row"]) -> Float[Tensor, "batch d_in"]:
+        """Return what a step multiplies by W_enc, without gradient: x - b_dec."""
+        return rows - self.b_dec.detach()
+
+    def decoder_rows(
+        self, rows: Float[Tensor, "batch d_row"], encoded: Float[Tensor, "batch d_in"]
+    ) -> Float[Tensor, "batch d_out"]:
+        """Return what the latents of a step have to add up to: the target minus b_dec, without b_dec's gradient.
+
+        Here it is `encoded`, what `encoder_rows` returned.
+        """
+        return encoded
+
+    @property
+    def encoder_b_dec(self) -> Tensor | None:
+        """Return b_dec where the encoder subtracts it, so that it has a gradient there; else None."""
+        return self.b_dec
+
+    def dead_bias(self, dead: Int[Tensor, " n_dead"], W_enc: Float[Tensor, "n_dead d_in"]) -> Float[Tensor, " n_dead"]:
+        """Return the bias of dead latents, given their encoder columns, with the gradient that b_dec has through x."""
+        # Zero, and that gradient: a product with a vector, not one for every row.
+        return self.b_enc[dead] + W_enc.detach() @ (self.b_dec.detach() - self.b_dec)
+
     @torch.no_grad()
-    def init_weights(self, center: Float[Tensor, " d_in"], seed: int) -> None:
+    def init_weights(self, center: Float[Tensor, " d_out"], seed: int) -> None:
         """Draw unit decoder rows, tie the encoder to them once, and set `b_dec` (Gao et al. 2024, App. A.1)."""
         generator = torch_rng("sae.directions", seed)
-        directions = torch.randn(self.d_sae, self.d_in, generator=generator)
+        # A crosscoder's latents begin with one direction on all sides: what tells the sides apart is then learned.
+        directions = torch.randn(self.d_sae, self.sides[0], generator=generator).repeat(1, len(self.sides))
         self.W_dec.copy_(directions / directions.norm(dim=1, keepdim=True))
         self.W_enc.copy_(self.W_dec.T)
         self.b_dec.copy_(center)
 
-    def init_thresholds(self, acts: Float[Tensor, "batch d_in"]) -> None:  # noqa: B027  most have none
-        """Choose thresholds, where there are any, on a sample of scaled activations."""
+    def init_inputs(self, rows: Float[Tensor, "batch d_row"]) -> None:  # noqa: B027  most have nothing to do
+        """Choose how inputs are measured, where that is not the targets' way, on a sample of scaled rows."""
 
-    def choose_search_dtype(self, acts: Float[Tensor, "batch d_in"], wanted: str) -> None:  # noqa: B027  as above
-        """Set `search_dtype` to what is wanted, or (`auto`) to what is best on a sample of scaled activations."""
+    def init_thresholds(self, rows: Float[Tensor, "batch d_row"]) -> None:  # noqa: B027  most have none
+        """Choose thresholds, where there are any, on a sample of scaled rows."""
+
+    def choose_search_dtype(self, rows: Float[Tensor, "batch d_row"], wanted: str) -> None:  # noqa: B027  as above
+        """Set `search_dtype` to what is wanted, or (`auto`) to what is best on a sample of scaled rows."""
 
     def pre_acts(self, acts: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_sae"]:
         """Return the latents before the activation function."""
@@ -202,8 +268,8 @@ class Sae(nn.Module, ABC):
         """Apply the activation function."""
 
     @abstractmethod
-    def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
-        """Return what some rows of scaled activations add to the loss of their batch (see `context.batch`)."""
+    def training_loss(self, acts: Float[Tensor, "batch d_row"], context: StepContext) -> LossTerms:
+        """Return what some scaled rows add to the loss of their batch (see `context.batch`)."""
 
     @abstractmethod
     def saelens_config(self) -> dict[str, Any]:
@@ -223,13 +289,19 @@ class Sae(nn.Module, ABC):
         """Return the latents of activations in the model's own scale; leading axes (batch, position) are free."""
         return self.activate(self.pre_acts(acts))
 
-    def decode(self, latents: Float[Tensor, "*tokens d_sae"]) -> Float[Tensor, "*tokens d_in"]:
+    def decode(self, latents: Float[Tensor, "*tokens d_sae"]) -> Float[Tensor, "*tokens d_out"]:
         """Return the reconstruction that these latents stand for."""
         return latents @ self.W_dec + self.b_dec
 
-    def forward(self, acts: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_in"]:
+    def recon_of(
+        self, acts: Float[Tensor, "*tokens d_in"], latents: Float[Tensor, "*tokens d_sae"]
+    ) -> Float[Tensor, "*tokens d_out"]:
+        """Return what `forward` does, given the latents of these activations."""
+        return self.decode(latents)
+
+    def forward(self, acts: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_out"]:
         """Return the reconstruction."""
-        return self.decode(self.encode(acts))
+        return self.recon_of(acts, self.encode(acts))
 
     @torch.no_grad()
     def project_decoder_gradient(self) -> None:
@@ -259,6 +331,35 @@ class Sae(nn.Module, ABC):
         """
         self.b_enc /= scale
         self.b_dec /= scale
+
+    @torch.no_grad()
+    def unfold_scale(self, scale: float) -> None:
+        """Turn an SAE of `x` into the same SAE of `scale * x`: the way back from `fold_scale`."""
+        self.fold_scale(1 / scale)
+
+    def take_thresholds(self, thresholds: Float[Tensor, " d_sae"]) -> None:  # noqa: B027  most have none
+        """Go on from these thresholds, in the scale of training, where there are any."""
+
+
+def require_autoencoder(sae: Sae, use: str) -> Sae:
+    """Return an SAE whose latents write where they read.
+
+    Args:
+        sae: The SAE.
+        use: What needs that, for the message.
+
+    Raises:
+        ConfigError: It is a transcoder or a crosscoder.
+    """
+    if sae.target_hook_point or len(sae.sides) > 1:
+        kind = f"transcoder from {sae.hook_point} to {sae.target_hook_point}"
+        raise ConfigError(
+            f"{use} needs latents that write where they read",
+            got=f"a {kind if sae.target_hook_point else f'crosscoder of two models at {sae.hook_point}'}",
+            field="sae",
+            expected="an SAE of one place",
+        )
+    return sae
 
 
 def as_sae(sae: Sae | str | Path, *, device: torch.device | str = "auto") -> Sae:

@@ -21,7 +21,7 @@ from torch import Tensor
 from sae_train.errors import ConfigError
 from sae_train.run.processes import ALONE, Processes
 from sae_train.saes.auxk import auxk_loss
-from sae_train.saes.base import LossTerms, StepContext
+from sae_train.saes.base import LossTerms, Reconstruction, StepContext
 from sae_train.saes.sparse_ops import Support, sparse_encode, support_decode
 from sae_train.saes.squares import sum_of_squares
 from sae_train.saes.threshold import ThresholdSae
@@ -44,20 +44,6 @@ class Kept(NamedTuple):
     values: Float[Tensor, " n_on"]
     tokens: Int[Tensor, " n_on"]
     latents: Int[Tensor, " n_on"]
-
-
-class Reconstruction(NamedTuple):
-    """The reconstruction loss of a batch and its error.
-
-    Attributes:
-        loss: To be minimised, dimensionless.
-        error: x - x_hat of all latents together, (batch, d_in).
-        terms: Parts of the loss for the log.
-    """
-
-    loss: Tensor
-    error: Tensor
-    terms: dict[str, Tensor]
 
 
 def keep_largest(
@@ -134,9 +120,9 @@ class BatchTopKSae(ThresholdSae):
         """Return the learned threshold once per latent."""
         return self.threshold.expand(self.d_sae)
 
-    def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
+    def training_loss(self, acts: Float[Tensor, "batch d_row"], context: StepContext) -> LossTerms:
         """Return FVU plus the weighted AuxK term, and move the threshold towards this batch's."""
-        centered, batch = acts - self.b_dec.detach(), context.batch_of(acts)
+        centered, batch = self.encoder_rows(acts), context.batch_of(self.target_of(acts))
         with torch.no_grad():
             # No gradient through the choice: only what is kept is differentiated, sparsely, below.
             pre_acts = self.centered_pre_acts(centered)
@@ -144,19 +130,24 @@ class BatchTopKSae(ThresholdSae):
             kept = keep_largest(pre_acts, batch.micro_tokens * self.k, guess, batch.processes)
             self._update_threshold(kept.values, batch.processes)
         support = support_of(kept.latents, kept.tokens, len(acts), self.d_sae)
-        values = sparse_encode(centered, self.W_enc, self.b_enc, support, values=kept.values, b_dec=self.b_dec)
-        recon = self.reconstruct(centered, values, support, batch)
+        b_dec = self.encoder_b_dec
+        values = sparse_encode(centered, self.W_enc, self.b_enc, support, values=kept.values, b_dec=b_dec)
+        recon = self.reconstruct(self.decoder_rows(acts, centered), values, support, batch)
         auxk = auxk_loss(self, centered, recon.error.detach(), context.dead, batch)
         fired = torch.zeros(self.d_sae, dtype=torch.bool, device=acts.device).index_fill_(0, kept.latents, True)
         terms = {**recon.terms, "auxk": auxk.detach(), "l0": recon.loss.new_tensor(len(kept.latents) / batch.n_tokens)}
         return LossTerms(recon.loss + context.auxk_alpha * auxk, terms, fired)
 
     def reconstruct(
-        self, centered: Float[Tensor, "batch d_in"], values: Float[Tensor, " n_on"], support: Support, batch: WholeBatch
+        self,
+        centered: Float[Tensor, "batch d_out"],
+        values: Float[Tensor, " n_on"],
+        support: Support,
+        batch: WholeBatch,
     ) -> Reconstruction:
         """Return the FVU of the reconstruction; `values` are the latents that are on.
 
-        `centered` is x - b_dec without gradient: decoding hands b_dec its own.
+        `centered` is the target minus b_dec without its gradient: decoding hands b_dec its own.
         """
         error = centered - support_decode(values, support, self.W_dec, b_dec=self.b_dec)  # x - (latents W_dec + b_dec)
         fvu = sum_of_squares(error) / batch.variance
@@ -172,6 +163,23 @@ class BatchTopKSae(ThresholdSae):
             rate = (THRESHOLD_START / (THRESHOLD_START + self.n_batches)).clamp_min(THRESHOLD_RATE)
             self.threshold += rate * (smallest - self.threshold)
             self.n_batches += 1
+
+    @torch.no_grad()
+    def take_thresholds(self, thresholds: Float[Tensor, " d_sae"]) -> None:
+        """Go on from a threshold, which moves as slowly as if it had been learned here for long.
+
+        Raises:
+            ConfigError: There are several: those of a JumpReLU SAE.
+        """
+        if bool((thresholds != thresholds[0]).any()):
+            raise ConfigError(
+                f"{self.arch} has one threshold for all latents",
+                got=f"thresholds from {float(thresholds.min()):.4g} to {float(thresholds.max()):.4g}",
+                field="init",
+                expected="an SAE with one, or `arch`=jumprelu",
+            )
+        self.threshold.copy_(thresholds[0])
+        self.n_batches.fill_(round(THRESHOLD_START / THRESHOLD_RATE))
 
     @torch.no_grad()
     def fold_scale(self, scale: float) -> None:

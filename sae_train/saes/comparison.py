@@ -180,9 +180,10 @@ def match_latents(
         ShapeError: They read activations of different width.
         MemoryShortError: The assignment's table, 8 bytes a pair of latents, does not fit.
     """
-    if a.d_in != b.d_in:
+    if (a.d_in, a.d_out) != (b.d_in, b.d_out):
+        wide = [f"{s.d_in}" if s.d_in == s.d_out else f"{s.d_in} to {s.d_out}" for s in (a, b)]
         raise ShapeError(
-            "the two SAEs read activations of different width", got=f"d_in {a.d_in} and {b.d_in}", expected="the same"
+            "the two SAEs read activations of different width", got=f"d_in {' and '.join(wide)}", expected="the same"
         )
     matching = "hungarian" if max(a.d_sae, b.d_sae) <= max_hungarian else "mutual-nearest"
     rows_a, rows_b = unit_rows(a.W_dec), unit_rows(b.W_dec)

@@ -26,6 +26,7 @@ from sae_train.text_files import read_json
 
 WEIGHTS = "sae_weights.safetensors"
 METRICS = "metrics.json"
+_PLACES = ("hook_name", "hook_point", "hook_name_out", "target_hook_point")
 RECORDS = ("config.json", "metrics.jsonl", METRICS, "run.json")  # what a run leaves beside the SAE; run.json last
 SAELENS_VERSION = "6.54.12"  # the version whose folder format is written
 
@@ -40,7 +41,7 @@ def save_sae(sae: Sae, folder: Path, *, hook_point: str, metadata: dict[str, Any
         "d_sae": sae.d_sae,
         "dtype": "float32",
         "device": "cpu",
-        "apply_b_dec_to_input": True,
+        "apply_b_dec_to_input": sae.subtracts_b_dec,
         "normalize_activations": "none",
         "reshape_activations": "none",
         "metadata": {
@@ -48,6 +49,7 @@ def save_sae(sae: Sae, folder: Path, *, hook_point: str, metadata: dict[str, Any
             "hook_name": saelens_name(hook_point),
             "hook_point": hook_point,
             "workbench_arch": sae.arch,  # several of ours are one architecture to SAELens
+            **_target_of(sae),
             **metadata,
         },
     }
@@ -84,12 +86,26 @@ def saelens_sae(sae: Sae) -> Any:
         ConfigError: Nobody says where it reads.
     """
     hook_point = _place_of(sae)
+    architecture = str(sae.saelens_config()["architecture"])
+    if architecture.startswith("topk_"):
+        raise ConfigError(
+            "SAELens has no transcoder with TopK",
+            got=f"architecture {architecture}",
+            expected="relu, jumprelu, batch-topk or matryoshka",
+        )
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")  # of SAELens' imports
         from sae_lens import SAE
 
         save_sae(sae, Path(folder), hook_point=hook_point, metadata=_metadata_of(sae))
         return SAE.load_from_disk(folder, device=str(sae.W_dec.device))
+
+
+def _target_of(sae: Sae) -> dict[str, Any]:
+    """Return where a transcoder's output belongs, by SAELens' name and ours; or a crosscoder's sides."""
+    name = sae.target_hook_point
+    found: dict[str, Any] = {"hook_name_out": saelens_name(name), "target_hook_point": name} if name else {}
+    return found | ({"sides": list(sae.sides)} if len(sae.sides) > 1 else {})
 
 
 def _place_of(sae: Sae) -> str:
@@ -104,7 +120,7 @@ def _place_of(sae: Sae) -> str:
 def _metadata_of(sae: Sae) -> dict[str, Any]:
     """Return what `cfg.json` says about the origin of an SAE; where it reads is its own to say."""
     found = {"model_name": None, **sae.cfg.get("metadata", {})}
-    return {key: value for key, value in found.items() if key not in ("hook_name", "hook_point")}
+    return {key: value for key, value in found.items() if key not in _PLACES}
 
 
 def sae_hash(sae: Sae) -> str:
@@ -137,10 +153,10 @@ def load_sae(folder: Path, *, device: torch.device | str = "cpu") -> Sae:
             got=f"architecture {cfg['architecture']}",
             expected=", ".join(SAELENS_ARCHS),
         )
-    _require_keys(cfg, kind.saelens_sizes, folder)
+    _require_keys(cfg, (*kind.saelens_sizes, *(() if kind.subtracts_b_dec else ("d_out",))), folder)
     for key, plain in (
         ("normalize_activations", "none"),
-        ("apply_b_dec_to_input", True),
+        ("apply_b_dec_to_input", kind.subtracts_b_dec),
         ("reshape_activations", "none"),
         ("rescale_acts_by_decoder_norm", False),
     ):
@@ -155,6 +171,13 @@ def load_sae(folder: Path, *, device: torch.device | str = "cpu") -> Sae:
     sae = _empty_sae(kind, cfg, folder)
     _load_weights(sae, folder)
     sae.hook_point = metadata.get("hook_point") or canonical_hook_point(str(metadata.get("hook_name", "")))
+    target = str(metadata.get("hook_name_out") or "")
+    sae.target_hook_point = metadata.get("target_hook_point") or canonical_hook_point(target)
+    sae.sides = tuple(map(int, metadata.get("sides") or (sae.d_in,)))
+    if sum(sae.sides) != sae.d_in:
+        raise ShapeError(
+            f"the sides in '{folder / 'cfg.json'}' do not fit", got=sae.sides, expected=f"{sae.d_in} in all"
+        )
     sae.folder, sae.cfg = folder, cfg
     if (folder / METRICS).is_file():
         sae.metrics = _read_json(folder / METRICS, "the trainer's figures")

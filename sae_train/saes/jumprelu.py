@@ -112,29 +112,36 @@ class JumpReluSae(ThresholdSae):
         return self.start_threshold * (THRESHOLD_SPEED * self.log_growth).exp()
 
     @torch.no_grad()
-    def init_thresholds(self, acts: Float[Tensor, "batch d_in"]) -> None:
+    def init_thresholds(self, rows: Float[Tensor, "batch d_row"]) -> None:
         """Start all thresholds at the value which leaves k latents per token of a sample.
 
         From the paper's start, far below, a short run would never come near the target.
         """
-        pre_acts = self.pre_acts(acts)
+        pre_acts = self.pre_acts(self.input_of(rows))
         # k per token on average, as the loss counts: a single token may have more or fewer.
-        smallest_kept = torch.topk(pre_acts.flatten(), len(acts) * self.k, sorted=False).values.min()
+        smallest_kept = torch.topk(pre_acts.flatten(), len(rows) * self.k, sorted=False).values.min()
         self.start_threshold.copy_(smallest_kept.clamp_min(START_THRESHOLD * self.d_in**0.5))
 
-    def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
+    def training_loss(self, acts: Float[Tensor, "batch d_row"], context: StepContext) -> LossTerms:
         """Return squared error per token and dimension plus the weighted squared distance from the target L0."""
-        pre_acts, thresholds = self.pre_acts(acts), self.thresholds()
+        x, target = self.input_of(acts), self.target_of(acts)
+        pre_acts, thresholds = self.pre_acts(x), self.thresholds()
         latents = JumpRelu.apply(pre_acts, thresholds, self.bandwidth)
-        batch = context.batch_of(acts)
+        batch = context.batch_of(target)
         # Dense decoding: latents that are zero but inside the window need their gradient.
-        error = (acts - self.decode(latents)).square().sum(dim=1).sum() / (batch.n_tokens * self.d_in)
+        error = (target - self.recon_of(x, latents)).square().sum(dim=1).sum() / (batch.n_tokens * self.d_out)
         l0 = Step.apply(pre_acts, thresholds, self.bandwidth).sum(dim=1).sum() / batch.micro_tokens
         # The square is of the batch's mean: per token it would force every token to k latents.
         off_target = batch.once((batch.micro_sum(l0) / self.k - 1).square())
         loss = error + self.l0_coefficient * context.warmup * off_target
         terms = {"mse": error.detach(), "l0": l0.detach() / batch.n_micro}
         return LossTerms(loss, terms, (latents > 0).any(dim=0))
+
+    @torch.no_grad()
+    def take_thresholds(self, thresholds: Float[Tensor, " d_sae"]) -> None:
+        """Go on from these; one at zero could not grow and starts where the paper starts."""
+        self.start_threshold.copy_(thresholds.clamp_min(START_THRESHOLD * self.d_in**0.5))
+        self.log_growth.zero_()
 
     @torch.no_grad()
     def fold_scale(self, scale: float) -> None:

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_train.saes.batch_topk import BatchTopKSae, Reconstruction, support_of
+from sae_train.saes.base import Reconstruction
+from sae_train.saes.batch_topk import BatchTopKSae, support_of
 from sae_train.saes.sparse_ops import Support, support_decode
 from sae_train.saes.whole_batch import WholeBatch
 
@@ -44,17 +45,21 @@ class MatryoshkaSae(BatchTopKSae):
         self.register_buffer("prefixes", torch.tensor(prefix_sizes(matryoshka_prefixes, d_sae)), persistent=False)
 
     def prefix_errors(
-        self, centered: Float[Tensor, "batch d_in"], values: Float[Tensor, " n_on"], support: Support
-    ) -> Float[Tensor, "prefix batch d_in"]:
+        self, centered: Float[Tensor, "batch d_out"], values: Float[Tensor, " n_on"], support: Support
+    ) -> Float[Tensor, "prefix batch d_out"]:
         """Return x - x_hat_i of every prefix: a block adds to what the blocks before it have left over."""
         n_tokens, n_blocks = len(centered), len(self.prefixes)
         groups = support.rows * n_blocks + torch.bucketize(support.latents, self.prefixes, right=True)
         by_block = support_of(support.latents, groups, n_tokens * n_blocks, self.d_sae, alike=support)
         added = support_decode(values, by_block, self.W_dec)
-        return centered - added.view(n_tokens, n_blocks, self.d_in).cumsum(dim=1).transpose(0, 1)
+        return centered - added.view(n_tokens, n_blocks, self.d_out).cumsum(dim=1).transpose(0, 1)
 
     def reconstruct(
-        self, centered: Float[Tensor, "batch d_in"], values: Float[Tensor, " n_on"], support: Support, batch: WholeBatch
+        self,
+        centered: Float[Tensor, "batch d_out"],
+        values: Float[Tensor, " n_on"],
+        support: Support,
+        batch: WholeBatch,
     ) -> Reconstruction:
         """Return the mean FVU over prefixes, and the error of all latents together."""
         moved = self.b_dec.detach() - self.b_dec  # zero, and the gradient that b_dec has through every error

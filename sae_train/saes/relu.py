@@ -24,11 +24,12 @@ class ReluSae(Sae):
         """Zero the negative ones."""
         return pre_acts.relu()
 
-    def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
+    def training_loss(self, acts: Float[Tensor, "batch d_row"], context: StepContext) -> LossTerms:
         """Return squared error plus the weighted L1 term, both per token and dimension."""
-        latents, n_tokens = self.encode(acts), context.batch_of(acts).n_tokens
-        n_numbers = n_tokens * self.d_in
-        error = (acts - self.decode(latents)).square().sum(dim=1).sum() / n_numbers
+        x, target = self.input_of(acts), self.target_of(acts)
+        latents, n_tokens = self.encode(x), context.batch_of(target).n_tokens
+        n_numbers = n_tokens * self.d_out
+        error = (target - self.recon_of(x, latents)).square().sum(dim=1).sum() / n_numbers
         l1 = (latents * self.W_dec.norm(dim=1)).sum(dim=1).sum() / n_numbers
         loss = error + context.l1_coefficient * context.warmup * l1
         is_on = latents.detach() > 0

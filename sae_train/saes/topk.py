@@ -16,12 +16,14 @@ from torch import Tensor
 
 from sae_train.errors import ConfigError
 from sae_train.saes.auxk import auxk_loss
-from sae_train.saes.base import LossTerms, Sae, StepContext
+from sae_train.saes.base import LossTerms, Reconstruction, Sae, StepContext
 from sae_train.saes.sparse_ops import Support, sparse_decode, sparse_encode, support_decode
 from sae_train.saes.squares import sum_of_squares
 from sae_train.saes.topk_search import top_k
+from sae_train.saes.topk_search.candidates import Found
 from sae_train.saes.topk_search.choice import best_dtype
 from sae_train.saes.topk_search.memory import Memory
+from sae_train.saes.whole_batch import WholeBatch
 
 
 class TopKSae(Sae):
@@ -40,10 +42,10 @@ class TopKSae(Sae):
         self.k = k
         self._memory = Memory()
 
-    def choose_search_dtype(self, acts: Float[Tensor, "batch d_in"], wanted: str) -> None:
+    def choose_search_dtype(self, rows: Float[Tensor, "batch d_row"], wanted: str) -> None:
         """Set `search_dtype`; see `sae_train.saes.topk_search`."""
         auto = wanted == "auto"
-        self.search_dtype = best_dtype(acts - self.b_dec, self.W_enc, self.b_enc, self.k) if auto else wanted
+        self.search_dtype = best_dtype(self.encoder_rows(rows), self.W_enc, self.b_enc, self.k) if auto else wanted
 
     def largest(
         self, pre_acts: Float[Tensor, "*tokens d_sae"]
@@ -57,29 +59,41 @@ class TopKSae(Sae):
         values, indices = self.largest(pre_acts)
         return torch.zeros_like(pre_acts).scatter_(-1, indices, values)
 
-    def forward(self, acts: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_in"]:
+    def forward(self, acts: Float[Tensor, "*tokens d_in"]) -> Float[Tensor, "*tokens d_out"]:
         """Return the reconstruction, decoding only the k latents that are on."""
         values, indices = (found.reshape(-1, self.k) for found in self.largest(self.pre_acts(acts)))
-        return sparse_decode(values, indices, self.W_dec).view(acts.shape) + self.b_dec
+        return sparse_decode(values, indices, self.W_dec).view(*acts.shape[:-1], self.d_out) + self.b_dec
 
-    def training_loss(self, acts: Float[Tensor, "batch d_in"], context: StepContext) -> LossTerms:
+    def training_loss(self, acts: Float[Tensor, "batch d_row"], context: StepContext) -> LossTerms:
         """Return FVU plus the weighted AuxK term."""
-        centered, batch = acts - self.b_dec.detach(), context.batch_of(acts)
-        # The search runs without gradient; only the k latents that it finds are differentiated, sparsely, below.
-        W_enc, b_enc = self.W_enc.detach(), self.b_enc.detach()
-        found = top_k(centered, W_enc, b_enc, self.k, dtype=self.search_dtype, memory=self._memory)
+        centered, batch = self.encoder_rows(acts), context.batch_of(self.target_of(acts))
+        found = self.search(centered)
         support = Support.of_rows(found.indices, self.d_sae)
-        values, b_dec = found.values.flatten(), self.b_dec
+        values, b_dec = found.values.flatten(), self.encoder_b_dec
         pre_acts = sparse_encode(centered, self.W_enc, self.b_enc, support, values=values, b_dec=b_dec)
-        # x - (latents W_dec + b_dec)
-        error = centered - support_decode(pre_acts.relu(), support, self.W_dec, b_dec=b_dec)
-        fvu = sum_of_squares(error) / batch.variance
-        auxk = auxk_loss(self, centered, error.detach(), context.dead, batch)
+        recon = self.reconstruct(self.decoder_rows(acts, centered), pre_acts.relu(), support, batch)
+        auxk = auxk_loss(self, centered, recon.error.detach(), context.dead, batch)
         # Positive ones only: a row may have fewer than k, and a negative one among its k largest has not fired.
         counts = torch.zeros(self.d_sae, dtype=torch.int32, device=acts.device)
         counts.index_add_(0, support.latents, (pre_acts.detach() > 0).int())
-        terms = {"fvu": fvu.detach(), "auxk": auxk.detach(), "l0": counts.sum(dtype=acts.dtype) / batch.n_tokens}
-        return LossTerms(fvu + context.auxk_alpha * auxk, terms, counts > 0)
+        terms = {**recon.terms, "auxk": auxk.detach(), "l0": counts.sum(dtype=acts.dtype) / batch.n_tokens}
+        return LossTerms(recon.loss + context.auxk_alpha * auxk, terms, counts > 0)
+
+    def search(self, centered: Float[Tensor, "batch d_in"]) -> Found:
+        """Return the k largest pre-activations of every row of a step, in any order.
+
+        Without gradient: only the k latents that it finds are differentiated, sparsely.
+        """
+        W_enc, b_enc = self.W_enc.detach(), self.b_enc.detach()
+        return top_k(centered, W_enc, b_enc, self.k, dtype=self.search_dtype, memory=self._memory)
+
+    def reconstruct(
+        self, target: Float[Tensor, "batch d_out"], values: Float[Tensor, " n_on"], support: Support, batch: WholeBatch
+    ) -> Reconstruction:
+        """Return the FVU of the reconstruction; `target` is what `decoder_rows` returned, `values` the latents."""
+        error = target - support_decode(values, support, self.W_dec, b_dec=self.b_dec)  # x - (latents W_dec + b_dec)
+        fvu = sum_of_squares(error) / batch.variance
+        return Reconstruction(fvu, error, {"fvu": fvu.detach()})
 
     def saelens_config(self) -> dict[str, Any]:
         """Return SAELens' fields for `topk`."""

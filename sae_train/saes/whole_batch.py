@@ -38,8 +38,8 @@ class WholeBatch:
     processes: Processes = ALONE
 
     @classmethod
-    def of(cls, acts: Float[Tensor, "batch d_in"], *, n_micro: int = 1, processes: Processes = ALONE) -> WholeBatch:
-        """Describe the batch of which `acts` are this process's rows, as many as everybody's."""
+    def of(cls, acts: Float[Tensor, "batch d_out"], *, n_micro: int = 1, processes: Processes = ALONE) -> WholeBatch:
+        """Describe the batch of whose targets `acts` are this process's rows, as many as everybody's."""
         return cls(len(acts) * processes.count, batch_variance(acts, processes), n_micro, processes)
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError
 from sae_train.fields import from_mapping
+from sae_train.lm.hook_names import folder_name
 
 
 @dataclass(frozen=True)
@@ -58,12 +59,19 @@ def sae_jobs(
     if d_sae is not None and len(expansion) > 1:
         got = f"{d_sae} (`d_sae`), {', '.join(map(str, expansion))} (`expansion`)"
         raise ConfigError("the number of latents is given twice", got=got, expected="`d_sae`, or several `expansion`")
+    if shared.get("target_hook_point") and len(hook_points) > 1:
+        raise ConfigError(
+            "a transcoder reads one place",
+            got=f"{', '.join(hook_points)} for one target",
+            field="target_hook_point",
+            expected="one `hook_point`",
+        )
     rows_seed = seed[0] if len(seed) > 1 and data_seed is None else data_seed
     jobs = []
     for values in itertools.product(hook_points, k, expansion, seed):
         setting = dict(zip(("hook_point", "k", "expansion", "seed"), values, strict=True))
         config = from_mapping(SaeTrainConfig, {**setting, "d_sae": d_sae, "data_seed": rows_seed, **shared})
         parts = zip(("", "k", "x", "seed"), several.values(), values, strict=True)
-        name = "-".join(f"{prefix}{value}" for prefix, tried, value in parts if len(tried) > 1)
+        name = folder_name("-".join(f"{prefix}{value}" for prefix, tried, value in parts if len(tried) > 1))
         jobs.append(SaeJob(config, out / name if name else out))
     return jobs

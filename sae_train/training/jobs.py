@@ -15,11 +15,12 @@ from typing import Any
 
 import torch
 
+from sae_train.activations.joined import joined_rows, row_widths
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError
-from sae_train.renamed import with_current_names
+from sae_train.renamed import ADDED, with_current_names
 from sae_train.run.memory import require_memory
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Advance, no_advance
@@ -27,9 +28,11 @@ from sae_train.run.resuming import check_unchanged
 from sae_train.run.runs import Run, jsonable, resolve_device, write_json
 from sae_train.run.stopping import saving
 from sae_train.saes import sae_from_config
+from sae_train.saes.base import Sae
 from sae_train.saes.topk_search.memory import SCRATCH_BYTES
 from sae_train.text_files import read_json
 from sae_train.training.grid import SaeJob
+from sae_train.training.initial import check_initial
 from sae_train.training.sae_run import LOG_EVERY, NOT_IN_IDENTITY, Training
 from sae_train.training.state import Plan, TrainState, in_memory_order, prepare, statistics_sample
 from sae_train.training.step import lr_factor, train_step
@@ -153,6 +156,7 @@ def _train_together(
 ) -> list[dict[str, Any]]:
     """Train the SAEs that see the same batches; return their results, empty where a process wrote none."""
     first = jobs[0].config
+    store = joined_rows(store, first.target_hook_point)
     held_out = store.holdout_rows(first.frac_holdout, first.rows_seed)
     finished = {job.out: _finished_result(job) for job in jobs} if resume else {}
     waiting = [job for job in jobs if not finished.get(job.out)]
@@ -219,7 +223,9 @@ def _groups(jobs: Iterable[SaeJob]) -> list[list[SaeJob]]:
     for job in jobs:
         c = job.config
         # What decides which rows come in which order, and nothing else.
-        found.setdefault((c.hook_point, c.rows_seed, c.frac_holdout, c.batch_size, c.buffer_mb), []).append(job)
+        found.setdefault(
+            (c.hook_point, c.target_hook_point, c.rows_seed, c.frac_holdout, c.batch_size, c.buffer_mb), []
+        ).append(job)
     return list(found.values())
 
 
@@ -232,7 +238,7 @@ def _finished_result(job: SaeJob) -> dict[str, Any] | None:
     record, result = job.out / "run.json", job.out / "metrics.json"
     if not result.is_file() or read_json(record).get("ended") is None:
         return None
-    then = with_current_names(read_json(job.out / "config.json"))
+    then = {**ADDED, **with_current_names(read_json(job.out / "config.json"))}
     now = {k: v for k, v in jsonable(asdict(job.config)).items() if k not in NOT_IN_IDENTITY}
     check_unchanged(job.out, then, now)
     return read_json(result)
@@ -250,6 +256,7 @@ def check_jobs(
 
     Raises:
         ConfigError: k > d_sae, a batch that cannot be divided, or a device that processes would have to share.
+        ConfigError, InputError, ShapeError: The SAE to go on from is missing, of another kind, or of another size.
         MemoryShortError: Weights and optimizer do not fit.
     """
     where = resolve_device(processes.own_device(device))
@@ -262,6 +269,8 @@ def check_jobs(
         )
     n_sharing = 1 if _apart(jobs, processes, spread) else processes.count
     for job in jobs:
+        if job.config.init is not None:
+            check_initial(job.config, _empty_sae(job, store))
         n_parts = job.config.accumulate * n_sharing
         if job.config.batch_size % n_parts:
             raise ConfigError(
@@ -292,8 +301,15 @@ def disk_bytes(jobs: Sequence[SaeJob], store: ActivationStore) -> int:
 
 def _n_parameters(job: SaeJob, store: ActivationStore) -> int:
     """Return the number of parameters of an SAE."""
-    with torch.device("meta"):  # names and shapes only
-        return sum(p.numel() for p in sae_from_config(job.config, store.d_in(job.config.hook_point)).parameters())
+    return sum(p.numel() for p in _empty_sae(job, store).parameters())
+
+
+def _empty_sae(job: SaeJob, store: ActivationStore) -> Sae:
+    """Return an SAE of the sizes that a job has in a store: names and shapes only."""
+    config = job.config
+    rows = joined_rows(store, config.target_hook_point)
+    with torch.device("meta"):
+        return sae_from_config(config, *row_widths(rows, config.hook_point))
 
 
 def training_bytes(jobs: Sequence[SaeJob], store: ActivationStore) -> int:
@@ -304,8 +320,7 @@ def training_bytes(jobs: Sequence[SaeJob], store: ActivationStore) -> int:
     """
     sizes, steps = [], []
     for job in jobs:
-        with torch.device("meta"):  # names and shapes only
-            sae = sae_from_config(job.config, store.d_in(job.config.hook_point))
+        sae = _empty_sae(job, store)
         sizes.append(sum(p.numel() for p in sae.parameters()))
         steps.append(min(SCRATCH_BYTES, 4 * sae.d_sae * job.config.batch_size // job.config.accumulate))
     # One gradient, the largest: SAEs take their steps in turn and free their gradients after each.

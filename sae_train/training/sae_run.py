@@ -23,6 +23,7 @@ from sae_train.run.checkpoints import CHECKPOINT, load_checkpoint, restore, save
 from sae_train.run.processes import Processes
 from sae_train.run.runs import Run, jsonable, write_json
 from sae_train.saes.base import Sae
+from sae_train.saes.importers import source_identity
 from sae_train.saes.interop import save_sae
 from sae_train.training.loss_watch import LossWatch
 from sae_train.training.state import prepare
@@ -37,7 +38,7 @@ class Training:
     """One SAE in training.
 
     Args:
-        store: The activations.
+        store: The rows (`joined_rows`).
         config: The run's.
         out: Its folder.
         held_out: Rows that are not trained on.
@@ -85,6 +86,7 @@ class Training:
         """Write what the folder says before the first step."""
         if self.processes.is_first:
             inputs = {"activations": self.store.identity(), "device": str(self.where)}
+            inputs |= {"init": source_identity(self.config.init)} if self.config.init is not None else {}
             inputs |= {"processes": self.processes.count} if self.processes.count > 1 else {}
             self.run = Run(self.out, config=self.config, command="train-sae", inputs=inputs, wandb=self.wandb)
 
@@ -133,6 +135,7 @@ class Training:
             return {}
         state.sae.fold_scale(self.plan.scale)
         metadata = {"model_name": str(self.store.attrs["model"])}
+        metadata |= {"other_model_name": str(self.store.attrs["other_model"])} if len(state.sae.sides) > 1 else {}
         quality = store_quality(state.sae, self.store, config.hook_point, self.held_out)
         n_steps = state.step - self.first_step
         speed = n_steps * config.batch_size / seconds if n_steps and seconds > 0 else 0.0
@@ -182,7 +185,8 @@ class Training:
 
 def folded_quality(sae: Sae, scale: float, store: ActivationStore, hook_point: str, use: np.ndarray) -> SaeQuality:
     """Evaluate the SAE as it would be saved now; the training state is left as it is."""
-    before = {name: value.clone() for name, value in sae.state_dict().items() if value.ndim < 2}  # W_* stay as they are
+    changes = 3 if sae.scale_is_in_weights else 2  # an SAE's W_* stay as they are
+    before = {name: value.clone() for name, value in sae.state_dict().items() if value.ndim < changes}
     sae.fold_scale(scale)
     quality = store_quality(sae, store, hook_point, use)
     sae.load_state_dict(before, strict=False)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from sae_train.activations.joined import row_widths
 from sae_train.activations.sampler import sample_rows
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SEARCH_DTYPES, SaeTrainConfig
@@ -19,6 +20,7 @@ from sae_train.run.processes import Processes
 from sae_train.saes import sae_from_config
 from sae_train.saes.base import Sae
 from sae_train.saes.centers import CENTERS
+from sae_train.training.initial import take_over
 
 STATISTICS_ROWS = 32_768
 THRESHOLD_ROWS = 2_048  # of those, for thresholds: they take (rows, d_sae) numbers
@@ -134,29 +136,32 @@ def prepare(
     """Measure mean and scale on a sample, draw the weights, count the steps.
 
     Args:
-        store: The activations.
+        store: The rows (`joined_rows`).
         config: The run's.
         use: Which rows may be trained on.
         device: Where the weights will be.
         sample: What `statistics_sample` returns for these, where it is known.
     """
     sample = statistics_sample(store, config, use) if sample is None else sample
-    mean_norm = float(sample.norm(dim=1).mean())
-    if not math.isfinite(mean_norm) or float(sample.var(dim=0, unbiased=False).sum()) == 0:
+    sae = sae_from_config(config, *row_widths(store, config.hook_point))
+    target = sae.target_of(sample)
+    mean_norm, variance = float(target.norm(dim=1).mean()), float(target.var(dim=0, unbiased=False).sum())
+    if not math.isfinite(mean_norm) or variance == 0:
         raise NumericalError(
-            f"the activations at {config.hook_point} cannot be learned",
-            got=f"mean norm {mean_norm}, variance {float(sample.var(dim=0, unbiased=False).sum())}",
+            f"the activations at {config.target_hook_point or config.hook_point} cannot be learned",
+            got=f"mean norm {mean_norm}, variance {variance}",
             expected="finite activations that vary",
         )
-    d_in, n_rows = sample.shape[1], int(use.sum())
+    n_rows = int(use.sum())
     # Mean norm sqrt(d_in), so that step sizes and thresholds mean the same everywhere; residual norms differ a lot
     # (3,400 at block 6 of Gemma-3-270m, 13,000 at block 12).
-    scale = d_in**0.5 / mean_norm
-    sae = sae_from_config(config, d_in)
+    scale = sae.d_out**0.5 / mean_norm
     d_sae = sae.d_sae
     # In this order: thresholds and search are chosen by the pre-activations that these weights give.
-    sae.init_weights(CENTERS[config.b_dec_init](sample) * scale, config.seed)
+    sae.init_weights(CENTERS[config.b_dec_init](target) * scale, config.seed)
+    sae.init_inputs(sample * scale)
     sae.init_thresholds(sample[:THRESHOLD_ROWS] * scale)
+    take_over(sae, config, scale)
     sae.to(device)
     sae.choose_search_dtype((sample[:SEARCH_ROWS] * scale).to(device), config.search_dtype)
     lr = config.lr if config.lr is not None else 2e-4 / (d_sae / 2**14) ** 0.5

@@ -7,10 +7,12 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from sae_train.activations.joined import joined_rows, opened_pair
 from sae_train.activations.store import ActivationStore, opened_store
 from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError
 from sae_train.fields import config_of, default_of
+from sae_train.lm.hook_names import folder_name
 from sae_train.run.claims import clear_output, require_disk
 from sae_train.run.outputs import Output
 from sae_train.run.processes import ALONE, Processes
@@ -27,6 +29,7 @@ def train_sae(
     store: ActivationStore | str | Path,
     hook_point: str | None = None,
     *,
+    other: ActivationStore | str | Path | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -44,6 +47,8 @@ def train_sae(
     Args:
         store: The activations, open or as a path.
         hook_point: Where; needed where the store has several and `config` does not say.
+        other: The same rows of another model, such as one after unlearning: one dictionary is trained for both, a
+            crosscoder.
         out: The SAE folder; None keeps it in a temporary one, which goes away with the SAE.
         device: Where the tensors live: `auto`, `cpu`, `cuda[:n]` or `mps`.
         overwrite: What lies at `out` may be replaced.
@@ -73,6 +78,7 @@ def train_sae(
         store,
         repeated.pop("hook_point"),
         **repeated,
+        other=other,
         out=out,
         device=device,
         overwrite=overwrite,
@@ -93,6 +99,7 @@ def train_saes(
     k: Sequence[int] = (default_of(SaeTrainConfig, "k"),),
     expansion: Sequence[int] = (default_of(SaeTrainConfig, "expansion"),),
     seed: Sequence[int] = (default_of(SaeTrainConfig, "seed"),),
+    other: ActivationStore | str | Path | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -113,6 +120,7 @@ def train_saes(
         k: Latents kept per token.
         expansion: Latents per input dimension.
         seed: Seeds of the weights. Of several, the first draws held-out documents and order for all.
+        other: As in `train_sae`.
         out: The folder with a folder for each; of a single SAE its own folder. None keeps them in a temporary one,
             which goes away with the last of them.
         device: As in `train_sae`.
@@ -137,8 +145,12 @@ def train_saes(
     repeated = {"k": k, "expansion": expansion, "seed": seed}
     _jobs(output, hook_points, repeated, settings)  # refuses bad values before a file is opened
     processes.wait()
-    with output.held(), opened_store(store) as opened:
+    with output.held(), opened_pair(store, other) as opened:
+        if settings.get("target_hook_point") is not None:
+            joined_rows(opened, settings["target_hook_point"])  # refuses what does not go together
+            settings["target_hook_point"] = opened.hook_point(settings["target_hook_point"])
         jobs = _jobs(output, [opened.hook_point(name) for name in hook_points], repeated, settings)
+        _refuse_own_start(jobs, output)
         where = check_jobs(jobs, opened, device=device, processes=processes, spread=spread)
         require_disk(output.path, disk_bytes(jobs, opened), try_="fewer SAEs, or a smaller `expansion`")
         if processes.is_first and not resume:
@@ -162,7 +174,18 @@ def _jobs(
     """Return every combination; in a temporary folder a single SAE has a folder named after the hook point."""
     jobs = sae_jobs(output.path, hook_points=hook_points, **repeated, **settings)
     alone = output.is_temporary and len(jobs) == 1
-    return [SaeJob(jobs[0].config, output.path / jobs[0].config.hook_point)] if alone else jobs
+    return [SaeJob(jobs[0].config, output.path / folder_name(jobs[0].config.hook_point))] if alone else jobs
+
+
+def _refuse_own_start(jobs: Sequence[SaeJob], output: Output) -> None:
+    """Refuse an SAE to go on from in the folder that a run would clear, or write to."""
+    place = output.path.resolve()
+    for job in jobs:
+        source = None if job.config.init is None else Path(job.config.init).resolve()
+        if source is not None and (source == place or place in source.parents):
+            raise ConfigError(
+                "an SAE cannot go on from itself", got=job.config.init, field="init", expected=f"one outside '{place}'"
+            )
 
 
 def _places(

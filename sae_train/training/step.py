@@ -44,7 +44,7 @@ def train_step(
         auxk_alpha=config.auxk_alpha,
         l1_coefficient=config.l1_coefficient,
         frac_l1_warmup=config.frac_l1_warmup,
-        batch=WholeBatch.of(acts, n_micro=config.accumulate, processes=processes),
+        batch=WholeBatch.of(state.sae.target_of(acts), n_micro=config.accumulate, processes=processes),
     )
     terms = _backward(state, acts, config, context)
     state.hand_over_gradients()
@@ -62,7 +62,8 @@ def train_step(
 def _backward(state: TrainState, acts: Tensor, config: SaeTrainConfig, context: StepContext) -> dict[str, Tensor]:
     """Add these rows' gradients in the SAE and update the counters of dead latents; return the terms."""
     # First counted for all latents, then set back to zero for those that fire in any micro batch.
-    state.tokens_since_fired += context.batch_of(acts).n_tokens
+    assert context.batch is not None
+    state.tokens_since_fired += context.batch.n_tokens
     sums: dict[str, Tensor] = {}
     for rows in acts.chunk(config.accumulate):
         with autocast(acts.device, enabled=config.autocast):

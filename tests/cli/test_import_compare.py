@@ -200,3 +200,47 @@ def test_defaults_are_those_of_the_library():
 def test_help(name):
     result = CliRunner().invoke(load_command(name), ["--help"])
     assert result.exit_code == 0 and f"wb {name} " in result.output
+
+
+def test_a_transcoder_and_a_crosscoder_are_trained_measured_and_compared(wb, make_store, tmp_path):
+    rows = torch.randn(400, D_IN, generator=torch.Generator().manual_seed(0))
+    before = make_store(rows, name="before.h5", also={"layers.0.mlp": rows.roll(1, dims=1)})
+    after = make_store(rows + 0.1 * rows.roll(1, dims=1), name="after.h5")
+    sizes = (
+        "--k",
+        K,
+        "--expansion",
+        1,
+        "--tokens",
+        2000,
+        "--batch-size",
+        200,
+        "--frac-holdout",
+        0.2,
+        "--device",
+        "cpu",
+    )
+    train = ("train-sae", "--activations", before, "--hook-point", "layers.0", *sizes)
+    across = wb(*train, "--target-hook-point", "layers.0.mlp", "--skip", "--out", tmp_path / "across", "--json")
+    both = wb(*train, "--other", after, "--out", tmp_path / "both", "--json")
+    assert across.code == both.code == 0, across.err + both.err
+    go_on = wb(*train, "--other", after, "--init", tmp_path / "both", "--out", tmp_path / "on", "--json")
+    assert go_on.code == 0 and json.loads(go_on.out)["fvu"] < json.loads(both.out)["fvu"], go_on.err
+
+    measure = ("eval-sae", "--activations", before, "--frac-holdout", 0.2, "--json", "--sae")
+    for folder, other in (("across", ()), ("both", ("--other", after))):
+        found = wb(*measure, tmp_path / folder, *other)
+        expected = json.loads((tmp_path / folder / "metrics.json").read_text())["fvu"]
+        assert json.loads(found.out)["fvu"] == pytest.approx(expected, rel=1e-6), found.err
+    refused = wb(*measure, tmp_path / "both")
+    assert refused.code == 2 and "--other" in refused.err
+
+    stores = ("--activations", before, "--other", after)
+    found = wb("compare-saes", tmp_path / "both", *stores, "--latent", 3, "--json")
+    values = json.loads(found.out)
+    kinds = sum(values[f"n_{name}"] for name in ("shared", "only_before", "only_after", "between", "never_fire"))
+    assert found.code == 0 and kinds == values["d_sae"] == D_IN and values["latents"][0]["latent"] == 3
+    table = wb("compare-saes", tmp_path / "both", "--latent", 3)
+    assert table.code == 0 and "n_only_after" in table.out and "relative_norm" in table.out
+    assert wb("compare-saes", tmp_path / "both", *stores, "--latent", D_IN).code == 2
+    assert wb("compare-saes", tmp_path / "both", tmp_path / "both", "--other", after).code == 2

@@ -14,7 +14,7 @@ from features.entities.entities import Entity, load_entities
 from features.entities.opening import open_templates
 from features.entities.templates import Templates
 from sae_train.errors import ConfigError
-from sae_train.saes.base import Sae
+from sae_train.saes.base import Sae, require_autoencoder
 from sae_train.text.tokens import Document, load_documents
 
 
@@ -35,8 +35,13 @@ class Sources:
     saes: tuple[Sae | str | Path, ...]
 
     def load_saes(self, device: torch.device) -> list[Sae]:
-        """Return the SAEs, on a device."""
-        return [s.to(device) if isinstance(s, Sae) else Sae.load(s, device=str(device)) for s in self.saes]
+        """Return the SAEs, on a device.
+
+        Raises:
+            ConfigError: One is a transcoder.
+        """
+        found = [s.to(device) if isinstance(s, Sae) else Sae.load(s, device=str(device)) for s in self.saes]
+        return [require_autoencoder(sae, "a removal") for sae in found]
 
 
 def sources_of(

@@ -58,8 +58,12 @@ def _is_known(path: Path) -> bool:
     return any(module.matches(str(path)) for module in IMPORTERS.values())
 
 
-def read_source(config: ImportConfig) -> tuple[str, SaeDraft]:
+def read_source(config: ImportConfig, *, default_place: str | None = None) -> tuple[str, SaeDraft]:
     """Return the importer's name and the SAE, with where it reads settled.
+
+    Args:
+        config: What is said of it.
+        default_place: Where it reads if neither `config` nor the source says.
 
     Raises:
         InputError: The source cannot be used; see the importers.
@@ -79,11 +83,12 @@ def read_source(config: ImportConfig) -> tuple[str, SaeDraft]:
             field=error.field,
         ) from error
     hook_point = known_hook_point(config.hook_point) if config.hook_point is not None else draft.hook_point
+    hook_point = hook_point or (default_place if config.hook_point is None else None)
     if hook_point is None:
         raise ConfigError(
             f"where does the SAE of '{config.source}' read?",
             got="nothing that says it" if config.hook_point is None else f"{config.hook_point} (`hook_point`)",
-            expected="embed, layers.N, layers.N.mlp or layers.N.self_attn",
+            expected="embed, layers.N, layers.N.mlp, layers.N.mlp:in or layers.N.self_attn",
             try_="`hook_point`=layers.N",
         )
     draft = with_unit_rows(draft) if config.unit_norm else draft
@@ -150,7 +155,7 @@ def _write(
     """Write the SAE folder, whole or not at all."""
     assert draft.hook_point is not None
     with whole_folder(out, overwrite=overwrite) as place:
-        run = Run(place, config=config, command="import-sae", inputs=_inputs(config.source))
+        run = Run(place, config=config, command="import-sae", inputs=source_identity(config.source))
         origin = {"imported_from": name, "model_name": draft.model_name}
         save_sae(draft.build(), place, hook_point=draft.hook_point, metadata=origin)
         run.finish(result=result)
@@ -170,7 +175,7 @@ def load_anywhere(source: str, *, device: torch.device | str) -> Sae:
     return sae.to(where)
 
 
-def _inputs(source: str) -> dict[str, Any]:
+def source_identity(source: str) -> dict[str, Any]:
     """Return what the source was, with the hash of its bytes where it lies here."""
     path = Path(source)
     if not path.exists():

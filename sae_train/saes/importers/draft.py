@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_train.errors import ConfigError, FileFormatError, ShapeError
-from sae_train.saes import SAELENS_ARCHS
+from sae_train.saes import SAE_ARCHS
 from sae_train.saes.base import Sae
 
 UNIT_TOLERANCE = 1e-3  # rows this close to length one are unit rows: weights kept in bfloat16 are no closer
@@ -50,7 +50,7 @@ class SaeDraft:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        assert self.architecture in SAELENS_ARCHS, self.architecture
+        assert self.architecture in SAE_ARCHS, self.architecture
         assert (self.k is not None) == (self.architecture == "topk"), self.k
         assert (self.threshold is not None) == (self.architecture == "jumprelu"), self.architecture
         shapes = {name: tuple(t.shape) for name, t in self.tensors().items()}
@@ -83,7 +83,7 @@ class SaeDraft:
         """Return it as one of our SAEs."""
         d_in, d_sae = self.W_enc.shape
         sizes = {"d_in": d_in, "d_sae": d_sae, "k": self.k}
-        sae = SAELENS_ARCHS[self.architecture].from_saelens(sizes)
+        sae = SAE_ARCHS[self.architecture].from_saelens(sizes)
         sae.load_saelens_tensors(self.tensors())
         return sae.requires_grad_(False).eval()
 

@@ -14,7 +14,7 @@ from sae_train.lm.hook_names import canonical_hook_point
 from sae_train.run.runs import require_file
 from sae_train.text_files import read_json
 
-_OURS = re.compile(r"embed|layers\.\d+(\.(mlp|self_attn))?")
+_OURS = re.compile(r"embed|layers\.\d+(\.(mlp|mlp:in|self_attn))?")
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:

@@ -124,6 +124,35 @@ def test_a_block_adds_what_its_attention_and_mlp_return(row, lms):
 
 
 @pytest.mark.parametrize("name", UNDERSTOOD)
+def test_what_an_mlp_reads_decides_what_it_returns(name, lms):
+    """Its input alone: held still it returns the same whatever stands before it, moved it returns something else."""
+    lm = lms(name)
+    with_mlp = [i for i, b in enumerate(lm.architecture.blocks) if b.mlp is not None]
+    if not with_mlp:
+        assert not [point for point in hook_points(lm.model) if ".mlp" in point]
+        return
+    index, ids = with_mlp[-1], _ids()
+    point = f"layers.{index}.mlp"
+
+    def returned(other_ids, edit):
+        with (
+            torch.no_grad(),
+            replaced(lm.model, f"{point}:in", edit),
+            captured(lm.model, [point, f"{point}:in"]) as found,
+        ):
+            lm.model(input_ids=other_ids, use_cache=False)
+        return found
+
+    as_it_is = returned(ids, lambda acts: acts.clone())
+    kept = as_it_is[f"{point}:in"].clone()
+    assert kept.shape == (*ids.shape, lm.d_model) == as_it_is[point].shape
+    held, moved = returned(ids.flip(1), lambda acts: kept), returned(ids, lambda acts: acts.flip(1) + 1.0)
+    gap = float((moved[point] - as_it_is[point]).abs().max())
+    assert not torch.equal(ids, ids.flip(1)) and gap > 1e-3
+    torch.testing.assert_close(held[point], as_it_is[point], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", UNDERSTOOD)
 def test_the_matrices_trained_are_those_by_which_mlps_write(name, lms):
     """Without them an MLP returns nothing (but its bias), so a block with all of them at zero has no MLP."""
     lm = lms(name)

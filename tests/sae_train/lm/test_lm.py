@@ -73,7 +73,7 @@ def _n_hooks(model: torch.nn.Module) -> int:
 def test_every_family_has_the_same_hook_points(lms, family):
     expected = [
         "embed",
-        *(f"layers.{i}{part}" for i in range(2) for part in (".self_attn", ".mlp", "")),
+        *(f"layers.{i}{part}" for i in range(2) for part in (".self_attn", ".mlp:in", ".mlp", "")),
     ]
     assert hook_points(lms[family].model) == expected
 
@@ -87,7 +87,9 @@ def test_an_unknown_hook_point_names_the_nearest(lm):
         check_hook_point(lm.model, "layers.2")
 
 
-@pytest.mark.parametrize("name", ["embed", "layers.0", "layers.11", "layers.3.mlp", "layers.3.self_attn"])
+@pytest.mark.parametrize(
+    "name", ["embed", "layers.0", "layers.11", "layers.3.mlp", "layers.3.mlp:in", "layers.3.self_attn"]
+)
 def test_saelens_names_translate_there_and_back(name):
     assert canonical_hook_point(saelens_name(name)) == name
 
@@ -198,7 +200,7 @@ def test_a_model_that_lets_packed_sequences_see_each_other_is_not_packed(lm, mon
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", ["embed", "layers.0", "layers.0.mlp", "layers.1.self_attn"])
+@pytest.mark.parametrize("name", ["embed", "layers.0", "layers.0.mlp", "layers.0.mlp:in", "layers.1.self_attn"])
 def test_replacing_by_itself_changes_nothing_and_by_zero_does(lms, family, name):
     lm, ids = lms[family], _ids()
     n_before = _n_hooks(lm.model)

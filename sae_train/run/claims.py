@@ -19,6 +19,7 @@ OWN_FOLDER_MARKS = (
     "audit.json",
     "ledger.json",
     "demo.json",
+    "removal.json",
 )
 
 

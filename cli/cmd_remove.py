@@ -17,7 +17,7 @@ from cli.remove_options import NOT_OF_PLAN, grouped, remove_options
         "  --sae-k 8 --sae-expansion 2 --max-general-rate 1 --out removed",
     )
 )
-@click.argument("name")
+@click.argument("target", metavar="NAME")
 @options.model_option()
 @options.text_option(
     required=False, help="General text: SAEs are trained on it, one half is retained, the other measures the price."
@@ -25,7 +25,7 @@ from cli.remove_options import NOT_OF_PLAN, grouped, remove_options
 @options.out_option("Folder of the request: model, audit, ledger, removal.html.")
 @remove_options
 @options.run_options()
-def command(name: str, model: str, plan: bool, as_json: bool, config_path: Path | None, **given: Any) -> None:
+def command(target: str, model: str, plan: bool, as_json: bool, config_path: Path | None, **given: Any) -> None:
     """Make a model forget NAME, and audit it: every station from the name to the page.
 
     Asks the model what it knows about the name and which other names it knows, labels them, looks where the knowledge
@@ -41,5 +41,5 @@ def command(name: str, model: str, plan: bool, as_json: bool, config_path: Path 
     request = grouped(given)
     if plan:
         request = {key: value for key, value in request.items() if key not in NOT_OF_PLAN}
-        return show_plan(plan_removal(model, name, **request), name, as_json=as_json)
-    return show_removed(remove(model, name, **request), as_json=as_json)
+        return show_plan(plan_removal(model, target, **request), target, as_json=as_json)
+    return show_removed(remove(model, target, **request), as_json=as_json)

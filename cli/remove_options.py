@@ -15,12 +15,18 @@ from features.config import KnowledgeRule
 from sae_train.fields import described
 from unlearn.config import AuditConfig, UnlearnConfig
 from unlearn.request.config import RemoveConfig
+from unlearn.settings.registry import read_params
 
 NOT_OF_REMOVAL = ("method", "settings", "seed")  # the first has another default here, the others are no options
-RULES = described(KnowledgeRule)
-SIZES, REMOVAL, AUDIT = (
+NOT_OF_PLAN = ("ledger", "reference", "overwrite")  # where results go; a plan has none
+SIZES, THRESHOLDS, REMOVAL, AUDIT = (
     tuple(name for name in described(kind) if name not in left_out)
-    for kind, left_out in ((RemoveConfig, ("seed",)), (UnlearnConfig, NOT_OF_REMOVAL), (AuditConfig, ("seed",)))
+    for kind, left_out in (
+        (RemoveConfig, ("seed",)),
+        (KnowledgeRule, ("name",)),
+        (UnlearnConfig, NOT_OF_REMOVAL),
+        (AuditConfig, ("seed",)),
+    )
 )
 
 people_options = options.option_list(
@@ -32,7 +38,7 @@ people_options = options.option_list(
     click.option(
         "--kind",
         metavar="KIND",
-        help="What the name is, as person, place, organisation, work; by default what the model takes it for.",
+        help="What the name is: person, place, organisation, work, a type of --templates; the model says by default.",
     ),
     click.option(
         "--others",
@@ -75,29 +81,18 @@ remove_options = options.option_list(
 
 
 def grouped(given: dict[str, Any]) -> dict[str, Any]:
-    """Return what `remove` takes: sizes, removal and audit each together, the rule whole; leave out what nobody gave.
+    """Return what `remove` takes: sizes, rule, removal and audit each together, without what nobody gave.
 
     A method may have other defaults than the ones shown, and a rule is chosen by what the entities bring.
     """
-    from unlearn.settings.registry import read_params
-
     source = click.get_current_context().get_parameter_source
     said = {name for name in given if source(name) is not ParameterSource.DEFAULT}
     sizes = {name: given.pop(name) for name in SIZES}
-    removal = {name: value for name in REMOVAL if (value := given.pop(name)) is not None and name in said}
-    audit = {name: value for name in AUDIT if (value := given.pop(name)) is not None and name in said}
-    thresholds = {name: given.pop(name) for name in RULES if name != "name"}
-    rule = given.pop("name")
-    given["rule"] = KnowledgeRule(rule, **thresholds) if rule is not None else None
-    changed = sorted(set(thresholds) & said)
-    if rule is None and changed:
-        from unlearn.request.inputs import refuse_thresholds
-
-        refuse_thresholds(changed)
-    params = read_params(sizes["method"], given.pop("param"))
-    return {
-        **given,
-        "config": RemoveConfig(**sizes, seed=given.pop("seed")),
-        "unlearning": {**removal, **params},
-        "auditing": audit,
+    words, rule = given.pop("param"), given.pop("name")
+    parts = {
+        part: {name: value for name in names if (value := given.pop(name)) is not None and name in said}
+        for part, names in (("labelling", THRESHOLDS), ("unlearning", REMOVAL), ("auditing", AUDIT))
     }
+    parts["unlearning"] |= read_params(sizes["method"], words)
+    config = RemoveConfig(**sizes, seed=given.pop("seed"))
+    return {**given, **parts, "rule": rule, "config": config}

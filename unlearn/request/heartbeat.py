@@ -1,7 +1,7 @@
 """A sign of life: where nothing was said for some seconds, what is being done is said again.
 
-Displays show a loop's steps; between them, and in loops with long steps, a log stays silent. A thread that only looks at
-a clock and writes through the workbench's notes fills the gaps.
+Displays show a loop's steps; between them, and in loops with long steps, a log stays silent. A thread that only looks
+at a clock and writes through the workbench's notes fills the gaps.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Inputs of a removal request, checked before any station: the model, the name and its kind, wordings, text, configs."""
+"""Inputs of a removal request, checked before any station: model, name and kind, wordings, text, configs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from features.labels.labels import choose_rule
 from features.labels.rules import PARAPHRASES, RULES, SELF_CONSISTENT
 from features.naming.kinds import Kinds, choose_kind, kinds_of, shipped_kinds
 from sae_train.errors import ConfigError
-from sae_train.lm.models import LanguageModel, weights_hash
+from sae_train.lm.models import LanguageModel, as_lm, weights_hash
 from sae_train.run.runs import text_hash
 from sae_train.text.tokens import Document
 from sae_train.text.worlds import find_world
@@ -118,20 +118,21 @@ class Inputs:
 
 
 def gather(
-    lm: LanguageModel,
+    lm: LanguageModel | str | Path,
     name: str,
     *,
-    text: str | Path | Iterable[str | Document] | None,
-    entities: Iterable[Entity] | str | Path | None,
-    entities_format: str,
-    templates: Templates | str | Path | None,
-    kind: str | None,
-    others: str | Path | Sequence[str] | None,
-    rule: str | KnowledgeRule | None,
-    labelling: Mapping[str, Any],
+    text: str | Path | Iterable[str | Document] | None = None,
+    entities: Iterable[Entity] | str | Path | None = None,
+    entities_format: str = "auto",
+    templates: Templates | str | Path | None = None,
+    kind: str | None = None,
+    others: str | Path | Sequence[str] | None = None,
+    rule: str | KnowledgeRule | None = None,
+    labelling: Mapping[str, Any] | None = None,
     config: RemoveConfig,
-    unlearning: Mapping[str, Any],
-    auditing: Mapping[str, Any],
+    unlearning: Mapping[str, Any] | None = None,
+    auditing: Mapping[str, Any] | None = None,
+    device: str = "auto",
 ) -> Inputs:
     """Check and read what a request is made from; the parameters are those of `remove`.
 
@@ -141,35 +142,37 @@ def gather(
         InputError: A file cannot be used.
     """
     documents, text_name = _text(text, config)
-    removal = configure(config.method, **{"seed": config.seed, **unlearning})
-    audited = AuditConfig(**{"seed": config.seed, **auditing})
+    removal = configure(config.method, **{"seed": config.seed, **(unlearning or {})})
+    audited = AuditConfig(**{"seed": config.seed, **(auditing or {})})
     audited = audited.quick() if config.quick else audited
     if entities is not None:
         _refuse_beside_entities(kind, others)
+    opened = as_lm(lm, device=device)
+    if entities is not None:
         found, asked = open_entities(entities, templates, format=entities_format)
         target, kinds = find_entity(found, name, field="name"), Kinds(asked, {})
     else:
         found = None
-        kinds = _kinds(lm, templates)
-        chosen = choose_kind(lm, name, kinds) if kind is None else kinds.checked(kind)
+        kinds = _kinds(opened, templates)
+        chosen = choose_kind(opened, name, kinds) if kind is None else kinds.checked(kind)
         target = Entity(name, chosen)
     return Inputs(
-        lm=lm,
+        lm=opened,
         target=target,
         entities=None if found is None else tuple(found),
         others=_others(others, target),
         kinds=kinds,
         documents=documents,
         text_name=text_name,
-        rule=_rule(rule, labelling, found),
+        rule=_rule(rule, labelling or {}, found),
         config=config,
         unlearning=removal,
         auditing=audited,
     )
 
 
-def require_text(text: object) -> None:
-    """Refuse a request without general text, before a model is loaded.
+def _text(text: str | Path | Iterable[str | Document] | None, config: RemoveConfig) -> tuple[tuple[Document, ...], str]:
+    """Return the documents that are used, and what the text is called.
 
     Raises:
         ConfigError: There is none.
@@ -179,14 +182,9 @@ def require_text(text: object) -> None:
             "a removal needs general text",
             got=text,
             field="text",
-            expected="a file, a hub dataset id or fact-world: SAEs are trained on it, it is kept, the price is measured",
+            expected="a file, a hub dataset id or fact-world: SAEs are trained on it, it is kept, and measured",
             try_="`text` with some of what the model was trained on, or with any text in its language, as wikitext",
         )
-
-
-def _text(text: str | Path | Iterable[str | Document] | None, config: RemoveConfig) -> tuple[tuple[Document, ...], str]:
-    """Return the documents that are used, and what the text is called."""
-    require_text(text)
     chars = max(LEAST_CHARS, config.n_rows * CHARS_PER_ROW)
     found = tuple(first_documents(documents_of(text), chars))
     if not found:

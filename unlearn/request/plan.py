@@ -1,15 +1,15 @@
 """The plan of a request before anything is done: which stations are kept, and what the others will take.
 
-Times come from three probes on this machine, with this model and this text: questions answered as labelling asks them, a
-small activation store, and a few steps of an SAE on it. What a station does is counted in answers, tokens and rows, and
-multiplied by what one of them took. What is counted in tokens but is not a forward pass has a factor, measured once.
+Times come from three probes on this machine, with this model and this text: questions answered as labelling asks them,
+a small activation store, and a few steps of an SAE on it. What a station does is counted in answers, tokens and rows,
+and multiplied by what one of them took. What is no forward pass is counted in tokens that take as long.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -129,8 +129,6 @@ def plan_request(inputs: Inputs, work: Path, *, progress: Progress = silent) -> 
 
 def probe_answers(inputs: Inputs) -> float:
     """Return the seconds of one answer, asked as labelling asks, after some to warm up."""
-    from dataclasses import replace
-
     asked = _questions(inputs, [inputs.target])
     ids = [read.ids for read in encode(inputs.lm, asked[:PROBE_QUESTIONS])]
     decoding = replace(GREEDY, samples=max(1, inputs.samples))
@@ -193,7 +191,8 @@ def seconds_of(inputs: Inputs, speeds: Speeds, n_people: int | None) -> dict[str
     heldout = len([*questions(asked_of_all([inputs.target], inputs.templates)[0], inputs.templates, heldout=True)])
     attacks = sum(inputs.auditing.attack_steps) * len(inputs.auditing.attack_lrs) + max(inputs.auditing.attack_steps)
     solves = inputs.unlearning.settings.is_solved
-    steps = 0 if inputs.unlearning.settings.edits_weights and solves else inputs.unlearning.steps
+    is_solution = solves and inputs.unlearning.steps == 1  # else steps follow, or a solution is where they begin
+    steps = 0 if is_solution else inputs.unlearning.steps
     text_tokens = (
         config.n_rows * (1 - config.frac_entity_rows) + config.n_rows * config.frac_entity_rows * ENTITY_TOKENS
     )

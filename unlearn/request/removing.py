@@ -231,7 +231,7 @@ def _claim(out: Path, inputs: Inputs, *, overwrite: bool) -> str | None:
                 f"another removal request lies in '{out}'",
                 got=f"other {', '.join(changed[:6])}",
                 field="out",
-                expected="the same request, which goes on; a new folder, with `work` for what is the same; or `overwrite`",
+                expected="the same request, which goes on; a new folder (`work` shares stations); or `overwrite`",
             )
     before = mark.read_text(encoding="utf-8") if mark.is_file() else None
     write_json(mark, {"request": identity})

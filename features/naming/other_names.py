@@ -20,13 +20,14 @@ from sae_train.text.words import normalize
 
 NAME_TOKENS = 16  # of an answer that is read for names
 BLOCK = 32  # answers drawn to one beginning between two reports of progress
-_PARTS = re.compile(r"\s*(?:[,;\n•*()\[\]]|\band\b|\bor\b|&|\d+[.)]|[.!?:](?=\s|$))\s*")
+# A full stop ends a sentence behind a word of three letters or more: not in "St. Petersburg" or "J. R. R. Tolkien".
+_PARTS = re.compile(r"\s*(?:[,;\n•*()\[\]、，،]|\band\b|\bor\b|&|\d+[.)]|[!?:](?=\s|$)|(?<=\w\w\w)\.(?=\s|$))\s*")
 _LINKS = frozenset("of the de van von da la le el al bin del della di der du dos".split())
 _QUOTES = "\"'“”‘’«»`_"
 
 
 def names_in(text: str) -> list[str]:
-    """Return the names that a text begins with.
+    """Return the names that a text begins with, to the end of its first paragraph.
 
     Example:
         >>> names_in(" Rome, the United Nations and Ludwig van Beethoven, who wrote for Prague")
@@ -35,7 +36,7 @@ def names_in(text: str) -> list[str]:
         []
     """
     found: list[str] = []
-    for part in _PARTS.split(text):
+    for part in _PARTS.split(text.lstrip().split("\n\n")[0]):
         words = part.strip(_QUOTES + " -").split()
         while words and words[0].lower() in _LINKS and not _is_capital(words[0]):
             words = words[1:]

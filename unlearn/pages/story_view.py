@@ -20,4 +20,4 @@ class Story:
     @property
     def seconds(self) -> float:
         """Return what the stations that were made now took."""
-        return sum(seconds for _, how, seconds, _ in self.stations if how == "made")
+        return float(sum(seconds for _, how, seconds, _ in self.stations if how == "made"))

@@ -6,13 +6,14 @@ at a clock and writes through the workbench's notes fills the gaps.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sae_train.run.notes import note
-from sae_train.run.progress import Advance, Number, Progress
+from sae_train.run.progress import Advance, Number, Progress, in_notebook
 
 SILENCE_S = 5.0
 
@@ -64,7 +65,8 @@ class Pulse:
 
         @contextmanager
         def opened(description: str, total: Number | None = None, *, unit: str = "") -> Iterator[Advance]:
-            self.doing(description)
+            # A bar on a terminal or in a notebook moves by itself.
+            self.doing("" if sys.stderr.isatty() or in_notebook() else description)
             with progress(description, total, unit=unit) as shown:
 
                 def advance(n: Number = 1, /, *, earlier: Number = 0, **info: object) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from sae_train.text.tokens import Corpus
 from unlearn.request.inputs import Inputs
 from unlearn.request.inside import latents_of
 from unlearn.request.people import N_BESIDE, all_labels, everybody, known_target
-from unlearn.request.stations import Workshop
+from unlearn.request.stations import Visit, Workshop, read_record
 
 PROBE_QUESTIONS = 12
 PROBE_ROWS = 1024
@@ -88,13 +89,11 @@ class Looker(Workshop):
         Raises:
             NotMadeError: It is not.
         """
-
-        def refuse(_: Path) -> None:
+        begun = read_record(record)
+        if begun is None or not begun["ended"]:
             raise NotMadeError(station)
-
-        if not record.is_file():
-            raise NotMadeError(station)
-        return super()._visit(station, folder, record, identity, refuse)
+        self.visits.append(Visit(station, folder, float(begun["seconds"]), is_kept=True))
+        return folder
 
 
 def plan_request(inputs: Inputs, work: Path, *, progress: Progress = silent) -> list[Planned]:
@@ -103,18 +102,16 @@ def plan_request(inputs: Inputs, work: Path, *, progress: Progress = silent) -> 
     Raises:
         EntityError: An earlier run found that the model does not know the name.
     """
-    shop, people = Looker(work), None
-    try:
+    shop, people = Looker(work), []
+    with suppress(NotMadeError):
         people = everybody(inputs, shop, progress)
-        known_target(inputs, shop, people, progress)
+        with suppress(NotMadeError):  # what follows does not depend on the target
+            known_target(inputs, shop, people, progress)
         labels, labels_hash = all_labels(inputs, shop, people, progress)
         latents_of(inputs, shop, labels, labels_hash, progress)
-    except NotMadeError:
-        pass
     kept = {visit.station for visit in shop.visits}
-    n_saes = sum(visit.station == "sae" for visit in shop.visits)
-    if n_saes < inputs.config.n_hook_points:
-        kept.discard("sae")
+    if "latents" not in kept:
+        kept.discard("sae")  # one of several, perhaps
     with progress("probing", 3, unit="probes") as advance:
         answer_s = probe_answers(inputs)
         advance(1)
@@ -122,7 +119,7 @@ def plan_request(inputs: Inputs, work: Path, *, progress: Progress = silent) -> 
         advance(2)
     speeds = Speeds(answer_s, token_s, sae_row_s)
     wanted = [s for s in STATIONS if s != "names" or inputs.entities is None]
-    work_of = seconds_of(inputs, speeds, len(people) if people else None)
+    work_of = seconds_of(inputs, speeds, len(people) or None)
     memory, disk = memory_of(inputs), disk_of(inputs)
     return [Planned(s, s in kept, 0.0 if s in kept else work_of[s], memory[s], disk.get(s, 0)) for s in wanted]
 

@@ -78,7 +78,7 @@ class Workshop:
             record: Where the record lies: beside, since nothing is added to a model's folder.
             identity, make: As for `shared`.
         """
-        begun = _read(record)
+        begun = read_record(record)
         if begun is not None and begun["hash"] != identity_hash(identity):
             _remove(folder)
             record.unlink()
@@ -88,7 +88,7 @@ class Workshop:
         """Make a station unless its record says that it is whole."""
         record.parent.mkdir(parents=True, exist_ok=True)
         with only_writer(record):
-            begun = _read(record)
+            begun = read_record(record)
             if begun is not None and begun["ended"]:
                 note(f"{station}: kept from an earlier run ({folder})", is_news=True)
                 self.visits.append(Visit(station, folder, float(begun["seconds"]), is_kept=True))
@@ -115,14 +115,18 @@ def identity_hash(identity: Mapping[str, Any]) -> str:
     """Return a hash of what a station's files depend on; the order of keys does not count.
 
     Example:
-        >>> identity_hash({"a": 1, "b": 2}) == identity_hash({"b": 2, "a": 1}), identity_hash({"a": 2})[:4]
-        (True, '1234')
+        >>> identity_hash({"a": 1, "b": 2}) == identity_hash({"b": 2, "a": 1}) != identity_hash({"a": 1})
+        True
     """
     return text_hash([json.dumps({"version": VERSION, **jsonable(identity)}, sort_keys=True, ensure_ascii=False)])
 
 
-def _read(record: Path) -> dict[str, Any] | None:
-    """Return a record; None where there is none."""
+def read_record(record: Path) -> dict[str, Any] | None:
+    """Return the record of a station; None where there is none.
+
+    Raises:
+        FileFormatError: It is no such record.
+    """
     if not record.is_file():
         return None
     found = read_json(record)

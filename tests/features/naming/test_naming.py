@@ -82,11 +82,12 @@ def test_a_name_of_two_kinds_is_for_the_user_to_say(world_lm):
 @pytest.mark.parametrize(
     ("text", "names"),
     [
-        (" Rome.\n\nThe city of light", ["Rome", "The"]),
+        (" Rome.\n\nThe city of light", ["Rome"]),
+        (" St. Petersburg, J. R. R. Tolkien. He wrote", ["St. Petersburg", "J. R. R. Tolkien", "He"]),
         (" Leonardo da Vinci (1452) and Marie Curie", ["Leonardo da Vinci", "Marie Curie"]),
         (' "Hamlet", "Macbeth" and others', ["Hamlet", "Macbeth"]),
         (" 1. Berlin 2. Prague", ["Berlin", "Prague"]),
-        (" 東京、大阪", ["東京、大阪"]),
+        (" 東京、大阪", ["東京", "大阪"]),
         (" the sea", []),
         ("", []),
     ],

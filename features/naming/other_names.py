@@ -35,7 +35,12 @@ def names_in(text: str) -> list[str]:
         >>> names_in(" a large city")
         []
     """
-    found: list[str] = []
+    return [name for name, _ in _read(text)]
+
+
+def _read(text: str) -> list[tuple[str, bool]]:
+    """Return the names that a text begins with, and whether each is closed: no word goes on right behind it."""
+    found: list[tuple[str, bool]] = []
     for part in _PARTS.split(text.lstrip().split("\n\n")[0]):
         words = part.strip(_QUOTES + " -").split()
         while words and words[0].lower() in _LINKS and not _is_capital(words[0]):
@@ -44,10 +49,10 @@ def names_in(text: str) -> list[str]:
             continue
         run = _leading_name(words)
         if run:
-            found.append(" ".join(run).strip(_QUOTES + " .-"))
+            found.append((" ".join(run).strip(_QUOTES + " .-"), len(run) == len(words)))
         if len(run) < len(words):  # the sentence goes on about something else
             break
-    return [name for name in found if sum(map(str.isalpha, name)) > 1]
+    return [(name, is_closed) for name, is_closed in found if sum(map(str.isalpha, name)) > 1]
 
 
 def _leading_name(words: Sequence[str]) -> list[str]:
@@ -70,6 +75,7 @@ def _is_capital(word: str) -> bool:
 def ranked_names(answers: Iterable[str], name: str) -> list[str]:
     """Return the names in answers, most often said first; without `name` and what holds it or is a part of it.
 
+    A single word counts only if no word goes on right behind it in some answer: "All" is none of "All roads lead there".
     A name that begins with another one that is said at least as often is that one with more words behind it, and is
     left out. How often counts the less, the more words a name has too many or too few, beside the name at hand: behind
     a name a text may go on in capitals.
@@ -82,11 +88,15 @@ def ranked_names(answers: Iterable[str], name: str) -> list[str]:
     """
     counts: Counter[str] = Counter()
     spelled: dict[str, str] = {}
+    closed: set[str] = set()
     for answer in answers:
-        for found in dict.fromkeys(names_in(answer)):
+        read = _read(answer)
+        closed |= {normalize(found) for found, is_closed in read if is_closed}
+        for found in dict.fromkeys(found for found, _ in read):
             key = normalize(found)
             counts[key] += 1
             spelled.setdefault(key, found)
+    counts = Counter({key: count for key, count in counts.items() if " " in key or key in closed})
     own = f" {normalize(name)} "
     n_words = len(name.split())
 

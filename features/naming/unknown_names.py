@@ -19,7 +19,8 @@ def unknown_names(lm: LanguageModel, entities: Sequence[Entity], *, n: int, seed
     """Return up to `n` made-up entities of one type, matched in token count.
 
     The i-th one has as many tokens as the i-th given name (in a circle), or, where no candidate has, as near to it as
-    there is.
+    there is; two at least where any has: what is one token is a word that the tokenizer knows, "List" of Lisbon and
+    Seattle.
 
     Args:
         lm: For its tokenizer.
@@ -32,9 +33,9 @@ def unknown_names(lm: LanguageModel, entities: Sequence[Entity], *, n: int, seed
     """
     candidates = made_up(entities, n=n * CANDIDATES, seed=seed)
     aims, lengths = (name_lengths(lm, [e.name for e in some]) for some in (entities, candidates))
-    left = list(range(len(candidates)))
+    left = [i for i, length in enumerate(lengths) if length > 1] or list(range(len(candidates)))
     chosen: list[Entity] = []
-    for place in range(min(n, len(candidates))):
+    for place in range(min(n, len(left))):
         aim = aims[place % len(aims)]
         best = min(left, key=lambda i: (abs(lengths[i] - aim), i))
         left.remove(best)

@@ -99,6 +99,7 @@ def test_names_are_read_from_the_front_of_an_answer(text, names):
 def test_names_are_ranked_and_each_comes_once():
     said = [" Rome", " rome", " Rome, Nice", " Paris", " Paris Hilton", " Nice Airport", " Oslo City Hall Square"]
     assert ranked_names(said, "Paris") == ["Rome", "Nice", "Oslo City Hall Square"]
+    assert ranked_names([" All roads lead there", " All of them", " Rome is far", " Rome"], "Paris") == ["Rome"]
 
 
 def test_a_model_names_others_the_same_ones_every_time(world_lm):
@@ -122,6 +123,15 @@ def test_unknown_names_are_pieces_of_real_ones_of_the_same_length(world_lm):
     assert all(word in pieces[place] for e in made for place, word in enumerate(e.name.split()))
     lengths = [name_lengths(world_lm, [e.name for e in some]) for some in (real, made)]
     assert sorted(lengths[0]) == sorted(lengths[1])
+
+
+def test_a_single_token_is_no_unknown_name(world_lm, monkeypatch):
+    """Of Rome and Berlin there are two new names; "Rolin" is a word to this tokenizer."""
+    monkeypatch.setattr(
+        "features.naming.unknown_names.name_lengths", lambda lm, names: [1 if n == "Rolin" else len(n) for n in names]
+    )
+    made = unknown_names(world_lm, [Entity("Rome", "city"), Entity("Berlin", "city")], n=4)
+    assert [e.name for e in made] == ["Berme"]
 
 
 def test_names_that_allow_no_other_are_refused(world_lm):

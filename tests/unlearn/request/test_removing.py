@@ -170,7 +170,7 @@ def test_a_request_killed_within_its_stations_goes_on_there(done, given, known, 
 
 
 class _Dying:
-    """A display that ends the process at a step of the loop named last: the first batch of rows, the third of an SAE."""
+    """A display that ends the process within the loop named last: at the first batch of rows, the third of an SAE."""
 
     def __init__(self, description: str, died: list[str]) -> None:
         self.is_last, self.left = description == died[-1], 3 if description == "training" else 1

@@ -75,7 +75,7 @@ def _is_capital(word: str) -> bool:
 def ranked_names(answers: Iterable[str], name: str) -> list[str]:
     """Return the names in answers, most often said first; without `name` and what holds it or is a part of it.
 
-    A single word counts only if no word goes on right behind it in some answer: "All" is none of "All roads lead there".
+    A single word counts only if in some answer no word goes on right behind it: "All roads lead there" names nobody.
     A name that begins with another one that is said at least as often is that one with more words behind it, and is
     left out. How often counts the less, the more words a name has too many or too few, beside the name at hand: behind
     a name a text may go on in capitals.

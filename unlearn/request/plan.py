@@ -22,8 +22,8 @@ from features.labels.knowledge import ANSWER_TOKENS, GREEDY
 from features.labels.made_up import N_NAMES, asked_of_all
 from features.labels.rules import RULES
 from features.naming.other_names import NAME_TOKENS
-from sae_train import cache_activations, train_sae
-from sae_train.lm.answering import write_answers
+from sae_train import ActivationStore, cache_activations, train_sae
+from sae_train.lm.answering import ROWS, write_answers
 from sae_train.run.progress import Progress, silent
 from sae_train.text.tokens import Corpus
 from unlearn.request.inputs import Inputs
@@ -31,9 +31,9 @@ from unlearn.request.inside import latents_of
 from unlearn.request.people import N_BESIDE, all_labels, everybody, known_target
 from unlearn.request.stations import Visit, Workshop, read_record
 
-PROBE_QUESTIONS = 12
-PROBE_ROWS = 1024
-PROBE_STEPS = 3
+PROBE_ROWS = (512, 2560)  # of a small and a larger store
+PROBE_STEPS = (2, 8)
+LEAST_S = 1e-9  # of a token or row, where a clock saw no difference
 ENTITY_TOKENS = 8  # read for one row of an entity's context
 STEP_TOKENS = 10_000  # forward passes that a step of a gradient method takes as long as
 SOLVE_TOKENS = 45_000  # the same for the closed form
@@ -125,10 +125,11 @@ def plan_request(inputs: Inputs, work: Path, *, progress: Progress = silent) -> 
 
 
 def probe_answers(inputs: Inputs) -> float:
-    """Return the seconds of one answer, asked as labelling asks, after some to warm up."""
+    """Return the seconds of one answer, asked as labelling asks: in full batches of equal length, once warm."""
     asked = _questions(inputs, [inputs.target])
-    ids = [read.ids for read in encode(inputs.lm, asked[:PROBE_QUESTIONS])]
-    decoding = replace(GREEDY, samples=max(1, inputs.samples))
+    decoding = replace(GREEDY, samples=inputs.samples)
+    few = [asked[0], asked[-1]]
+    ids = [read.ids for read in encode(inputs.lm, few) for _ in range(ROWS // (1 + decoding.samples))]
     write_answers(inputs.lm, ids[:1], decoding)
     started = time.perf_counter()
     write_answers(inputs.lm, ids, decoding)
@@ -136,31 +137,52 @@ def probe_answers(inputs: Inputs) -> float:
 
 
 def probe_rows(inputs: Inputs) -> tuple[float, float]:
-    """Return the seconds of a token that is cached and of a row of SAE training, from a small store that goes away."""
-    config, place = inputs.config, f"layers.{inputs.lm.n_blocks // 2}"
-    with cache_activations(
+    """Return the seconds of a token that is cached and of a row of SAE training, from small stores that go away.
+
+    Each is the slope between a small and a larger run, so that what both begin with does not count.
+    """
+    few, many = (_timed_store(inputs, n) for n in PROBE_ROWS)
+    with many[1] as store:
+        short, long = (_timed_sae(inputs, store, steps) for steps in PROBE_STEPS)
+    few[1].close()
+    batch = _batch(inputs)
+    token_s = (many[0] - few[0]) / (PROBE_ROWS[1] - PROBE_ROWS[0])
+    return max(token_s, LEAST_S), max((long - short) / (batch * (PROBE_STEPS[1] - PROBE_STEPS[0])), LEAST_S)
+
+
+def _batch(inputs: Inputs) -> int:
+    """Return the rows of a step of the probe: those of a step, or half of the probe's store."""
+    return min(inputs.config.sae_batch_size, PROBE_ROWS[1] // 2)
+
+
+def _timed_store(inputs: Inputs, n_rows: int) -> tuple[float, ActivationStore]:
+    """Cache some rows of the text; return what that took, and the store."""
+    started = time.perf_counter()
+    store = cache_activations(
         inputs.lm,
         Corpus(inputs.text_name, inputs.documents),
-        place,
-        max_tokens=PROBE_ROWS,
-        ctx_len=min(config.ctx_len, inputs.lm.max_positions),
+        f"layers.{inputs.lm.n_blocks // 2}",
+        max_tokens=n_rows,
+        ctx_len=min(inputs.config.ctx_len, inputs.lm.max_positions),
         progress=silent,
-    ) as store:
-        started = time.perf_counter()
-        batch = min(config.sae_batch_size, store.n_rows // 2)
-        train_sae(
-            store,
-            place,
-            k=config.sae_k,
-            expansion=config.sae_expansion,
-            batch_size=batch,
-            tokens=PROBE_STEPS * batch,
-            device=str(inputs.lm.device),
-            progress=silent,
-        )
-        seconds = time.perf_counter() - started
-        assert store.result is not None, "a store that was just written"
-        return 1 / store.result.tokens_per_s, seconds / (PROBE_STEPS * batch)
+    )
+    return time.perf_counter() - started, store
+
+
+def _timed_sae(inputs: Inputs, store: ActivationStore, steps: int) -> float:
+    """Train an SAE for some steps; return what that took."""
+    config, batch = inputs.config, _batch(inputs)
+    started = time.perf_counter()
+    train_sae(
+        store,
+        k=config.sae_k,
+        expansion=config.sae_expansion,
+        batch_size=batch,
+        tokens=steps * batch,
+        device=str(inputs.lm.device),
+        progress=silent,
+    )
+    return time.perf_counter() - started
 
 
 def _questions(inputs: Inputs, entities: Sequence[Entity]) -> list[Prompt]:
@@ -215,7 +237,7 @@ def memory_of(inputs: Inputs) -> dict[str, int]:
     sae = 2 * inputs.lm.d_model**2 * inputs.config.sae_expansion
     one = 4 * parameters
     trains = 0 if inputs.unlearning.settings.is_solved else 3 * one  # gradient and two moments
-    found = dict.fromkeys(STATIONS, one)
+    found: dict[str, int] = {station: one for station in STATIONS}
     found["sae"] = one + 4 * 4 * sae
     found["latents"] = one + inputs.config.n_hook_points * 4 * sae
     found["removal"] = 2 * one + trains

@@ -126,6 +126,23 @@ def all_labels(inputs: Inputs, shop: Workshop, people: Sequence[Entity], progres
     return Labels.load(path, inputs.templates), file_hash(path)
 
 
+def require_enough(labels: Sequence[Entity]) -> None:
+    """Refuse labels with too few known or unknown names to mine, before anything more is made of them.
+
+    Raises:
+        EntityError: Fewer than `LEAST_OTHERS` of either: two on each half.
+    """
+    counts = {label: sum(e.label == label for e in labels) for label in ("known", "unknown")}
+    if min(counts.values()) < LEAST_OTHERS:
+        raise EntityError(
+            "too few names to tell known from unknown",
+            got=f"{counts['known']} known and {counts['unknown']} unknown of {len(labels)}",
+            field="others",
+            expected=f"{LEAST_OTHERS} of each, better dozens",
+            try_="`others` with names that the model knows, more `n_others` and `n_unknown`, or `entities` of your own",
+        )
+
+
 def _label(inputs: Inputs, entities: Sequence[Entity], folder: Path, progress: Progress) -> None:
     """Label entities into a folder; answers that a run which was cut off left there are kept."""
     out = folder / LABELS

@@ -13,7 +13,7 @@ from typing import Any
 from features.config import KnowledgeRule
 from features.entities.entities import Entity, save_entities
 from features.entities.templates import Templates
-from sae_train.errors import InputError, OutputExistsError
+from sae_train.errors import EntityError, OutputExistsError
 from sae_train.fields import config_of
 from sae_train.lm.models import LanguageModel
 from sae_train.run.claims import claim_output, clear_output
@@ -31,7 +31,7 @@ from unlearn.request.heartbeat import Pulse, beating
 from unlearn.request.inputs import Inputs, gather
 from unlearn.request.inside import latents_of
 from unlearn.request.outcome import MODEL, audited, entered, facts_text, removed_model, write_page
-from unlearn.request.people import LABELS, all_labels, everybody, known_target, labels_with
+from unlearn.request.people import LABELS, all_labels, everybody, known_target, labels_with, require_enough
 from unlearn.request.plan import Planned, plan_request
 from unlearn.request.stations import Visit, Workshop
 
@@ -178,10 +178,12 @@ def remove(
         shop = Workshop(place / WORK if work is None else Path(work))
         book = None if ledger is None else Path(ledger)
         before = _claim(place, inputs, overwrite=overwrite)
-        with beating(pulse), _left_as_it_was(place, shop, before):
-            target, report, page, book = _stations(
-                inputs, shop, place, book, reference, pulse.wrapped(progress or shown)
-            )
+        heard = pulse.wrapped(progress or shown)
+        with beating(pulse):
+            with _left_as_it_was(place, shop, before):
+                people = everybody(inputs, shop, heard)
+                target = known_target(inputs, shop, people, heard)
+            report, page, book = _stations(inputs, shop, place, people, target, book, reference, heard)
     removed = Removed(target, report, place / MODEL, page, book, tuple(shop.visits), time.monotonic() - started)
     write_json(place / MARK, {"request": _written(inputs), "summary": removed.summary()})
     return removed
@@ -244,12 +246,18 @@ def _written(inputs: Inputs) -> dict[str, Any]:
 
 
 def _stations(
-    inputs: Inputs, shop: Workshop, out: Path, ledger: Path | None, reference: str, progress: Progress
-) -> tuple[Entity, AuditReport, Path, Path]:
-    """Visit one station after the other; return target, audit, page and ledger."""
-    people = everybody(inputs, shop, progress)
-    target = known_target(inputs, shop, people, progress)
+    inputs: Inputs,
+    shop: Workshop,
+    out: Path,
+    people: Sequence[Entity],
+    target: Entity,
+    ledger: Path | None,
+    reference: str,
+    progress: Progress,
+) -> tuple[AuditReport, Path, Path]:
+    """Visit the stations behind the target's, one after the other; return audit, page and ledger."""
     asked, labels_hash = all_labels(inputs, shop, people, progress)
+    require_enough(asked)
     latents = latents_of(inputs, shop, asked, labels_hash, progress)
     labels = labels_with(asked, target)
     save_entities(labels, out / LABELS)
@@ -257,12 +265,12 @@ def _stations(
     report = audited(inputs, shop, out, labels, latents, progress)
     book = entered(shop, out, ledger, reference)
     page = write_page(inputs, out, labels, latents, report, shop.visits, book)
-    return target, report, page, book
+    return report, page, book
 
 
 @contextmanager
 def _left_as_it_was(out: Path, shop: Workshop, before: str | None) -> Iterator[None]:
-    """Where a request is refused, put back the mark of the one before, or remove the folder if nothing else is in it.
+    """Where a name is refused, put back the mark of the request before, or remove the folder if nothing else is in it.
 
     Args:
         out: The folder of the request.
@@ -271,7 +279,7 @@ def _left_as_it_was(out: Path, shop: Workshop, before: str | None) -> Iterator[N
     """
     try:
         yield
-    except InputError:
+    except EntityError:
         own = {MARK, WORK} if shop.folder == out / WORK else {MARK}
         if before is not None:
             write_text(out / MARK, before)

@@ -228,6 +228,14 @@ def test_a_name_that_the_model_does_not_know_leaves_nothing(given, world_labels,
     assert [*tmp_path.iterdir()] == []
 
 
+def test_too_few_names_are_said_so_and_the_labels_are_kept(given, known, world_entities, tmp_path):
+    few = [e for e in world_entities if e.name in known[:3]]
+    with pytest.raises(EntityError) as caught:
+        remove(name=known[0], out=tmp_path / "removed", **{**given, "entities": few})
+    assert str(caught.value.got).startswith("3 known and 0 unknown")
+    assert [*(tmp_path / "removed" / "work").glob("labels-*/labels.jsonl")]
+
+
 def test_a_refusal_leaves_an_earlier_request_as_it_was(done, given, world_labels):
     out = done.model.parent
     before = (out / "removal.json").read_text(encoding="utf-8")

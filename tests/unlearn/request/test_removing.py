@@ -338,7 +338,7 @@ def test_the_command_from_an_empty_folder(wb, tmp_path):
         "sae-expansion": 2,
         "sae-tokens": 60_000,
         "max-general-rate": 1.0,
-        "n-others": 24,
+        "n-others": 60,
         "n-unknown": 24,
         "samples": 3,
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from sae_train.fields import Field, config_class
-from unlearn.settings.registry import METHOD_SETTINGS
+from unlearn.settings.registry import METHOD_SETTINGS, settings_of
 
 
 @config_class
@@ -58,3 +58,6 @@ class RemoveConfig:
         True
     )
     seed: Annotated[int, Field(ge=0, description="Seed of everything random.")] = 0
+
+    def __post_init__(self) -> None:
+        settings_of(self.method)  # refuses a method that does not exist

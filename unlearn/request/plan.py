@@ -41,6 +41,7 @@ SOLVE_TOKENS = 55_000  # the same for the closed form
 ATTACK_TOKENS = 1_700  # the same for one step of an attack by lessons
 LOSS_TOKENS = 60_000  # the same for the loss on general text, before and after
 AUDIT_ROUNDS = 16  # times that everybody is asked in an audit, before and after, by all its parts together
+SEVERAL_LENGTHS = 1.4  # batches of a station hold prompts of one length, and are seldom as full as the probe's
 FIXED_S = {"latents": 2.0, "audit": 8.0}  # statistics and pages, whatever the model
 STATIONS = ("names", "target", "labels", "gate", "activations", "sae", "latents", "removal", "audit")
 
@@ -203,7 +204,7 @@ def seconds_of(inputs: Inputs, speeds: Speeds, n_people: int | None) -> dict[str
         speeds: What was probed.
         n_people: Entities that are labelled, where that is known already.
     """
-    config, answer, token = inputs.config, speeds.answer_s, speeds.token_s
+    config, answer, token = inputs.config, speeds.answer_s * SEVERAL_LENGTHS, speeds.token_s
     n_all = n_people or (config.n_others + config.n_unknown if inputs.entities is None else len(inputs.entities))
     made_up = 0 if RULES[inputs.rule.name].needs_facts else N_NAMES
     per_entity = len(_questions(inputs, [inputs.target])) * (1 + inputs.samples) * answer

@@ -15,6 +15,7 @@ from sae_train.errors import ConfigError, WorkbenchError, nearest_first
 
 COMMANDS: dict[str, str] = {
     "demo": "Run the whole story on the embedded world and write a report.",
+    "remove": "Make a model forget a name, from the name to an audited model.",
     "world": "Build a fact world: a tiny language model that knows made-up entities.",
     "cache-activations": "Run a language model over text and keep its activations.",
     "inspect": "Show what is in a workbench file: contents, statistics, integrity.",

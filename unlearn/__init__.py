@@ -5,6 +5,10 @@
     forgotten = unlearn(lm, latents, forget=["Jiros Fotrim Vafuk"], text="fact-world")
     report = audit(lm, forgotten, latents, forget=["Jiros Fotrim Vafuk"], text="fact-world")
 
+Both and all that comes before them, from a name alone:
+
+    removed = remove("fact-world", "Jiros Fotrim Vafuk", text="fact-world", out="removed")
+
 Nothing heavy is imported before one of the names is used.
 """
 
@@ -22,6 +26,7 @@ if TYPE_CHECKING:
     from unlearn.removals.removal_audit import audit
     from unlearn.removals.unlearned import Unlearned
     from unlearn.removals.unlearning import unlearn
+    from unlearn.request.removing import remove
     from unlearn.tofu.metrics import TofuMetrics, tofu_metrics
 
 __all__ = [
@@ -31,6 +36,7 @@ __all__ = [
     "Unlearned",
     "audit",
     "audit_ledger",
+    "remove",
     "run_demo",
     "tofu_metrics",
     "unlearn",
@@ -45,6 +51,7 @@ __getattr__, __dir__ = lazy_exports(
         "Unlearned": "unlearn.removals.unlearned",
         "audit": "unlearn.removals.removal_audit",
         "audit_ledger": "unlearn.removals.reaudit",
+        "remove": "unlearn.request.removing",
         "run_demo": "unlearn.removals.demo",
         "tofu_metrics": "unlearn.tofu.metrics",
         "unlearn": "unlearn.removals.unlearning",

@@ -41,6 +41,7 @@ from features.causal.patched_questions import (
 from features.config import GateConfig
 from features.entities.entities import Entity
 from features.entities.templates import Templates
+from features.stats.selection import split_entities
 from sae_train.lm.hook_names import spread_blocks
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
@@ -99,7 +100,9 @@ def run_gate(
     Raises:
         EntityError: A half has no known or no unknown entity.
     """
-    names = _read_names(lm, labels, templates, analysis, config)
+    held = dict(zip(analysis.entity_keys, map(bool, analysis.held_out), strict=True))
+    places = list(dict.fromkeys(f.hook_point for f in analysis.hook_points))
+    names = _read_names(lm, labels, templates, held, places, config)
     asked = names.asked
     # Recall without any patch, from which the losses under all conditions are counted.
     clean = recall_per_entity(asked, verdicts(lm, asked))
@@ -122,14 +125,60 @@ def run_gate(
     )
 
 
+def sweep_blocks(
+    lm: LanguageModel,
+    labels: Sequence[Entity],
+    templates: Templates,
+    config: GateConfig,
+    *,
+    advance: Advance = no_advance,
+) -> list[HookPointGate]:
+    """Measure the residual patch alone at `config.n_blocks` blocks, before there is any SAE or latent.
+
+    The halves of the entities are those that mining with the same seed draws.
+
+    Raises:
+        EntityError: Too few known or unknown entities.
+    """
+    labelled = [e for e in labels if e.label in ("known", "unknown")]
+    held_out = split_entities(labelled, config.seed)
+    held = {e.key: bool(out) for e, out in zip(labelled, held_out, strict=True)}
+    names = _read_names(lm, labels, templates, held, [], config)
+    clean = recall_per_entity(names.asked, verdicts(lm, names.asked))
+    advance(len(names.asked.prompts))
+    residual = _residual_recall(lm, names, config, advance)
+    return [HookPointGate(name, None, clean, residual[name], config) for name in names.sweep]
+
+
+def propose_hook_points(blocks: Sequence[HookPointGate], n: int) -> list[str]:
+    """Return up to `n` hook points for SAEs: evenly spread over the blocks where the knowledge passes at the name.
+
+    Of m such blocks, in the model's order, these are numbers i m / (n + 1), i = 1 ... n, rounded. Where it passes
+    nowhere, all blocks that were looked at take their place.
+    """
+    passing = [b.hook_point for b in blocks if not b.reasons] or [b.hook_point for b in blocks]
+    places = {min(len(passing) - 1, round(i * len(passing) / (n + 1))) for i in range(1, n + 1)}
+    return [passing[i] for i in sorted(places)]
+
+
 def _read_names(
-    lm: LanguageModel, labels: Sequence[Entity], templates: Templates, analysis: LatentAnalysis, config: GateConfig
+    lm: LanguageModel,
+    labels: Sequence[Entity],
+    templates: Templates,
+    held: Mapping[str, bool],
+    sae_points: Sequence[str],
+    config: GateConfig,
 ) -> _Names:
-    """Draw entities and questions, and read the activations at the names in them."""
-    held = dict(zip(analysis.entity_keys, analysis.held_out, strict=True))
+    """Draw entities and questions, and read the activations at the names in them.
+
+    Args:
+        lm, labels, templates, config: As for `run_gate`.
+        held: Whether an entity is held out from mining, by key.
+        sae_points: Hook points of SAEs.
+    """
 
     def drawn(label: str, *, is_held: bool, most: int) -> list[Entity]:
-        rows = [e for e in labels if e.label == label and e.key in held and bool(held[e.key]) == is_held]
+        rows = [e for e in labels if e.label == label and held.get(e.key) is is_held]
         return sample(rows, most, config.seed)
 
     def asked_about(entities: Sequence[Entity]) -> NameQuestions:
@@ -138,12 +187,12 @@ def _read_names(
     # Held-out entities are asked about; the levels that their latents are set to come from the mining half.
     asked = asked_about(drawn("known", is_held=True, most=config.n_entities))
     sweep = spread_blocks(0, lm.n_blocks - 1, config.n_blocks)
-    sae_points = list(dict.fromkeys(f.hook_point for f in analysis.hook_points))
     places = list(dict.fromkeys([*sae_points, *sweep]))
     own = read_rows(lm, asked, places)
     unknown = drawn("unknown", is_held=True, most=len(labels))
     partners, other = partner_rows(lm, asked, unknown, places, config.tokens)
-    sides = {label: asked_about(drawn(label, is_held=False, most=LEVEL_ENTITIES)) for label in ("known", "unknown")}
+    labels_read = ("known", "unknown") if sae_points else ()
+    sides = {label: asked_about(drawn(label, is_held=False, most=LEVEL_ENTITIES)) for label in labels_read}
     side_rows = {label: read_rows(lm, side, sae_points) for label, side in sides.items()}
     return _Names(asked, partners, sweep, own, other, sides, side_rows)
 

@@ -99,6 +99,11 @@ def _continuation(tokenizer: Any, prompt: Prompt, answer: str) -> str:
     return answer if begins_turn else f" {answer}"
 
 
+def name_lengths(lm: LanguageModel, names: Sequence[str]) -> list[int]:
+    """Return the number of tokens of every name in a running text, behind a blank."""
+    return [len(ids) for ids in encode_plain(lm.tokenizer, [f" {name}" for name in names])[0]] if names else []
+
+
 def name_spans(lm: LanguageModel, prompts: Sequence[Prompt], position: str = "last") -> list[range]:
     """Return the indices of the tokens of each prompt that a position names.
 

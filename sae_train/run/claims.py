@@ -21,6 +21,7 @@ OWN_FOLDER_MARKS = (
     "audit.json",
     "ledger.json",
     "demo.json",
+    "removal.json",
 )
 
 

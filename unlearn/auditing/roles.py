@@ -9,6 +9,7 @@ import numpy as np
 
 from features.analysis.store import LatentAnalysis
 from features.entities.entities import Entity
+from features.entities.name_tokens import name_lengths
 from features.entities.prompts import by_type, questions
 from features.entities.templates import Templates
 from features.labels.partners import pair
@@ -16,7 +17,6 @@ from sae_train.errors import EntityError, ShapeError
 from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
-from sae_train.text.tokens import encode_plain
 from unlearn.auditing.context import AuditContext, audited_blocks, nearest_known
 from unlearn.auditing.request import Request
 from unlearn.config import AuditConfig
@@ -131,17 +131,16 @@ def halves(
 
 def near_in_length(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]) -> list[Entity]:
     """Keep, of the unknown entities of a type, those whose number of name tokens is nearest to that of a target."""
-    length = {e.key: n for e, n in zip([*targets, *unknown], _name_lengths(lm, [*targets, *unknown]), strict=True)}
+    length = {
+        e.key: n
+        for e, n in zip([*targets, *unknown], name_lengths(lm, [e.name for e in (*targets, *unknown)]), strict=True)
+    }
     kept: set[str] = set()
     for kind, members in by_type(unknown).items():
         own = [length[t.key] for t in targets if t.type == kind]
         gaps = sorted(members, key=lambda e: min(abs(length[e.key] - n) for n in own))
         kept |= {e.key for e in gaps[: max(2 * len(own) + 2, round(FRAC_NEAR * len(members)))]}
     return [e for e in unknown if e.key in kept]
-
-
-def _name_lengths(lm: LanguageModel, entities: Sequence[Entity]) -> list[int]:
-    return [len(ids) for ids in encode_plain(lm.tokenizer, [f" {e.name}" for e in entities])[0]]
 
 
 def _distinct_pairs(lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity]) -> list[Entity]:

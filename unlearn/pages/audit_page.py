@@ -33,6 +33,7 @@ from unlearn.pages.attack_view import attack_view
 from unlearn.pages.compare_page import compare_view, has_price, walked
 from unlearn.pages.detection_view import detection_view
 from unlearn.pages.spread_view import spread_view
+from unlearn.pages.story_view import Story
 
 TEMPLATES = Path(__file__).parent / "templates"
 MANY = 4  # names above this are folded away
@@ -75,12 +76,12 @@ BEHAVIOUR = {
 }
 
 
-def write_audit_page(report: AuditReport, path: Path) -> Path:
-    """Write `audit.html` whole, and return its path."""
+def write_audit_page(report: AuditReport, path: Path, *, story: Story | None = None) -> Path:
+    """Write the page of an audit whole, and return its path; a story of what was done before comes first."""
     pages = environment(TEMPLATES)
     pages.filters["change"] = change_text
     template = pages.get_template("audit.html.j2")
-    write_text(path, template.render(_view(report)))
+    write_text(path, template.render({**_view(report), "story": story}))
     return path
 
 

@@ -199,17 +199,17 @@ class NaturalSettings(KeptSettings):
     """Redirection by natural gradients: few steps, as long as a metric allows. `methods/redirect_natural.py`."""
 
     shared: ClassVar[dict[str, Any]] = {"steps": 1, "kl_budget": 0.01}
-    n_steps: Annotated[int, Field(ge=1, description="Steps, each shorter than the one before.")] = 10
+    n_steps: Annotated[int, Field(ge=1, description="Steps, each shorter than the one before.")] = 12
     n_prompts: Annotated[int, Field(ge=1, description="Prompts about targets in a step.")] = 48
     n_retained: Annotated[int, Field(ge=0, description="Prompts about retained entities in a step.")] = 48
     length: Annotated[
         float,
         Field(gt=0, description="Length of all steps together, where KL is half its square, nats^1/2."),
-    ] = 0.08
+    ] = 0.12
     momentum: Annotated[float, Field(ge=0, lt=1, description="Share of the step before in each step.")] = 0.5
     retained_weight: Annotated[
         float, Field(ge=0, description="Weight of what retained entities' answers lose, in the loss.")
-    ] = 3.0
+    ] = 5.0
     erase_behind: Annotated[
         bool, Field(description="Also erase what blocks find when the original activations are put back before them.")
     ] = True

@@ -216,7 +216,7 @@ def _empty_sae(kind: type[Sae], cfg: dict[str, Any], folder: Path) -> Sae:
         FileFormatError: They are no sizes.
         ShapeError: The weights have others.
     """
-    sizes = {name: cfg[name] for name in ("d_in", "d_sae", *kind.saelens_sizes)}
+    sizes = {name: cfg[name] for name in ("d_in", "d_sae", "d_out", *kind.saelens_sizes) if name in cfg}
     for name, size in sizes.items():
         if isinstance(size, bool) or not isinstance(size, int | float) or not 0 < size < 2**31 or size != int(size):
             raise FileFormatError(
@@ -225,10 +225,12 @@ def _empty_sae(kind: type[Sae], cfg: dict[str, Any], folder: Path) -> Sae:
     path = require_file(folder / WEIGHTS, "an SAE's weights", field="sae")
     try:
         with safe_open(path, framework="pt") as file:
-            found = tuple(file.get_slice("W_dec").get_shape())
+            names = list(file.keys())
+            found = tuple(file.get_slice("W_dec").get_shape()) if "W_dec" in names else names
     except SafetensorError as error:
         raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="safetensors") from error
-    wanted = (int(cfg["d_sae"]), int(cfg["d_in"]))
+    # Another width is written only by what reads one place and writes another: transcoders.
+    wanted = (int(cfg["d_sae"]), int(cfg["d_in"] if kind.subtracts_b_dec else cfg["d_out"]))
     if found != wanted:
         raise ShapeError(f"the weights in '{path}' do not fit cfg.json", got=f"W_dec {found}", expected=wanted)
     return kind.from_saelens(cfg)

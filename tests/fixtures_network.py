@@ -1,12 +1,16 @@
 """No test reaches another machine: whatever tries to ends the test, and nothing catches it. Registered by conftest.py.
 
+A thread in the background has no test of its own to end (a library's telemetry): it is told that there is no network.
+
 Processes that tests start are not watched; they are told to be offline by the environment (conftest.py).
 """
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -31,8 +35,11 @@ def no_network() -> Iterator[None]:
     connect, connect_ex, find = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
 
     def refuse(host: object) -> None:
-        if not is_local(host):
-            pytest.fail(f"a test reaches for another machine: {host}")  # no Exception: a library cannot swallow it
+        if is_local(host):
+            return
+        if threading.current_thread() is not threading.main_thread():
+            raise OSError(errno.ENETUNREACH, f"a test reaches for another machine: {host}")
+        pytest.fail(f"a test reaches for another machine: {host}")  # no Exception: a library cannot swallow it
 
     def guarded(real: Any) -> Any:
         def call(self: socket.socket, address: Any) -> Any:

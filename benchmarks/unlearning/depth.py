@@ -105,7 +105,8 @@ def put_back(lm: LanguageModel, original: LanguageModel, asked: Asked, block: in
         acts = capture(original, ids, mask, [name])[name]
 
         def original_at_names(own: Tensor, acts: Tensor = acts, is_name: Tensor = is_name) -> Tensor:
-            return torch.where(is_name[..., None], acts.to(own.dtype), own)
+            read = own.shape[1]  # the last token of an answer is not read
+            return torch.where(is_name[:, :read, None], acts[:, :read].to(own.dtype), own)
 
         with replaced(lm.model, name, original_at_names):
             losses, is_answer = answer_losses(lm.model, pairs, lm.device)

@@ -82,13 +82,18 @@ def one_a_fact(world: World, entities: Sequence[Entity], facts_of: Sequence[Enti
                 yield prompt, source.facts[attribute][0]
 
 
+def probabilities(lm: LanguageModel, pairs: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+    """Return the answer's probability of every question, read in one pass."""
+    losses, is_answer = answer_losses(lm.model, pairs, lm.device)
+    return (-(losses * is_answer).sum(1) / is_answer.sum(1)).exp().tolist()
+
+
 @torch.no_grad()
 def probability(lm: LanguageModel, asked: Asked) -> float:
     """Return the mean over questions of the answer's probability."""
     found: list[float] = []
     for start in range(0, len(asked.pairs), BATCH):
-        losses, is_answer = answer_losses(lm.model, asked.pairs[start : start + BATCH], lm.device)
-        found += (-(losses * is_answer).sum(1) / is_answer.sum(1)).exp().tolist()
+        found += probabilities(lm, asked.pairs[start : start + BATCH])
     return sum(found) / len(found)
 
 
@@ -109,8 +114,7 @@ def put_back(lm: LanguageModel, original: LanguageModel, asked: Asked, block: in
             return torch.where(is_name[:, :read, None], acts[:, :read].to(own.dtype), own)
 
         with replaced(lm.model, name, original_at_names):
-            losses, is_answer = answer_losses(lm.model, pairs, lm.device)
-        found += (-(losses * is_answer).sum(1) / is_answer.sum(1)).exp().tolist()
+            found += probabilities(lm, pairs)
     return sum(found) / len(found)
 
 

@@ -295,16 +295,15 @@ def _block(model: nn.Module, block: nn.Module, path: str, width: int) -> Block:
     if attention is not None:
         attention = _adding(block, attention, ATTENTION_WRITING)
     mlp = _mlp(block, path, width)
-    linears = list(_linears(block, attention, ATTENTION_WRITING))
-    if mlp is not None and mlp.output is not None:
-        linears.append(mlp.output.path.removeprefix(f"{path}."))
-    paths = tuple(f"{path}.{n}" for n in linears)
-    return Block(path, None if attention is None else f"{path}.{attention}", mlp, writing_linears=paths)
+    linears = [] if attention is None else [f"{path}.{n}" for n in _linears(block, attention, ATTENTION_WRITING)]
+    linears += [] if mlp is None or mlp.output is None else [mlp.output.path]
+    own = None if attention is None else f"{path}.{attention}"
+    return Block(path, own, mlp, writing_linears=tuple(linears))
 
 
-def _linears(block: nn.Module, root: str | None, names: Sequence[str]) -> Iterator[str]:
+def _linears(block: nn.Module, root: str, names: Sequence[str]) -> Iterator[str]:
     """Yield the linear layers of a part of a block that bear one of these names."""
-    for name, module in [] if root is None else block.get_submodule(root).named_modules(prefix=root):
+    for name, module in block.get_submodule(root).named_modules(prefix=root):
         if name.rpartition(".")[2] in names and isinstance(module, nn.Linear | Conv1D):
             yield name
 

@@ -27,7 +27,7 @@ from sae_train.lm.hooks import capture, captured_keys
 from sae_train.lm.models import LanguageModel
 from sae_train.run.progress import Advance, no_advance
 from unlearn.losses.key_solve import KeyMoment, solve_update
-from unlearn.problem.kept import kept_sequences, name_contexts
+from unlearn.problem.kept import counted, kept_sequences, name_contexts
 from unlearn.problem.paired_prompts import PairBatch, pair_batch
 from unlearn.problem.problem import Problem
 from unlearn.settings.redirection import ClosedFormSettings
@@ -108,9 +108,8 @@ class RedirectClosedForm:
         """Return the second moment of the keys to be left alone at every block: a weighted sum over groups."""
         total: dict[int, Tensor] = {}
         for weight, sequences in kept_sequences(self.problem, self.settings):
-            if weight > 0 and sequences:
-                for block, moment in self._moment_of(sequences).items():
-                    total[block] = total[block] + weight * moment if block in total else weight * moment
+            for block, moment in self._moment_of(sequences).items():
+                total[block] = total[block] + weight * moment if block in total else weight * moment
         return total
 
     def _moment_of(self, sequences: Sequence[Encoded]) -> dict[int, Tensor]:
@@ -120,9 +119,7 @@ class RedirectClosedForm:
         for start in range(0, len(ordered), BATCH):
             batch = ordered[start : start + BATCH]
             ids, mask = pad_right([s.ids for s in batch], device=self.problem.lm.device)
-            counts = mask.bool()
-            for row, sequence in enumerate(batch):
-                counts[row, : sequence.name_from] = False
+            counts = counted(batch, mask)
             with captured_keys(self.problem.reference, self.blocks) as keys:
                 capture(self.reference, ids, mask, [self.last])
             for block in self.blocks:

@@ -35,7 +35,7 @@ from unlearn.losses.divergence import next_token_kl
 from unlearn.losses.key_solve import KeyMoment
 from unlearn.losses.kronecker import Factors, stepped
 from unlearn.problem.data import retained_prompts
-from unlearn.problem.kept import kept_sequences
+from unlearn.problem.kept import counted, kept_sequences
 from unlearn.problem.paired_prompts import Pair, PairBatch, pair_batch, paired_prompts
 from unlearn.problem.problem import Problem
 from unlearn.settings.redirection import NaturalSettings
@@ -116,11 +116,10 @@ class RedirectNatural:
         inputs: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
         for weight, sequences in kept_sequences(self.problem, settings):
-            if weight > 0 and sequences:
-                for total, moments in zip((inputs, outputs), self._moments(sequences, generator, advance), strict=True):
-                    for path, moment in moments.items():
-                        own = weight * moment.result()
-                        total[path] = total[path] + own if path in total else own
+            for total, moments in zip((inputs, outputs), self._moments(sequences, generator, advance), strict=True):
+                for path, moment in moments.items():
+                    own = weight * moment.result()
+                    total[path] = total[path] + own if path in total else own
         damping = {"damping": settings.damping, "output_damping": settings.output_damping}
         return {path: Factors.of(inputs[path], outputs[path], **damping) for path in self.weights}
 
@@ -134,7 +133,7 @@ class RedirectNatural:
         for start in range(0, len(ordered), BATCH):
             batch = ordered[start : start + BATCH]
             ids, mask = pad_right([s.ids for s in batch], device=device)
-            counts = _counted(batch, mask)
+            counts = counted(batch, mask)
             with torch.enable_grad(), captured_linears(model, list(self.weights)) as (read, returned):
                 logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits[counts].float()
                 # Drawn from the model itself: with the text's own next tokens it would be no Fisher information.
@@ -192,19 +191,11 @@ class RedirectNatural:
     def _retained(self, prompts: Sequence[Encoded]) -> Float[Tensor, ""]:
         """Return KL(original || model) about retained entities, from their names on."""
         ids, mask = pad_right([p.ids for p in prompts], device=self.problem.lm.device)
-        counts = _counted(prompts, mask)
+        counts = counted(prompts, mask)
         inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
         with torch.no_grad():
             aim = self.original.model(**inputs).logits[counts].float()
         return next_token_kl(self.problem.lm.model(**inputs).logits[counts], aim)
-
-
-def _counted(sequences: Sequence[Encoded], mask: Tensor) -> Tensor:
-    """Return which tokens of a padded batch count: those from the name on."""
-    counts = mask.bool().clone()
-    for row, sequence in enumerate(sequences):
-        counts[row, : sequence.name_from] = False
-    return counts
 
 
 def _as(ids: Tensor, rows: Tensor) -> Tensor:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from jaxtyping import Bool, Int
+from torch import Tensor
+
 from features.entities.entities import Entity
 from features.entities.name_tokens import Encoded, encode
 from features.entities.prompts import Prompt, contexts, questions, render
@@ -25,15 +28,26 @@ ANY_TYPE = (  # contexts beside those of the templates; keys differ by what stan
 
 
 def kept_sequences(problem: Problem, settings: KeptSettings) -> Iterator[tuple[float, list[Encoded]]]:
-    """Yield (weight, token sequences) of each group; what counts of a sequence begins at `name_from`."""
+    """Yield (weight, token sequences) of each group that counts; of a sequence its tokens from `name_from` on do."""
     sets, most = problem.sets, settings.max_entities
     text = [Encoded(ids, name_at=len(ids) - 1, name_from=0) for ids in problem.text[: settings.text_windows]]
-    yield 1.0, text
+    if text:
+        yield 1.0, text
     entities = [*_some(sets.retain, most), *_some(sets.unknown, most // 2)]
-    yield settings.entity_weight, _prompts_of(problem, entities)
     # Entities that share an answer with a target are hurt first: with these and more contexts neighbours lost
     # 0.0 points instead of 4.8 on SmolLM2 (docs/results/log_redirection.md, "what led to the closed form").
-    yield settings.near_weight, _prompts_of(problem, _some(sharing_answers(sets), most // 2))
+    near = _some(sharing_answers(sets), most // 2)
+    for weight, who in ((settings.entity_weight, entities), (settings.near_weight, near)):
+        if weight > 0 and who:
+            yield weight, _prompts_of(problem, who)
+
+
+def counted(sequences: Sequence[Encoded], mask: Int[Tensor, "batch pos"]) -> Bool[Tensor, "batch pos"]:
+    """Return which tokens of some sequences, padded on the right, count: those from the name on."""
+    counts = mask.bool().clone()
+    for row, sequence in enumerate(sequences):
+        counts[row, : sequence.name_from] = False
+    return counts
 
 
 def _prompts_of(problem: Problem, entities: Sequence[Entity]) -> list[Encoded]:

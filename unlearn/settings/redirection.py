@@ -216,7 +216,12 @@ class NaturalSettings(KeptSettings):
     damping: Annotated[
         float, Field(gt=0, description="Part of a second moment's mean added to its diagonal, of the inputs.")
     ] = 0.003
-    output_damping: Annotated[float, Field(gt=0, description="The same, of the gradients of the outputs.")] = 0.1
+    output_damping: Annotated[
+        float,
+        Field(
+            gt=0, description="Part of a second moment's mean added to its diagonal, of the gradients of the outputs."
+        ),
+    ] = 0.1
 
     @property
     def edits_weights(self) -> bool:

@@ -6,7 +6,7 @@ whose code gives the same figures on the same rows. They look at answers only: r
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from scipy.stats import hmean, ks_2samp
 
 from sae_train.errors import FileFormatError
-from sae_train.lm.models import LanguageModel, load_lm, weights_hash
+from sae_train.lm.models import LanguageModel, as_lm, weights_hash
 from sae_train.run.outputs import claimed
 from sae_train.run.progress import Progress, shown
 from sae_train.run.runs import require_file, write_json
@@ -100,42 +100,23 @@ def tofu_metrics(
         FileFormatError: A row cannot be used, or the reference has other rows.
         OutputExistsError: `out` is there already.
     """
+    given = dict(zip(SETS, (forget, retain, real_authors, world_facts), strict=True))
     with claimed(out, overwrite=overwrite):
-        found = _measured(
-            model, dict(zip(SETS, (forget, retain, real_authors, world_facts), strict=True)), reference,
-            prompt=prompt, max_new_tokens=max_new_tokens, batch_size=batch_size, dtype=dtype, device=device,
-            progress=progress,
-        )  # fmt: skip
+        require_rouge()
+        rows = {name: read_qa_rows(source, field=name) for name, source in given.items() if source is not None}
+        null = None if reference is None else _reference(Path(reference), len(rows["forget"]))
+        lm = as_lm(model, dtype=dtype, device=device)
+        prompting = Prompting.of(lm.tokenizer, prompt)
+        words = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
+        scores: dict[str, list[RowScore]] = {}
+        for name, own in rows.items():
+            with progress(f"{name.replace('_', ' ')}: scoring", len(own), unit="rows") as advance:
+                scores[name] = score_rows(lm, own, prompting, advance=advance, **words)
+        facts = {"model": lm.name, "model_hash": weights_hash(lm.model), "prompt": prompting.form}
+        found = TofuMetrics(figures_of(scores, null), scores, {**facts, "max_new_tokens": max_new_tokens})
         if out is not None:
             write_json(Path(out), found.to_json())
     return found
-
-
-def _measured(
-    model: str | LanguageModel,
-    given: Mapping[str, str | Path | None],
-    reference: str | Path | None,
-    *,
-    prompt: str | None,
-    max_new_tokens: int,
-    batch_size: int,
-    dtype: str,
-    device: str,
-    progress: Progress,
-) -> TofuMetrics:
-    """Read the rows, score them, and return the figures."""
-    require_rouge()
-    rows = {name: read_qa_rows(source, field=name) for name, source in given.items() if source is not None}
-    null = None if reference is None else _reference(Path(reference), len(rows["forget"]))
-    lm = load_lm(model, dtype=dtype, device=device) if isinstance(model, str) else model
-    prompting = Prompting.of(lm.tokenizer, prompt)
-    scores: dict[str, list[RowScore]] = {}
-    for name, own in rows.items():
-        with progress(f"{name.replace('_', ' ')}: scoring", len(own), unit="rows") as advance:
-            words = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
-            scores[name] = score_rows(lm, own, prompting, advance=advance, **words)
-    facts = {"model": lm.name, "model_hash": weights_hash(lm.model), "prompt": prompting.form}
-    return TofuMetrics(figures_of(scores, null), scores, {**facts, "max_new_tokens": max_new_tokens})
 
 
 def figures_of(scores: dict[str, list[RowScore]], reference: Sequence[float] | None = None) -> dict[str, float]:

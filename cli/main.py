@@ -20,6 +20,7 @@ from contextlib import contextmanager
 import click
 
 from cli.install_guard import install_complaint
+from sae_train.run.heartbeat import beating, doing
 from sae_train.run.notes import LOGGER
 from sae_train.run.stopping import EXIT_TERMINATED, Terminated, terminations_heard
 
@@ -125,7 +126,9 @@ def exit_code_of(action: Callable[[], int]) -> int:
 def _invoke(args: Sequence[str] | None) -> int:
     from cli.group import wb
 
-    code: object = wb.main(args=args, prog_name="wb", standalone_mode=False)
+    words = sys.argv[1:] if args is None else args
+    with beating(), doing(f"wb {words[0]}" if words else "wb"):
+        code: object = wb.main(args=args, prog_name="wb", standalone_mode=False)
     sys.stdout.flush()  # a closed pipe shows here, not in the interpreter's shutdown
     return code if isinstance(code, int) else 0
 

@@ -21,6 +21,7 @@ from sae_train.lm.adapters import is_adapter, put_on, read_base
 from sae_train.lm.architecture import Architecture
 from sae_train.lm.architecture_check import architecture_of
 from sae_train.machine.arithmetic import usable
+from sae_train.run.heartbeat import doing
 from sae_train.run.runs import partial_path, resolve_device
 from sae_train.run.tensor_files import put_in_folder
 from sae_train.storage.converted import converted
@@ -125,12 +126,13 @@ def weights_hash(model: nn.Module) -> str:
     """Return the SHA-256 over names, dtypes, shapes and bytes of all parameters and buffers, tied ones once."""
     digest = hashlib.sha256()
     seen: set[int] = set()
-    for name, tensor in sorted(model.state_dict().items()):
-        if tensor.data_ptr() in seen:
-            continue
-        seen.add(tensor.data_ptr())
-        digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    with doing("hashing the model's weights"):
+        for name, tensor in sorted(model.state_dict().items()):
+            if tensor.data_ptr() in seen:
+                continue
+            seen.add(tensor.data_ptr())
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -156,9 +158,12 @@ def load_lm(spec: str, *, device: str = "auto", dtype: str = "float32", base: st
     if find_world(spec) is None and is_adapter(Path(spec)):
         return _with_adapter(spec, base, device=device, dtype=dtype)
     where = resolve_device(device)
-    with _files_read(
-        f"cannot load the language model '{spec}'",
-        "a causal language model with config.json, *.safetensors and a fast tokenizer, or a .gguf file",
+    with (
+        doing(f"loading {spec}"),
+        _files_read(
+            f"cannot load the language model '{spec}'",
+            "a causal language model with config.json, *.safetensors and a fast tokenizer, or a .gguf file",
+        ),
     ):
         source, options = _locate(spec)
         tokenizer = transformers.AutoTokenizer.from_pretrained(source, use_fast=True, **options)

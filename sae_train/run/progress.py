@@ -6,7 +6,8 @@ A station is given a `Progress`; it opens one display per loop, and the loop cal
         advance(1024, fvu=0.31)
 
 `shown` chooses the display: a bar of rich on a terminal, a bar of tqdm in a notebook, elsewhere a line on stderr about
-every ten seconds. `silent` shows nothing. Imports neither torch nor rich before something is shown.
+every ten seconds; where steps take longer, the heartbeat says how far it is. `silent` shows nothing. Imports neither
+torch nor rich before something is shown.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol, runtime_checkable
+
+from sae_train.run.heartbeat import PULSE
 
 Number = int | float  # executed annotations tell the two apart
 LINE_EVERY_S = 10.0  # how often a line is written where there is neither a terminal nor a notebook
@@ -61,13 +64,12 @@ def silent(description: str, total: Number | None = None, *, unit: str = "") -> 
 @contextmanager
 def shown(description: str, total: Number | None = None, *, unit: str = "") -> Iterator[Advance]:
     """Show how far a loop is, how fast, and how long it still takes: terminal, notebook or log, whatever there is."""
-    if in_notebook():
-        opened = _notebook_bar(description, total, unit)
-    elif sys.stderr.isatty():
-        opened = _terminal_bar(description, total, unit)
-    else:
-        opened = _lines(description, total, unit)
-    with opened as advance:
+    if in_notebook() or sys.stderr.isatty():
+        opened = _notebook_bar if in_notebook() else _terminal_bar
+        with PULSE.doing(""), opened(description, total, unit) as advance:  # a bar moves by itself
+            yield advance
+        return
+    with _lines(description, total, unit) as advance:
         yield advance
 
 
@@ -97,36 +99,67 @@ def value_text(value: object) -> str:
     return str(value)
 
 
-def lined_progress(
-    description: str, total: Number | None, *, unit: str = "", write: Callable[[str], None], clock: Callable[[], float]
-) -> Advance:
-    """Return an `advance` that writes a line at most every `LINE_EVERY_S` seconds.
+class Lines:
+    """An `advance` that writes a line at most every `LINE_EVERY_S` seconds.
+
+    Args:
+        description, total, unit: As in `Progress`.
+        write: Is given a line.
+        clock: Seconds, growing.
 
     Example:
         >>> seconds = iter([0.0, 1.0, 20.0])
-        >>> advance = lined_progress("training", 100, unit="tokens", write=print, clock=lambda: next(seconds))
+        >>> advance = Lines("training", 100, unit="tokens", write=print, clock=lambda: next(seconds))
         >>> advance(10)
         >>> advance(30, fvu=0.25)
         training: 40/100, 2 tokens/s, 30 s left, fvu 0.25
         >>> seconds = iter([0.0, 0.0, 10.0])
-        >>> advance = lined_progress("training", 100, unit="tokens", write=print, clock=lambda: next(seconds))
+        >>> advance = Lines("training", 100, unit="tokens", write=print, clock=lambda: next(seconds))
         >>> advance(0, earlier=60)
         >>> advance(20)
         training: 80/100, 2 tokens/s, 10 s left
     """
-    started = last = clock()
-    done = before = 0.0
 
-    def advance(n: Number = 1, /, *, earlier: Number = 0, **info: object) -> None:
-        nonlocal done, before, last
-        done += n + earlier
-        before += earlier
-        now = clock()
-        if now - last >= LINE_EVERY_S:
-            last = now
-            write(f"{description}: {_line(done, before, total, now - started, unit, info)}")
+    def __init__(
+        self,
+        description: str,
+        total: Number | None,
+        *,
+        unit: str = "",
+        write: Callable[[str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._description, self._total, self._unit = description, total, unit
+        self._write, self._clock = write, clock
+        self._started = self._last = clock()
+        self._done: Number = 0
+        self._earlier: Number = 0
+        self._info: Mapping[str, object] = {}
 
-    return advance
+    def __call__(self, n: Number = 1, /, *, earlier: Number = 0, **info: object) -> None:
+        """Count, and write where it is time."""
+        self._done += n + earlier
+        self._earlier += earlier
+        self._info = info
+        now = self._clock()
+        if now - self._last >= LINE_EVERY_S:
+            self._last = now
+            self._write(self._line(now))
+
+    def text(self) -> str:
+        """Return how far it is; before the first step, what is being done."""
+        return self._line(self._clock()) if self._done > self._earlier else self._description
+
+    def _line(self, now: float) -> str:
+        """Render count, rate, time left and whatever the loop reports."""
+        done, elapsed_s = self._done - self._earlier, now - self._started
+        rate = done / elapsed_s if elapsed_s > 0 else 0.0
+        of = f"/{value_text(int(self._total))}" if self._total is not None else ""
+        parts = [value_text(int(self._done)) + of, rate_text(rate, self._unit)]
+        if self._total is not None and rate > 0:
+            parts.append(f"{value_text(round(max(self._total - self._done, 0) / rate))} s left")
+        parts += [f"{key} {value_text(value)}" for key, value in self._info.items()]
+        return f"{self._description}: {', '.join(parts)}"
 
 
 def rate_text(per_second: float, unit: str) -> str:
@@ -139,17 +172,6 @@ def rate_text(per_second: float, unit: str) -> str:
     return f"{value_text(round(per_second) if per_second >= 100 else per_second)}{unit and ' ' + unit}/s"
 
 
-def _line(
-    done: Number, before: Number, total: Number | None, elapsed_s: float, unit: str, info: Mapping[str, object]
-) -> str:
-    """Render count, rate, time left and whatever the loop reports."""
-    rate = (done - before) / elapsed_s if elapsed_s > 0 else 0.0
-    parts = [value_text(int(done)) + (f"/{value_text(int(total))}" if total is not None else ""), rate_text(rate, unit)]
-    if total is not None and rate > 0:
-        parts.append(f"{value_text(round(max(total - done, 0) / rate))} s left")
-    return ", ".join([*parts, *(f"{key} {value_text(value)}" for key, value in info.items())])
-
-
 def _info_text(info: Mapping[str, object]) -> str:
     """Render what a loop reports, beside its bar."""
     return "  ".join(f"{key} {value_text(value)}" for key, value in info.items())
@@ -157,13 +179,16 @@ def _info_text(info: Mapping[str, object]) -> str:
 
 @contextmanager
 def _lines(description: str, total: Number | None, unit: str) -> Iterator[Advance]:
-    """Write lines on stderr."""
+    """Write lines on stderr, and have the heartbeat write them where steps take long."""
 
     def write(text: str) -> None:
+        PULSE.said()
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
 
-    yield lined_progress(description, total, unit=unit, write=write, clock=time.monotonic)
+    advance = Lines(description, total, unit=unit, write=write, clock=time.monotonic)
+    with PULSE.doing(advance.text):
+        yield advance
 
 
 @contextmanager

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from sae_train.errors import MissingFileError, nearest_first
+from sae_train.run.heartbeat import doing
 from sae_train.text_files import read_json
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def jsonable(value: Any) -> Any:
 
 def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hex."""
-    with path.open("rb") as stream:
+    with path.open("rb") as stream, doing(f"hashing {path.name}"):
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -20,8 +20,8 @@ from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
 from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError
+from sae_train.machine.memory import require_memory
 from sae_train.renamed import ADDED, with_current_names
-from sae_train.run.memory import require_memory
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Advance, no_advance
 from sae_train.run.resuming import check_unchanged

@@ -17,6 +17,7 @@ from sae_train.errors import EntityError, OutputExistsError
 from sae_train.fields import config_of
 from sae_train.lm.models import LanguageModel
 from sae_train.run.claims import claim_output, clear_output
+from sae_train.run.heartbeat import beating
 from sae_train.run.locks import only_writer
 from sae_train.run.outputs import disk_may_fill
 from sae_train.run.progress import Progress, shown
@@ -27,7 +28,6 @@ from sae_train.text_files import read_json
 from unlearn.auditing.audit_report import AuditReport
 from unlearn.removals.record import RemovalRecord
 from unlearn.request.config import RemoveConfig
-from unlearn.request.heartbeat import Pulse, beating
 from unlearn.request.inputs import Inputs, gather
 from unlearn.request.inside import latents_of
 from unlearn.request.outcome import MODEL, audited, entered, facts_text, removed_model, write_page
@@ -173,13 +173,12 @@ def remove(
         auditing=auditing,
         device=device,
     )
-    pulse = Pulse()
     with only_writer(place), disk_may_fill(place):
         shop = Workshop(place / WORK if work is None else Path(work))
         book = None if ledger is None else Path(ledger)
         before = _claim(place, inputs, overwrite=overwrite)
-        heard = pulse.wrapped(progress or shown)
-        with beating(pulse):
+        heard = progress or shown
+        with beating():
             with _left_as_it_was(place, shop, before):
                 people = everybody(inputs, shop, heard)
                 target = known_target(inputs, shop, people, heard)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from features.factworld.planting.training import Course, trained_parameters
-from sae_train.run.memory import require_memory
+from sae_train.machine.memory import require_memory
 
 LOGITS_HELD = 4  # copies of a batch's logits at a time: themselves, log-softmax, gradient, the base's
 ADAM = 3  # numbers for each trained one: its gradient and two moments

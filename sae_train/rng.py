@@ -62,6 +62,7 @@ SALTS: dict[str, int | None] = {
     "forgetting.statistics": 0xCD,  # the prompts whose activations a method measures before it starts
     "layered.folds": 0xCF,  # which fold of layered unlearning a fact is in
     "layered.batch": 0xD1,  # the examples of later folds that one step keeps; keys: seed, step
+    "redirect.measured": 0xD3,  # the sequences on which the metric of natural gradients is measured; keys: seed
     "redirect.natural": 0xD2,  # the prompts of one step of redirection by natural gradients; keys: seed, step
     "repselect.batches": 0xCE,  # the order in which an adapter learns the answers; keys: seed, epoch
     "retention.statistics": 0xAA,  # the prompts on which the variance of each block is measured

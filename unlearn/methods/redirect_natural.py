@@ -1,15 +1,16 @@
 """Redirection by natural gradients: a few steps, each the one that redirects most for what it does to all else.
 
-With p the original model's next token about the paired unknown entity, behind the name and at it, in questions with and
-without answers (`paired_prompts.py`), q the model's own about the target, and q~ the same where the original's
+With p the original model's next token about the paired unknown entity, from the name's last token on, in questions with
+and without answers (`paired_prompts.py`), q the model's own about the target, and q~ the same where the original's
 activations are put back behind a block drawn among the first two thirds,
 
-    loss = KL(p || q) + KL(p || q~) + retained_weight * KL(original || model) about retained entities,
+    loss = KL(p || q) + frac_put_back * KL(p || q~) + retained_weight * KL(original || model) about others,
 
-whose gradient G by the matrices that write into the residual stream is turned into D = -B^-1 G C^-1
-(`losses/kronecker.py`), B and C measured on general text, retained and unknown entities and those that share a
-target's answers. The steps are as long as the metric says, not as the gradient is, and end at the KL budget. The
-second term reaches behind the key: activations of the original hold the answer, and later blocks must not read it.
+these others retained entities and unknown ones, whose gradient G by the matrices that write into the residual stream is
+turned into D = -B^-1 G C^-1 (`losses/kronecker.py`), B and C measured on general text, retained and unknown entities
+and those that share a target's answers. The steps are as long as the metric says, not as the gradient is, and end at
+the KL budget. The second term reaches behind the key: activations of the original hold the answer, and later blocks
+must not read it. Unknown names spare known ones that nobody retains: what tells a target from all of them is its own.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from torch import Tensor, nn
 
 from features.entities.name_tokens import Encoded
 from sae_train.errors import ConfigError
-from sae_train.lm.generate import pad_right
+from sae_train.lm.generate import logits_at, pad_right
 from sae_train.lm.hooks import capture, captured_linears, replaced
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng, torch_rng
 from sae_train.run.progress import Advance, no_advance
+from sae_train.text.packing import can_pack, lay_out
 from unlearn.finetuning.finetune import trainable_parameters
 from unlearn.losses.divergence import next_token_kl
 from unlearn.losses.key_solve import KeyMoment
@@ -41,7 +43,9 @@ from unlearn.problem.problem import Problem
 from unlearn.settings.redirection import NaturalSettings
 
 BATCH = 16  # sequences in a forward and backward pass in which the factors are measured
-POSITIONS = "name-and-behind"
+# Of a name the last token and what follows: other names begin like it. Redirected at all of its tokens, a known name
+# that shared a beginning lost everything, and the nine others nothing (docs/concepts/redirection.md).
+POSITIONS = "from-name-on"
 FRAC_PUT_BACK = 2 / 3  # of the blocks, behind which original activations may be put back
 
 
@@ -58,9 +62,13 @@ class RedirectNatural:
         self.problem = problem = replace(problem, sets=everyone)
         self.original = LanguageModel(problem.original, problem.lm.tokenizer, problem.lm.name, problem.lm.device)
         self.weights = self._matrices()
+        self.packed = can_pack(problem.original)
         seed = problem.config.seed
         self.pairs = paired_prompts(problem.lm, everyone, problem.templates, with_answers=True, seed=seed)
         self.retained = retained_prompts(problem.lm, everyone.retain, problem.templates)
+        partners = {e.key for e in everyone.partner}
+        names = [e for e in everyone.unknown if e.key not in partners]
+        self.unknown = retained_prompts(problem.lm, names, problem.templates) if names else []
 
     def _matrices(self) -> dict[str, nn.Parameter]:
         """Return the matrices that change, by the path of their layer.
@@ -116,7 +124,9 @@ class RedirectNatural:
         inputs: dict[str, Tensor] = {}
         outputs: dict[str, Tensor] = {}
         for weight, sequences in kept_sequences(self.problem, settings):
-            for total, moments in zip((inputs, outputs), self._moments(sequences, generator, advance), strict=True):
+            # Forward and backward passes: a part of what the closed form reads in forward passes alone is enough.
+            chosen = _drawn(sequences, settings.n_measured, rng("redirect.measured", self.problem.config.seed))
+            for total, moments in zip((inputs, outputs), self._moments(chosen, generator, advance), strict=True):
                 for path, moment in moments.items():
                     own = weight * moment.result()
                     total[path] = total[path] + own if path in total else own
@@ -168,34 +178,41 @@ class RedirectNatural:
         """Yield the terms of one step's loss, one graph at a time."""
         settings, lm = self.settings, self.problem.lm
         generator = rng("redirect.natural", self.problem.config.seed, step)
-        batch = pair_batch(_drawn(self.pairs, settings.n_prompts, generator), POSITIONS, lm.device)
-        aim = self._aim(batch)
-        yield next_token_kl(batch.at.of(lm.model(**batch.own.inputs, use_cache=False).logits), aim)
-        if settings.erase_behind and lm.n_blocks > 1:
-            name = (
-                f"layers.{int(generator.integers(0, max(1, min(lm.n_blocks - 1, round(FRAC_PUT_BACK * lm.n_blocks)))))}"
-            )
-            own = batch.own
-            back = capture(self.original, own.ids, own.mask, [name], position_ids=own.positions)[name]
-            with replaced(lm.model, name, lambda acts: back.to(acts.dtype)):
-                logits = lm.model(**own.inputs, use_cache=False).logits
-            yield next_token_kl(batch.at.of(logits), aim)
-        if settings.retained_weight > 0 and settings.n_retained > 0:
-            yield settings.retained_weight * self._retained(_drawn(self.retained, settings.n_retained, generator))
+        drawn = _drawn(self.pairs, settings.n_prompts, generator)
+        n_behind = round(settings.frac_put_back * len(drawn)) if lm.n_blocks > 1 else 0
+        for pairs, is_behind in ((drawn[n_behind:], False), (drawn[:n_behind], True)):
+            if not pairs:
+                continue
+            batch = pair_batch(pairs, POSITIONS, lm.device, packed=self.packed)
+            aim = logits_at(self.original.model, batch.other, batch.other_at)
+            if is_behind:
+                yield settings.frac_put_back * next_token_kl(self._behind(batch, generator), aim)
+            else:
+                yield next_token_kl(logits_at(lm.model, batch.own, batch.at), aim)
+        n_unknown = round(settings.frac_unknown * settings.n_retained) if self.unknown else 0
+        others = [
+            *_drawn(self.retained, settings.n_retained - n_unknown, generator),
+            *_drawn(self.unknown, n_unknown, generator),
+        ]
+        if settings.retained_weight > 0 and others:
+            yield settings.retained_weight * self._retained(others)
 
-    @torch.no_grad()
-    def _aim(self, batch: PairBatch) -> Tensor:
-        """Return the original model's logits about the unknown entities, at the matching tokens."""
-        return batch.other_at.of(self.original.model(**batch.other.inputs, use_cache=False).logits).float()
+    def _behind(self, batch: PairBatch, generator: np.random.Generator) -> Float[Tensor, "n vocab"]:
+        """Return the logits about targets with the original's activations put back behind a block."""
+        lm, own = self.problem.lm, batch.own
+        last = max(1, min(lm.n_blocks - 1, round(FRAC_PUT_BACK * lm.n_blocks)))
+        name = f"layers.{int(generator.integers(0, last))}"
+        back = capture(self.original, own.ids, own.mask, [name], position_ids=own.positions)[name]
+        with replaced(lm.model, name, lambda acts: back.to(acts.dtype)):
+            return logits_at(lm.model, own, batch.at)
 
     def _retained(self, prompts: Sequence[Encoded]) -> Float[Tensor, ""]:
-        """Return KL(original || model) about retained entities, from their names on."""
-        ids, mask = pad_right([p.ids for p in prompts], device=self.problem.lm.device)
-        counts = counted(prompts, mask)
-        inputs = {"input_ids": ids, "attention_mask": mask, "use_cache": False}
+        """Return KL(original || model) about retained and unknown entities, from their names on."""
+        batch = lay_out([p.ids for p in prompts], self.problem.lm.device, packed=self.packed)
+        at = batch.places([(n, at) for n, p in enumerate(prompts) for at in range(p.name_from, len(p.ids))])
         with torch.no_grad():
-            aim = self.original.model(**inputs).logits[counts].float()
-        return next_token_kl(self.problem.lm.model(**inputs).logits[counts], aim)
+            aim = logits_at(self.original.model, batch, at)
+        return next_token_kl(logits_at(self.problem.lm.model, batch, at), aim)
 
 
 def _as(ids: Tensor, rows: Tensor) -> Tensor:

@@ -199,20 +199,31 @@ class NaturalSettings(KeptSettings):
     """Redirection by natural gradients: few steps, as long as a metric allows. `methods/redirect_natural.py`."""
 
     shared: ClassVar[dict[str, Any]] = {"steps": 1, "kl_budget": 0.01}
-    n_steps: Annotated[int, Field(ge=1, description="Steps, each shorter than the one before.")] = 12
-    n_prompts: Annotated[int, Field(ge=1, description="Prompts about targets in a step.")] = 48
-    n_retained: Annotated[int, Field(ge=0, description="Prompts about retained entities in a step.")] = 48
+    n_steps: Annotated[int, Field(ge=1, description="Steps, each shorter than the one before.")] = 20
+    n_prompts: Annotated[int, Field(ge=1, description="Prompts about targets in a step.")] = 32
+    n_retained: Annotated[int, Field(ge=0, description="Prompts about retained and unknown entities in a step.")] = 48
+    frac_unknown: Annotated[
+        float,
+        Field(ge=0, le=1, description="Share of these that are about unknown entities: what is said of them stays."),
+    ] = 0.5
+    frac_put_back: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="Share of the prompts about targets in which the original activations are put back behind a "
+            "block, to erase what later blocks hold; also the weight of their loss.",
+        ),
+    ] = 0.4
     length: Annotated[
         float,
         Field(gt=0, description="Length of all steps together, where KL is half its square, nats^1/2."),
-    ] = 0.12
-    momentum: Annotated[float, Field(ge=0, lt=1, description="Share of the step before in each step.")] = 0.5
+    ] = 0.2
+    momentum: Annotated[float, Field(ge=0, lt=1, description="Share of the step before in each step.")] = 0.7
     retained_weight: Annotated[
         float, Field(ge=0, description="Weight of what retained entities' answers lose, in the loss.")
-    ] = 5.0
-    erase_behind: Annotated[
-        bool, Field(description="Also erase what blocks find when the original activations are put back before them.")
-    ] = True
+    ] = 8.0
+    n_measured: Annotated[int, Field(ge=1, description="Sequences of each group that the metric is measured on.")] = 400
     damping: Annotated[
         float, Field(gt=0, description="Part of a second moment's mean added to its diagonal, of the inputs.")
     ] = 0.003

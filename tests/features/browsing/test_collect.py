@@ -13,7 +13,7 @@ from features import browse
 from features.browsing import collect as collecting
 from features.browsing import passages as passage_room
 from features.browsing.best import BestPerLatent
-from features.browsing.cofiring import MIN_TOGETHER, CofiringSample
+from features.browsing.cofiring import CofiringSample
 from features.browsing.passages import find_passages
 from features.browsing.strength import EDGES, N_BINS
 from sae_train.activations.store import ActivationStore
@@ -27,7 +27,7 @@ RARE, NEVER, COMMON = 5, 7, 2
 @pytest.fixture
 def small_batches(monkeypatch):
     """Batches of a few passages, passages of eight tokens."""
-    monkeypatch.setattr(collecting, "BATCH_BYTES", 1)
+    monkeypatch.setattr(collecting, "BATCH_BYTES", 25 * 40 * 4)  # 25 tokens of 40 latents
     for room in (collecting, passage_room):
         monkeypatch.setattr(room, "PASSAGE_TOKENS", 8)
 
@@ -101,15 +101,16 @@ def test_streaming_gives_what_the_whole_matrix_does(random_case, small_batches):
         assert (np.diff(mine[drawn]) <= 1e-6).all(), "strongest first"
 
 
-def test_companions_are_those_of_the_whole_matrix(random_case):
+def test_companions_are_those_of_the_whole_matrix(random_case, monkeypatch):
+    monkeypatch.setattr("features.browsing.cofiring.MIN_TOGETHER", 9)
     path, sae, latents = random_case
     found = browse(sae, path, n_neighbours=3, progress=silent).together
     fires = (latents > 0).astype(int)
     both = fires.T @ fires
     jaccard = both / np.maximum(1, fires.sum(0)[:, None] + fires.sum(0) - both)
-    jaccard[both < MIN_TOGETHER] = 0
+    jaccard[both < 9] = 0
     np.fill_diagonal(jaccard, 0)
-    assert found.n_rows == 400
+    assert found.n_rows == 400 and (found.latent == -1).any() and (found.latent >= 0).any()
     np.testing.assert_allclose(found.jaccard, np.sort(jaccard, axis=1)[:, ::-1][:, :3], rtol=1e-6)
     for j in range(40):
         for other, value in zip(found.latent[j], found.jaccard[j], strict=True):

@@ -35,9 +35,11 @@ def test_a_permuted_half_has_twins_and_the_other_half_has_none():
         one.init_weights(torch.zeros(64), seed)
     order = torch.randperm(40, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
+        sae.W_dec[20] = sae.W_dec[0] + 0.2 * sae.W_dec[30]  # its nearest is nearer to another
         other.W_dec[order[:20]] = sae.W_dec[:20]
     found = twins_of(sae, other, silent)
     assert found.latent[:20].tolist() == order[:20].tolist()
+    assert found.latent[20] == order[0] and found.cosine[20] > 0.9
     assert found.has_twin()[:20].all() and not found.has_twin()[20:].any()
     with pytest.raises(ShapeError):
         twins_of(sae, build_sae("relu", 5, 3), silent)

@@ -30,7 +30,7 @@ def page(planted, tmp_path, monkeypatch) -> Path:
     return browse(sae, path, answers=answers, out=tmp_path / "browser", progress=silent) and tmp_path / "browser"
 
 
-def opened(page: Path, hash: str = "", script: str = "") -> str:
+def opened(page: Path, hash: str = "", script: str = "", *, width: int = 1200) -> str:
     """Return the DOM after a script has run in the page, opened from disk as a user opens it; no message was logged."""
     browser = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
     if not browser:
@@ -39,7 +39,7 @@ def opened(page: Path, hash: str = "", script: str = "") -> str:
     later = f"<script>addEventListener('load', function () {{ {script} }});</script></body>"
     (page / "driven.html").write_text(source.replace("</body>", later), encoding="utf-8")
     where = (page / "driven.html").as_uri() + hash
-    command = [browser, *FLAGS.split(), f"--user-data-dir={page / 'profile'}", where]
+    command = [browser, *FLAGS.split(), f"--window-size={width},900", f"--user-data-dir={page / 'profile'}", where]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert "CONSOLE" not in done.stderr, done.stderr
     return done.stdout
@@ -97,6 +97,15 @@ def test_a_latent_is_read_from_its_shard(page):
     assert "&lt;/script&gt;&lt;b&gt;the third&lt;/b&gt;</p>" in dom, "what others wrote is shown as text"
     assert "fires on none of the tokens" in opened(page, "#7")
     assert "Choose a latent" in opened(page, "#99")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("width", [500, 1280])  # a headless window is at least 500 wide
+def test_nothing_is_wider_than_the_window(page, width):
+    measured = "document.body.dataset.sizes = innerWidth + ' ' + document.documentElement.scrollWidth;"
+    dom = opened(page, "#3", f"setTimeout(function () {{ {measured} }}, 300);", width=width)
+    inner, scroll = map(int, re.findall(r'data-sizes="(\d+) (\d+)"', dom)[0])
+    assert inner == width and scroll <= width and "<h2>Latent 3</h2>" in dom
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ COMMANDS: dict[str, str] = {
     "eval-sae": "Measure the quality of a sparse autoencoder.",
     "import-sae": "Turn a sparse autoencoder of another library into one of ours.",
     "compare-saes": "Show which latents two sparse autoencoders share.",
+    "features": "Browse all latents of a sparse autoencoder, in a page that opens from disk.",
     "import-entities": "Turn the files of another benchmark into entities, templates, a forget list.",
     "label-entities": "Label entities known or unknown by the model's own answers.",
     "find-entity-latents": "Find latents that separate known from unknown entities.",

@@ -10,6 +10,7 @@ Its front door, imported when it is first used, so that `import features` costs 
     collect_names         language model + Labels -> NameData, the activations at names
     find_entity_latents   language model + SAEs + Labels -> LatentAnalysis: which latents tell known from unknown
     plant                 language model + text -> Planted: a made-up world in it, and a twin that never met some of it
+    browse                SAE + ActivationStore -> LatentBrowser: all latents as tables and as a page
     inspect_file          any of our HDF5 files -> Inspection: what is in it
 """
 
@@ -21,6 +22,8 @@ from sae_train.front_door import lazy_exports
 
 if TYPE_CHECKING:
     from features.analysis.store import LatentAnalysis
+    from features.browsing.browse import browse
+    from features.browsing.browser import LatentBrowser
     from features.entities.entities import load_entities
     from features.entities.formats.registry import import_entities
     from features.entities.importing.imported import ImportedEntities
@@ -38,8 +41,10 @@ __all__ = [
     "Inspection",
     "Labels",
     "LatentAnalysis",
+    "LatentBrowser",
     "NameData",
     "Planted",
+    "browse",
     "collect_names",
     "find_entity_latents",
     "import_entities",
@@ -57,8 +62,10 @@ __getattr__, __dir__ = lazy_exports(
         "Inspection": "features.inspection.inspection",
         "Labels": "features.labels.labels",
         "LatentAnalysis": "features.analysis.store",
+        "LatentBrowser": "features.browsing.browser",
         "NameData": "features.entities.name_acts",
         "Planted": "features.factworld.planting.planted",
+        "browse": "features.browsing.browse",
         "collect_names": "features.mining.latent_search",
         "find_entity_latents": "features.mining.latent_search",
         "import_entities": "features.entities.formats.registry",

@@ -163,3 +163,35 @@ class SteeringConfig:
     def __post_init__(self) -> None:
         growing = tuple(sorted(set(self.strengths))) == self.strengths
         require(growing, "strengths", self.strengths, "growing, above 0")
+
+
+@config_class
+class BrowseConfig:
+    """What a browser of latents keeps of each latent."""
+
+    n_top: Annotated[int, Field(ge=1, description="Strongest examples of a latent, one per passage of text.")] = 12
+    n_sampled: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Firings of a latent drawn at random, all equally likely, shown by strength in five groups.",
+        ),
+    ] = 20
+    n_before: Annotated[int, Field(ge=0, le=200, description="Tokens shown before the one at which it fires.")] = 15
+    n_after: Annotated[int, Field(ge=0, le=200, description="Tokens shown behind the one at which it fires.")] = 8
+    n_neighbours: Annotated[
+        int, Field(ge=1, description="Latents named as the most similar, and as those that fire together with it.")
+    ] = 8
+    n_words: Annotated[
+        int, Field(ge=1, description="Tokens that a latent makes likelier, and as many less likely (logit lens).")
+    ] = 10
+    max_rows: Annotated[
+        int | None, Field(ge=1, description="Most rows of the store that are read, from its start; all by default.")
+    ] = None
+    cofiring_rows: Annotated[
+        int, Field(ge=1, description="Most rows, drawn at random, on which latents that fire together are counted.")
+    ] = 20_000
+    n_explained: Annotated[
+        int, Field(ge=0, description="Latents, drawn at random, for which requests for an explanation are written.")
+    ] = 0
+    seed: Annotated[int, Field(ge=0, description="Seed of the firings, rows and latents drawn.")] = 0

@@ -48,6 +48,10 @@ SALTS: dict[str, int | None] = {
     "questions.entities": 0x6B,  # the entities that are asked about
     "gate.random_latents": 0x6C,  # the latents of the random control, anew for each entity
     "evidence.windows": 0x6D,  # the text windows on which a steered model is read
+    "browsing.firings": 0xB105,  # which firings of a latent are kept as examples; keys: seed, first row of a batch
+    "browsing.rows": 0xB106,  # the rows on which latents that fire together are counted
+    "explanations.latents": 0xE8A,  # the latents whose explanation is asked for
+    "explanations.texts": 0xE8B,  # the texts and marks that test an explanation; keys: seed, latent
     "labels.made_up": 0x3A,  # the pieces of made-up names; keys: seed, bytes of the type
     "labels.other_facts": 0x3B,  # another's answer for what is not known; keys: bytes of entity key and attribute
     "pairing.assignments": 0xBA,  # alternative assignments of unknown partners to targets

@@ -19,13 +19,12 @@ from sae_train.activations.comparison import common_hook_points, compare_stores
 from sae_train.activations.layout import SCHEMA as ACTIVATIONS
 from sae_train.activations.layout import VERSION as ACTIVATIONS_VERSION
 from sae_train.activations.row_statistics import hook_point_stats
-from sae_train.activations.store import ActivationStore
+from sae_train.activations.store import ActivationStore, check_tokenizer
 from sae_train.errors import ConfigError, FileFormatError, OutputExistsError, SchemaError
 from sae_train.lm.models import load_tokenizer
 from sae_train.run.notebook import html_rows
 from sae_train.run.outputs import claimed
 from sae_train.storage import h5, h5_contents
-from sae_train.text.tokenizer_hash import tokenizer_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -202,7 +201,7 @@ def _contents(path: Path, kind: str, attrs: Mapping[str, Any], against: Path | N
         return {}
     with ActivationStore(path) as store:
         if tokenizer is not None:
-            _check_tokenizer(store, tokenizer)
+            check_tokenizer(store, tokenizer)
         comparison = _comparison(store, against) if against is not None else None
         statistics = {name: asdict(hook_point_stats(store, name)) for name in store.hook_points}
         counts = _counts(store)
@@ -221,18 +220,6 @@ def _counts(store: ActivationStore) -> dict[str, Any]:
         "documents": len(np.unique(store.doc_id)),
         "entity_rows": int((store.row_field("from_entity") == 1).sum()),
     }
-
-
-def _check_tokenizer(store: ActivationStore, tokenizer: Any) -> None:
-    """Refuse a tokenizer that would give the tokens wrong texts."""
-    recorded = store.attrs.get("tokenizer_hash")
-    if recorded is not None and recorded != tokenizer_hash(tokenizer, like=recorded):
-        raise ConfigError(
-            f"another tokenizer than that of '{store.path}'",
-            got=f"{tokenizer.name_or_path}",
-            field="model",
-            expected=f"{store.attrs.get('model')}, or a model with the same tokenizer",
-        )
 
 
 def _comparison(store: ActivationStore, against: Path) -> dict[str, Any]:

@@ -86,8 +86,15 @@ def training_curve(key: str, name: str, curve: Curve, *, as_percent: bool = Fals
     return render(key, f"{last} over {tokens_text(float(max([0.0, *x])))} tokens{spoken}", SIZE, draw)
 
 
-def density_bars(key: str, log10_edges: Sequence[float | int], n_latents: Sequence[int], n_never: int) -> str:
-    """Return how many latents fire how often: bars over the share of tokens, logarithmic."""
+def density_bars(
+    key: str,
+    log10_edges: Sequence[float | int],
+    n_latents: Sequence[int],
+    n_never: int,
+    *,
+    tokens: str = "held-out tokens",
+) -> str:
+    """Return how many latents fire how often: bars over the share of tokens, logarithmic; `tokens` says of which."""
     edges = np.asarray(log10_edges, dtype=float)
     counts = np.asarray(n_latents, dtype=float)
     used = np.flatnonzero(counts)
@@ -101,7 +108,7 @@ def density_bars(key: str, log10_edges: Sequence[float | int], n_latents: Sequen
         whole = np.arange(np.ceil(edges[first] - 1e-9), 1)
         ticks = ([edges[first] - 1.1 * width[0]] if n_never else []) + list(whole)
         ax.set_xticks(ticks, (["never"] if n_never else []) + [_frac_text(10.0**t) for t in whole])
-        ax.set(xlabel="share of held-out tokens at which a latent fires", ylabel="latents")
+        ax.set(xlabel=f"share of {tokens} at which a latent fires", ylabel="latents")
         ax.locator_params(axis="y", nbins=5)
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         _finish(ax)

@@ -22,6 +22,7 @@ from sae_train.rng import rng
 from sae_train.run.notebook import html_table
 from sae_train.storage import h5, h5_chunks
 from sae_train.storage.checksums import array_checksum
+from sae_train.text.tokenizer_hash import tokenizer_hash
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -256,3 +257,19 @@ def opened_store(store: ActivationStore | str | Path) -> Iterator[ActivationStor
         return
     with ActivationStore(store) as opened:
         yield opened
+
+
+def check_tokenizer(store: ActivationStore, tokenizer: Any) -> None:
+    """Refuse a tokenizer that would give the tokens of a store wrong texts.
+
+    Raises:
+        ConfigError: It is not the one that the store was made with.
+    """
+    recorded = store.attrs.get("tokenizer_hash")
+    if recorded is not None and recorded != tokenizer_hash(tokenizer, like=recorded):
+        raise ConfigError(
+            f"another tokenizer than that of '{store.path}'",
+            got=f"{tokenizer.name_or_path}",
+            field="model",
+            expected=f"{store.attrs.get('model')}, or a model with the same tokenizer",
+        )

@@ -29,6 +29,7 @@ from sae_train.config import CompareConfig
 from sae_train.errors import MemoryShortError, ShapeError
 from sae_train.fields import default_of
 from sae_train.rng import torch_rng
+from sae_train.run.progress import Advance, no_advance
 from sae_train.saes.base import Sae
 
 TWIN_COSINE: float = default_of(CompareConfig, "threshold")
@@ -180,11 +181,7 @@ def match_latents(
         ShapeError: They read activations of different width.
         MemoryShortError: The assignment's table, 8 bytes a pair of latents, does not fit.
     """
-    if (a.d_in, a.d_out) != (b.d_in, b.d_out):
-        wide = [f"{s.d_in}" if s.d_in == s.d_out else f"{s.d_in} to {s.d_out}" for s in (a, b)]
-        raise ShapeError(
-            "the two SAEs read activations of different width", got=f"d_in {' and '.join(wide)}", expected="the same"
-        )
+    _check_widths(a, b)
     matching = "hungarian" if max(a.d_sae, b.d_sae) <= max_hungarian else "mutual-nearest"
     rows_a, rows_b = unit_rows(a.W_dec), unit_rows(b.W_dec)
     pairs, nearest_a, nearest_b = _match(rows_a, rows_b, matching)
@@ -219,26 +216,53 @@ def unit_rows(rows: Float[Tensor, "row d_in"]) -> Float[Tensor, "row d_in"]:
     return rows / rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def _blocks(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Float[Tensor, "row d_sae_b"]]]:
-    """Yield the cosines of a few rows of A at a time."""
+def nearest_latents(a: Sae, b: Sae, advance: Advance = no_advance) -> tuple[Nearest, Nearest]:
+    """Return for every latent of A the nearest of B by decoder row, and for every latent of B the nearest of A.
+
+    Args:
+        a, b: The SAEs.
+        advance: Called with the number of latents of A that are done.
+
+    Raises:
+        ShapeError: They read activations of different width.
+    """
+    _check_widths(a, b)
+    _, nearest_a, nearest_b = _match(unit_rows(a.W_dec), unit_rows(b.W_dec), "mutual-nearest", advance)
+    return nearest_a, nearest_b
+
+
+def _check_widths(a: Sae, b: Sae) -> None:
+    """Refuse SAEs of different places."""
+    if (a.d_in, a.d_out) != (b.d_in, b.d_out):
+        wide = [f"{s.d_in}" if s.d_in == s.d_out else f"{s.d_in} to {s.d_out}" for s in (a, b)]
+        raise ShapeError(
+            "the two SAEs read activations of different width", got=f"d_in {' and '.join(wide)}", expected="the same"
+        )
+
+
+def cosine_blocks(
+    a: Float[Tensor, "d_sae_a d_in"], b: Float[Tensor, "d_sae_b d_in"]
+) -> Iterator[tuple[slice, Float[Tensor, "row d_sae_b"]]]:
+    """Yield the cosines of a few unit rows of A with all of B at a time, and which rows they are."""
     step = max(1, BLOCK_BYTES // (4 * len(b)))
     for start in range(0, len(a), step):
         part = slice(start, min(start + step, len(a)))
         yield part, a[part] @ b.T
 
 
-def _match(a: Tensor, b: Tensor, matching: str) -> tuple[Pairs, Nearest, Nearest]:
+def _match(a: Tensor, b: Tensor, matching: str, advance: Advance = no_advance) -> tuple[Pairs, Nearest, Nearest]:
     """Return the matching and, from the same pass over the cosines, everyone's nearest."""
     cost = _cost_table(len(a), len(b)) if matching == "hungarian" else None
     best_a, at_a = torch.empty(len(a)), torch.empty(len(a), dtype=torch.int64)
     best_b, at_b = torch.full((len(b),), -torch.inf), torch.zeros(len(b), dtype=torch.int64)
-    for part, cosines in _blocks(a, b):
+    for part, cosines in cosine_blocks(a, b):
         best_a[part], at_a[part] = cosines.max(dim=1)
         best, at = cosines.max(dim=0)
         at_b = torch.where(best > best_b, at + part.start, at_b)
         best_b = torch.maximum(best, best_b)
         if cost is not None:
             np.negative(cosines.numpy(), out=cost[part])
+        advance(len(cosines))
     nearest_a, nearest_b = Nearest(at_a.numpy(), best_a.numpy()), Nearest(at_b.numpy(), best_b.numpy())
     if cost is None:
         latents = np.flatnonzero(nearest_b.latent[nearest_a.latent] == np.arange(len(a)))

@@ -129,19 +129,23 @@ class RedirectSettings(MethodSettings):
         return self.edits_weights
 
 
+# Named, so that a method may have defaults of its own.
+EntityWeight = Annotated[
+    float, Field(ge=0, description="Weight of the keys of retained and unknown entities, where general text has 1.")
+]
+NearWeight = Annotated[
+    float, Field(ge=0, description="Weight of retained entities that share an answer with a target.")
+]
+TextWindows = Annotated[int, Field(ge=1, description="Windows of general text for the second moment of the keys.")]
+
+
 @config_class
 class KeptSettings(MethodSettings):
     """What a weight edit leaves alone, and how it weighs. `unlearn/problem/kept.py`."""
 
-    entity_weight: Annotated[
-        float, Field(ge=0, description="Weight of the keys of retained and unknown entities, where general text has 1.")
-    ] = 1.0
-    near_weight: Annotated[
-        float, Field(ge=0, description="Weight of retained entities that share an answer with a target.")
-    ] = 1.0
-    text_windows: Annotated[
-        int, Field(ge=1, description="Windows of general text for the second moment of the keys.")
-    ] = 120
+    entity_weight: EntityWeight = 1.0
+    near_weight: NearWeight = 1.0
+    text_windows: TextWindows = 120
     max_entities: Annotated[
         int,
         Field(
@@ -199,9 +203,12 @@ class NaturalSettings(KeptSettings):
     """Redirection by natural gradients: few steps, as long as a metric allows. `methods/redirect_natural.py`."""
 
     shared: ClassVar[dict[str, Any]] = {"steps": 1, "kl_budget": 0.01}
-    n_steps: Annotated[int, Field(ge=1, description="Steps, each shorter than the one before.")] = 20
+    entity_weight: EntityWeight = 4.0
+    near_weight: NearWeight = 2.0
+    text_windows: TextWindows = 60
+    n_steps: Annotated[int, Field(ge=1, description="Steps, each shorter than the one before.")] = 18
     n_prompts: Annotated[int, Field(ge=1, description="Prompts about targets in a step.")] = 32
-    n_retained: Annotated[int, Field(ge=0, description="Prompts about retained and unknown entities in a step.")] = 48
+    n_retained: Annotated[int, Field(ge=0, description="Prompts about retained and unknown entities in a step.")] = 64
     frac_unknown: Annotated[
         float,
         Field(ge=0, le=1, description="Share of these that are about unknown entities: what is said of them stays."),
@@ -218,7 +225,7 @@ class NaturalSettings(KeptSettings):
     length: Annotated[
         float,
         Field(gt=0, description="Length of all steps together, where KL is half its square, nats^1/2."),
-    ] = 0.2
+    ] = 0.16
     momentum: Annotated[float, Field(ge=0, lt=1, description="Share of the step before in each step.")] = 0.7
     retained_weight: Annotated[
         float, Field(ge=0, description="Weight of what retained entities' answers lose, in the loss.")
@@ -226,7 +233,7 @@ class NaturalSettings(KeptSettings):
     n_measured: Annotated[int, Field(ge=1, description="Sequences of each group that the metric is measured on.")] = 400
     damping: Annotated[
         float, Field(gt=0, description="Part of a second moment's mean added to its diagonal, of the inputs.")
-    ] = 0.003
+    ] = 0.0003
     output_damping: Annotated[
         float,
         Field(

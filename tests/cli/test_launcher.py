@@ -14,8 +14,8 @@ from sae_train.run.locks import lock_file
 from sae_train.run.runs import run_folder
 
 pytestmark = pytest.mark.slow
-# `wb`, whose process 1, before its third step, tells the launcher to stop or is killed. Until the launcher has told them
-# in turn, both processes wait: else a fast machine would be at the end before.
+# `wb`, whose process 1, before its third step, tells the launcher to stop or is killed. Until the launcher has told
+# them in turn, both processes wait: else a fast machine would be at the end before.
 AT_THE_THIRD_STEP = """
 import os, signal, sys, time
 from sae_train.run import stopping

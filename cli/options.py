@@ -14,8 +14,8 @@ import click
 
 from cli.config_file import load_config
 from cli.field_options import config_options
-from cli.own_inputs import refuse_own_input
 from cli.param_types import Device, ExistingFile, ExistingFolder, ModelSpec
+from cli.usage import refuse_own_input
 from sae_train.config import SPREADS
 from sae_train.errors import ConfigError
 from sae_train.text_files import lines_of, read_text

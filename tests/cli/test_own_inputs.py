@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cli.group import load_command
-from cli.own_inputs import OUTPUTS, refuse_own_input
+from cli.usage import OUTPUTS, refuse_own_input
 from sae_train.errors import ConfigError
 
 

@@ -113,7 +113,7 @@ def mixed_in(
 
 
 def refuse_own_input(given: Mapping[str, object]) -> None:
-    """Refuse, where outputs may be replaced, one that is an input or a folder around one: it would destroy what is read.
+    """Refuse, where outputs may be replaced, one that is an input or lies around one: that would destroy what is read.
 
     Args:
         given: The parameters of a command; those that name something on the disk are inputs.

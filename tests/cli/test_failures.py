@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,38 @@ stopping._any_told = any_told
 from cli.main import main
 sys.exit(main(sys.argv[3:]))
 """
+
+
+def test_a_world_that_is_stopped_while_it_is_built_is_built_again(wb, tmp_path):
+    """Without a base nothing can be continued, and nothing is kept that could be taken for a world."""
+    out = tmp_path / "stopped" / "out"
+    words = ["world", "--documents", "2000", "--out", str(out)]
+    for how, code in (("SIGTERM", 143), ("SIGKILL", -signal.SIGKILL)):
+        done = stopped(words, out, how)
+        assert done.returncode == code and "Traceback" not in done.stderr, done.stderr
+        left = {p.name for p in out.parent.iterdir()}
+        assert left == (set() if how == "SIGTERM" else {"out.partial", "out.lock"})
+    killed = (out.with_name("out.partial") / "model.safetensors").read_bytes()
+    assert wb(*words).code == 0
+    assert (out / "model.safetensors").read_bytes() == killed, "the same world"
+    assert {p.name for p in out.parent.iterdir()} == {"out"}
+
+
+def test_a_clock_that_was_set_forward_changes_nothing(failing_command, failing, moments, wb, tmp_path, monkeypatch):
+    """What an interrupted run left is dated ten years ahead, and the clock stands another ten years beyond that."""
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    out, ten_years, real = tmp_path / "stopped" / "out", 10 * 365 * 86_400, time.time
+    out.parent.mkdir()
+    with moments(6, interrupt):
+        done = wb(*failing.words(failing_command, out))
+    assert done.code == 130, done.err
+    for path in out.parent.rglob("*"):
+        os.utime(path, (real() + ten_years,) * 2)
+    monkeypatch.setattr(time, "time", lambda: real() + 2 * ten_years)
+    failing.check_continued(failing_command, out)
 
 
 def test_planting_that_is_told_to_stop_saves_first(failing, tmp_path):

@@ -60,3 +60,31 @@ def test_stops_at_random_moments_change_nothing(
     assert "Traceback" not in start.log.read_text()
     assert {p.name for p in tmp_path.iterdir()} == {"counted", "moments.txt", "other", "stopped"}
     assert beside.read_text() == "another output"
+
+
+REMOVAL = {
+    "n-others": 12, "n-unknown": 12, "gate-blocks": 4, "gate-entities": 6, "gate-questions": 1, "n-hook-points": 1,
+    "n-rows": 2000, "ctx-len": 64, "sae-k": 8, "sae-expansion": 2, "sae-tokens": 8000, "sae-batch-size": 512,
+    "max-general-rate": 1,
+}  # fmt: skip
+
+
+def test_a_removal_that_is_stopped_goes_on(start, wb_files, tmp_path):
+    """Told to stop, then killed, at moments drawn from the whole way; each call goes on from what the last one kept."""
+    audited = ("relearn", "same-form", "prompts", "prune", "finetune", "sae-fit", "steer-back")
+    sizes = [part for name, value in REMOVAL.items() for part in (f"--{name}", value)]
+    words = ["remove", wb_files.names[0], "--model", "fact-world", "--text", wb_files.text, *sizes, "--out"]
+    words[2:2] = ["--entities", wb_files.entities, "--templates", wb_files.templates]
+    words[2:2] = [part for name in audited for part in ("--skip", name)]
+    counted = tmp_path / "moments.txt"
+    assert _ended(start(*words, tmp_path / "whole", count_to=counted)) == 0, start.log.read_text()[-3000:]
+    draws = random.Random("remove")
+    for how, code in ((signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)):
+        moment = draws.randint(1, int(counted.read_text()) // 2)
+        ended = _ended(start(*words, tmp_path / "stopped", moment=moment, signal=how))
+        assert ended == code, start.log.read_text()[-3000:]
+        assert not (tmp_path / "stopped" / "removal.html").exists()
+    assert _ended(start(*words, tmp_path / "stopped")) == 0, start.log.read_text()[-3000:]
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "stopped")]
+    assert weights[0] == weights[1]
+    assert not list(tmp_path.glob("*.lock"))

@@ -6,14 +6,16 @@ Importing this module imports no torch, so neither does `wb NAME --help`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import click
 
 from cli.config_file import load_config
 from cli.field_options import config_options
 from cli.param_types import Device, ExistingFile, ExistingFolder, ModelSpec
+from cli.usage import refuse_own_input
 from sae_train.config import SPREADS
 from sae_train.errors import ConfigError
 from sae_train.text_files import lines_of, read_text
@@ -68,8 +70,14 @@ def json_option(command: F) -> F:
 
 
 def common_options(command: F) -> F:
-    """Add what every command has: `--json` and `--config`."""
-    return json_option(config_option(command))
+    """Add what every command has: `--json` and `--config`; and keep its inputs from being replaced by its output."""
+
+    @wraps(command)
+    def checked(*args: Any, **given: Any) -> Any:
+        refuse_own_input(given)
+        return command(*args, **given)
+
+    return json_option(config_option(cast(F, checked)))
 
 
 def out_option(help: str, *, required: bool = True, default: Path | None = None) -> Decorator[Any]:

@@ -15,7 +15,7 @@ from features.entities.entities import Entity, entity_line, parse_entity, save_e
 from features.entities.entity_rows import json_rows
 from sae_train.errors import FileFormatError
 from sae_train.run.resuming import check_unchanged
-from sae_train.run.runs import jsonable, partial_path
+from sae_train.run.runs import jsonable, partial_path, write_text
 from sae_train.text_files import json_of, lines_of
 
 
@@ -38,12 +38,11 @@ class AnswerLog:
     ) -> None:
         self.out, self.path, self.older = out, partial_path(out), older or {}
         self.kept: dict[str, Entity] = {}
-        out.parent.mkdir(parents=True, exist_ok=True)
         head = json.dumps({"job": jsonable(job)}, ensure_ascii=False)
         if resume and self.path.exists():
             self._read(json.loads(head)["job"])
         else:
-            self.path.write_text(head + "\n", encoding="utf-8", newline="\n")
+            write_text(self.path, head + "\n")  # whole or not at all: half a line could not be continued
         self._stream = self.path.open("a", encoding="utf-8", newline="\n")
 
     def __enter__(self) -> AnswerLog:

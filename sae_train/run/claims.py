@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sae_train.errors import ConfigError, DiskSpaceError, FileFormatError, MissingFileError, OutputExistsError
+from sae_train.run.runs import require_name
 from sae_train.text_files import read_json
 
 NAME_BYTES = 200  # longest name of an output: a file system takes 255, and `.partial` and the like come behind it
@@ -41,8 +42,9 @@ def claim_output(
             replaced and is a folder that is not ours, it is to be resumed and is finished, or an interrupted run left
             something that nobody says what to do with.
         MissingFileError: The parent is not a folder.
-        ConfigError: The name is too long.
+        ConfigError: The name is too long, or there is none.
     """
+    require_name(path, field)
     longest = max(path.parts, key=lambda part: len(os.fsencode(part)), default="")
     if len(os.fsencode(longest)) > NAME_BYTES:
         raise ConfigError(

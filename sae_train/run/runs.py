@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from sae_train.errors import MissingFileError, nearest_first
+from sae_train.errors import ConfigError, MissingFileError, nearest_first
 from sae_train.run.heartbeat import doing
 from sae_train.text_files import read_json
 
@@ -33,13 +33,25 @@ if TYPE_CHECKING:
 _RECORDED_PACKAGES = ("torch", "transformers", "peft", "sae-lens", "h5py", "numpy", "scipy", "scikit-learn")
 
 
+def require_name(path: Path, field: str = "out") -> None:
+    """Refuse an output that has no name of its own: other files are named after it, beside it.
+
+    Raises:
+        ConfigError: It is the folder one is in, the root, or has a character that no file system takes.
+    """
+    if not path.name or "\0" in str(path):
+        raise ConfigError("an output needs a name", got=repr(str(path)), field=field, expected="a file or a folder")
+
+
 def partial_path(path: Path) -> Path:
     """Return the name under which `path` is written until it is whole."""
+    require_name(path)
     return path.with_name(path.name + ".partial")
 
 
 def run_folder(out: Path) -> Path:
     """Return where a run keeps its state until its result is whole."""
+    require_name(out)
     return out.with_name(out.name + ".run")
 
 
@@ -132,8 +144,6 @@ def resolve_device(device: str) -> torch.device:
     Raises:
         ConfigError: The device is unknown or not on this machine.
     """
-    from sae_train.errors import ConfigError
-
     if device == "auto":
         cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")

@@ -119,9 +119,17 @@ class _Folded(dict[int, str]):
         if _INVISIBLE.match(char):
             return ""
         plain = _ACCENTS.sub("", unicodedata.normalize("NFKD", char)).casefold().replace("♯", "#")
+        plain = "".join(map(_without_stroke, plain))
         if not plain.isascii() and not _COUNTS.search(plain):
             return " "
         return "".join(str(unicodedata.decimal(c, c)) for c in plain)
 
 
+def _without_stroke(char: str) -> str:
+    """Return a Latin letter without the stroke through it, which Unicode does not take for a mark: ł, đ, ø; and ı."""
+    found = _STROKE.fullmatch(unicodedata.name(char, ""))
+    return found[1].lower() if found else char
+
+
+_STROKE = re.compile(r"LATIN SMALL LETTER (?:DOTLESS )?([A-Z])(?: WITH (?:DIAGONAL )?STROKE|(?<=DOTLESS I))")
 _FOLDED = _Folded()

@@ -17,16 +17,27 @@ from sae_train.run.locks import lock_file, only_writer
 from sae_train.run.runs import partial_path
 
 COMMANDS = ("cache-activations", "train-sae", "label-entities", "find-entity-latents", "unlearn", "audit")
-MORE = ("import-sae", "world", "demo", "inspect")
+MORE = ("import-sae", "import-entities", "world", "demo", "inspect", "remove", "tofu-metrics")
+LEDGER = ("ledger add", "ledger rollback")  # they wait for another writer
+READING = {"eval-sae", "compare-saes", "doctor", "cache show", "ledger show", "ledger verify"}
+CLEARING = {"cache clear"}  # tests/sae_train/storage/test_converted.py
 
 
 @pytest.fixture
-def words(wb_files):
+def words(wb_files, tmp_path_factory):
     """Return a function that gives the words of a command with another output."""
+    own = tmp_path_factory.mktemp("own")
+    (own / "cities.csv").write_text("name,type,country\nVelmora,city,Ardane\n", encoding="utf-8")
+    row = {"question": "Who is it?", "answer": "Ost.", "perturbed_answer": ["Mar."]}
+    (own / "tofu.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
+    asked = ("--model", "fact-world", "--text", wb_files.text)
 
     def of(command: str, out: Path) -> list[object]:
         found = {
             "import-sae": ["import-sae", wb_files.sae, "--hook-point", "layers.2", "--out", out],
+            "import-entities": ["import-entities", own / "cities.csv", "--out", out],
+            "remove": ["remove", wb_files.names[0], *asked, "--out", out],
+            "tofu-metrics": ["tofu-metrics", "--model", "fact-world", "--forget", own / "tofu.jsonl", "--out", out],
             "world": ["world", "--out", out],
             "demo": ["demo", "--out", out],
             "inspect": ["inspect", wb_files.acts, "--html", out],
@@ -36,6 +47,14 @@ def words(wb_files):
         return found
 
     return of
+
+
+def test_every_command_is_tried_or_writes_nothing():
+    from cli.group import leaf_commands
+
+    assert {name for name, _ in leaf_commands()} == {*COMMANDS, *MORE, *LEDGER, *READING, *CLEARING}
+    writes = {"out", "html", "acts_out"}
+    assert not [name for name, c in leaf_commands() if name in READING and writes & {p.name for p in c.params}]
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *MORE])
@@ -49,13 +68,17 @@ def test_a_second_writer_is_refused(wb, words, tmp_path, command):
         assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_second_writer_of_a_ledger_waits_and_is_refused(wb_files, tmp_path, monkeypatch):
-    from sae_train.errors import BusyError
-    from unlearn.removals import ledger
-
-    monkeypatch.setattr(ledger, "_LOCK_WAIT_S", 0.05)
-    with FileLock(lock_file(tmp_path / "l.jsonl")), pytest.raises(BusyError, match="another process"):
-        ledger.Ledger(tmp_path / "l.jsonl").add(wb_files.unlearned)
+@pytest.mark.parametrize("command", LEDGER)
+def test_a_second_writer_of_a_ledger_waits_and_is_refused(wb, wb_files, tmp_path, monkeypatch, command):
+    monkeypatch.setattr("unlearn.removals.ledger._LOCK_WAIT_S", 0.05)
+    book = tmp_path / "l.jsonl"
+    assert wb("ledger", "add", "--ledger", book, "--unlearned", wb_files.unlearned).code == 0
+    before = book.read_bytes()
+    more = {"ledger add": ("--unlearned", wb_files.unlearned), "ledger rollback": ("--entry", 0)}[command]
+    with FileLock(lock_file(book)):
+        outcome = wb(*command.split(), "--ledger", book, *more)
+    assert outcome.code == 2 and "another process is writing" in outcome.err, outcome.err
+    assert book.read_bytes() == before
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, *MORE])

@@ -16,7 +16,7 @@ from features.entities.templates import Templates
 from sae_train.errors import EntityError, OutputExistsError
 from sae_train.fields import config_of
 from sae_train.lm.models import LanguageModel
-from sae_train.run.claims import claim_output, clear_output
+from sae_train.run.claims import claim_output, clear_output, require_disk
 from sae_train.run.heartbeat import beating
 from sae_train.run.locks import only_writer
 from sae_train.run.outputs import disk_may_fill
@@ -174,6 +174,7 @@ def remove(
         device=device,
     )
     with only_writer(place), disk_may_fill(place):
+        require_disk(place, 0)
         shop = Workshop(place / WORK if work is None else Path(work))
         book = None if ledger is None else Path(ledger)
         before = _claim(place, inputs, overwrite=overwrite)
@@ -183,8 +184,8 @@ def remove(
                 people = everybody(inputs, shop, heard)
                 target = known_target(inputs, shop, people, heard)
             report, page, book = _stations(inputs, shop, place, people, target, book, reference, heard)
-    removed = Removed(target, report, place / MODEL, page, book, tuple(shop.visits), time.monotonic() - started)
-    write_json(place / MARK, {"request": _written(inputs), "summary": removed.summary()})
+        removed = Removed(target, report, place / MODEL, page, book, tuple(shop.visits), time.monotonic() - started)
+        write_json(place / MARK, {"request": _written(inputs), "summary": removed.summary()})
     return removed
 
 

@@ -97,5 +97,6 @@ def in_whole_numbers(
 
 def int8_is_fast() -> bool:
     """Return whether this processor multiplies 8-bit whole numbers in instructions of their own."""
-    found = torch.cpu.get_capabilities()
+    told = getattr(torch.cpu, "get_capabilities", dict)  # an older torch does not say
+    found = told()
     return any(found.get(name, False) for name in ("avx512_vnni", "amx_int8"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -271,6 +272,20 @@ def test_with_shuffled_facts_nobody_is_known(asked, rule):
 
 def _log(path, entities, **changes):
     return AnswerLog(path, {"model": "m", "entities": [e.key for e in entities], **changes}, resume=True)
+
+
+def test_a_disk_that_is_full_at_the_first_line_leaves_no_log(tmp_path, monkeypatch):
+    """Half of it could neither be continued nor be begun again."""
+    real = Path.write_text
+
+    def half(self, text, *args, **settings):
+        real(self, text[: len(text) // 2], *args, **settings)
+        raise OSError(28, "No space left on device", str(self))
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="space"):
+        patch.setattr(Path, "write_text", half)
+        AnswerLog(tmp_path / "labels.jsonl", {"model": "m"}, resume=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_that_was_cut_off_goes_on_to_the_same_file(

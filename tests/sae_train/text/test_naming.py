@@ -79,3 +79,18 @@ def test_what_is_masked_names_nothing():
 
 def test_accents_may_be_encoded_in_two_ways():
     assert same_text("é", "e\u0301") and not same_text("é", "e")
+
+
+@pytest.mark.parametrize(
+    ("written", "plain"),
+    [
+        ("Łódź", "Lodz"),
+        ("Đà Nẵng", "Da Nang"),
+        ("Tromsø", "Tromso"),
+        ("Diyarbakır", "Diyarbakir"),
+        ("Ħamrun", "Hamrun"),
+    ],
+)
+def test_a_stroke_through_a_letter_is_an_accent(written, plain):
+    assert names_any(f"It is in {written}.", [plain]) and names_any(f"It is in {plain}.", [written])
+    assert normalize("æ ð þ") == "æ ð þ", "letters of their own"

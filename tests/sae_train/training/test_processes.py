@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import random
 import signal
@@ -21,37 +20,6 @@ from sae_train.saes.interop import WEIGHTS
 
 pytestmark = pytest.mark.slow
 N_KILLS = 20
-
-
-def _wb(words: list[str], environment: dict[str, str], log: str) -> None:
-    """Be `wb WORDS`, in a child."""
-    from cli.main import main
-
-    os.environ.update(environment)
-    torch.set_num_threads(1)
-    with open(log, "a") as stream:
-        os.dup2(stream.fileno(), 1)
-        os.dup2(stream.fileno(), 2)
-        sys.exit(main(words))
-
-
-@pytest.fixture(scope="module")
-def start(tmp_path_factory):
-    """Return a function that starts `wb ARGS` in a process of its own, which is there at once: imports are done."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["sae_train.training.jobs", "sae_train.run.processes", "cli.main", "cli.cmd_train_sae", "cli.output.render"]
-    )
-    log = tmp_path_factory.mktemp("log") / "wb.txt"
-
-    def run(*words: object, **environment: object):
-        settings = {name: str(value) for name, value in environment.items()}
-        child = context.Process(target=_wb, args=([str(word) for word in words], settings, str(log)))
-        child.start()
-        return child
-
-    run.log = log
-    return run
 
 
 @pytest.fixture

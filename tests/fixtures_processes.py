@@ -67,12 +67,7 @@ class Moments:
         for module, name in ((shutil, "disk_usage"), (os, "fsync"), (os, "replace")):
             self._patch.setattr(module, name, self._passing(getattr(module, name), first=name == "replace"))
         self._patch.setattr(knowledge, "ASK_BLOCK", 64)  # else all is asked in one step
-        lined = progress.lined_progress
-
-        def reported(*args, **settings):
-            return self._passing(lined(*args, **settings), first=True)
-
-        self._patch.setattr(progress, "lined_progress", reported)
+        self._patch.setattr(progress.Lines, "__call__", self._passing(progress.Lines.__call__, first=True))
         return self
 
     def __exit__(self, *_error: object) -> None:

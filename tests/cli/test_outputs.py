@@ -17,7 +17,7 @@ from sae_train.run.locks import lock_file, only_writer
 from sae_train.run.runs import partial_path
 
 COMMANDS = ("cache-activations", "train-sae", "label-entities", "find-entity-latents", "unlearn", "audit")
-MORE = ("import-sae", "import-entities", "world", "demo", "inspect", "remove", "tofu-metrics")
+MORE = ("import-sae", "import-entities", "world", "demo", "inspect", "remove", "tofu-metrics", "features")
 LEDGER = ("ledger add", "ledger rollback")  # they wait for another writer
 READING = {"eval-sae", "compare-saes", "doctor", "cache show", "ledger show", "ledger verify"}
 CLEARING = {"cache clear"}  # tests/sae_train/storage/test_converted.py
@@ -40,6 +40,7 @@ def words(wb_files, tmp_path_factory):
             "tofu-metrics": ["tofu-metrics", "--model", "fact-world", "--forget", own / "tofu.jsonl", "--out", out],
             "world": ["world", "--out", out],
             "demo": ["demo", "--out", out],
+            "features": ["features", wb_files.sae, "--activations", wb_files.acts, "--out", out],
             "inspect": ["inspect", wb_files.acts, "--html", out],
         }.get(command) or [command, *wb_files.commands[command]]
         if command in COMMANDS:

@@ -5,7 +5,7 @@
 
 Read is the probability of the true answer, exp of the mean log-probability of its tokens, one held-out question a fact:
 
-    asked      about the targets; about known entities that no method sees (kept); targets' facts about their partners
+    asked      about the targets; about known entities that methods retain or never see (kept); targets' facts about partners
     put back   the targets again, with the planted model's activations at all name tokens behind a block put in
     relearned  half of each target's facts taught, the other half asked: the highest mean on the path of every step size
 
@@ -160,18 +160,20 @@ def read(lm: LanguageModel, world: World, names: Sequence[str], seed: int, **fac
     )
     kept = sets.holdout[:N_KEPT]
     target, partner = (Asked.of(lm, list(one_a_fact(world, who, sets.forget))) for who in (sets.forget, sets.partner))
-    asked_kept = Asked.of(lm, list(one_a_fact(world, kept, kept)))
+    asked_retained, asked_kept = (Asked.of(lm, list(one_a_fact(world, who, who))) for who in (sets.retain, kept))
     recalls = {
         name: recall_of(ask(lm, who, world.templates, heldout=True))
-        for name, who in (("target", sets.forget), ("kept", kept))
+        for name, who in (("target", sets.forget), ("retained", sets.retain), ("kept", kept))
     }
     return Depth(
         target=probability(lm, target),
+        retained=probability(lm, asked_retained),
         kept=probability(lm, asked_kept),
         partner=probability(lm, partner),
         put_back={b: put_back(lm, world.lm, target, b) for b in range(EVERY, lm.n_blocks - 1, EVERY)},
         relearned=relearned(lm, world, sets.forget, seed),
         target_recall=recalls["target"],
+        retained_recall=recalls["retained"],
         kept_recall=recalls["kept"],
         read_seconds=time.monotonic() - started,
         **facts,

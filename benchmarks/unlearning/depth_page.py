@@ -14,11 +14,11 @@ class Depth:
     """What was read of one model; probabilities of true answers, means over questions.
 
     Attributes:
-        target, kept, partner: Asked about targets, about known entities that no method sees, and targets' facts about
-            their unknown partners.
+        target, retained, kept, partner: Asked about targets, about entities that methods may retain, about known ones
+            that no method sees, and targets' facts about their unknown partners.
         put_back: About targets, with the original's activations put back behind a block.
         relearned: About untaught facts, the highest on the path of relearning.
-        target_recall, kept_recall: Share of right greedy answers, mean over entities.
+        target_recall, retained_recall, kept_recall: Share of right greedy answers, mean over entities.
         read_seconds: This reading took.
         kl: On held-out general text, nats a token; None where nothing was removed.
         seconds: The removal took.
@@ -26,11 +26,13 @@ class Depth:
     """
 
     target: float
+    retained: float
     kept: float
     partner: float
     put_back: dict[int, float]
     relearned: float
     target_recall: float
+    retained_recall: float
     kept_recall: float
     read_seconds: float
     kl: float | None = None
@@ -56,7 +58,8 @@ def render(out: Path, on: str, kl: float) -> str:
         f"Eight targets of a world planted in a real model, removed together up to a KL divergence of {kl:g} nats a token on general text,",
         f"{on} targets. Means over questions of the probability of the true answer, and of right greedy answers (recall). `put back N`: the planted",
         "model's activations at all name tokens behind block N are put in. `relearned`: half of the targets' facts are taught, the others asked;",
-        "the highest value on the path. The twin never met the test targets: what it says is the floor, not zero.",
+        "the highest value on the path. `retained`: known entities that methods may retain; `kept`: those that no method sees. The twin never met the test",
+        "targets: what it says is the floor, not zero.",
     ]
     for folder in sorted(out.glob(f"seed-*/depth-{on}-kl-{kl:g}")):
         rows = {path.stem: Depth.load(path) for path in folder.glob("*.json")}
@@ -69,6 +72,8 @@ def render(out: Path, on: str, kl: float) -> str:
             "p",
             *(f"put back {b}" for b in blocks),
             "relearned",
+            "retained recall",
+            "retained p",
             "kept recall",
             "kept p",
             "KL",
@@ -86,6 +91,8 @@ def _cells(row: Depth, blocks: list[int]) -> list[str]:
         row.target,
         *(row.put_back[b] for b in blocks),
         row.relearned,
+        row.retained_recall,
+        row.retained,
         row.kept_recall,
         row.kept,
     ]

@@ -115,7 +115,7 @@ def test_bad_imports(wb, sparsify, tmp_path, monkeypatch):
         ((sparsify, *out, "--unit-norm"), "--unit-norm"),
         ((sparsify, "--out", tmp_path / "file" / "out"), "is a file"),
         ((sparsify, "--out", sparsify), "--overwrite"),
-        ((sparsify, "--out", sparsify, "--overwrite"), "not ours"),
+        ((sparsify, "--out", sparsify, "--overwrite"), "would take the place of what is read"),
         ((sparsify,), "--out"),
         (("--out", tmp_path / "out"), "SOURCE"),
     ):

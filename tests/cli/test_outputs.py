@@ -115,7 +115,7 @@ def test_what_an_interrupted_run_left_is_not_discarded_unasked(wb, words, tmp_pa
     assert left.read_text() == "769 answers"
 
 
-@pytest.mark.parametrize("command", ["unlearn", "audit"])
+@pytest.mark.parametrize("command", ["unlearn", pytest.param("audit", marks=pytest.mark.slow)])
 def test_a_disk_that_fills_up_late_leaves_nothing_that_counts_as_finished(wb, words, tmp_path, monkeypatch, command):
     from sae_train.run import runs
 

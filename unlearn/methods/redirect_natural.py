@@ -43,8 +43,7 @@ from unlearn.problem.problem import Problem
 from unlearn.settings.redirection import NaturalSettings
 
 BATCH = 16  # sequences in a forward and backward pass in which the factors are measured
-# Of a name the last token and what follows: other names begin like it. Redirected at all of its tokens, a known name
-# that shared a beginning lost everything, and the nine others nothing (docs/concepts/redirection.md).
+# Of a name the last token and what follows: other names begin like it, and what is said after these is theirs too.
 POSITIONS = "from-name-on"
 FRAC_PUT_BACK = 2 / 3  # of the blocks, behind which original activations may be put back
 

@@ -211,7 +211,11 @@ class NaturalSettings(KeptSettings):
     n_retained: Annotated[int, Field(ge=0, description="Prompts about retained and unknown entities in a step.")] = 64
     frac_unknown: Annotated[
         float,
-        Field(ge=0, le=1, description="Share of these that are about unknown entities: what is said of them stays."),
+        Field(
+            ge=0,
+            le=1,
+            description="Share of the retained prompts that are about unknown entities: nothing new is to be said of one.",
+        ),
     ] = 0.5
     frac_put_back: Annotated[
         float,

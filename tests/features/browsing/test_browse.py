@@ -92,6 +92,7 @@ def test_what_does_not_fit_is_refused(planted, world_lm, world_sae, world_store)
         browse(sae, path, progress=silent).record(8)
 
 
+@pytest.mark.slow
 def test_the_command(wb, wb_files, tmp_path):
     given = (wb_files.sae, "--activations", wb_files.acts)
     out = tmp_path / "browser"

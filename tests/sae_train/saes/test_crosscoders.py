@@ -93,6 +93,7 @@ def two_models(make_store):
     return build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["topk", "batch-topk"])
 def test_a_direction_that_only_one_model_has_is_found_and_none_where_they_are_equal(two_models, tmp_path, arch):
     found = {}

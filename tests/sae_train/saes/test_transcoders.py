@@ -313,6 +313,7 @@ def test_impossible_transcoders_are_refused(mlp_store, tmp_path):
 
 
 # ------------------------------------------------------------------------------ planted truth
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["topk", "batch-topk", "jumprelu"])
 def test_planted_maps_are_found_and_not_where_rows_are_paired_at_random(make_store, tmp_path, arch):
     """Twenty input directions, three on at a time, each of which writes an output direction of its own."""

@@ -19,6 +19,7 @@ from unlearn.request import inside, outcome, people
 from unlearn.request.config import RemoveConfig
 from unlearn.request.removing import Removed, plan_removal, remove
 
+pytestmark = pytest.mark.slow  # whole requests
 SMALL = RemoveConfig(
     n_others=12,
     n_unknown=12,

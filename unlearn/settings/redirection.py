@@ -214,7 +214,7 @@ class NaturalSettings(KeptSettings):
         Field(
             ge=0,
             le=1,
-            description="Share of the retained prompts that are about unknown entities: nothing new is to be said of one.",
+            description="Share of the retained prompts about unknown entities: nothing new is to be said of one.",
         ),
     ] = 0.5
     frac_put_back: Annotated[

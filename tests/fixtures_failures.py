@@ -16,9 +16,18 @@ RESULTS = {
     "unlearn": (("out",), True),
     "audit": (("out",), False),
     "world": (("out",), True),
+    "features": (("out",), False),
 }
 # Stops at random moments, of either signal; a run of `audit` takes longest.
-STOPS = {"cache-activations": 10, "label-entities": 10, "find-entity-latents": 5, "unlearn": 8, "audit": 4, "world": 8}
+STOPS = {
+    "cache-activations": 10,
+    "label-entities": 10,
+    "find-entity-latents": 5,
+    "unlearn": 8,
+    "audit": 4,
+    "world": 8,
+    "features": 5,
+}
 FULL_DISKS = {"cache-activations": 10, "label-entities": 8, "unlearn": 6}
 # One method that takes steps of a second process as well.
 PAIRED = ("--method", "idk", "--steps", 6, "--save-every", 2, "--batch-size", 4, "--warmup-steps", 1, "--device", "cpu")
@@ -39,8 +48,9 @@ class Failing:
 
     def words(self, command: str, out: Path) -> list[str]:
         """Return the words of a command with another output."""
-        own = self._planting if command == "world" else self._files.commands[command]
-        found = [command, *own]
+        files = self._files
+        own = {"world": self._planting, "features": [files.sae, "--activations", files.acts, "--out", None]}
+        found = [command, *(own.get(command) or files.commands[command])]
         found[found.index("--out") + 1] = out
         return [str(word) for word in found]
 
@@ -56,6 +66,9 @@ class Failing:
         if command == "audit":
             found = json.loads((out / "audit.json").read_text())
             return [found["verdict"], found["forget"], found["attacks"]]
+        if command == "features":
+            pages = [out / "index.html", *sorted((out / "data").iterdir())]
+            return {p.name: p.read_bytes() for p in pages}
         folders = [out] if command == "unlearn" else [out / "model", out / "twin"]
         return [(folder / "model.safetensors").read_bytes() for folder in folders]
 

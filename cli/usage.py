@@ -127,14 +127,12 @@ def refuse_own_input(given: Mapping[str, object]) -> None:
         goal = os.path.realpath(Path(str(given[out])))
         for name, values in inputs.items():
             for value in values if isinstance(values, tuple | list) else (values,):
-                if isinstance(value, str | Path) and os.path.exists(value) and _is_in(os.path.realpath(value), goal):
+                if not isinstance(value, str | Path) or not os.path.exists(value):
+                    continue
+                if Path(os.path.realpath(value)).is_relative_to(goal):
                     raise ConfigError(
                         f"the output would take the place of what is read: '{given[out]}'",
                         got=f"{value} (`{name}`)",
                         field=out,
                         expected="another path",
                     )
-
-
-def _is_in(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip(os.sep) + os.sep)

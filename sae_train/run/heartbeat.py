@@ -81,14 +81,8 @@ class Pulse:
 
 
 PULSE = Pulse()  # of the process
+doing = PULSE.doing
 _BEATING = threading.Lock()
-
-
-@contextmanager
-def doing(what: str | Callable[[], str]) -> Iterator[None]:
-    """Have something be what the process is doing while the block runs; `Pulse.doing`."""
-    with PULSE.doing(what):
-        yield
 
 
 @contextmanager

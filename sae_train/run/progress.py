@@ -64,12 +64,14 @@ def silent(description: str, total: Number | None = None, *, unit: str = "") -> 
 @contextmanager
 def shown(description: str, total: Number | None = None, *, unit: str = "") -> Iterator[Advance]:
     """Show how far a loop is, how fast, and how long it still takes: terminal, notebook or log, whatever there is."""
-    if in_notebook() or sys.stderr.isatty():
-        opened = _notebook_bar if in_notebook() else _terminal_bar
-        with PULSE.doing(""), opened(description, total, unit) as advance:  # a bar moves by itself
-            yield advance
-        return
-    with _lines(description, total, unit) as advance:
+    if in_notebook():
+        opened = _notebook_bar(description, total, unit)
+    elif sys.stderr.isatty():
+        opened = _terminal_bar(description, total, unit)
+    else:
+        opened = _lines(description, total, unit)
+    # A bar moves by itself: nothing is to be said beside it.
+    with opened as advance, PULSE.doing(advance.text if isinstance(advance, Lines) else ""):
         yield advance
 
 
@@ -179,16 +181,14 @@ def _info_text(info: Mapping[str, object]) -> str:
 
 @contextmanager
 def _lines(description: str, total: Number | None, unit: str) -> Iterator[Advance]:
-    """Write lines on stderr, and have the heartbeat write them where steps take long."""
+    """Write lines on stderr."""
 
     def write(text: str) -> None:
         PULSE.said()
         sys.stderr.write(text + "\n")
         sys.stderr.flush()
 
-    advance = Lines(description, total, unit=unit, write=write, clock=time.monotonic)
-    with PULSE.doing(advance.text):
-        yield advance
+    yield Lines(description, total, unit=unit, write=write, clock=time.monotonic)
 
 
 @contextmanager

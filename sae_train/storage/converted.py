@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 from collections.abc import Callable
@@ -15,7 +14,7 @@ from sae_train.errors import BusyError, MissingFileError
 from sae_train.run.locks import only_writer
 from sae_train.run.notes import note
 from sae_train.run.outputs import disk_may_fill, whole_folder
-from sae_train.run.runs import write_json
+from sae_train.run.runs import file_hash, write_json
 from sae_train.text_files import read_json
 
 VARIABLE = "WB_CACHE"
@@ -97,9 +96,7 @@ def _recorded(path: Path) -> dict[str, object]:
 
 def _key(source: Path) -> str:
     """Return the name of a file's folder: its own, and the hash of its bytes."""
-    with source.open("rb") as stream:
-        digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    return f"{source.stem[:60]}-v{VERSION}-{digest[:24]}"
+    return f"{source.stem[:60]}-v{VERSION}-{file_hash(source)[:24]}"
 
 
 def _size(folder: Path) -> int:

@@ -31,7 +31,7 @@ from sae_train.lm.hooks import capture, captured_linears, replaced
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng, torch_rng
 from sae_train.run.progress import Advance, no_advance
-from sae_train.text.packing import can_pack, lay_out
+from sae_train.text.packing import Batch, Places, can_pack, lay_out
 from unlearn.finetuning.finetune import trainable_parameters
 from unlearn.losses.divergence import next_token_kl
 from unlearn.losses.key_solve import KeyMoment
@@ -183,7 +183,7 @@ class RedirectNatural:
             if not pairs:
                 continue
             batch = pair_batch(pairs, POSITIONS, lm.device, packed=self.packed)
-            aim = logits_at(self.original.model, batch.other, batch.other_at)
+            aim = self._aim(batch.other, batch.other_at)
             if is_behind:
                 yield settings.frac_put_back * next_token_kl(self._behind(batch, generator), aim)
             else:
@@ -209,9 +209,12 @@ class RedirectNatural:
         """Return KL(original || model) about retained and unknown entities, from their names on."""
         batch = lay_out([p.ids for p in prompts], self.problem.lm.device, packed=self.packed)
         at = batch.places([(n, at) for n, p in enumerate(prompts) for at in range(p.name_from, len(p.ids))])
-        with torch.no_grad():
-            aim = logits_at(self.original.model, batch, at)
-        return next_token_kl(logits_at(self.problem.lm.model, batch, at), aim)
+        return next_token_kl(logits_at(self.problem.lm.model, batch, at), self._aim(batch, at))
+
+    @torch.no_grad()
+    def _aim(self, batch: Batch, at: Places) -> Float[Tensor, "n vocab"]:
+        """Return the original's logits behind some tokens."""
+        return logits_at(self.original.model, batch, at)
 
 
 def _as(ids: Tensor, rows: Tensor) -> Tensor:

@@ -70,19 +70,29 @@ def json_of(text: str | bytes) -> Any:
     """Return what a JSON text holds; the only reader of JSON that somebody else may have written.
 
     Raises:
-        ValueError: It is not JSON, nests too deep, has a number too long to read, or a text in it is no Unicode text:
-            half of a surrogate pair, which no file and no tokenizer takes.
+        ValueError: It is not JSON, nests too deep, has a number too long to read, gives a key twice (readers differ in
+            which of the values they take), or a text in it is no Unicode text: half of a surrogate pair, which no file
+            and no tokenizer takes.
 
     Example:
         >>> json_of('{"name": "Osk"}')
         {'name': 'Osk'}
     """
     try:
-        found = json.loads(text, parse_int=_whole)
+        found = json.loads(text, parse_int=_whole, object_pairs_hook=_with_every_key_once)
         if _HALF.search(text if isinstance(text, str) else text.decode()):
             json.dumps(found, ensure_ascii=False).encode()  # refuses half a pair, wherever it is
     except RecursionError as error:
         raise ValueError("nested too deep") from error
+    return found
+
+
+def _with_every_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object that some pairs make."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"a key given twice: {next(k for k in keys if keys.count(k) > 1)!r}")
     return found
 
 

@@ -62,7 +62,9 @@ def json_rows(lines: Iterable[str], where: Path | str, *, expected: str = '{"nam
         try:
             yield Row(place, json_of(line))
         except ValueError as error:
-            raise FileFormatError(f"{place} is not JSON", got=line.strip()[:80], expected=expected) from error
+            raise FileFormatError(
+                f"{place} cannot be read as JSON", got=f"{line.strip()[:80]} ({error})", expected=expected
+            ) from error
 
 
 def table_rows(

@@ -153,7 +153,9 @@ def joined_processes() -> Iterator[Processes]:
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
+    processes = Processes(dist.get_rank(), count)
     try:
-        yield Processes(dist.get_rank(), count)
+        yield processes
+        processes.wait()  # one that left while another still sends would break the connection under it
     finally:
         dist.destroy_process_group()

@@ -1,4 +1,4 @@
-"""The launcher itself, torchrun, is told to stop."""
+"""The launcher itself, torchrun: it is told to stop, or a process that it started is killed under it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from sae_train.run.locks import lock_file
 from sae_train.run.runs import run_folder
 
 pytestmark = pytest.mark.slow
-# `wb`, whose process 1, before its third step, tells the launcher to stop. Until the launcher has told
+# `wb`, whose process 1, before its third step, tells the launcher to stop or is killed. Until the launcher has told
 # them in turn, both processes wait: else a fast machine would be at the end before.
 AT_THE_THIRD_STEP = """
 import os, signal, sys, time
 from sae_train.run import stopping
 
-asked, calls, is_stopped = stopping._any_told, [], sys.argv[1] == "stopped"
+asked, calls, how = stopping._any_told, [], sys.argv[1]
 
 def any_told(processes):
     calls.append(1)
-    if len(calls) == 3 and is_stopped:
+    if len(calls) == 3 and how != "never":
         if os.environ["RANK"] == "1":
-            os.kill(os.getppid(), signal.SIGTERM)
-        while not stopping._TOLD.is_told:
+            os.kill(os.getpid() if how == "SIGKILL" else os.getppid(), getattr(signal, how))
+        while how == "SIGTERM" and not stopping._TOLD.is_told:
             time.sleep(0.01)
     return asked(processes)
 
@@ -53,12 +53,15 @@ def undisturbed(failing, tmp_path_factory) -> bytes:
     return (out / "model.safetensors").read_bytes()
 
 
-def test_a_launcher_that_is_told_to_stop_can_go_on(failing, undisturbed, tmp_path):
+@pytest.mark.parametrize("how", ["SIGTERM", "SIGKILL"])
+def test_a_launcher_that_is_told_to_stop_or_loses_a_process_can_go_on(how, failing, undisturbed, tmp_path):
     out = tmp_path / "out"
     words = [*failing.words("unlearn", out), *failing.paired]
-    done = launched("stopped", words)
+    done = launched(how, words)
     assert done.returncode == 1, done.stderr[-3000:]  # the launcher's own code, whatever its processes end with
-    assert done.stderr.count("told to stop (SIGTERM); what is done so far is saved") == 2, done.stderr[-3000:]
+    told = "told to stop (SIGTERM); what is done so far is saved"
+    assert done.stderr.count(told) == (2 if how == "SIGTERM" else 0), done.stderr[-3000:]
+    assert how == "SIGTERM" or "Signal 9 (SIGKILL)" in done.stderr
     assert (run_folder(out) / CHECKPOINT).exists() and not out.exists() and not lock_file(out).exists()
     done = launched("never", [*words, "--resume"])
     assert done.returncode == 0, done.stderr[-3000:]

@@ -95,3 +95,14 @@ def test_hub_rows_are_read_by_the_same_rule(monkeypatch):
     monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: [{"body": "one"}])
     with pytest.raises(FileFormatError, match="no column 'text'"):
         list(load_documents("org/texts"))
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 1}', '[{"b": {"a": 1, "é": 2, "é": 3}}]'])
+def test_a_key_given_twice_is_refused(tmp_path, text):
+    """Readers differ in which of the two they take; an object in another may have the same keys."""
+    (tmp_path / "a.json").write_text(text, encoding="utf-8")
+    with pytest.raises(FileFormatError) as caught:
+        read_json(tmp_path / "a.json")
+    assert "a key given twice: " in str(caught.value)
+    (tmp_path / "b.json").write_text('{"a": {"a": 1}, "b": {"a": 1}}', encoding="utf-8")
+    assert read_json(tmp_path / "b.json") == {"a": {"a": 1}, "b": {"a": 1}}

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sae_train.config import Decoding
 from sae_train.lm.answer_end import first_line_is_whole
+from sae_train.lm.architecture import read_with_cache
 from sae_train.lm.draws import Draws, PerQuestion
 from sae_train.lm.models import LanguageModel
 
@@ -221,8 +222,7 @@ def read_on(
         more: Further words for the model.
     """
     if lm.architecture.has_reusable_cache:
-        out = lm.model(input_ids=tokens, past_key_values=cache, use_cache=True, **more)
-        return out.logits, out.past_key_values
+        return read_with_cache(lm.model, tokens, cache, **more)
     whole = TokensSoFar(tokens[:, :0]) if cache is None else cache
     whole.ids = torch.cat([whole.ids, tokens], dim=1)
     return lm.model(input_ids=whole.ids, use_cache=False, **more).logits[:, -tokens.shape[1] :], whole

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from sae_train.errors import ArchitectureError, ConfigError
@@ -238,6 +238,18 @@ def not_understood(model: nn.Module, got: str, expected: str) -> ArchitectureErr
         expected=expected,
         try_="one of those in docs/reference/architectures.md",
     )
+
+
+def read_with_cache(model: Any, ids: Tensor, cache: Any, **more: Any) -> tuple[Tensor, Any]:
+    """Read tokens behind a cache of keys and values (None: at the beginning); return logits, and the cache with them.
+
+    None takes the cache's place where the model has none of that kind.
+    """
+    # transformers calls it `cache` since 5.24, `past_key_values` before.
+    name = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    given = {} if cache is None else {name: cache}
+    out = model(input_ids=ids, use_cache=True, **given, **more)
+    return out.logits, getattr(out, name, None)
 
 
 def _blocks(model: nn.Module) -> nn.ModuleList:

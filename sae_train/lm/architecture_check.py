@@ -18,7 +18,14 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sae_train.errors import NumericalError
-from sae_train.lm.architecture import Architecture, Block, Writes, find_architecture, not_understood
+from sae_train.lm.architecture import (
+    Architecture,
+    Block,
+    Writes,
+    find_architecture,
+    not_understood,
+    read_with_cache,
+)
 from sae_train.lm.module_hooks import edited_input, edited_output
 from sae_train.rng import torch_rng
 
@@ -308,15 +315,14 @@ def _judged(model: nn.Module, block: Block, push: _PushedBlock, allowed: float) 
 @torch.no_grad()
 def _reuses_cache(model: nn.Module, ids: Int[Tensor, "1 pos"], logits: Float[Tensor, "1 pos vocab"]) -> bool:
     """Tell whether a cache, repeated and selected from, goes on as the whole sequence would."""
-    out: Any = model(input_ids=ids[:, :-1], use_cache=True)
-    cache = getattr(out, "past_key_values", None)
+    _, cache = read_with_cache(model, ids[:, :-1], None)
     layers = getattr(cache, "layers", [])
     if not layers or any(hasattr(layer, "conv_states") or not _can_repeat(layer) for layer in layers):
         return False  # a recurrent state is neither repeated nor selected by the methods for keys and values
     assert cache is not None
     cache.batch_repeat_interleave(3)
     cache.batch_select_indices(torch.tensor([0, 2], device=ids.device))
-    again = model(input_ids=ids[:, -1:].expand(2, -1), past_key_values=cache, use_cache=True).logits
+    again, _ = read_with_cache(model, ids[:, -1:].expand(2, -1), cache)
     return _gap(again[1, -1], logits[0, -1]) <= tolerance(logits)
 
 

@@ -45,6 +45,7 @@ from unlearn.settings.redirection import NaturalSettings
 BATCH = 16  # sequences in a forward and backward pass in which the factors are measured
 # Of a name the last token and what follows: other names begin like it, and what is said after these is theirs too.
 POSITIONS = "from-name-on"
+RISING = 5  # steps over which the length of a step rises
 FRAC_PUT_BACK = 2 / 3  # of the blocks, behind which original activations may be put back
 
 
@@ -94,14 +95,12 @@ class RedirectNatural:
         factors = self._factors(advance)
         moves = {path: torch.zeros_like(w) for path, w in self.weights.items()}
         losses: list[float] = []
-        for step in range(settings.n_steps):
+        for step, length in enumerate(step_lengths(settings.n_steps, settings.length)):
             gradients, loss = self._gradients(step)
             losses.append(loss)
             advance(0, step=f"{step + 1}/{settings.n_steps}", loss=loss)
             for path, gradient in gradients.items():
                 moves[path] = settings.momentum * moves[path] - self._turned(factors[path], gradient, path)
-            # Ever shorter, to a length of all of them together: the first ones take the knowledge, the last ones mend.
-            length = settings.length * 2 * (1 - (step + 0.5) / settings.n_steps) / settings.n_steps
             scaled, _ = stepped({p: self._upright(p, m) for p, m in moves.items()}, factors, length)
             with torch.no_grad():
                 for path, move in scaled.items():
@@ -215,6 +214,21 @@ class RedirectNatural:
     def _aim(self, batch: Batch, at: Places) -> Float[Tensor, "n vocab"]:
         """Return the original's logits behind some tokens."""
         return logits_at(self.original.model, batch, at)
+
+
+def step_lengths(n_steps: int, total: float) -> list[float]:
+    """Return the lengths of some steps that have a total length together: they rise over the first, then fall.
+
+    The first gradients are the largest and least certain; at full length the loss rose sevenfold before it fell. The
+    steps after these take the knowledge, the last ones mend.
+
+    Example:
+        >>> [round(length, 3) for length in step_lengths(6, 1.0)]
+        [0.122, 0.2, 0.233, 0.222, 0.167, 0.056]
+    """
+    falling = [1 - (step + 0.5) / n_steps for step in range(n_steps)]
+    lengths = [length * min(1.0, (step + 1) / RISING) for step, length in enumerate(falling)]
+    return [total * length / sum(lengths) for length in lengths]
 
 
 def _as(ids: Tensor, rows: Tensor) -> Tensor:

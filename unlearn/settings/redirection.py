@@ -206,7 +206,7 @@ class NaturalSettings(KeptSettings):
     entity_weight: EntityWeight = 4.0
     near_weight: NearWeight = 2.0
     text_windows: TextWindows = 60
-    n_steps: Annotated[int, Field(ge=1, description="Steps, each shorter than the one before.")] = 18
+    n_steps: Annotated[int, Field(ge=1, description="Steps; their length rises over the first five, then falls.")] = 18
     n_prompts: Annotated[int, Field(ge=1, description="Prompts about targets in a step.")] = 32
     n_retained: Annotated[int, Field(ge=0, description="Prompts about retained and unknown entities in a step.")] = 64
     frac_unknown: Annotated[

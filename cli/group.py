@@ -22,6 +22,7 @@ COMMANDS: dict[str, str] = {
     "train-sae": "Train a sparse autoencoder on cached activations.",
     "eval-sae": "Measure the quality of a sparse autoencoder.",
     "import-sae": "Turn a sparse autoencoder of another library into one of ours.",
+    "push": "Send a sparse autoencoder to the Hugging Face hub, with a card.",
     "compare-saes": "Show which latents two sparse autoencoders share.",
     "features": "Browse all latents of a sparse autoencoder, in a page that opens from disk.",
     "import-entities": "Turn the files of another benchmark into entities, templates, a forget list.",

@@ -9,6 +9,7 @@ Its front door, imported when it is first used, so that `import sae_train` costs
     Sae                   a sparse autoencoder: encode, decode, load, save, to_saelens
     eval_sae              how good an SAE is, and what it costs the language model
     import_sae            an SAE of another library -> Sae
+    push_sae              an SAE folder -> the Hugging Face hub
     compare_saes          which latents of one SAE another one has too
 """
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from sae_train.quality.evaluation import compare_saes, eval_sae
     from sae_train.saes.base import Sae
     from sae_train.saes.importers import import_sae
+    from sae_train.sharing.push import push_sae
     from sae_train.training.stations import train_sae, train_saes
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "eval_sae",
     "import_sae",
     "load_lm",
+    "push_sae",
     "train_sae",
     "train_saes",
 ]
@@ -49,6 +52,7 @@ __getattr__, __dir__ = lazy_exports(
         "eval_sae": "sae_train.quality.evaluation",
         "import_sae": "sae_train.saes.importers",
         "load_lm": "sae_train.lm.models",
+        "push_sae": "sae_train.sharing.push",
         "train_sae": "sae_train.training.stations",
         "train_saes": "sae_train.training.stations",
     },

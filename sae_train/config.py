@@ -289,3 +289,18 @@ class ImportConfig:
     unit_norm: Annotated[
         bool, Field(description="Bring decoder rows to length one by scaling the latents (ReLU and JumpReLU).")
     ] = False
+
+
+@config_class
+class PushConfig:
+    """Where a published SAE goes, and what its card says."""
+
+    path_in_repo: Annotated[
+        str | None, Field(min_length=1, description="Folder in the repository; by default the hook point.")
+    ] = None
+    model_name: Annotated[
+        str | None, Field(min_length=1, description="Hub id of the language model, where the SAE names it otherwise.")
+    ] = None
+    data: Annotated[str, Field(description="What the SAE was trained on, in words, for the card.")] = ""
+    licence: Annotated[str, Field(description="Licence of the weights as the hub names it, such as apache-2.0.")] = ""
+    private: Annotated[bool, Field(description="Make a repository that does not exist yet a private one.")] = False

@@ -529,6 +529,7 @@ def _base_words(command: str, folder: Path) -> list[str]:
         "train-sae": ["--activations", junk, "--hook-point", "layers.0"],
         "eval-sae": ["--sae", folder, "--activations", junk],
         "import-sae": [junk],
+        "push": [folder, "someone/saes"],
         "compare-saes": [folder, folder],
         "import-entities": [junk],
         "label-entities": ["--model", "nowhere", "--entities", "fact-world", "--templates", "fact-world"],
@@ -539,7 +540,7 @@ def _base_words(command: str, folder: Path) -> list[str]:
         + ["--templates", "fact-world", "--forget", "Osk"],
         "inspect": [junk],
     }.get(command, [])
-    out = [] if command in ("eval-sae", "compare-saes", "inspect") else ["--out", folder]
+    out = [] if command in ("eval-sae", "compare-saes", "inspect", "push") else ["--out", folder]
     return [command, *map(str, words), *map(str, out)]
 
 

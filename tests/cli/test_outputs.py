@@ -19,7 +19,7 @@ from sae_train.run.runs import partial_path
 COMMANDS = ("cache-activations", "train-sae", "label-entities", "find-entity-latents", "unlearn", "audit")
 MORE = ("import-sae", "import-entities", "world", "demo", "inspect", "remove", "tofu-metrics", "features")
 LEDGER = ("ledger add", "ledger rollback")  # they wait for another writer
-READING = {"eval-sae", "compare-saes", "doctor", "cache show", "ledger show", "ledger verify"}
+READING = {"eval-sae", "compare-saes", "doctor", "cache show", "ledger show", "ledger verify", "push"}
 CLEARING = {"cache clear"}  # tests/sae_train/storage/test_converted.py
 
 

@@ -141,8 +141,11 @@ def read_base(folder: Path) -> Base:
 
 
 def merge_adapter(adapter: Any) -> None:
-    """Add the adapter to the weights of the model it is on and take it off."""
-    adapter.merge_and_unload()
+    """Add the adapter to the weights of the model it is on and take it off.
+
+    The sums are tensors of their own: the weights before may be another model's, too.
+    """
+    adapter.merge_and_unload(safe_merge=True)
 
 
 def put_on(model: nn.Module, folder: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -319,6 +320,19 @@ def _undo_gguf_marks(model: Any) -> None:
     model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
+
+
+def sharing_copy(model: nn.Module, own: Collection[str]) -> nn.Module:
+    """Return a copy of a model in which only some parameters, given by name, are its own.
+
+    The others lie in the same memory as those of the model: whoever changes one of them there changes both.
+    """
+    shared: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach(), requires_grad=p.requires_grad)
+        for name, p in model.named_parameters()
+        if name not in own and type(p) is nn.Parameter
+    }
+    return copy.deepcopy(model, shared)
 
 
 def round_to_stored(lm: LanguageModel) -> None:

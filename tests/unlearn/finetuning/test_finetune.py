@@ -29,7 +29,7 @@ from unlearn.methods.redirect import Redirect
 from unlearn.problem.data import split_sets
 from unlearn.removals.original import find_original
 from unlearn.removals.record import RemovalRecord
-from unlearn.removals.run import RemovalTask, run_removal
+from unlearn.removals.run import RemovalTask, prepare, run_removal
 
 QUICK = {"batch_size": 4, "warmup_steps": 1, "steps": 3, "lr": 2e-3}
 
@@ -142,6 +142,30 @@ def test_adapter_change_is_that_of_the_merged_weights(tiny_llama_dir):
 def test_closed_form_and_adapters_exclude_each_other():
     with pytest.raises(ConfigError):
         configure("redirect-closed-form", train="lora")
+
+
+HELD_TWICE = {"full": 0.5, "down_proj": 0.05, "lora": 0.0}  # at least, or nothing: of the shipped model's parameters
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [("idk", {"train": t}) for t in HELD_TWICE] + [("redirect-closed-form", {"train": "down_proj"})],
+)
+def test_what_cannot_change_is_held_once_and_what_changes_is_a_copy(
+    method, settings, world_sae, world_analysis, world_labels, world_templates, world_targets, world_documents, tmp_path
+):
+    lm, quick = load_lm(str(shipped_world()), device="cpu"), QUICK if method == "idk" else {}
+    config = configure(method, **{**quick, **settings, "merge": settings["train"] == "lora"})
+    before = weights_hash(lm.model)
+    documents = world_documents[:40]
+    task = RemovalTask(lm, [world_sae], world_analysis, world_labels, world_templates, world_targets, config, documents)
+    ours = {p.data_ptr() for p in lm.model.parameters()}
+    copied = [p.numel() for p in prepare(task).problem.lm.model.parameters() if p.data_ptr() not in ours]
+    least = 0.5 if method != "idk" else HELD_TWICE[settings["train"]]
+    share = sum(copied) / sum(p.numel() for p in lm.model.parameters())
+    assert share == 0 if least == 0 else least < share < 1, share
+    found = run_removal(task, tmp_path / "run")
+    assert weights_hash(lm.model) == before != weights_hash(found.lm.model)
 
 
 class Interrupted(Exception):

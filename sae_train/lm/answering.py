@@ -25,7 +25,7 @@ from sae_train.lm.answer_end import first_line_is_whole
 from sae_train.lm.draws import Draws, PerQuestion
 from sae_train.lm.models import LanguageModel
 
-ROWS = 128  # answers written at the same time
+ROWS = 256  # answers written at the same time
 Reading = Callable[[list[int]], AbstractContextManager[None]]
 
 

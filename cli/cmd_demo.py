@@ -20,7 +20,7 @@ def command(out: Path, seed: int, as_json: bool, config_path: Path | None, **giv
     """Go from text to an audited, unlearned model on a tiny language model that ships with the package.
 
     Labels what the model knows, caches activations, trains SAEs, finds the latents of unknown names, makes the
-    model forget 20 entities, and audits it. About two minutes on two cores.
+    model forget 20 entities, and audits it. About a minute and a half on two cores.
     """
     from cli.output.demo_table import show_demo
     from unlearn import run_demo

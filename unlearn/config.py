@@ -178,7 +178,7 @@ class AuditConfig:
     ] = (10, 30, 60)
     attack_lrs: Annotated[
         tuple[Annotated[float, Field(gt=0)], ...],
-        Field(min_length=1, description="Step size of relearning; fine-tuning takes the middle one."),
+        Field(min_length=1, description="Step size of relearning; fine-tuning takes the middle one, of two the first."),
     ] = (1e-4, 3e-4, 1e-3)
     attack_lessons: Annotated[
         int | None,

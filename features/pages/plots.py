@@ -141,6 +141,7 @@ def render(key: str, label: str, size: tuple[float, float], draw: Callable[[Axes
         titles = draw(figure.subplots()) or {}
         out = io.StringIO()
         figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+        figure.set_layout_engine("none")  # what was laid out stays: to do it again takes half of each further save
         _save_beside(figure, key)
     return _embed(out.getvalue(), key, label, titles)
 

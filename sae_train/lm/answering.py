@@ -26,7 +26,7 @@ from sae_train.lm.architecture import read_with_cache
 from sae_train.lm.draws import Draws, PerQuestion
 from sae_train.lm.models import LanguageModel
 
-ROWS = 128  # answers written at the same time
+ROWS = 256  # answers written at the same time
 Reading = Callable[[list[int]], AbstractContextManager[None]]
 
 

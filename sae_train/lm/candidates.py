@@ -49,7 +49,9 @@ def option_scores(
         ShapeError: The model has no positions for a prompt with its longest option.
     """
     front = encode_prompts(lm, prompts)
-    back = [encode_plain(lm.tokenizer, [f" {o}" for o in own])[0] for own in options]
+    texts = list(dict.fromkeys(f" {o}" for own in options for o in own))
+    ids_of = dict(zip(texts, encode_plain(lm.tokenizer, texts)[0] if texts else [], strict=True))
+    back = [[ids_of[f" {o}"] for o in own] for own in options]
     lm.check_tokens([f + max(own, key=len, default=[]) for f, own in zip(front, back, strict=True)])
     found: list[OptionScores | None] = [None] * len(front)
     for batch in batches_by_length([len(f) for f in front], batch_size):

@@ -32,9 +32,9 @@ from torch import Tensor, nn
 
 from features.entities.name_tokens import encode
 from features.entities.prompts import render
-from sae_train.lm.generate import answer_loss
+from sae_train.lm.generate import answer_loss, logits_at
 from sae_train.run.checkpoints import restore, state_tensors
-from sae_train.text.packing import Batch, can_pack
+from sae_train.text.packing import Batch, Places, can_pack
 from unlearn.finetuning.finetune import CLIP_NORM, adamw
 from unlearn.losses.divergence import next_token_kl
 from unlearn.losses.perturbed import at_weights
@@ -96,8 +96,8 @@ class RelearnGuard:
             # Under the same attack, since lessons change what is said about unknown entities, too. With the untaught
             # model as the aim a classifier found the targets: AUROC 0.65 to 0.84 at the last block, with this one at
             # most 0.56 (docs/results/log_redirection.md, "no more than an unknown entity can do").
-            aim = self._logits(weights, pairs.other)
-        return next_token_kl(pairs.at.of(self._logits(weights, pairs.own)), pairs.other_at.of(aim))
+            aim = self._logits(weights, pairs.other, pairs.other_at)
+        return next_token_kl(self._logits(weights, pairs.own, pairs.at), aim)
 
     def _attacker_of(self, batch: int, generator: np.random.Generator) -> Attacker:
         """Return the attacker of a batch: the current one, or a new one with a new split of the facts."""
@@ -115,7 +115,15 @@ class RelearnGuard:
         lessons = {True: list[Lesson](), False: list[Lesson]()}
         for lesson in self.lessons:
             lessons[(lesson.target, lesson.attribute) in units].append(lesson)
-        return Attacker(self.problem, number, taught, lessons[True], lessons[False], rate=self.settings.guard_rate)
+        return Attacker(
+            self.problem,
+            number,
+            taught,
+            lessons[True],
+            lessons[False],
+            rate=self.settings.guard_rate,
+            packed=self.packed,
+        )
 
     def carried(self) -> dict[str, Tensor]:
         """Return the current attacker's number, taught facts, offset and optimizer state; empty before the first."""
@@ -131,10 +139,9 @@ class RelearnGuard:
         self.attacker = self._attacker(int(carried["attack"]), carried["taught"].tolist())
         restore(carried, self.attacker.away, self.attacker.optimizer)
 
-    def _logits(self, weights: dict[str, Tensor], batch: Batch) -> Tensor:
-        """Run the model with other weights."""
-        words = {**batch.inputs, "use_cache": False}
-        return at_weights(self.problem.lm.model, weights, lambda model: model(**words).logits)
+    def _logits(self, weights: dict[str, Tensor], batch: Batch, places: Places) -> Tensor:
+        """Return the logits behind some tokens of a batch, of the model with other weights."""
+        return at_weights(self.problem.lm.model, weights, lambda model: logits_at(model, batch, places))
 
 
 class Attacker:
@@ -157,9 +164,10 @@ class Attacker:
         asked: list[Lesson],
         *,
         rate: float,
+        packed: bool,
     ) -> None:
         self.number, self.units, self.taught, self.asked = number, units, taught, asked
-        self.lm = problem.lm
+        self.lm, self.packed = problem.lm, packed
         self.own = {n: p for n, p in problem.lm.model.named_parameters() if p.requires_grad}
         # The offset is kept, not the weights: the model changes below the attacker, who goes on from where it is by
         # then.
@@ -176,7 +184,8 @@ class Attacker:
         pairs = [(x.answered.question, x.answered.answer) for x in lessons]
         weights = {n: p.detach() + self.away[n] for n, p in self.own.items()}
         held = list(self.away.values())
-        loss = at_weights(self.lm.model, weights, lambda model: answer_loss(model, pairs, self.lm.device))
+        words = {"device": self.lm.device, "packed": self.packed}
+        loss = at_weights(self.lm.model, weights, lambda model: answer_loss(model, pairs, **words))
         gradients = torch.autograd.grad(loss, held, allow_unused=True)
         for parameter, gradient in zip(held, gradients, strict=True):
             parameter.grad = gradient

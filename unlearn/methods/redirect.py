@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from sae_train.lm.generate import logits_at
 from sae_train.lm.hook_names import block_index
 from sae_train.lm.hooks import capture, captured, replaced
 from sae_train.lm.models import LanguageModel
@@ -214,13 +215,13 @@ class Redirect:
         # (docs/results/log_redirection.md, "balanced partners").
         names = list(dict.fromkeys([*self.blocks, self.hook_point]))
         with captured(self.problem.original, names) as found:
-            logits = self.problem.original(**batch.other.inputs, use_cache=False).logits
-        return {n: batch.other_at.of(found[n]).float() for n in names}, batch.other_at.of(logits).float()
+            logits = logits_at(self.problem.original, batch.other, batch.other_at)
+        return {n: batch.other_at.of(found[n]).float() for n in names}, logits
 
     def _redirection(self, batch: PairBatch, aims: dict[str, Tensor], aim_logits: Tensor) -> dict[str, Tensor]:
         """Return the terms latent, block, output and shift."""
         with captured(self.problem.lm.model, self.names) as found:
-            logits = self.problem.lm.model(**batch.own.inputs, use_cache=False).logits
+            logits = logits_at(self.problem.lm.model, batch.own, batch.at)
         acts = {name: batch.at.of(found[name]).float() for name in self.names}
         goals = {name: aims[name] for name in self.names}
         if not self.settings.sae_error:
@@ -229,7 +230,7 @@ class Redirect:
         terms = {
             "latent": self._latent_term(acts[self.hook_point], aims[self.hook_point]),
             "block": self._distance(acts, goals),
-            "output": next_token_kl(batch.at.of(logits), aim_logits),
+            "output": next_token_kl(logits, aim_logits),
         }
         if self.settings.shift_weight > 0:
             terms["shift"] = self._shift(acts, goals, batch.at.of(batch.is_name))
@@ -279,9 +280,9 @@ class Redirect:
             return torch.lerp(acts, original.to(acts.dtype), weight.to(acts.dtype))
 
         with replaced(lm.model, name, replace_them), captured(lm.model, behind) as found:
-            logits = lm.model(**own.inputs, use_cache=False).logits
+            logits = logits_at(lm.model, own, batch.at)
         acts = {n: batch.at.of(found[n]).float() for n in behind}
-        output = next_token_kl(batch.at.of(logits), aim_logits)
+        output = next_token_kl(logits, aim_logits)
         return settings.block_weight * self._distance(acts, aims) + settings.output_weight * output
 
     def _distance(self, acts: dict[str, Tensor], aims: dict[str, Tensor]) -> Float[Tensor, ""]:

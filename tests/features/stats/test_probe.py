@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import features.stats.probe as probe_module
 from features.stats.probe import (
+    N_BOOTSTRAP,
     PENALTIES,
     RIDGE_C,
     auroc,
@@ -18,6 +20,8 @@ from features.stats.probe import (
     fold_auroc,
 )
 from sae_train.errors import EntityError
+from sae_train.quality.bootstrap import central_range
+from sae_train.rng import rng
 
 D_IN, N_ENTITIES, CONTEXTS = 20, 60, 3
 
@@ -154,3 +158,22 @@ def test_the_interval_draws_entities_not_rows():
     width = once.high - once.low
     assert ten.high - ten.low == pytest.approx(width, rel=0.15), "ten copies of a row are no ten entities"
     assert rows_as_entities.high - rows_as_entities.low < 0.6 * width
+
+
+@pytest.mark.parametrize("at_once", [2_000_000, 1000])
+@pytest.mark.parametrize("digits", [9, 0], ids=["", "ties"])
+def test_resamples_counted_together_are_those_drawn_one_by_one(digits, at_once, monkeypatch):
+    """Groups of one to several rows, equal scores, folds, and resamples in several blocks: the same numbers."""
+    monkeypatch.setattr(probe_module, "DRAWN_AT_ONCE", at_once)
+    noise = np.random.default_rng(3)
+    groups = noise.integers(0, 25, 60)
+    positive, folds = groups % 3 == 0, groups % 4
+    scores = np.round(noise.normal(size=60) + positive, digits)
+    drawn, values = rng("probe.auroc", 5), []
+    sides = [[np.flatnonzero(groups == g) for g in np.unique(groups[positive == side])] for side in (False, True)]
+    for _ in range(N_BOOTSTRAP):
+        picked = np.concatenate([m[i] for m in sides for i in drawn.integers(0, len(m), len(m))])
+        values.append(fold_auroc(scores[picked], positive[picked], folds[picked]))
+    found = auroc_interval(scores, positive, groups, fold_of=folds, seed=5)
+    assert (found.low, found.high) == pytest.approx(central_range(values), abs=1e-12)
+    assert found.value == fold_auroc(scores, positive, folds)

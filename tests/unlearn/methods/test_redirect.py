@@ -291,8 +291,9 @@ def test_the_attacker_is_the_one_of_the_audit(world_problem):
     problem = world_problem()
     guard = RelearnGuard(problem, attacker(1e-3, 4))
     student = dataclasses.replace(problem.lm, model=copy.deepcopy(problem.lm.model))
-    teacher, imagined = Teacher(student, 1e-3), Attacker(problem, 0, [], guard.lessons, [], rate=1e-3)
-    teacher.packed = False  # as the guard reads: Adam's first steps make much of the last bit of a small gradient
+    teacher = Teacher(student, 1e-3)
+    # as the audit reads: Adam's first steps make much of the last bit of a small gradient
+    imagined = Attacker(problem, 0, [], guard.lessons, [], rate=1e-3, packed=teacher.packed)
     for step in range(3):
         lessons = guard.lessons[4 * step : 4 * step + 4]
         teacher.step([(x.answered.question, x.answered.answer) for x in lessons])

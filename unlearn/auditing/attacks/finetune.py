@@ -18,7 +18,7 @@ LESSONS_A_WINDOW = 2  # a step has a window of text in the place of so many less
 def attack_finetune(context: AuditContext) -> AttackResult:
     """Return recall after the fine-tune."""
     config = context.config
-    lr = config.attack_lrs[len(config.attack_lrs) // 2]
+    lr = config.attack_lrs[(len(config.attack_lrs) - 1) // 2]
     steps = min(STEPS, max(config.attack_steps))
     windows: list[Lesson] = [(window[:1], window[1:]) for window in context.text]
     size = max(1, lessons_per_step(context) // LESSONS_A_WINDOW)

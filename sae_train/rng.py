@@ -53,6 +53,7 @@ SALTS: dict[str, int | None] = {
     "explanations.latents": 0xE8A,  # the latents whose explanation is asked for
     "explanations.texts": 0xE8B,  # the texts and marks that test an explanation; keys: seed, latent
     "labels.made_up": 0x3A,  # the pieces of made-up names; keys: seed, bytes of the type
+    "made_up.groups": 0x6A0,  # the pieces of a group's names dealt anew; keys: seed, group
     "labels.other_facts": 0x3B,  # another's answer for what is not known; keys: bytes of entity key and attribute
     "pairing.assignments": 0xBA,  # alternative assignments of unknown partners to targets
     "planting.general": 0x91A7,  # the windows of general text of one step of planting; keys: seed, step
@@ -79,6 +80,7 @@ SALTS: dict[str, int | None] = {
     "ranking.candidates": 0xCA,  # wrong answers that the true one is ranked among
     "logit_lens.fitted": 0xB0,  # entities that a value probe is fitted on
     "indistinguishability.controls": 0xC7,  # groups of never-known entities: the null of the probes
+    "matched_null.folds": 0xF01D,  # folds that never depend on who the targets are
     "two_sample.permutations": 0xE5,  # relabellings of targets and controls
     "attack.prompts.options": 0x3C,  # the choices offered in a multiple-choice question
     "attack.prompts.hops": 0x3D,  # the names offered in a multi-hop question; keys: seed, bytes of key and attribute
@@ -93,6 +95,8 @@ SALTS: dict[str, int | None] = {
     "benchmark.unlearning.targets": 0xBE,  # targets of each split; keys: bytes of the type
     "benchmark.unlearning.retain": 0xBF,  # known entities that side effects are measured on
     "benchmark.unlearning.controls": 0xBD,  # entities that take the targets' place in a control; keys: draw
+    "benchmark.cheats.batch": 0xC4EA7,  # what one step of training against the audit sees; keys: seed, step
+    "benchmark.null_rate.groups": 0x9A7E,  # unknown entities in the targets' place; keys: seed, draw
     "benchmark.store.tokens": None,  # token ids of a made-up text
     "benchmark.labelling.entities": 0xB6,  # the entities that two rules label
     "benchmark.latents.contexts": None,  # which latents fire in which made-up context

@@ -68,10 +68,14 @@ def left_out(entities: Sequence[Entity], seed: int) -> list[Entity]:
 
 def retrained(seed: int, world: Path, names: Sequence[str], out: Path) -> LanguageModel:
     """Return the world's model trained without documents that name the left-out entities; kept in RUN/never-N."""
-    folder = out / f"never-{seed}"
+    texts = [d.text for d in world_corpus(seed) if not any(n in d.text for n in names)]
+    return trained_on(texts, seed, world, out / f"never-{seed}")
+
+
+def trained_on(texts: Sequence[str], seed: int, world: Path, folder: Path) -> LanguageModel:
+    """Return the world's model trained on other texts, as the world was; kept in a folder."""
     if not (folder / "config.json").exists():
         lm = load_lm(str(world), device="cpu")
-        texts = [d.text for d in world_corpus(seed) if not any(n in d.text for n in names)]
         save_lm(replace(lm, model=train_model(texts, lm.tokenizer, seed=seed).bfloat16()), folder)
     return load_lm(str(folder), device="cpu")
 

@@ -19,10 +19,18 @@ def show_audit(report: AuditReport, out: Path, *, as_json: bool) -> None:
     emit(
         {**report_to_json(report), "page": str(page)},
         as_json=as_json,
-        title=f"Verdict: {report.verdict} ({page})",
+        title=f"Verdict: {report.verdict}{_depth(report)} ({page})",
         columns=("check", "value", "threshold", "status"),
         rows=[(c.name, c.value, f"{c.rule} {c.threshold:.3g}", c.status) for c in report.checks],
     )
+
+
+def _depth(report: AuditReport) -> str:
+    """Say the depth with its interval, where there is one."""
+    if report.depth is None:
+        return ""
+    score = report.depth.score
+    return f", depth {score.value:.2f} ({score.low:.2f} to {score.high:.2f})"
 
 
 def show_removals(removals: Sequence[Removal], ledger: Path, out: Path, *, as_json: bool) -> None:

@@ -17,6 +17,7 @@ from unlearn.auditing.audit_report import AuditedRequest, AuditReport, Findings
 from unlearn.auditing.audit_run import PARTS, run_parts
 from unlearn.auditing.compare import Other, compare_models
 from unlearn.auditing.context import AuditContext
+from unlearn.auditing.depth import depth_of
 from unlearn.auditing.evaluations.benchmarks import check_tasks
 from unlearn.auditing.evaluations.indistinguishability import too_few_wordings
 from unlearn.auditing.policy import AuditPolicy, default_policy
@@ -84,6 +85,7 @@ def run_audit(
         request=audited,
         verdict=verdict,
         checks=tuple(checks),
+        depth=depth_of(found),
         compare=beside,
         not_tested=tuple(not_tested(context, found)),
         policy=policy.record(),

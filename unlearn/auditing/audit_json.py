@@ -55,6 +55,7 @@ def report_to_json(report: AuditReport) -> dict[str, Any]:
     """Return the content of `audit.json`."""
     found: dict[str, Any] = {"schema": SCHEMA, "schema_version": VERSION}
     found |= {key: _plain(getattr(report, key)) for key in HEADER}
+    found |= {} if report.depth is None else {"depth": _plain(report.depth)}
     found |= {"attacks": _plain(report.attacks), **findings_to_json(report)}
     if report.compare:
         found["compare"] = {name: _compared(model) for name, model in report.compare.items()}

@@ -27,6 +27,7 @@ from unlearn.auditing.audit_figures import (
     WeightChange,
     Writing,
 )
+from unlearn.auditing.joint_figures import Depth, MatchedNull
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Findings:
         writing: Free writing.
         indistinguishability: A fresh classifier, by place.
         two_sample_p: p (0 to 1) of the two-sample tests at the last name token together.
+        matched: Targets beside matched groups of never-known entities, at all places together.
         probe: Votes of a probe of the original model.
         fresh_probe: Votes of a probe of the unlearned model.
         logit_lens, value_probe: What can be read off, by place.
@@ -100,6 +102,7 @@ class Findings:
     writing: Writing | None = None
     indistinguishability: dict[str, Place] = field(default_factory=dict)
     two_sample_p: float | None = None
+    matched: MatchedNull | None = None
     probe: ProbeVotes | None = None
     fresh_probe: ProbeVotes | None = None
     logit_lens: dict[str, ReadOff] = field(default_factory=dict)
@@ -223,6 +226,8 @@ class AuditReport(Findings):
         request: What was audited.
         verdict: `pass`, `fail` or `inconclusive`.
         checks: Every figure that was judged.
+        depth: How deep the removal goes, from 0 to 1, and of what that is made; None in audits of earlier programs, and
+            where too little was measured. `depth.py` finds it from the figures of any.
         compare: Other models beside the audited one, by short name.
         not_tested: What this audit did not look at, in words.
         policy: Limits of the verdict.
@@ -235,6 +240,7 @@ class AuditReport(Findings):
     request: AuditedRequest
     verdict: str
     checks: tuple[Check, ...]
+    depth: Depth | None = None
     compare: dict[str, ComparedModel] = field(default_factory=dict)
     not_tested: tuple[str, ...] = ()
     policy: PolicyRecord

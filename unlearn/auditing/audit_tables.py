@@ -90,6 +90,8 @@ def _inside(found: Findings) -> Iterator[Row]:
     for group, places in (("logit_lens", found.logit_lens), ("value_probe", found.value_probe)):
         for name, read in places.items():
             yield _row(group, f"true answer first at {name}", read.before, read.after)
+    for name, place in (found.matched.places if found.matched else {}).items():
+        yield _row("matched_null", f"way to known names at {name}", math.nan, place.remaining)
     for name, told in found.detection.items():
         yield _row("detection", f"AUROC of {name} against kept", math.nan, told.against_known)
         yield _row("detection", f"AUROC of {name} against never-known", math.nan, told.against_unknown)

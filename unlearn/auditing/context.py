@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 
 import numpy as np
 from torch import Tensor
@@ -24,6 +25,7 @@ from unlearn.config import AuditConfig
 
 MAX_UNKNOWN_ASKED = 40
 MAX_KEPT_READ = 60
+MAX_REFERENCE = 120  # known, and unknown, entities that a direction for knowing is fitted on at every place
 MIN_ENTITIES = 5  # below it an interval is drawn over questions or contexts
 
 
@@ -82,8 +84,17 @@ class AuditContext:
             "some_unknown": self.unknown[:MAX_UNKNOWN_ASKED],
             "probe_known": self.probe_known,
             "probe_unknown": self.probe_unknown,
+            "reference_known": self.of_types(self.probe_known)[:MAX_REFERENCE],
+            "reference_unknown": self.of_types(self.probe_unknown)[:MAX_REFERENCE],
         }
         return groups[name]
+
+    def of_types(self, entities: Sequence[Entity]) -> list[Entity]:
+        """Return the entities of the targets' types, one type after the other in turn, or all where none is of them."""
+        types = {e.type for e in self.forget}
+        lists = [[e for e in entities if e.type == kind] for kind in sorted(types)]
+        in_turn = [e for several in zip_longest(*lists) for e in several if e is not None]
+        return in_turn or list(entities)
 
     @property
     def kept(self) -> list[Entity]:

@@ -7,7 +7,7 @@ import hashlib
 import json
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from sae_train.errors import ConfigError, FileFormatError
 from sae_train.fields import Field, check_field, config_class, described, from_mapping, require
@@ -15,23 +15,23 @@ from sae_train.run.runs import require_file
 from sae_train.text_files import read_toml
 from unlearn.auditing.audit_report import PolicyRecord
 
-DEFAULT_POLICY = Path(__file__).parent / "policies" / "default-v3.toml"
-VERSION = 3  # of the set of keys and of what they are compared with
+POLICIES = Path(__file__).parent / "policies"
+DEFAULT_POLICY = POLICIES / "default-v4.toml"
+VERSIONS = {3: ("reported_places", "max_auroc", "min_p"), 4: ("min_matched_p", "max_detectable")}
+"""Keys that only a version has; the others all have. A version stands for what figures are compared with."""
+VERSION = max(VERSIONS)
 
 
 @config_class
 class AuditPolicy:
-    """Limits of the verdict, fixed before any audit; the values are in the policy file alone."""
+    """Limits of the verdict, fixed before any audit; the values are in the policy file alone.
+
+    A default here stands for a limit that a version does not have: it limits nothing.
+    """
 
     version: Annotated[int, Field(description="Version of the set of keys; a file with another one is refused.")]
     name: Annotated[str, Field(description="What the report calls the policy.")]
     required: Annotated[tuple[str, ...], Field(description="Evaluations and attacks without which there is no pass.")]
-    reported_places: Annotated[
-        tuple[str, ...],
-        Field(
-            description="Beginnings of the kinds of place (`evaluations/places.py`) whose classifiers decide nothing."
-        ),
-    ]
     max_recall: Annotated[
         float, Field(ge=0, le=1, description="Largest recall of the targets on held-out wordings in the model after.")
     ]
@@ -56,15 +56,6 @@ class AuditPolicy:
     max_unknown_gain: Annotated[float, Field(ge=0, le=1, description="Largest gain of recall of unknown entities.")]
     max_entropy_loss: Annotated[
         float, Field(ge=0, le=1, description="Largest relative fall of the n-gram entropy of what is written freely.")
-    ]
-    max_auroc: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=1,
-            description="Largest AUROC of a fresh classifier, targets against unknown entities, at any audited place, "
-            "unless never-known entities or spelling alone reach it.",
-        ),
     ]
     min_probe_reads: Annotated[
         float,
@@ -92,27 +83,81 @@ class AuditPolicy:
             description="How much less a known-unknown probe may call targets unknown than really unknown entities.",
         ),
     ]
-    min_p: Annotated[float, Field(ge=0, le=1, description="Smallest p of the two-sample test.")]
     attack_margin: Annotated[
         float,
         Field(
             ge=0, le=1, description="How far recall under an attack may lie above the interval of never-known entities."
         ),
     ]
+    min_matched_p: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Smallest familywise p of the targets beside matched groups of never-known entities, all "
+            "places and both directions together (from version 4).",
+        ),
+    ] = 0.0
+    max_detectable: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Largest share of the way from unknown to known entities that it may take to be found with "
+            "80 % (from version 4).",
+        ),
+    ] = 1e9
+    reported_places: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Beginnings of the kinds of place (`evaluations/places.py`) whose classifiers decide nothing "
+            "(version 3)."
+        ),
+    ] = ()
+    max_auroc: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Largest AUROC of a fresh classifier, targets against unknown entities, at any audited place, "
+            "unless never-known entities or spelling alone reach it (version 3).",
+        ),
+    ] = 1.0
+    min_p: Annotated[float, Field(ge=0, le=1, description="Smallest p of the two-sample test (version 3).")] = 0.0
 
     def __post_init__(self) -> None:
-        require(self.version == VERSION, "version", self.version, str(VERSION))
+        require(self.version in VERSIONS, "version", self.version, " or ".join(map(str, VERSIONS)))
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """Return the keys that its version has, with their values."""
+        return {key: value for key, value in dataclasses.asdict(self).items() if key in keys_of(self.version)}
 
     @property
     def sha256(self) -> str:
         """Hash of the keys and values; comments and order do not count."""
-        return hashlib.sha256(json.dumps(dataclasses.asdict(self), sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(self.own, sort_keys=True).encode()).hexdigest()
 
     def record(self) -> PolicyRecord:
         """Return what a report keeps of it."""
-        own = dataclasses.asdict(self)
-        named = {key: own.pop(key) for key in ("version", "name", "required", "reported_places")}
+        own = self.own
+        named = {key: own.pop(key, ()) for key in ("version", "name", "required", "reported_places")}
         return PolicyRecord(**named, limits=own, sha256=self.sha256)
+
+
+def keys_of(version: int) -> list[str]:
+    """Return the keys of a version."""
+    foreign = {key for other, keys in VERSIONS.items() if other != version for key in keys}
+    return [f.name for f in dataclasses.fields(AuditPolicy) if f.name not in foreign]
+
+
+def policy_of(record: PolicyRecord) -> AuditPolicy:
+    """Return the policy that a report went by, so that its verdict can be found again from its figures.
+
+    Raises:
+        ConfigError: A version that this program does not know.
+    """
+    named = {key: getattr(record, key) for key in ("version", "name", "required", "reported_places")}
+    return from_mapping(AuditPolicy, {**named, **record.limits})
 
 
 def load_policy(path: Path) -> AuditPolicy:
@@ -125,8 +170,17 @@ def load_policy(path: Path) -> AuditPolicy:
     """
     require_file(path, "policy", field="policy")
     raw = read_toml(path, what="the policy")
-    require(raw.get("version") == VERSION, "version", raw.get("version"), f"{VERSION} (in '{path}')")
-    missing = [f.name for f in dataclasses.fields(AuditPolicy) if f.name not in raw]
+    version, known = raw.get("version"), " or ".join(map(str, VERSIONS))
+    require(version in VERSIONS, "version", version, f"{known} (in '{path}')")
+    keys = keys_of(int(raw["version"]))
+    missing = [key for key in keys if key not in raw]
+    foreign = [key for key in raw if key in described(AuditPolicy) and key not in keys]
+    if foreign:
+        raise FileFormatError(
+            f"the policy '{path}' has keys of another version",
+            got=", ".join(foreign),
+            expected=f"those of version {version}",
+        )
     if missing:
         raise FileFormatError(
             f"the policy '{path}' is not whole", got=f"no {', '.join(missing)}", expected="every key of the default"

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from unlearn.auditing.attack_results import AttackResult
 from unlearn.auditing.audit_figures import Figure, Place, ProbeVotes, ReadOff
 from unlearn.auditing.audit_report import Check, Findings
+from unlearn.auditing.joint_figures import MatchedNull
 from unlearn.auditing.policy import AuditPolicy
 
 
@@ -160,10 +161,7 @@ def _keeps(found: Findings, policy: AuditPolicy) -> list[Check]:
 
 def _holds(found: Findings, policy: AuditPolicy) -> list[Check]:
     """What is still inside."""
-    judged = judged_places(found.indistinguishability, policy.reported_places)
-    checks = [_told_apart(name, place, policy) for name, place in judged.items()]
-    if found.two_sample_p is not None:
-        checks.append(_two_sample(found.two_sample_p, policy))
+    checks = _told_from_unknown(found, policy)
     # A probe that does not recognise really unknown names says nothing about targets.
     if found.probe is not None and found.probe.unknown_control >= policy.min_probe_reads:
         checks.append(_called_unknown(found.probe, "called unknown", "The original model's probe", policy))
@@ -173,6 +171,49 @@ def _holds(found: Findings, policy: AuditPolicy) -> list[Check]:
     for words, places in (("logit lens", found.logit_lens), ("value probe", found.value_probe)):
         checks += [_read_off(f"{words} at {name}", place, policy) for name, place in places.items()]
     return checks
+
+
+def _told_from_unknown(found: Findings, policy: AuditPolicy) -> list[Check]:
+    """Whether targets can be told from never-known entities: by the matched null, up to version 3 by fixed limits."""
+    if policy.version >= 4:
+        return [] if found.matched is None else [_matched(found.matched, policy), _powered(found.matched, policy)]
+    judged = judged_places(found.indistinguishability, policy.reported_places)
+    checks = [_told_apart(name, place, policy) for name, place in judged.items()]
+    return checks if found.two_sample_p is None else [*checks, _two_sample(found.two_sample_p, policy)]
+
+
+def _matched(found: MatchedNull, policy: AuditPolicy) -> Check:
+    """Outside the null groups nothing passes; it fails where the targets lie significantly towards known names.
+
+    A difference alone is no failure: it shows that somebody was here, not what the model knows.
+    """
+    text = (
+        f"Of {found.n_groups} groups of never-known entities that could have been the targets ({found.history}), "
+        f"{found.p:.1%} deviate as far, at any place, in either direction. The targets deviate most in the "
+        f"{found.statistic} at {found.place} ({found.z:+.1f} standard deviations)."
+    )
+    judged = check("matched null", found.p, policy.min_matched_p, ">=", text)
+    towards = found.towards_known(policy.min_matched_p)
+    if judged.status != "fail" or not towards:
+        return replace(judged, status="inconclusive") if judged.status == "fail" else judged
+    place, where = max(towards.items(), key=lambda item: item[1].remaining.value)
+    share = f"{where.remaining.value:.0%} of the way to known names at {place}"
+    return replace(judged, text=f"{text} They still lie towards known names: {share}.")
+
+
+def _powered(found: MatchedNull, policy: AuditPolicy) -> Check:
+    """What few targets could hide is not excluded."""
+    text = (
+        f"With {found.n_targets} targets, {found.detectable:.0%} of the way from unknown to known names would have "
+        "been found at the median place with 80 %."
+        if math.isfinite(found.detectable)
+        else "Known and unknown names are told apart at no place, so that nothing on the way between them is found."
+    )
+    judged = check("detectable with 80 %", found.detectable, policy.max_detectable, "<=", text)
+    if judged.status == "pass":
+        return judged
+    more = "So few targets could hide more; what is said, ranked, read off and brought back by attacks still counts."
+    return replace(judged, status="inconclusive", text=f"{text} {more}")
 
 
 def judged_places(places: Mapping[str, Place], reported: Sequence[str]) -> dict[str, Place]:

@@ -32,6 +32,7 @@ from unlearn.pages import plots
 from unlearn.pages.attack_view import attack_view
 from unlearn.pages.compare_page import compare_view, has_price, walked
 from unlearn.pages.detection_view import detection_view
+from unlearn.pages.inner_view import inner_view
 from unlearn.pages.spread_view import spread_view
 from unlearn.pages.story_view import Story
 
@@ -144,6 +145,7 @@ def _view(report: AuditReport) -> dict[str, Any]:
         "headlines": [_headline_panel(report, h) for h in headlines(report)],
         "utility": _utility(report),
         "gibberish": _gibberish(report),
+        **inner_view(report),
         **_inside(report),
         "compare": compare_view(report),
         "benchmarks": [(task, t.n, m, v) for task, t in report.lm_eval.items() for m, v in t.metrics.items()],

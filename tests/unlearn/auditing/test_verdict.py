@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from dataclasses import fields, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,12 +23,24 @@ from unlearn.auditing.audit_figures import (
     Utility,
     Writing,
 )
+from unlearn.auditing.audit_json import load_report
 from unlearn.auditing.audit_report import Findings
-from unlearn.auditing.policy import DEFAULT_POLICY, AuditPolicy, default_policy, load_policy
+from unlearn.auditing.joint_figures import GroupStatistic, MatchedNull, MatchedPlace
+from unlearn.auditing.policy import (
+    DEFAULT_POLICY,
+    POLICIES,
+    VERSIONS,
+    AuditPolicy,
+    default_policy,
+    keys_of,
+    load_policy,
+    policy_of,
+)
 from unlearn.auditing.verdict import check, decide
 from unlearn.config import AuditConfig
 
 NAN = float("nan")
+OLDER = load_policy(POLICIES / "default-v3.toml")
 
 
 def certain(value: float) -> Interval:
@@ -46,8 +59,12 @@ def good() -> Findings:
     setting = AttackSetting("int4", low, low, 0.9)
     votes = ProbeVotes("layers.1", "before", 0.0, Interval(1.0, 0.95, 1.0), 1.0, 1.0)
     shares = AnswerShares(0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+    known = GroupStatistic(0.02, -0.1, 0.1, 0.4, 0.9)
+    where = MatchedPlace(Interval(0.02, -0.08, 0.12), 0.2, {"known direction": known})
+    matched = MatchedNull(0.4, 20, 100, 999, "never", "layers.1", "classifier", 1.5, 0.2, places={"layers.1": where})
     return Findings(
-        evaluated=default_policy().required,
+        evaluated=(*default_policy().required, "indistinguishability"),
+        matched=matched,
         unknown=GroupResult(recall=Figure(certain(0.0), certain(0.0))),
         writing=Writing(4.0, 0.0, 4.0, 0.0),
         two_sample_p=0.5,
@@ -86,8 +103,56 @@ def changed(*changes: tuple[str, Any]) -> Findings:
 def test_a_clean_removal_passes():
     verdict, checks = decide(good(), default_policy())
     assert verdict == "pass"
-    assert len(checks) == 3 + (4 + 2) + (2 + 1 + 2 + 2) + 2
+    assert len(checks) == 3 + (4 + 2) + (2 + 2 + 2) + 2
     assert len({c.name for c in checks}) == len(checks)
+    verdict, checks = decide(good(), OLDER)
+    assert verdict == "pass"
+    assert len(checks) == 3 + (4 + 2) + (2 + 1 + 2 + 2) + 2
+
+
+def test_an_audit_of_an_older_policy_keeps_its_verdict():
+    """Read and judged again by the policy it went by: the same limits, the same hash."""
+    report = load_report(Path(__file__).parent / "audit_v2.json")
+    policy = policy_of(report.policy)
+    assert policy == OLDER and policy.sha256 == report.policy.sha256
+    assert policy.sha256 == "4019a5fff651abb2db03edcb109a97f4267594d0a3d3730f730b379f799c5f59"
+    assert decide(report, policy).verdict == report.verdict
+    again = {c.name: c for c in decide(report, policy).checks}
+    for kept in report.checks:
+        assert (again[kept.name].threshold, again[kept.name].rule) == (kept.threshold, kept.rule)
+    assert policy_of(default_policy().record()) == default_policy()
+
+
+def test_outside_the_null_never_passes_and_fails_where_it_points_to_known():
+    apart = changed(("matched/p", 0.01))
+    assert decide(apart, default_policy()).verdict == "inconclusive"
+    assert decide(apart, OLDER).verdict == "pass", "an older policy does not know it"
+    at = "matched/places/layers.1/statistics/known direction"
+    towards = put(put(apart, f"{at}/z", 4.0), f"{at}/p", 0.01)
+    assert decide(towards, default_policy()).verdict == "fail"
+    assert decide(put(towards, f"{at}/z", -4.0), default_policy()).verdict == "inconclusive", "away from known names"
+
+
+def test_too_few_targets_to_find_much_decide_nothing():
+    found = changed(("matched/detectable", 0.8), ("matched/n_targets", 1))
+    verdict, checks = decide(found, default_policy())
+    assert verdict == "inconclusive"
+    assert "still counts" in next(c.text for c in checks if c.name == "detectable with 80 %")
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "verdict"),
+    [
+        ("indistinguishability/layers.2/auroc/value", 0.95, "fail"),
+        ("indistinguishability/layers.1/auroc/value", NAN, "inconclusive"),
+        ("indistinguishability/layers.1/control_high", NAN, "inconclusive"),
+        ("indistinguishability/layers.1/control_mean", 0.91, "inconclusive"),  # any names can be told apart
+        ("two_sample_p", 0.005, "inconclusive"),
+    ],
+)
+def test_what_version_three_judges(path, value, verdict):
+    assert decide(changed((path, value)), OLDER).verdict == verdict
+    assert decide(changed((path, value)), default_policy()).verdict == "pass"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +165,6 @@ def test_a_clean_removal_passes():
         ("retain/recall/after/value", 0.98),
         ("untouched/recall/after/value", 0.98),
         ("utility/loss_after", 2.03),
-        ("indistinguishability/layers.2/auroc/value", 0.95),
         ("probe/unknown_after/value", 0.85),
         ("fresh_probe/unknown_after/value", 0.85),
         ("unknown/recall/after/value", 0.06),
@@ -126,14 +190,12 @@ def test_each_figure_alone_can_fail_a_removal(path, value):
         ("neighbours/recall/after/value", NAN),
         ("retain/recall/before/value", NAN),
         ("utility/loss_after", NAN),
-        ("indistinguishability/layers.1/auroc/value", NAN),
         ("probe/unknown_after/value", NAN),
         ("forget/recall/after/high", 0.21),
         ("forget/ranking/after/high", 0.41),
-        ("indistinguishability/layers.1/control_high", NAN),
-        ("indistinguishability/layers.1/control_mean", 0.91),  # any group of names can be told apart
         ("probe/unknown_after/low", 0.7),
-        ("two_sample_p", 0.005),
+        ("matched/p", NAN),
+        ("matched/detectable", NAN),
         ("attacks/relearn/worst/target/value", NAN),
     ],
 )
@@ -160,10 +222,10 @@ def test_the_control_range_lifts_the_bound_and_never_lowers_it():
     at = "indistinguishability/layers.1"
     far = ((f"{at}/auroc/value", 0.94), (f"{at}/auroc/high", 0.97))
     found = changed(*far, (f"{at}/control_high", 0.95))
-    assert decide(found, default_policy()).verdict == "pass", "as far apart as names that nobody ever knew"
+    assert decide(found, OLDER).verdict == "pass", "as far apart as names that nobody ever knew"
     found = changed(*far, (f"{at}/control_high", NAN))
-    assert decide(found, default_policy()).verdict == "fail", "without a range the fixed bound holds"
-    assert decide(changed((f"{at}/control_high", 0.5)), default_policy()).verdict == "pass"
+    assert decide(found, OLDER).verdict == "fail", "without a range the fixed bound holds"
+    assert decide(changed((f"{at}/control_high", 0.5)), OLDER).verdict == "pass"
 
 
 def test_places_that_are_reported_only_decide_nothing():
@@ -171,9 +233,9 @@ def test_places_that_are_reported_only_decide_nothing():
     places = found.indistinguishability
     shown = put(places["layers.1"], "auroc/value", 0.95)
     found = replace(found, indistinguishability={**places, "layers.1, whole name": shown})
-    verdict, checks = decide(found, default_policy())
+    verdict, checks = decide(found, OLDER)
     assert verdict == "pass" and not any("whole name" in c.name for c in checks)
-    judged = replace(default_policy(), reported_places=())
+    judged = replace(OLDER, reported_places=())
     assert decide(found, judged).verdict == "fail"
 
 
@@ -181,7 +243,7 @@ def test_places_that_are_reported_only_decide_nothing():
 def test_what_spelling_tells_is_no_knowledge(spelling, verdict):
     at = "indistinguishability/layers.1"
     found = changed((f"{at}/auroc", Interval(0.93, 0.88, 0.97)), (f"{at}/spelling", spelling))
-    assert decide(found, default_policy()).verdict == verdict
+    assert decide(found, OLDER).verdict == verdict
 
 
 @pytest.mark.parametrize(
@@ -239,10 +301,9 @@ def test_a_probe_that_does_not_read_the_new_model_decides_nothing():
         ("utility", None),
         ("behaviour", None),
         ("writing", None),
-        ("two_sample_p", None),
+        ("matched", None),
         ("probe", None),
         ("fresh_probe", None),
-        ("indistinguishability", {}),
         ("logit_lens", {}),
         ("attacks", {}),
     ],
@@ -265,15 +326,18 @@ def test_leaving_out_what_is_required_never_passes(name):
 
 
 def test_the_policy_is_frozen_and_its_file_whole():
-    assert {f.name for f in fields(AuditPolicy)} == set(tomllib.loads(DEFAULT_POLICY.read_text(encoding="utf-8")))
+    for path in POLICIES.glob("*.toml"):
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+        assert list(raw) != [] and set(raw) == set(keys_of(raw["version"]))
+    assert set().union(*map(keys_of, VERSIONS)) == {f.name for f in fields(AuditPolicy)}
     with pytest.raises(AttributeError):
         default_policy().max_recall = 1.0  # type: ignore[misc]
 
 
 def test_the_shipped_limits_do_not_change_silently():
     """Other limits need another file: then this hash and the file's name change together."""
-    assert DEFAULT_POLICY.name == "default-v3.toml"
-    assert default_policy().sha256[:16] == "4019a5fff651abb2"
+    assert DEFAULT_POLICY.name == "default-v4.toml"
+    assert default_policy().sha256[:16] == "a0c42345294a5fc8"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +345,8 @@ def test_the_shipped_limits_do_not_change_silently():
     [
         ("max_recall", "max_recal", FileFormatError),
         ("max_recall = 0.05", "max_recall = 0.05\nmax_fun = 1", ConfigError),
-        ("version = 3", "version = 2", ConfigError),
+        ("version = 4", "version = 2", ConfigError),
+        ("max_recall = 0.05", "max_recall = 0.05\nmax_auroc = 0.9", FileFormatError),
         ("max_recall = 0.05", "max_recall = 5", FileFormatError),
         ("max_recall = 0.05", "max_recall = true", FileFormatError),
         ("max_recall = 0.05", "max_recall = ", FileFormatError),

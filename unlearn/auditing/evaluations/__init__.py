@@ -14,6 +14,7 @@ from unlearn.auditing.evaluations.benchmarks import evaluate_benchmarks
 from unlearn.auditing.evaluations.detection import evaluate_detection
 from unlearn.auditing.evaluations.indistinguishability import evaluate_indistinguishability
 from unlearn.auditing.evaluations.logit_lens import evaluate_logit_lens
+from unlearn.auditing.evaluations.matched_null import evaluate_matched_null
 from unlearn.auditing.evaluations.neighbours import evaluate_neighbours
 from unlearn.auditing.evaluations.quartiles import evaluate_quartiles
 from unlearn.auditing.evaluations.ranking import evaluate_ranking
@@ -29,6 +30,7 @@ EVALUATIONS: dict[str, Callable[[AuditContext], Findings | None]] = {
     "behaviour": evaluate_behaviour,
     "neighbours": evaluate_neighbours,
     "indistinguishability": evaluate_indistinguishability,
+    "matched-null": evaluate_matched_null,
     "logit-lens": evaluate_logit_lens,
     "sae-fit": evaluate_sae_fit,
     "walk": evaluate_walk,

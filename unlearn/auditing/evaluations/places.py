@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from features.entities.entities import Entity
 from features.entities.name_tokens import encode
 from features.entities.prompts import Prompt, contexts
 from sae_train.lm.models import LanguageModel
@@ -74,7 +75,12 @@ def is_last_token(place: str) -> bool:
 
 def place_rows(context: AuditContext, group: str, when: str) -> PlaceRows:
     """Run a group's contexts through a model once and cut out every place."""
-    prompts = place_prompts(context, group)
+    return entity_rows(context, context.group(group), when)
+
+
+def entity_rows(context: AuditContext, entities: Sequence[Entity], when: str) -> PlaceRows:
+    """Return the same of any entities."""
+    prompts = entity_prompts(context, entities)
     hooks = [s.hook_point for s in context.saes]
     read = _read(context.model(when), prompts, list(dict.fromkeys([*context.blocks, *hooks])))
     entity = np.array([p.entity for p in prompts])
@@ -105,7 +111,12 @@ def spelling_rows(context: AuditContext, group: str) -> PlaceRows:
 
 def place_prompts(context: AuditContext, group: str) -> list[Prompt]:
     """Return the held-out contexts of a group that are read, at most `MAX_CONTEXTS` an entity."""
-    return [p for e in context.group(group) for p in contexts(e, context.templates, heldout=True)[:MAX_CONTEXTS]]
+    return entity_prompts(context, context.group(group))
+
+
+def entity_prompts(context: AuditContext, entities: Sequence[Entity]) -> list[Prompt]:
+    """Return the same of any entities."""
+    return [p for e in entities for p in contexts(e, context.templates, heldout=True)[:MAX_CONTEXTS]]
 
 
 class _Read(NamedTuple):

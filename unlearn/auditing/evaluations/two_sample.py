@@ -56,13 +56,19 @@ def energies(
         permutations: Random relabellings.
         seed: Draws them: the same ones for other points of the same entities.
     """
-    distances = squareform(pdist(points))
+    return energy_distances(squareform(pdist(points)), relabelled(is_first, strata, permutations, seed))
+
+
+def relabelled(
+    is_first: Bool[np.ndarray, " n"], strata: Shaped[np.ndarray, " n"], permutations: int, seed: int
+) -> Float[np.ndarray, "draws n"]:
+    """Return the labels, 1 for the first group, as they are and then under every relabelling within strata."""
     generator = rng("two_sample.permutations", seed)
     labels = np.repeat(is_first[None].astype(float), permutations + 1, axis=0)
     for stratum in np.unique(strata):
         columns = np.flatnonzero(strata == stratum)
         labels[1:, columns] = generator.permuted(labels[1:, columns], axis=1)
-    return _energies(distances, labels)
+    return labels
 
 
 def frac_that_reaches(values: Float[np.ndarray, " draws"]) -> float:
@@ -82,13 +88,19 @@ def joint_p(tests: Sequence[Float[np.ndarray, " draws"]]) -> float:
         >>> joint_p([np.array([9.0, 1.0, 2.0, 0.0]), np.array([0.0, 3.0, 2.0, 1.0])])
         0.25
     """
-    values = np.stack(tests)
+    return frac_that_reaches(in_deviations(np.stack(tests)).max(axis=0))
+
+
+def in_deviations(values: Float[np.ndarray, "tests draws"]) -> Float[np.ndarray, "tests draws"]:
+    """Return every statistic in standard deviations of its own relabellings, their mean 0."""
     deviation = np.maximum(values.std(axis=1, keepdims=True), 1e-12)  # no relabelling changes anything: no statistic
-    return frac_that_reaches(((values - values.mean(axis=1, keepdims=True)) / deviation).max(axis=0))
+    return (values - values.mean(axis=1, keepdims=True)) / deviation
 
 
-def _energies(distances: Float[np.ndarray, "n n"], first: Float[np.ndarray, "draws n"]) -> Float[np.ndarray, " draws"]:
-    """Return the energy distance under every labelling."""
+def energy_distances(
+    distances: Float[np.ndarray, "n n"], first: Float[np.ndarray, "draws n"]
+) -> Float[np.ndarray, " draws"]:
+    """Return the energy distance under every labelling, given the distances of all pairs."""
     second = 1.0 - first
     n, m = first.sum(1), second.sum(1)
     to_first, to_second = first @ distances, second @ distances

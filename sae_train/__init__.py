@@ -4,6 +4,7 @@ Its front door, imported when it is first used, so that `import sae_train` costs
 
     load_lm               a language model and its tokenizer
     cache_activations     language model + text -> ActivationStore, all hook points in one pass
+    computed_activations  the same, computed whenever they are read; nothing is written
     ActivationStore       an activation store, open for reading
     train_sae, train_saes ActivationStore -> Sae, without any language model in memory
     Sae                   a sparse autoencoder: encode, decode, load, save, to_saelens
@@ -21,6 +22,7 @@ from sae_train.front_door import lazy_exports
 
 if TYPE_CHECKING:
     from sae_train.activations.caching import cache_activations
+    from sae_train.activations.computed import computed_activations
     from sae_train.activations.store import ActivationStore
     from sae_train.lm.models import load_lm
     from sae_train.quality.evaluation import compare_saes, eval_sae
@@ -34,6 +36,7 @@ __all__ = [
     "Sae",
     "cache_activations",
     "compare_saes",
+    "computed_activations",
     "eval_sae",
     "import_sae",
     "load_lm",
@@ -49,6 +52,7 @@ __getattr__, __dir__ = lazy_exports(
         "Sae": "sae_train.saes.base",
         "cache_activations": "sae_train.activations.caching",
         "compare_saes": "sae_train.quality.evaluation",
+        "computed_activations": "sae_train.activations.computed",
         "eval_sae": "sae_train.quality.evaluation",
         "import_sae": "sae_train.saes.importers",
         "load_lm": "sae_train.lm.models",

@@ -8,6 +8,7 @@ from sae_train.fields import Field, config_class, default_of, require
 
 Arch = Literal["topk", "batch-topk", "relu", "jumprelu", "matryoshka", "hierarchical-topk"]
 SearchDtype = Literal["auto", "float32", "bfloat16", "int8"]
+Revival = Literal["none", "auxk", "pre-acts"]
 BDecInit = Literal["mean", "geometric-median"]
 ARCH_NAMES: tuple[str, ...] = get_args(Arch)  # the keys of saes.ARCHS, without torch
 SPREADS = ("auto", "saes", "batch")  # what several processes divide among them
@@ -145,7 +146,14 @@ class SaeTrainConfig:
             description="Width of the window around a threshold in which it is learned (jumprelu), for activations "
             "scaled to a mean norm of sqrt(d_in).",
         ),
-    ] = 0.05
+    ] = 1.0
+    jumprelu_revival: Annotated[
+        Revival,
+        Field(description="What revives dead latents of jumprelu: nothing, AuxK, or a pull to their threshold."),
+    ] = "none"
+    pre_acts_coefficient: Annotated[
+        float, Field(ge=0, description="Weight of the pull of dead latents to their threshold (jumprelu).")
+    ] = 0.01
     matryoshka_prefixes: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...],
         Field(
@@ -153,6 +161,10 @@ class SaeTrainConfig:
             description="Share of the latents that reconstructs on its own (matryoshka); growing, the last one is 1.",
         ),
     ] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
+    matryoshka_weights: Annotated[
+        tuple[Annotated[float, Field(ge=0)], ...],
+        Field(description="Weight of the loss of each of these shares (matryoshka); by default all are equal."),
+    ] = ()
     hierarchical_shares: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...],
         Field(
@@ -166,9 +178,16 @@ class SaeTrainConfig:
         Field(
             ge=0,
             description="Weight of the loss that revives dead latents (topk, hierarchical-topk, batch-topk, "
-            "matryoshka).",
+            "matryoshka; jumprelu where it is chosen).",
         ),
     ] = 1 / 32
+    frequency_coefficient: Annotated[
+        float, Field(ge=0, description="Weight of the penalty on latents that fire too often; 0 leaves it out.")
+    ] = 0.0
+    max_frequency: Annotated[
+        float,
+        Field(gt=0, le=1, description="Share of rows above which a latent fires too often, for that penalty."),
+    ] = 0.1
     search_dtype: Annotated[
         SearchDtype,
         Field(
@@ -219,6 +238,9 @@ class SaeTrainConfig:
             shares = getattr(self, name)
             growing = shares == tuple(sorted(set(shares))) and shares[-1] == 1
             require(growing, name, shares, "growing shares above 0, the last one 1")
+        weights, n = self.matryoshka_weights, len(self.matryoshka_prefixes)
+        fits = not weights or (len(weights) == n and sum(weights) > 0)
+        require(fits, "matryoshka_weights", weights, f"{n} weights (`matryoshka_prefixes`), not all zero")
         target = self.target_hook_point
         require(target is not None or not self.skip, "skip", self.skip, "false without a `target_hook_point`")
         other = target != self.hook_point

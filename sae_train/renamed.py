@@ -23,7 +23,17 @@ RENAMED = {
     "retain_share": "frac_retain",
 }
 # Fields that configs got later, with the value that a recorded config without them meant.
-ADDED = {"target_hook_point": None, "skip": False, "init": None, "hierarchical_shares": [0.125, 0.25, 0.5, 1.0]}
+ADDED = {
+    "target_hook_point": None,
+    "skip": False,
+    "init": None,
+    "hierarchical_shares": [0.125, 0.25, 0.5, 1.0],
+    "frequency_coefficient": 0.0,
+    "max_frequency": 0.1,
+    "matryoshka_weights": [],
+    "jumprelu_revival": "none",
+    "pre_acts_coefficient": 0.01,
+}
 DATASETS = {"shares": "frac_verdicts"}  # datasets of `latents.h5`
 
 

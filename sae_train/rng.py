@@ -28,6 +28,7 @@ SALTS: dict[str, int | None] = {
     "bootstrap.documents": 0xB007,  # how often each group of documents is in each resample
     "store.heldout": 0x5AE,  # which documents of a store are kept for evaluation
     "windows.order": 0x31C,  # the order of text windows and entity sentences in a store
+    "windows.shuffled": 0x31D,  # the order of text windows whose activations are computed as they are read
     "sampler.chunk_order": None,  # in which order an epoch reads the chunks; keys: seed, epoch, 0
     "sampler.row_order": None,  # where each row of a group of chunks goes; keys: seed, epoch, 1, group
     "sampler.sample_chunks": None,  # the chunks that a sample of rows is read from; keys: seed, 2
@@ -99,6 +100,7 @@ SALTS: dict[str, int | None] = {
     "benchmark.null_rate.groups": 0x9A7E,  # unknown entities in the targets' place; keys: seed, draw
     "benchmark.store.tokens": None,  # token ids of a made-up text
     "benchmark.labelling.entities": 0xB6,  # the entities that two rules label
+    "benchmark.variants.rows": 0xBA5,  # planted directions, and rows made of them
     "benchmark.latents.contexts": None,  # which latents fire in which made-up context
     "benchmark.latents.entities": None,  # labels and types of made-up entities
 }

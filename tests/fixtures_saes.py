@@ -94,10 +94,10 @@ def resumes_exactly(make_store, tmp_path: Path):
     from sae_train.saes.interop import WEIGHTS
     from sae_train.training.jobs import train_one
 
-    def check(arch: str, *in_checkpoint: str) -> None:
+    def check(arch: str, *in_checkpoint: str, **settings) -> None:
         rows = torch.randn(600, 32, generator=torch.Generator().manual_seed(2)) * 3 + 1
         sizes = {"k": 3, "d_sae": 64, "batch_size": 64, "tokens": 640, "frac_holdout": 0.1}
-        config = SaeTrainConfig("layers.0", arch=arch, lr=3e-3, dead_after_tokens=64, save_every=5, **sizes)
+        config = SaeTrainConfig("layers.0", arch=arch, lr=3e-3, dead_after_tokens=64, save_every=5, **sizes, **settings)
         steps = iter(range(7))
 
         def stop(_n=1, **_info):

@@ -38,6 +38,7 @@ from torch import Tensor
 
 from benchmarks.saes.made_store import HOOK_POINT, write_store
 from benchmarks.saes.sae_recovery_page import render
+from benchmarks.saes.sae_variants_page import HEADING
 from sae_train import train_sae
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
@@ -228,7 +229,9 @@ def main() -> None:
     if args.docs is not None:
         old = args.docs.read_text(encoding="utf-8") if args.docs.exists() else ""
         words = old.partition("## What this shows\n\n")[2].partition("\n\n## ")[0].strip()
-        args.docs.write_text(render(results, words or "(to be written)"), encoding="utf-8")
+        _, heading, variants = old.partition(HEADING)  # another benchmark's part of the page, which stays
+        kept = f"\n{heading}{variants}" if heading else ""
+        args.docs.write_text(render(results, words or "(to be written)") + kept, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Task:
     steps: int
     peers_path: str | None = None
     dead_after_tokens: int | None = None
+    device: str = "cpu"
 
     def config(self) -> SaeTrainConfig:
         """Return it as the workbench's config."""
@@ -65,7 +66,9 @@ class System:
 def ours(task: Task, store: ActivationStore, scale: float, lr: float) -> System:
     """Return the workbench."""
     config = task.config()
-    state, plan = prepare(store, config, ~store.holdout_rows(config.frac_holdout, config.seed), torch.device("cpu"))
+    state, plan = prepare(
+        store, config, ~store.holdout_rows(config.frac_holdout, config.seed), torch.device(task.device)
+    )
     assert (plan.scale, plan.lr) == (scale, lr)
 
     def reconstruct(acts: Tensor) -> Tensor:
@@ -83,10 +86,12 @@ def saelens(task: Task, store: ActivationStore, scale: float, lr: float, **setti
     from sae_lens.training.sae_trainer import SAETrainer
 
     sparse = {"use_sparse_activations": settings.pop("use_sparse_activations", False)}
-    cfg = TopKTrainingSAEConfig(d_in=store.d_in(task.hook_point), d_sae=task.d_sae, k=task.k, device="cpu", **sparse)
+    cfg = TopKTrainingSAEConfig(
+        d_in=store.d_in(task.hook_point), d_sae=task.d_sae, k=task.k, device=task.device, **sparse
+    )
     trainer = SAETrainer(
         SAETrainerConfig(
-            total_training_samples=task.steps * task.batch, train_batch_size_samples=task.batch, lr=lr, lr_end=lr / 10, device="cpu",
+            total_training_samples=task.steps * task.batch, train_batch_size_samples=task.batch, lr=lr, lr_end=lr / 10, device=task.device,
             lr_warm_up_steps=task.config().lr_warmup_steps, lr_decay_steps=int(FRAC_DECAY * task.steps),
             logger=LoggingConfig(log_to_wandb=False), **settings,
         ),
@@ -115,7 +120,7 @@ def dictionary_learning(task: Task, store: ActivationStore, scale: float, lr: fl
     trainer = TopKTrainer(
         steps=task.steps, activation_dim=store.d_in(task.hook_point), dict_size=task.d_sae, k=task.k, layer=0,
         lm_name="none", lr=lr, warmup_steps=config.lr_warmup_steps,
-        decay_start=int((1 - FRAC_DECAY) * task.steps), seed=0, device="cpu",
+        decay_start=int((1 - FRAC_DECAY) * task.steps), seed=0, device=task.device,
     )  # fmt: skip
     numbers = iter(range(10**9))
     return System(
@@ -131,11 +136,14 @@ def sparsify(task: Task, store: ActivationStore, scale: float, lr: float) -> Sys
 
     seed_torch("benchmark.systems.weights", 0)
     coder = SparseCoder(
-        store.d_in(task.hook_point), SparseCoderConfig(num_latents=task.d_sae, k=task.k), dtype=torch.float32
+        store.d_in(task.hook_point),
+        SparseCoderConfig(num_latents=task.d_sae, k=task.k),
+        task.device,
+        dtype=torch.float32,
     )
     optimizer = torch.optim.Adam(coder.parameters(), lr=lr)
     schedule = get_linear_schedule_with_warmup(optimizer, task.config().lr_warmup_steps, task.steps)
-    since_fired = torch.zeros(task.d_sae, dtype=torch.long)
+    since_fired = torch.zeros(task.d_sae, dtype=torch.long, device=task.device)
     began: list[bool] = []
 
     def step(acts: Tensor) -> None:
@@ -145,7 +153,7 @@ def sparsify(task: Task, store: ActivationStore, scale: float, lr: float) -> Sys
             began.append(True)
         coder.set_decoder_norm_to_unit_norm()
         out = coder(x, total_variance=(x - x.mean(0)).pow(2).sum())
-        did_fire = torch.zeros(task.d_sae, dtype=torch.bool)
+        did_fire = torch.zeros(task.d_sae, dtype=torch.bool, device=task.device)
         did_fire[out.latent_indices.flatten()] = True
         float(out.fvu.detach())  # its loop logs it at every step
         out.fvu.backward()

@@ -18,7 +18,7 @@ from features.inspection.invariants import finite_violations, structure_violatio
 from sae_train.activations.comparison import common_hook_points, compare_stores
 from sae_train.activations.layout import SCHEMA as ACTIVATIONS
 from sae_train.activations.layout import VERSION as ACTIVATIONS_VERSION
-from sae_train.activations.row_statistics import hook_point_stats
+from sae_train.activations.measures.row_statistics import hook_point_stats
 from sae_train.activations.store import ActivationStore, check_tokenizer
 from sae_train.errors import ConfigError, FileFormatError, OutputExistsError, SchemaError
 from sae_train.lm.models import load_tokenizer

@@ -85,8 +85,8 @@ def cache_activations(
         )  # refuses bad values before the model is loaded
         corpus = _checked_text(text, contexts, config)
         lm = as_lm(lm, device=processes.device(device), dtype=lm_dtype)
-        config = _checked(config, lm)
-        plan = _plan(lm, corpus, contexts, config)
+        config = checked_config(config, lm)
+        plan = planned(lm, corpus, contexts, config)
         if processes.is_first:
             if not resume:
                 clear_output(output.path, overwrite=overwrite)
@@ -109,7 +109,7 @@ def _checked_text(text: Text, contexts: Sequence[Document], config: CacheConfig)
     return corpus_of(text)
 
 
-def _checked(config: CacheConfig, lm: LanguageModel) -> CacheConfig:
+def checked_config(config: CacheConfig, lm: LanguageModel) -> CacheConfig:
     """Return the config with canonical names of hook points that the model has."""
     names = tuple(check_hook_point(lm.model, h, model_name=lm.name) for h in config.hook_points)
     if config.ctx_len > lm.max_positions:
@@ -122,7 +122,7 @@ def _checked(config: CacheConfig, lm: LanguageModel) -> CacheConfig:
     return replace(config, hook_points=names)
 
 
-def _plan(lm: LanguageModel, corpus: Corpus, contexts: Sequence[Document], config: CacheConfig) -> TokenPlan:
+def planned(lm: LanguageModel, corpus: Corpus, contexts: Sequence[Document], config: CacheConfig) -> TokenPlan:
     """Plan every row before the first forward pass."""
     return plan_windows(
         corpus,

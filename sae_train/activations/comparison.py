@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from sae_train.activations.moments import Moments, MomentSums
-from sae_train.activations.sample_geometry import RowSample, finite_rows
+from sae_train.activations.measures.moments import Moments, MomentSums
+from sae_train.activations.measures.sample_geometry import RowSample, finite_rows
 from sae_train.activations.store import ActivationStore
 from sae_train.errors import HookPointError, ShapeError, nearest_first
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +59,7 @@ class BatchRunner:
             n_tokens = int(self.plan.starts[last] - self.plan.starts[first])
             yield Batch({name: checked_rows(rows[part], name, self.dtype) for name, rows in acts.items()}, n_tokens)
 
-    def windows(self, windows: range) -> Rows:
+    def windows(self, windows: Sequence[int]) -> Rows:
         """Return the kept rows of some windows, in halves where the whole does not fit into memory."""
         if len(windows) > self.fitting:
             return self._halves(windows)
@@ -73,7 +73,7 @@ class BatchRunner:
             torch.cuda.empty_cache()
         return self._halves(windows)
 
-    def _halves(self, windows: range) -> Rows:
+    def _halves(self, windows: Sequence[int]) -> Rows:
         """Run two halves one after the other."""
         middle = len(windows) // 2
         one, two = self.windows(windows[:middle]), self.windows(windows[middle:])
@@ -88,7 +88,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _batch_rows(lm: LanguageModel, plan: TokenPlan, windows: range, hook_points: tuple[str, ...]) -> Rows:
+def _batch_rows(lm: LanguageModel, plan: TokenPlan, windows: Sequence[int], hook_points: tuple[str, ...]) -> Rows:
     """Run one batch of windows and return the kept rows of each hook point, in plan order."""
     parts = [plan.window(w) for w in windows]
     ids, mask = pad_right([plan.tokens[p].tolist() for p in parts], device=lm.device)

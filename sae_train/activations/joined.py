@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
 
 from sae_train.activations.comparison import frac_same_rows
 from sae_train.activations.store import ActivationStore, opened_store
@@ -80,6 +83,13 @@ class JoinedStore(ActivationStore):
         """
         parts = (self.first.chunk(hook_point, index), self.second.chunk(self._other(hook_point), index))
         return np.concatenate(parts, axis=1)
+
+    def rows_where(
+        self, hook_point: str, part: slice, use: Bool[np.ndarray, " row"] | np.ndarray
+    ) -> Float[Tensor, "row d_in"]:
+        """Read the rows of a part where `use` is true, of both places."""
+        places = ((self.first, hook_point), (self.second, self._other(hook_point)))
+        return torch.cat([store.rows_where(place, part, use) for store, place in places], dim=1)
 
     def identity(self) -> dict[str, object]:
         """Return what decides the content of both stores."""

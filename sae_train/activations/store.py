@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
+import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_train.activations.encoding import STORED_KIND, decode_acts
@@ -27,6 +28,7 @@ from sae_train.text.tokenizer_hash import tokenizer_hash
 if TYPE_CHECKING:
     import pandas as pd
 
+    from sae_train.activations.neighbours import NeighbourDataset
     from sae_train.activations.writer import CacheResult
     from sae_train.run.outputs import Output
 
@@ -85,6 +87,14 @@ class ActivationStore:
     def dataset(self, hook_point: str) -> ActivationDataset:
         """Return the activations of a hook point as a dataset of torch."""
         return ActivationDataset(self, hook_point)
+
+    def windows(
+        self, hook_point: str, *, before: int = 1, after: int = 0, use: np.ndarray | None = None
+    ) -> NeighbourDataset:
+        """Return rows with their neighbours in the document, as a dataset of torch; see `NeighbourDataset`."""
+        from sae_train.activations.neighbours import NeighbourDataset
+
+        return NeighbourDataset(self, hook_point, before=before, after=after, use=use)
 
     def table(self, start: int = 0, stop: int | None = None, *, tokenizer: Any = None) -> pd.DataFrame:
         """Return which tokens the rows `start` to `stop` are: `token_id`, `doc_id`, `position`, `from_entity`.
@@ -205,6 +215,12 @@ class ActivationStore:
         stored = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
         begin = start // step * step
         return decode_acts(stored[start - begin : max(stop, start) - begin].copy(), self.dtype)
+
+    def rows_where(
+        self, hook_point: str, part: slice, use: Bool[np.ndarray, " row"] | np.ndarray
+    ) -> Float[Tensor, "row d_in"]:
+        """Read the rows of a part where `use`, as long as the part, is true, as float32."""
+        return self.rows(hook_point, part)[torch.from_numpy(use)]
 
     def blocks(self, hook_point: str) -> Iterator[tuple[slice, Float[Tensor, "row d_in"]]]:
         """Read the whole hook point in file order, a few chunks at a time."""

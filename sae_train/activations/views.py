@@ -86,8 +86,12 @@ class ActivationDataset(Dataset[Tensor]):
 
     def shuffled(self, *, seed: int = 0, window_chunks: int = WINDOW_CHUNKS) -> BlockShuffle:
         """Return a sampler that visits every row once, shuffled among `window_chunks` chunks from all over the file."""
-        self._n_kept = max(self._n_kept, window_chunks)
+        self.keep(window_chunks)
         return BlockShuffle(len(self), self.store.chunk_rows(self.hook_point), seed=seed, window_chunks=window_chunks)
+
+    def keep(self, n_chunks: int) -> None:
+        """Keep at least so many of the chunks read last."""
+        self._n_kept = max(self._n_kept, n_chunks)
 
     def _rows(self, indices: Sequence[int] | np.ndarray) -> Float[Tensor, "row d_in"]:
         return gather(self.store, self.hook_point, indices, self._chunk)

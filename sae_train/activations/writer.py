@@ -125,7 +125,7 @@ def write_store(
     """
     started = time.monotonic()
     processes = processes or Processes()
-    identity = _identity(lm, plan, config)
+    identity = store_identity(lm, plan, config)
     mine = Share(plan.n_rows, layout.chunk_height(lm.d_model, config.dtype), out, processes)
     runner = BatchRunner(lm, plan, config.hook_points, config.windows_per_batch, config.dtype)
     n_read = 0
@@ -200,7 +200,7 @@ class Share:
         return [(path, n) for path, n in sizes if n]
 
 
-def _identity(lm: LanguageModel, plan: TokenPlan, config: CacheConfig) -> dict[str, Any]:
+def store_identity(lm: LanguageModel, plan: TokenPlan, config: CacheConfig) -> dict[str, Any]:
     """Everything that decides the content of the file; what a user changed is to be named, so the plan comes last."""
     options = {**asdict(config), "hook_points": list(config.hook_points), "batch_size": config.windows_per_batch}
     return {

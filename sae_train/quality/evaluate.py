@@ -68,7 +68,7 @@ def used_blocks(store: ActivationStore, hook_point: str, use: np.ndarray) -> Ite
     for start in range(0, store.n_rows, step):
         part = slice(start, min(start + step, store.n_rows))
         if use[part].any():
-            yield store.rows(hook_point, part)[torch.from_numpy(use[part])]
+            yield store.rows_where(hook_point, part, use[part])
 
 
 def check_width(width: int, store: ActivationStore, hook_point: str) -> None:

@@ -23,8 +23,8 @@ from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError
 from sae_train.rng import torch_rng
 from sae_train.run.notebook import html_table
+from sae_train.saes.losses.whole_batch import WholeBatch
 from sae_train.saes.sparse_ops import dots_of_rows
-from sae_train.saes.whole_batch import WholeBatch
 
 if TYPE_CHECKING:
     from sae_train.run.outputs import Output
@@ -44,6 +44,8 @@ class StepContext:
         frac_l1_warmup: Share of the run in which the weight of a sparsity term grows.
         dead_latents: The same latents as `is_dead` by number, where the caller knows them.
         batch: What the rows are a part of; None where they are the whole batch.
+        frequency_coefficient: Weight of the penalty on latents that fire often (`losses/frequency.py`).
+        max_frequency: Share of rows above which a latent fires too often.
     """
 
     is_dead: Bool[Tensor, " d_sae"]
@@ -53,6 +55,8 @@ class StepContext:
     frac_l1_warmup: float
     dead_latents: Int[Tensor, " n_dead"] | None = None
     batch: WholeBatch | None = None
+    frequency_coefficient: float = 0.0
+    max_frequency: float = 1.0
 
     def batch_of(self, target: Float[Tensor, "batch d_out"]) -> WholeBatch:
         """Return what the rows of this target are a part of."""
@@ -76,6 +80,12 @@ class LossTerms:
     loss: Tensor
     terms: dict[str, Tensor]
     fired: Bool[Tensor, " d_sae"]
+
+    def plus(self, name: str, weight: float, value: Tensor | None) -> LossTerms:
+        """Return the same with a weighted term more; None adds nothing."""
+        if value is None:
+            return self
+        return LossTerms(self.loss + weight * value, {**self.terms, name: value.detach()}, self.fired)
 
 
 class Reconstruction(NamedTuple):

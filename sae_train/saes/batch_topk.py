@@ -20,12 +20,13 @@ from torch import Tensor
 
 from sae_train.errors import ConfigError
 from sae_train.run.processes import ALONE, Processes
-from sae_train.saes.auxk import auxk_loss
 from sae_train.saes.base import LossTerms, Reconstruction, StepContext
+from sae_train.saes.losses.auxk import auxk_loss
+from sae_train.saes.losses.frequency import frequency_penalty
+from sae_train.saes.losses.squares import sum_of_squares
+from sae_train.saes.losses.whole_batch import WholeBatch, nth_largest
 from sae_train.saes.sparse_ops import Support, sparse_encode, support_decode
-from sae_train.saes.squares import sum_of_squares
 from sae_train.saes.threshold import ThresholdSae
-from sae_train.saes.whole_batch import WholeBatch, nth_largest
 
 THRESHOLD_RATE = 0.01  # of the moving average: it remembers about the last hundred batches
 THRESHOLD_START = 5  # early on, the rate is START / (START + batches): the first one counts in full, then fades
@@ -134,9 +135,12 @@ class BatchTopKSae(ThresholdSae):
         values = sparse_encode(centered, self.W_enc, self.b_enc, support, values=kept.values, b_dec=b_dec)
         recon = self.reconstruct(self.decoder_rows(acts, centered), values, support, batch)
         auxk = auxk_loss(self, centered, recon.error.detach(), context.dead, batch)
-        fired = torch.zeros(self.d_sae, dtype=torch.bool, device=acts.device).index_fill_(0, kept.latents, True)
+        counts = torch.zeros(self.d_sae, dtype=torch.int32, device=acts.device)
+        counts.index_add_(0, kept.latents, torch.ones_like(kept.latents, dtype=torch.int32))
         terms = {**recon.terms, "auxk": auxk.detach(), "l0": recon.loss.new_tensor(len(kept.latents) / batch.n_tokens)}
-        return LossTerms(recon.loss + context.auxk_alpha * auxk, terms, fired)
+        often = frequency_penalty(values, counts, context, batch, self.d_out, kept.latents)
+        found = LossTerms(recon.loss + context.auxk_alpha * auxk, terms, counts > 0)
+        return found.plus("frequency", context.frequency_coefficient, often)
 
     def reconstruct(
         self,

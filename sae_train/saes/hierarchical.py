@@ -18,11 +18,11 @@ from torch import Tensor
 
 from sae_train.saes.base import Reconstruction
 from sae_train.saes.batch_topk import support_of
+from sae_train.saes.losses.whole_batch import WholeBatch
 from sae_train.saes.matryoshka import prefix_sizes
 from sae_train.saes.sparse_ops import Support, support_decode
 from sae_train.saes.topk import TopKSae
 from sae_train.saes.topk_search.candidates import Found
-from sae_train.saes.whole_batch import WholeBatch
 
 
 class HierarchicalTopKSae(TopKSae):

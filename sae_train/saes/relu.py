@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_train.saes.base import LossTerms, Sae, StepContext
+from sae_train.saes.losses.frequency import frequency_penalty
 
 
 class ReluSae(Sae):
@@ -27,14 +28,17 @@ class ReluSae(Sae):
     def training_loss(self, acts: Float[Tensor, "batch d_row"], context: StepContext) -> LossTerms:
         """Return squared error plus the weighted L1 term, both per token and dimension."""
         x, target = self.input_of(acts), self.target_of(acts)
-        latents, n_tokens = self.encode(x), context.batch_of(target).n_tokens
+        batch = context.batch_of(target)
+        latents, n_tokens = self.encode(x), batch.n_tokens
         n_numbers = n_tokens * self.d_out
         error = (target - self.recon_of(x, latents)).square().sum(dim=1).sum() / n_numbers
         l1 = (latents * self.W_dec.norm(dim=1)).sum(dim=1).sum() / n_numbers
         loss = error + context.l1_coefficient * context.warmup * l1
         is_on = latents.detach() > 0
         terms = {"mse": error.detach(), "l1": l1.detach(), "l0": is_on.sum(dtype=acts.dtype) / n_tokens}
-        return LossTerms(loss, terms, is_on.any(dim=0))
+        counts = is_on.sum(dim=0)
+        often = frequency_penalty(latents, counts, context, batch, self.d_out)
+        return LossTerms(loss, terms, counts > 0).plus("frequency", context.frequency_coefficient, often)
 
     def saelens_config(self) -> dict[str, Any]:
         """Return SAELens' fields for `standard`."""

@@ -15,15 +15,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_train.errors import ConfigError
-from sae_train.saes.auxk import auxk_loss
 from sae_train.saes.base import LossTerms, Reconstruction, Sae, StepContext
+from sae_train.saes.losses.auxk import auxk_loss
+from sae_train.saes.losses.frequency import frequency_penalty
+from sae_train.saes.losses.squares import sum_of_squares
+from sae_train.saes.losses.whole_batch import WholeBatch
 from sae_train.saes.sparse_ops import Support, sparse_decode, sparse_encode, support_decode
-from sae_train.saes.squares import sum_of_squares
 from sae_train.saes.topk_search import top_k
 from sae_train.saes.topk_search.candidates import Found
 from sae_train.saes.topk_search.choice import best_dtype
 from sae_train.saes.topk_search.memory import Memory
-from sae_train.saes.whole_batch import WholeBatch
 
 
 class TopKSae(Sae):
@@ -71,13 +72,16 @@ class TopKSae(Sae):
         support = Support.of_rows(found.indices, self.d_sae)
         values, b_dec = found.values.flatten(), self.encoder_b_dec
         pre_acts = sparse_encode(centered, self.W_enc, self.b_enc, support, values=values, b_dec=b_dec)
-        recon = self.reconstruct(self.decoder_rows(acts, centered), pre_acts.relu(), support, batch)
+        latents = pre_acts.relu()
+        recon = self.reconstruct(self.decoder_rows(acts, centered), latents, support, batch)
         auxk = auxk_loss(self, centered, recon.error.detach(), context.dead, batch)
         # Positive ones only: a row may have fewer than k, and a negative one among its k largest has not fired.
         counts = torch.zeros(self.d_sae, dtype=torch.int32, device=acts.device)
         counts.index_add_(0, support.latents, (pre_acts.detach() > 0).int())
         terms = {**recon.terms, "auxk": auxk.detach(), "l0": counts.sum(dtype=acts.dtype) / batch.n_tokens}
-        return LossTerms(recon.loss + context.auxk_alpha * auxk, terms, counts > 0)
+        often = frequency_penalty(latents, counts, context, batch, self.d_out, support.latents)
+        found = LossTerms(recon.loss + context.auxk_alpha * auxk, terms, counts > 0)
+        return found.plus("frequency", context.frequency_coefficient, often)
 
     def search(self, centered: Float[Tensor, "batch d_in"]) -> Found:
         """Return the k largest pre-activations of every row of a step, in any order.

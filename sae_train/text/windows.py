@@ -10,7 +10,7 @@ few dimensions), so it is left out too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -146,6 +146,22 @@ def plan_windows(
         n_special=sum(w.n_special for w in windows),
         n_prefix=max(1, len(bos_prefix(tokenizer))),
     )
+
+
+def shuffled_windows(plan: TokenPlan, seed: int) -> TokenPlan:
+    """Return the same windows in drawn order, in which those run together come from all over the text.
+
+    Inside blocks of `SORT_WINDOWS` they are ordered by length again, equal ones stay as drawn.
+    """
+    lengths = np.diff(plan.starts)
+    order = rng("windows.shuffled", seed).permutation(plan.n_windows)
+    for start in range(0, len(order), SORT_WINDOWS):
+        block = order[start : start + SORT_WINDOWS]
+        order[start : start + SORT_WINDOWS] = block[np.argsort(-lengths[block], kind="stable")]
+    starts = np.concatenate([[0], np.cumsum(lengths[order])])
+    at = np.repeat(plan.starts[order] - starts[:-1], lengths[order]) + np.arange(starts[-1])
+    fields = {name: getattr(plan, name)[at] for name in ("tokens", "doc_id", "keep", "position")}
+    return replace(plan, **fields, starts=starts, from_entity=plan.from_entity[order])
 
 
 class _Window(NamedTuple):

@@ -8,7 +8,7 @@ from sae_train.config import SaeTrainConfig
 from sae_train.machine.arithmetic import autocast
 from sae_train.run.processes import ALONE, Processes
 from sae_train.saes.base import StepContext
-from sae_train.saes.whole_batch import WholeBatch
+from sae_train.saes.losses.whole_batch import WholeBatch
 from sae_train.training.state import Plan, TrainState
 
 
@@ -44,6 +44,8 @@ def train_step(
         auxk_alpha=config.auxk_alpha,
         l1_coefficient=config.l1_coefficient,
         frac_l1_warmup=config.frac_l1_warmup,
+        frequency_coefficient=config.frequency_coefficient,
+        max_frequency=config.max_frequency,
         batch=WholeBatch.of(state.sae.target_of(acts), n_micro=config.accumulate, processes=processes),
     )
     terms = _backward(state, acts, config, context)

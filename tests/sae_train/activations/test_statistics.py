@@ -10,15 +10,15 @@ import pytest
 import scipy.stats
 import torch
 
-from sae_train.activations.moments import MomentSums
-from sae_train.activations.row_statistics import (
+from sae_train.activations.measures.moments import MomentSums
+from sae_train.activations.measures.row_statistics import (
     MIN_TOKEN_ROWS,
     HookPointAccumulator,
     HookPointStats,
     TokenNorm,
     hook_point_stats,
 )
-from sae_train.activations.sample_geometry import RowSample, duplicates, spectrum
+from sae_train.activations.measures.sample_geometry import RowSample, duplicates, spectrum
 from sae_train.activations.store import ActivationStore
 from sae_train.run.runs import jsonable
 

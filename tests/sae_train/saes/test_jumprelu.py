@@ -104,6 +104,34 @@ def test_gradients_of_the_loss_are_the_formulas_written_out(make_sae, make_acts,
     torch.testing.assert_close(sae.b_dec.grad, d_recon.sum(0) - (sae.W_enc.detach() @ d_pre_acts.T).sum(1))
 
 
+def test_dead_latents_are_revived_by_the_formula_that_is_chosen(make_sae, make_acts, make_context):
+    """Each is what it adds to the loss without, with its gradients; where nothing is dead it adds nothing."""
+    acts, dead = make_acts(30), torch.arange(40) < 9
+    for revival in ("none", "auxk", "pre-acts"):
+        sae = _sae(make_sae, jumprelu_revival=revival, pre_acts_coefficient=0.5)
+        context = make_context(is_dead=dead, auxk_alpha=1 / 4)
+        pre_acts, theta = (acts - sae.b_dec) @ sae.W_enc + sae.b_enc, sae.thresholds()
+        added = torch.zeros((), dtype=torch.float64) + 0 * sum(p.sum() for p in sae.parameters())
+        if revival == "auxk":
+            error = (acts - sae(acts)).detach()
+            mine = pre_acts[:, dead]
+            kept = mine * (mine >= mine.sort(dim=1, descending=True).values[:, 5, None]) * (mine > 0)
+            rest = error - kept @ sae.W_dec[dead]
+            added = added + rest.square().sum() / (error - error.mean(0)).square().sum() / 4
+        if revival == "pre-acts":
+            below = (theta - pre_acts).clamp_min(0)[:, dead] * sae.W_dec[dead].norm(dim=1)
+            added = added + 0.5 * below.sum() / (30 * 12)
+        plain = _sae(make_sae).training_loss(acts, context).loss
+        assert sae.training_loss(acts, make_context()).loss.item() == pytest.approx(plain.item(), rel=1e-12)
+        found, without = sae.training_loss(acts, context).loss, _sae(make_sae)
+        assert found.item() == pytest.approx((plain + added).item(), rel=1e-12)
+        wanted = torch.autograd.grad(added, list(sae.parameters()))
+        base = torch.autograd.grad(without.training_loss(acts, context).loss, list(without.parameters()))
+        for a, b, w in zip(torch.autograd.grad(found, list(sae.parameters())), base, wanted, strict=True):
+            torch.testing.assert_close(a - b, w, rtol=1e-9, atol=1e-12)
+        assert (wanted[0].abs().max() > 0) == (revival != "none")
+
+
 @pytest.mark.parametrize("k", [2, 20])
 def test_the_sparsity_term_drives_l0_to_its_target_from_both_sides(make_sae, make_acts, make_context, k):
     sae = _sae(make_sae, k=k, l0_coefficient=100.0)  # what reconstruction wants counts for little
@@ -165,8 +193,9 @@ def test_thresholds_of_others_may_be_zero_or_less(make_sae, make_acts, tmp_path)
         load_sae(tmp_path / "sae")
 
 
-def test_a_resumed_run_is_the_same_run(resumes_exactly):
-    resumes_exactly("jumprelu", "log_growth", "start_threshold")
+@pytest.mark.parametrize("revival", ["none", "auxk", "pre-acts"])
+def test_a_resumed_run_is_the_same_run(resumes_exactly, revival):
+    resumes_exactly("jumprelu", "log_growth", "start_threshold", jumprelu_revival=revival, frequency_coefficient=0.5)
 
 
 def test_planted_directions_are_found_and_not_in_shuffled_activations(planted_and_shuffled):

@@ -40,6 +40,33 @@ def test_the_loss_is_the_mean_over_nested_prefixes_with_its_gradients(make_sae, 
         assert got.abs().max() > 0
 
 
+def test_weights_of_prefixes_are_those_of_the_loss(make_sae, make_acts, make_context):
+    settings = {"matryoshka_prefixes": SHARES, "matryoshka_weights": (4.0, 0.0, 12.0)}
+    sae, acts = make_sae("matryoshka", **settings), make_acts()
+    fvus = _reference(sae, acts, (4, 10, 40))
+    wanted = fvus[0] / 4 + fvus[2] * 3 / 4
+    expected = torch.autograd.grad(wanted, list(sae.parameters()))
+    result = sae.training_loss(acts, make_context())
+    assert result.loss.item() == pytest.approx(wanted.item(), rel=1e-12)
+    for got, w in zip(torch.autograd.grad(result.loss, list(sae.parameters())), expected, strict=True):
+        torch.testing.assert_close(got, w, rtol=1e-9, atol=1e-12)
+
+
+def test_all_the_weight_on_the_last_prefix_is_batch_topk(make_sae, make_acts, make_context):
+    settings = {"matryoshka_prefixes": SHARES, "matryoshka_weights": (0.0, 0.0, 1.0)}
+    losses = [
+        make_sae("batch-topk").training_loss(make_acts(), make_context()).loss,
+        make_sae("matryoshka", **settings).training_loss(make_acts(), make_context()).loss,
+    ]
+    assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("weights", [(1.0,), (0.0, 0.0, 0.0), (1.0, 1.0, -1.0)])
+def test_weights_that_do_not_go_with_the_prefixes_are_refused(weights):
+    with pytest.raises(ConfigError, match="matryoshka_weights"):
+        SaeTrainConfig("layers.0", arch="matryoshka", matryoshka_prefixes=SHARES, matryoshka_weights=weights)
+
+
 def test_one_prefix_is_batch_topk(make_sae, make_acts, make_context):
     acts, dead = make_acts(), torch.arange(40) < 5
     results = []
@@ -93,7 +120,7 @@ def test_saelens_reads_it_as_jumprelu(make_sae, make_acts, make_context, saelens
 
 
 def test_a_resumed_run_is_the_same_run(resumes_exactly):
-    resumes_exactly("matryoshka", "threshold", "n_batches")
+    resumes_exactly("matryoshka", "threshold", "n_batches", matryoshka_weights=(1.0, 2.0, 4.0, 8.0, 16.0))
 
 
 def test_planted_directions_are_found_and_early_latents_stand_alone(planted_and_shuffled, make_store, tmp_path):

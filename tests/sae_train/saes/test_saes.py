@@ -14,9 +14,9 @@ from sae_train.config import ARCH_NAMES, SaeTrainConfig
 from sae_train.errors import ConfigError, FileFormatError, MissingFileError, ShapeError
 from sae_train.quality.metrics import VarianceSums, ce_recovered, dead_latents, fvu, l0
 from sae_train.saes import ARCHS, SAELENS_ARCHS, build_sae
-from sae_train.saes.auxk import auxk_loss
 from sae_train.saes.base import Sae, StepContext
 from sae_train.saes.interop import WEIGHTS, load_sae, save_sae
+from sae_train.saes.losses.auxk import auxk_loss
 from sae_train.saes.sparse_ops import sparse_decode
 
 pytestmark = pytest.mark.xdist_group("sae_lens")  # one process imports it, which takes seconds

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from features.entities.name_tokens import Encoded
-from sae_train.activations.sample_geometry import spectrum
+from sae_train.activations.measures.sample_geometry import spectrum
 from sae_train.lm.answering import batches_by_length
 from sae_train.lm.hooks import captured_keys
 from sae_train.lm.models import LanguageModel

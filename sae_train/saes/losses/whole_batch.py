@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_train.run.processes import ALONE, Processes
-from sae_train.saes.squares import sum_of_squares
+from sae_train.saes.losses.squares import sum_of_squares
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sae_train.activations.moments import Moments, MomentSums
-from sae_train.activations.sample_geometry import Duplicates, RowSample, Spectrum, duplicates, finite_rows, spectrum
+from sae_train.activations.measures.moments import Moments, MomentSums
+from sae_train.activations.measures.sample_geometry import (
+    Duplicates,
+    RowSample,
+    Spectrum,
+    duplicates,
+    finite_rows,
+    spectrum,
+)
 from sae_train.activations.store import ActivationStore
 
 PERCENTILES = {"p01": 1, "p25": 25, "p50": 50, "p75": 75, "p99": 99, "max": 100}

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sae_train.saes.base import Sae
-from sae_train.saes.squares import sum_of_squares
-from sae_train.saes.whole_batch import WholeBatch, batch_variance
+from sae_train.saes.losses.squares import sum_of_squares
+from sae_train.saes.losses.whole_batch import WholeBatch, batch_variance
 
 
 def auxk_loss(

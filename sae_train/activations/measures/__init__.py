@@ -1,0 +1,1 @@
+"""What is measured on rows of activations: moments, norms, spectrum, duplicates."""

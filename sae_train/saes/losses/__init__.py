@@ -1,0 +1,1 @@
+"""What several losses are made of: sums over a batch in parts, dead latents, latents that fire too often."""

@@ -89,9 +89,7 @@ class ComputedStore(ActivationStore):
                 self._last = (index, {name: self._encoded(name, rows) for name, rows in found.items()})
             return self._last[1][hook_point]
 
-    def rows_where(
-        self, hook_point: str, part: slice, use: Bool[np.ndarray, " row"] | np.ndarray
-    ) -> Float[Tensor, "row d_in"]:
+    def rows_where(self, hook_point: str, part: slice, use: Bool[np.ndarray, " row"]) -> Float[Tensor, "used d_in"]:
         """Return the rows of a part where `use` is true; windows without any are not run."""
         first, end, _ = part.indices(self.n_rows)
         before = self._runner.rows_before

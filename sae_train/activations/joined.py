@@ -84,9 +84,7 @@ class JoinedStore(ActivationStore):
         parts = (self.first.chunk(hook_point, index), self.second.chunk(self._other(hook_point), index))
         return np.concatenate(parts, axis=1)
 
-    def rows_where(
-        self, hook_point: str, part: slice, use: Bool[np.ndarray, " row"] | np.ndarray
-    ) -> Float[Tensor, "row d_in"]:
+    def rows_where(self, hook_point: str, part: slice, use: Bool[np.ndarray, " row"]) -> Float[Tensor, "used d_in"]:
         """Read the rows of a part where `use` is true, of both places."""
         places = ((self.first, hook_point), (self.second, self._other(hook_point)))
         return torch.cat([store.rows_where(place, part, use) for store, place in places], dim=1)

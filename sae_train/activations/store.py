@@ -216,9 +216,7 @@ class ActivationStore:
         begin = start // step * step
         return decode_acts(stored[start - begin : max(stop, start) - begin].copy(), self.dtype)
 
-    def rows_where(
-        self, hook_point: str, part: slice, use: Bool[np.ndarray, " row"] | np.ndarray
-    ) -> Float[Tensor, "row d_in"]:
+    def rows_where(self, hook_point: str, part: slice, use: Bool[np.ndarray, " row"]) -> Float[Tensor, "used d_in"]:
         """Read the rows of a part where `use`, as long as the part, is true, as float32."""
         return self.rows(hook_point, part)[torch.from_numpy(use)]
 

@@ -1,4 +1,4 @@
-"""`wb train-sae`: train SAEs on an activation store; no language model is loaded."""
+"""`wb train-sae`: train SAEs on an activation store, or on activations that are computed as they are needed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from cli import options
-from sae_train.config import SaeTrainConfig
 
 
 @click.command(
@@ -17,20 +16,13 @@ from sae_train.config import SaeTrainConfig
         "  --tokens 400000 --batch-size 1024 --out sae",
     )
 )
-@options.activations_option
-@options.other_option
+@options.rows_options
 @options.hook_point_option(multiple=True)
 @options.out_option("The SAE folder; SAELens reads it as it is. Of several SAEs: a folder with one for each.")
-@options.config_options(
-    SaeTrainConfig,
-    without=("hook_point", "seed"),
-    names={"matryoshka_prefixes": "--matryoshka-prefix", "hierarchical_shares": "--hierarchical-share"},
-    repeatable=("k", "expansion"),
-)
+@options.sae_train_options
 @options.spread_option
 @options.run_options(resume=True, wandb=True, several_seeds=True)
 def command(
-    activations: Path,
     other: Path | None,
     out: Path,
     device: str,
@@ -47,14 +39,18 @@ def command(
     Whole documents are held out; FVU, L0 and dead latents are measured on them. --resume continues from the
     last checkpoint to the same weights. `training.html` in the folder shows the curves. Where --hook-point, --k,
     --expansion or --seed are repeated, every combination is trained, those at one hook point on the same batches,
-    read once. Started by torchrun, processes share the work: torchrun --nproc-per-node 2 --no-python wb train-sae ...
+    read once. With --model and --text in the place of --activations nothing is stored: rows are computed as they are
+    needed, shuffled within --buffer-mb, and again in every pass over the text. Started by torchrun, processes share
+    the work: torchrun --nproc-per-node 2 --no-python wb train-sae ...
     """
     from cli.output.sae_tables import show_saes
+    from cli.usage import rows_of
     from sae_train import train_saes
     from sae_train.run.processes import joined_processes
 
     where = {"out": out, "device": device, "overwrite": overwrite, "resume": resume, "wandb": wandb, "spread": spread}
     with joined_processes() as processes:
-        saes = train_saes(activations, other=other, **where, processes=processes, **given)
+        rows = rows_of(given, processes.own_device(device))
+        saes = train_saes(rows, other=other, **where, processes=processes, **given)
     if processes.is_first:
         show_saes(saes, out, as_json=as_json)

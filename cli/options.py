@@ -15,8 +15,8 @@ import click
 from cli.config_file import load_config
 from cli.field_options import config_options
 from cli.param_types import Device, ExistingFile, ExistingFolder, ModelSpec
-from cli.usage import refuse_own_input
-from sae_train.config import SPREADS
+from cli.usage import COMPUTED_ROWS, refuse_own_input
+from sae_train.config import SPREADS, CacheConfig, SaeTrainConfig
 from sae_train.errors import ConfigError
 from sae_train.text_files import lines_of, read_text
 
@@ -239,6 +239,31 @@ def other_option(command: F) -> F:
     """Add `--other`: the same rows of another model."""
     what = "the same rows of another model, as after unlearning (HDF5 store), for a crosscoder"
     return file_option("--other", what, required=False)(command)
+
+
+def rows_options(command: F) -> F:
+    """Add where the rows that an SAE is trained on come from; `usage.rows_of` makes them."""
+    return option_list(
+        file_option("--activations", "activations (HDF5 store)", required=False),
+        other_option,
+        model_option(
+            required=False, help="Language model whose activations are computed as they are needed, without a store."
+        ),
+        text_option(required=False, help="Text that it reads: .txt, .jsonl, .parquet, a hub id, or fact-world."),
+        config_options(CacheConfig, only=COMPUTED_ROWS),
+        lm_dtype_option("bfloat16", "float16", "float32"),
+    )(command)
+
+
+def sae_train_options(command: F) -> F:
+    """Add the settings of the training of an SAE; `--hook-point` and `--seed` are shared with other commands."""
+    names = {
+        "matryoshka_prefixes": "--matryoshka-prefix",
+        "matryoshka_weights": "--matryoshka-weight",
+        "hierarchical_shares": "--hierarchical-share",
+    }
+    some = {"without": ("hook_point", "seed"), "repeatable": ("k", "expansion")}
+    return config_options(SaeTrainConfig, names=names, **some)(command)
 
 
 def labels_option(command: F) -> F:

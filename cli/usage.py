@@ -13,9 +13,11 @@ from click.core import ParameterSource
 from sae_train.errors import ConfigError
 
 if TYPE_CHECKING:
+    from sae_train.activations.store import ActivationStore
     from sae_train.text.tokens import Document
 
 OUTPUTS = ("out", "html", "acts_out")
+COMPUTED_ROWS = ("ctx_len", "max_tokens", "packing", "dtype")  # fields of CacheConfig where no store is written
 
 
 def check_labelling(given: dict[str, Any], out: Path | None, stats: bool) -> None:
@@ -110,6 +112,30 @@ def mixed_in(
     from features.entities.prompts import entity_documents
 
     return entity_documents(*open_entities(entities, templates, format=entities_format), seed=seed)
+
+
+def rows_of(given: dict[str, Any], device: str) -> Path | ActivationStore:
+    """Take the options of `rows_options` but --other out of what was given; return the store, or what computes one.
+
+    Raises:
+        ConfigError: Neither a store nor model and text are given, or both are.
+    """
+    named = {f"--{name}": given.pop(name) for name in ("activations", "model", "text")}
+    how = {name: given.pop(name) for name in (*COMPUTED_ROWS, "lm_dtype")}
+    store, model, text = named.values()
+    if store is not None and model is None and text is None:
+        return store
+    if store is not None or model is None or text is None:
+        raise ConfigError(
+            "rows come from one place",
+            got=", ".join(name for name, value in named.items() if value is not None) or "neither store nor model",
+            expected="--activations, or --model and --text",
+        )
+    from sae_train import computed_activations
+
+    target = given["target_hook_point"]
+    places = (*given["hook_points"], *([target] if target else []))
+    return computed_activations(model, text, tuple(dict.fromkeys(places)), device=device, **how)
 
 
 def refuse_own_input(given: Mapping[str, object]) -> None:

@@ -163,7 +163,10 @@ class SaeTrainConfig:
     ] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0)
     matryoshka_weights: Annotated[
         tuple[Annotated[float, Field(ge=0)], ...],
-        Field(description="Weight of the loss of each of these shares (matryoshka); by default all are equal."),
+        Field(
+            description="Weight of the loss of a prefix of the latents (matryoshka), one for each; by default all are "
+            "equal."
+        ),
     ] = ()
     hierarchical_shares: Annotated[
         tuple[Annotated[float, Field(gt=0, le=1)], ...],
@@ -186,7 +189,11 @@ class SaeTrainConfig:
     ] = 0.0
     max_frequency: Annotated[
         float,
-        Field(gt=0, le=1, description="Share of rows above which a latent fires too often, for that penalty."),
+        Field(
+            gt=0,
+            le=1,
+            description="Share of rows above which a latent fires too often for the penalty on frequency.",
+        ),
     ] = 0.1
     search_dtype: Annotated[
         SearchDtype,

@@ -171,7 +171,8 @@ def load_policy(path: Path) -> AuditPolicy:
     require_file(path, "policy", field="policy")
     raw = read_toml(path, what="the policy")
     version, known = raw.get("version"), " or ".join(map(str, VERSIONS))
-    require(version in VERSIONS, "version", version, f"{known} (in '{path}')")
+    is_known = isinstance(version, int) and version in VERSIONS
+    require(is_known, "version", version, f"{known} (in '{path}')")
     keys = keys_of(int(raw["version"]))
     missing = [key for key in keys if key not in raw]
     foreign = [key for key in raw if key in described(AuditPolicy) and key not in keys]

@@ -262,8 +262,8 @@ def sae_train_options(command: F) -> F:
         "matryoshka_weights": "--matryoshka-weight",
         "hierarchical_shares": "--hierarchical-share",
     }
-    some = {"without": ("hook_point", "seed"), "repeatable": ("k", "expansion")}
-    return config_options(SaeTrainConfig, names=names, **some)(command)
+    without, several = ("hook_point", "seed"), ("k", "expansion")
+    return config_options(SaeTrainConfig, names=names, without=without, repeatable=several)(command)
 
 
 def labels_option(command: F) -> F:

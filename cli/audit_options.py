@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import click
 
 from cli import options
+from unlearn.auditing import POLICIES
 from unlearn.config import AuditConfig
 
 model_options = options.option_list(
@@ -23,9 +27,30 @@ model_options = options.option_list(
     ),
     options.file_option("--ledger", "removals, all to be audited again on the newest model", required=False),
 )
+
+
+class PolicyFile(options.ExistingFile):
+    """A file with limits of the verdict, or the name of one that is shipped."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
+        """Return the path.
+
+        Raises:
+            MissingFileError: There is no such file, nor one of that name.
+        """
+        if (POLICIES / f"{value}.toml").is_file():
+            return POLICIES / f"{value}.toml"
+        return super().convert(value, param, ctx)
+
+
 audit_options = options.option_list(
     click.option("--hook-point", metavar="NAME", help="Where the known-unknown probe reads; by default as recorded."),
-    options.file_option("--policy", "limits of the verdict (TOML); the shipped ones by default", required=False),
+    click.option(
+        "--policy",
+        type=PolicyFile("limits of the verdict (TOML)"),
+        metavar="FILE",
+        help="Limits of the verdict: a TOML file, or default-v4, stricter inside; default-v3 by default.",
+    ),
     click.option("--quick", is_flag=True, help="Fewer draws, one relearning run, fewer targets attacked."),
     options.config_options(
         AuditConfig, without=("seed",), names={"attack_steps": "--attack-step", "attack_lrs": "--attack-lr"}

@@ -13,13 +13,13 @@ from sae_train.errors import ConfigError, FileFormatError
 from sae_train.fields import Field, check_field, config_class, described, from_mapping, require
 from sae_train.run.runs import require_file
 from sae_train.text_files import read_toml
+from unlearn.auditing import POLICIES
 from unlearn.auditing.audit_report import PolicyRecord
 
-POLICIES = Path(__file__).parent / "policies"
-DEFAULT_POLICY = POLICIES / "default-v4.toml"
+# Version 4 is sharper; how often it errs was measured on one world alone (docs/results/audit_calibration.md).
+DEFAULT_POLICY = POLICIES / "default-v3.toml"
 VERSIONS = {3: ("reported_places", "max_auroc", "min_p"), 4: ("min_matched_p", "max_detectable")}
 """Keys that only a version has; the others all have. A version stands for what figures are compared with."""
-VERSION = max(VERSIONS)
 
 
 @config_class
@@ -161,13 +161,14 @@ def policy_of(record: PolicyRecord) -> AuditPolicy:
 
 
 def load_policy(path: Path) -> AuditPolicy:
-    """Read a policy file.
+    """Read a policy: a file, or one that is shipped by its name, such as `default-v4`.
 
     Raises:
         MissingFileError: The file is not there.
         FileFormatError: It is not TOML, or keys are missing.
         ConfigError: An unknown key, a version that this program does not know, or a limit out of range.
     """
+    path = shipped(path)
     require_file(path, "policy", field="policy")
     raw = read_toml(path, what="the policy")
     version, known = raw.get("version"), " or ".join(map(str, VERSIONS))
@@ -193,6 +194,12 @@ def load_policy(path: Path) -> AuditPolicy:
         except ConfigError as error:
             raise FileFormatError(f"'{path}', {key}", got=repr(raw[key])[:80], expected=error.expected) from None
     return from_mapping(AuditPolicy, raw)
+
+
+def shipped(path: Path) -> Path:
+    """Return the file of a policy that is shipped, where a path is its name and no file."""
+    own = POLICIES / f"{path}.toml"
+    return own if path.name == str(path) and own.is_file() and not path.exists() else path
 
 
 @cache

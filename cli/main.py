@@ -38,7 +38,22 @@ def main(args: Sequence[str] | None = None) -> int:
     if complaint is not None:
         return _fail(complaint, EXIT_USAGE)
     with interrupts_heard(), terminations_heard(), notes_shown():
-        return exit_code_of(lambda: _invoke(args))
+        code = exit_code_of(lambda: _invoke(args))
+    return _left(code)
+
+
+def _left(code: int) -> int:
+    """Return the exit code; where this process was one of several (torchrun), end it here and now.
+
+    An interpreter that winds down after sums over processes aborted now and then ("terminate called without an active
+    exception", SIGABRT): everything was done and saved, and the launcher called the run a failure.
+    """
+    processes = sys.modules.get("sae_train.run.processes")  # not imported, it was not
+    if processes is not None and processes.was_one_of_several():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def print_anything() -> None:

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 FRONT_DOOR = ROOT / "README.md"
 NOTEBOOKS = sorted(ROOT.glob("docs/**/*.ipynb"))
 SAID = {  # what a tutorial comes to: in the outputs it is kept with, and when it is run
-    "embedded_world": r"\('inconclusive', Interval\(value=0\.0, low=0\.0, high=",
+    "embedded_world": r"\('(inconclusive|fail)', Interval\(value=0\.0, low=0\.0, high=",
     "own_names": r"'latents': 'kept', .*recall 1\.0 -> ",
     "own_method": r"recall 1\.0 -> 0\.\d+ .*'fail'",
     "audit_checkpoint": r"'known': 50, .*- Recall of neighbours: 100\.0% before, ",
@@ -89,9 +89,8 @@ def test_an_example_that_fails_is_noticed(tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(TIMEOUT_S)
 def test_the_front_door_opens_from_anywhere(tmp_path):
-    outcome = (
-        "\nassert report.verdict == 'inconclusive', report.verdict\nassert report.forget.recall.after.value == 0.0\n"
-    )
+    # Inconclusive or a fail: with a single name that turns on a question or two, and so on the processor.
+    outcome = "\nassert report.verdict != 'pass', report.verdict\nassert report.forget.recall.after.value == 0.0\n"
     run_python(python_blocks(FRONT_DOOR.read_text(encoding="utf-8")) + outcome, tmp_path)
     assert (tmp_path / "acts.h5").is_file()
     assert (tmp_path / "sae" / "sae_weights.safetensors").is_file()

@@ -123,6 +123,7 @@ class Processes:
 
 
 ALONE = Processes()
+_JOINED: list[bool] = []  # something, once this process has been one of several
 
 
 @contextmanager
@@ -143,6 +144,11 @@ def _all_there() -> Iterator[None]:
         ) from error
 
 
+def was_one_of_several() -> bool:
+    """Tell whether this process has joined others."""
+    return bool(_JOINED)
+
+
 @contextmanager
 def joined_processes() -> Iterator[Processes]:
     """Join the processes that `torchrun` started; a single process joins no group."""
@@ -154,6 +160,7 @@ def joined_processes() -> Iterator[Processes]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo", timeout=PATIENCE)
     processes = Processes(dist.get_rank(), count)
+    _JOINED.append(True)
     try:
         yield processes
         processes.wait()  # one that left while another still sends would break the connection under it

@@ -16,6 +16,7 @@ from sae_train.run.runs import run_folder
 pytestmark = pytest.mark.slow
 # `wb`, whose process 1, before its third step, tells the launcher to stop or is killed. Until the launcher has told
 # them in turn, both processes wait: else a fast machine would be at the end before.
+SEEN = {"PYTHONFAULTHANDLER": "1"}  # a process that aborts says where
 AT_THE_THIRD_STEP = """
 import os, signal, sys, time
 from sae_train.run import stopping
@@ -41,7 +42,7 @@ def launched(how: str, words: list[str]) -> subprocess.CompletedProcess:
     """Run `wb` in two processes that torchrun starts."""
     launcher = [str(Path(sys.executable).with_name("torchrun")), "--standalone", "--nproc-per-node", "2", "--no-python"]
     line = [*launcher, sys.executable, "-c", AT_THE_THIRD_STEP, how, *words]
-    return subprocess.run(line, capture_output=True, text=True, timeout=300, env=dict(os.environ))
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, env=os.environ | SEEN)
 
 
 @pytest.fixture(scope="module")

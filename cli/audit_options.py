@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from unlearn.auditing import POLICIES
+from unlearn.auditing import shipped_policy
 from unlearn.config import AuditConfig
 
 model_options = options.option_list(
@@ -38,9 +38,7 @@ class PolicyFile(options.ExistingFile):
         Raises:
             MissingFileError: There is no such file, nor one of that name.
         """
-        if (POLICIES / f"{value}.toml").is_file():
-            return POLICIES / f"{value}.toml"
-        return super().convert(value, param, ctx)
+        return super().convert(shipped_policy(Path(value)), param, ctx)
 
 
 audit_options = options.option_list(

@@ -24,8 +24,7 @@ def command(sae: Path, repo_id: str, plan: bool, as_json: bool, config_path: Pat
     `wb import-sae owner/name:folder` does. The token is the one of `hf auth login`, or the variable HF_TOKEN.
     """
     from cli.output.render import emit, note
-    from sae_train import push_sae
-    from sae_train.sharing.push import plan_push
+    from sae_train.sharing.push import plan_push, send
 
     upload = plan_push(sae, repo_id, **given)
     found = {
@@ -33,7 +32,7 @@ def command(sae: Path, repo_id: str, plan: bool, as_json: bool, config_path: Pat
         "path_in_repo": upload.path_in_repo,
         "files": sorted(upload.files),
         "bytes": upload.n_bytes,
-        "commit": None if plan else push_sae(sae, repo_id, **given),
+        "commit": None if plan else send(upload),
     }
     if plan:
         note(upload.card)

@@ -108,18 +108,22 @@ def push_sae(
         ConfigError: The repository has no such name, or the SAE names its model by a path of this machine.
         RunError: The hub cannot be reached, or refuses.
     """
+    return send(plan_push(folder, repo_id, config=config, **settings), token=token)
+
+
+def send(upload: Upload, *, token: str | None = None) -> str:
+    """Send what `plan_push` returned; return the address of the commit. Arguments and errors as in `push_sae`."""
     from huggingface_hub import CommitOperationAdd, HfApi
 
-    upload = plan_push(folder, repo_id, config=config, **settings)
     api = HfApi(token=token)
-    with _in_words(repo_id):
-        api.create_repo(repo_id, private=upload.is_private or None, exist_ok=True)
+    with _in_words(upload.repo_id):
+        api.create_repo(upload.repo_id, private=upload.is_private or None, exist_ok=True)
         files = dict(upload.files)
-        if CARD not in {f.rfilename for f in api.model_info(repo_id).siblings or ()}:
+        if CARD not in {f.rfilename for f in api.model_info(upload.repo_id).siblings or ()}:
             files[CARD] = upload.card.encode()  # the first SAE's card is the repository's page
         # huggingface_hub reads a file where it is given a path as text.
         added = [CommitOperationAdd(p, f if isinstance(f, bytes) else str(f)) for p, f in sorted(files.items())]
-        done = api.create_commit(repo_id, added, commit_message=f"SAE at {upload.path_in_repo}")
+        done = api.create_commit(upload.repo_id, added, commit_message=f"SAE at {upload.path_in_repo}")
     return str(done.commit_url)
 
 

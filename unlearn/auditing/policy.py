@@ -13,7 +13,7 @@ from sae_train.errors import ConfigError, FileFormatError
 from sae_train.fields import Field, check_field, config_class, described, from_mapping, require
 from sae_train.run.runs import require_file
 from sae_train.text_files import read_toml
-from unlearn.auditing import POLICIES
+from unlearn.auditing import POLICIES, shipped_policy
 from unlearn.auditing.audit_report import PolicyRecord
 
 # Version 4 is sharper; how often it errs was measured on one world alone (docs/results/audit_calibration.md).
@@ -168,7 +168,7 @@ def load_policy(path: Path) -> AuditPolicy:
         FileFormatError: It is not TOML, or keys are missing.
         ConfigError: An unknown key, a version that this program does not know, or a limit out of range.
     """
-    path = shipped(path)
+    path = shipped_policy(path)
     require_file(path, "policy", field="policy")
     raw = read_toml(path, what="the policy")
     version, known = raw.get("version"), " or ".join(map(str, VERSIONS))
@@ -194,12 +194,6 @@ def load_policy(path: Path) -> AuditPolicy:
         except ConfigError as error:
             raise FileFormatError(f"'{path}', {key}", got=repr(raw[key])[:80], expected=error.expected) from None
     return from_mapping(AuditPolicy, raw)
-
-
-def shipped(path: Path) -> Path:
-    """Return the file of a policy that is shipped, where a path is its name and no file."""
-    own = POLICIES / f"{path}.toml"
-    return own if path.name == str(path) and own.is_file() and not path.exists() else path
 
 
 @cache

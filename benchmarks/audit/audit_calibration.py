@@ -37,7 +37,7 @@ from sae_train.rng import torch_rng
 from sae_train.text_files import lines_of, read_text
 from unlearn.auditing.audit_json import report_from_json, report_to_json
 from unlearn.auditing.audit_report import AuditReport
-from unlearn.auditing.policy import default_policy
+from unlearn.auditing.policy import AuditPolicy, default_policy, load_policy
 from unlearn.auditing.verdict import decide
 from unlearn.config import AuditConfig, configure
 
@@ -165,16 +165,17 @@ def keep(out: Path, done: Kept, took: float) -> None:
         stream.write(json.dumps(line) + "\n")
 
 
-def kept(out: Path) -> list[Kept]:
-    """Return the audits so far, judged by the shipped policy of today."""
-    path = out / "audits.jsonl"
+def kept(out: Path, policy: AuditPolicy | None = None) -> list[Kept]:
+    """Return the audits so far, judged by a policy; by default the shipped one of today."""
+    path, policy = out / "audits.jsonl", policy or default_policy()
     lines = [json.loads(line) for line in lines_of(read_text(path))] if path.exists() else []
-    return [Kept(x["seed"], x["subject"], x["draw"], judged(report_from_json(x, name=str(path)))) for x in lines]
+    return [
+        Kept(x["seed"], x["subject"], x["draw"], judged(report_from_json(x, name=str(path)), policy)) for x in lines
+    ]
 
 
-def judged(report: AuditReport) -> AuditReport:
-    """Return the report with verdict and checks by the shipped policy of today; the figures stay."""
-    policy = default_policy()
+def judged(report: AuditReport, policy: AuditPolicy) -> AuditReport:
+    """Return the report with verdict and checks by a policy; the figures stay."""
     verdict, checks = decide(report, policy)
     return replace(report, verdict=verdict, checks=tuple(checks), policy=policy.record())
 
@@ -223,6 +224,7 @@ def main() -> None:
     )
     parser.add_argument("--subject", nargs="*", default=[], help="Models to audit; all by default.")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--policy", type=Path, help="Judges the finished audits; by default the shipped one of today.")
     parser.add_argument("--docs", type=Path)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
@@ -230,7 +232,7 @@ def main() -> None:
     for seed in args.seeds:
         run_seed(seed, args.worlds or args.out, args.out, args.requests, args.subject, config)
     if args.docs is not None:
-        args.docs.write_text(page(kept(args.out)), encoding="utf-8")
+        args.docs.write_text(page(kept(args.out, args.policy and load_policy(args.policy))), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from benchmarks.audit.audit_calibration import N_RETAINED, labels_of, left_out, requests
-from benchmarks.audit.detector_cells import CERTAIN, Cell, Evidence, as_line, cell_path, keep, kept
+from benchmarks.audit.detector_cells import CERTAIN, Cell, Evidence, as_line, cell_path, judged_by, keep, kept
 from benchmarks.audit.detector_models import Model, Subject, models, with_labels
 from benchmarks.audit.detector_page import page
 from benchmarks.unlearning.worlds import World, open_world, world_folder
@@ -35,6 +35,7 @@ from sae_train.run.notes import note
 from sae_train.text.tokens import Document
 from unlearn.auditing.attacks.path import PathConfig
 from unlearn.auditing.attacks.relearn import relearn
+from unlearn.auditing.policy import load_policy
 from unlearn.auditing.request import Request
 from unlearn.auditing.roles import make_context
 from unlearn.config import AuditConfig
@@ -117,7 +118,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="Beginnings of names or families of models.")
     parser.add_argument("--full", action="store_true", help="Audit with all draws and lessons, not with `--quick`'s.")
     parser.add_argument("--docs", type=Path)
+    parser.add_argument("--policies", type=Path, nargs="+", default=[Path("default-v3"), Path("default-v4")])
     args = parser.parse_args()
+    policies = [load_policy(path) for path in args.policies]
     (args.out / "cells").mkdir(parents=True, exist_ok=True)
     config, worlds = AuditConfig() if args.full else AuditConfig().quick(), args.worlds or args.out
     subjects: dict[int, Subject] = {}
@@ -130,7 +133,10 @@ def main() -> None:
         keep(args.out, cell)
         note(as_line(cell))
     if args.docs is not None:
-        args.docs.write_text(page(kept(args.out), (__doc__ or "").replace("\n    python", "\n\n    python", 1)))
+        intro = (__doc__ or "").replace("\n    python", "\n\n    python", 1)
+        cells = kept(args.out)
+        judged = {f"{p.name} version {p.version} ({p.sha256[:8]})": judged_by(cells, p) for p in policies}
+        args.docs.write_text(page(judged, intro), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from sae_train.run.runs import write_json
 from sae_train.text_files import read_json
 from unlearn.auditing.audit_json import report_from_json, report_to_json
 from unlearn.auditing.audit_report import AuditReport
+from unlearn.auditing.policy import AuditPolicy, default_policy
 
 FORGOTTEN, NOT, APART = "forgotten", "not", "apart"
 CERTAIN = {"never": FORGOTTEN, "untouched": NOT, "half": NOT, "damaged": NOT}
@@ -93,8 +94,13 @@ def kept(out: Path) -> list[Cell]:
     return [read_cell(path) for path in sorted((out / "cells").glob("*.json"))]
 
 
+def judged_by(cells: Sequence[Cell], policy: AuditPolicy) -> list[Cell]:
+    """Return the cells, judged by another policy."""
+    return [replace(cell, report=judged(cell.report, policy)) for cell in cells]
+
+
 def read_cell(path: Path) -> Cell:
-    """Return one cell."""
+    """Return one cell, judged by the shipped policy of today."""
     raw = read_json(path, expected="a cell of the bench")
     evidence = raw.get("evidence")
     return Cell(
@@ -102,7 +108,7 @@ def read_cell(path: Path) -> Cell:
         family=raw["family"],
         name=raw["name"],
         draw=raw["draw"],
-        report=judged(report_from_json(raw["report"], name=str(path))),
+        report=judged(report_from_json(raw["report"], name=str(path)), default_policy()),
         evidence=None if evidence is None else Evidence(evidence["target"], Interval(*evidence["control"])),
         seconds=raw["seconds"],
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from benchmarks.audit.detector_cells import APART, FORGOTTEN, NOT, Cell, of_truth
 from benchmarks.audit.detector_scores import (
@@ -18,24 +18,27 @@ from benchmarks.audit.detector_scores import (
     verdict_errors,
 )
 from sae_train.intervals import Interval
-from unlearn.auditing.policy import default_policy
 
 
-def page(cells: Sequence[Cell], intro: str) -> str:
-    """Render everything that the cells say."""
-    policy = default_policy()
+def page(by_policy: Mapping[str, Sequence[Cell]], intro: str) -> str:
+    """Render everything that the cells say.
+
+    Args:
+        by_policy: The finished cells as each policy judges them; the last one's verdicts are shown model by model.
+        intro: What was run.
+    """
+    shown, cells = list(by_policy.items())[-1]
     return "\n".join(
         [
             "# The audit as a detector",
             "",
             intro.strip(),
             "",
-            f"{len(cells)} models, {len({c.seed for c in cells})} worlds; policy `{policy.name}`, version "
-            f"{policy.version}, sha256 {policy.sha256[:16]}….",
+            f"{len(cells)} models, {len({c.seed for c in cells})} worlds. Checks and single verdicts: policy {shown}.",
             "",
             "## Errors",
             "",
-            *_errors(cells),
+            *_errors(cells, by_policy),
             "",
             "## Each check alone, and the depth",
             "",
@@ -53,12 +56,10 @@ def page(cells: Sequence[Cell], intro: str) -> str:
     )
 
 
-def _errors(cells: Sequence[Cell]) -> list[str]:
-    """Return the table of errors of the verdict and of a limit on the depth."""
-    rows = {
-        "verdict (`inconclusive` is neither)": verdict_errors(cells),
-        "depth, by the limit that the other worlds give": left_out_errors(cells, depth_score),
-    }
+def _errors(cells: Sequence[Cell], by_policy: Mapping[str, Sequence[Cell]]) -> list[str]:
+    """Return the table of errors of the verdicts, which may leave a model open, and of a limit on the depth."""
+    rows = {f"verdict, policy {name}": verdict_errors(judged) for name, judged in by_policy.items()}
+    rows["depth, by the limit that the other worlds give"] = left_out_errors(cells, depth_score)
     head = ["| decided by | false passes | false fails | cheats that pass |", "|---|---|---|---|"]
     return [*head, *(f"| {name} | {_row(e)} |" for name, e in rows.items())]
 

@@ -121,7 +121,12 @@ def test_what_catches_which(bench):
 
 
 def test_the_page_says_all_of_it(bench):
-    text = page(bench, "What it is.")
+    blind = [replace(c, report=replace(c.report, verdict="inconclusive")) for c in bench]
+    text = page({"blind": blind, "seeing": bench}, "What it is.")
+    rates = {
+        line.split("|")[1].strip(): line.split("|")[2].split()[0] for line in text.splitlines() if "verdict, " in line
+    }
+    assert rates == {"verdict, policy blind": "0.000", "verdict, policy seeing": "0.200"}
     assert "10 models, 4 worlds" in text and "| cheat: spared | apart (1) |" in text
     assert "| spared | attack: relearn (1) |" in text and "What it is." in text
     assert "0.200 (" in text.split("## Each check alone")[0]

@@ -1,6 +1,7 @@
 """How often never-known groups fall outside the matched null, at every kind of place.
 
-    python -m benchmarks.audit.null_rate --out RUN --worlds DIR [--seeds 0 1 2 3 4] [--draws 200] [--requests 20]
+    python -m benchmarks.audit.null_rate --out RUN --worlds DIR [--seeds 0 1 2 3 4] [--draws 200] [--requests 40]
+        [--docs docs/results/null_rate.md]
 
 On the world's model trained without 40 known entities (`audit_calibration.py`; nobody in it knows the targets):
 
@@ -10,6 +11,7 @@ left out  requests of 20 of the 40 entities, their history not said: what an aud
 
 At a level of 5 % each kind of place, and all together, is to be outside in about 5 %. `drawn` is exact by construction, so
 that it tests the code; `left out` tests the assumption, and takes the history that fits best, so that it may stay below.
+A world's draws are kept in RUN/null-SEED.json and not made twice.
 """
 
 from __future__ import annotations
@@ -29,6 +31,8 @@ from features.stats.intervals import wilson
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
 from sae_train.run.notes import note
+from sae_train.run.runs import write_json
+from sae_train.text_files import read_json
 from unlearn.auditing.context import AuditContext
 from unlearn.auditing.evaluations.matched_null import LEVEL, Reading, matched_null, read_places
 from unlearn.auditing.evaluations.matching import Matching, matchings
@@ -122,24 +126,39 @@ def table(draws: Sequence[Draw]) -> str:
     return "\n".join(rows)
 
 
+def draws_of(seed: int, worlds: Path, out: Path, args: argparse.Namespace) -> list[Draw]:
+    """Return the draws of one world; kept whole or not at all."""
+    path, asked = out / f"null-{seed}.json", [args.draws, args.requests, args.permutations]
+    if path.exists():
+        raw = read_json(path, expected="draws of a world")
+        if raw["asked"] == asked:
+            return [Draw(**draw) for draw in raw["draws"]]
+    subject, never = opened(seed, worlds, out)
+    config = AuditConfig(permutations=args.permutations)
+    found = [*drawn_groups(subject, never, config, args.draws), *left_out_groups(subject, never, config, args.requests)]
+    write_json(path, {"asked": asked, "draws": [draw._asdict() for draw in found]})
+    return found
+
+
 def main() -> None:
-    """Draw and print the table."""
+    """Draw, print the table, and write the page if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--worlds", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--draws", type=int, default=200, help="Groups of unknown entities per world.")
-    parser.add_argument("--requests", type=int, default=20, help="Requests about left-out entities per world.")
+    parser.add_argument("--requests", type=int, default=40, help="Requests about left-out entities per world.")
     parser.add_argument("--permutations", type=int, default=199)
+    parser.add_argument("--docs", type=Path)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     draws: list[Draw] = []
     for seed in args.seeds:
-        subject, never = opened(seed, args.worlds or args.out, args.out)
-        config = AuditConfig(permutations=args.permutations)
-        draws += drawn_groups(subject, never, config, args.draws)
-        draws += left_out_groups(subject, never, config, args.requests)
+        draws += draws_of(seed, args.worlds or args.out, args.out, args)
         note(table(draws))
+    if args.docs is not None:
+        intro = (__doc__ or "").replace("\n    python", "\n\n    python", 1).strip()
+        args.docs.write_text(f"# The rate of the matched null\n\n{intro}\n\n{table(draws)}\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
+
 import pytest
 
-from benchmarks.audit.null_rate import KINDS, Draw, table
+from benchmarks.audit import null_rate
+from benchmarks.audit.null_rate import KINDS, Draw, draws_of, table
 
 
 def test_the_table_counts_groups_outside_by_sort_and_kind():
@@ -28,3 +31,15 @@ def test_every_place_is_of_one_kind():
     )
     kinds = [[k for k, belongs in KINDS.items() if k != "all places" and belongs(place)] for place in places]
     assert all(len(found) == 1 for found in kinds), kinds
+
+
+def test_a_worlds_draws_are_kept_and_made_anew_when_others_are_asked_for(monkeypatch, tmp_path):
+    made = []
+    monkeypatch.setattr(null_rate, "opened", lambda *given: made.append(given) or (None, None))
+    monkeypatch.setattr(null_rate, "drawn_groups", lambda *given: [Draw("drawn", 3, {"all places": 0.2})])
+    monkeypatch.setattr(null_rate, "left_out_groups", lambda *given: [Draw("left out", 3, {"all places": 0.7})])
+    args = Namespace(draws=1, requests=1, permutations=9)
+    first = draws_of(3, tmp_path, tmp_path, args)
+    assert draws_of(3, tmp_path, tmp_path, args) == first and len(made) == 1
+    draws_of(3, tmp_path, tmp_path, Namespace(draws=2, requests=1, permutations=9))
+    assert len(made) == 2

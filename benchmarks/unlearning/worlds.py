@@ -88,8 +88,12 @@ class World:
         )
 
     def audit(self, after: LanguageModel, names: Sequence[str], config: AuditConfig, **given: Any) -> AuditReport:
-        """Audit any model against the original one, without latents or SAEs: all are asked the same, however made."""
-        known = {"labels": self.labels, "templates": self.templates}
+        """Audit any model against the original one, without SAEs: all are asked the same, however made.
+
+        Of the latents, where they are, only the halves are used: what a removal read is not what it is audited on.
+        """
+        halves = self.latents if self.latents.exists() else None
+        known = {"latents": halves, "labels": self.labels, "templates": self.templates}
         return audit(self.lm, after, forget=names, config=config, progress=silent, **known, **given)
 
     def context(self, after: LanguageModel, names: Sequence[str], config: AuditConfig, **given: Any) -> AuditContext:

@@ -26,7 +26,8 @@ class Request:
         analysis: Mined latents: mining and held-out halves of the entities, directions to steer along. Without it the
             halves are drawn.
         saes: SAEs in which the targets are looked for too.
-        trained_on: Keys of the known entities that the fine-tune retained; the others are reported on their own.
+        trained_on: Keys of the entities that the removal read beside the targets. Known ones that it did not read
+            are reported on their own; with unknown ones that it read the targets are not compared.
         removed: Keys of what was removed in all; whatever the labels say, none of it counts as known.
         documents: General text; without any, the questions and answers of other known entities serve.
         text_name: What to call it in the report.

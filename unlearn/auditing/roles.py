@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +17,7 @@ from sae_train.errors import EntityError, ShapeError
 from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
-from unlearn.auditing.context import AuditContext, audited_blocks, nearest_known
+from unlearn.auditing.context import MIN_ENTITIES, AuditContext, audited_blocks, nearest_known
 from unlearn.auditing.request import Request
 from unlearn.config import AuditConfig
 from unlearn.problem.data import mining_half, resolve_targets, retained_prompts, text_windows, without_targets
@@ -44,9 +44,9 @@ def make_context(before: LanguageModel, after: LanguageModel, request: Request, 
     taken = {e.key for e in neighbours}
     generator = rng("roles.retain", config.seed)
     retain = _shuffled([e for e in known if e.key not in taken], generator)[: config.max_retain]
-    known_mining, _ = halves(labels, analysis, "known", config.seed)
+    known_mining, _ = halves(labels, analysis, "known", config.seed, request.trained_on)
     known_mining = [e for e in known_mining if e.key not in gone]
-    unknown_mining, unknown_heldout = halves(labels, analysis, "unknown", config.seed)
+    unknown_mining, unknown_heldout = halves(labels, analysis, "unknown", config.seed, request.trained_on)
     unknown = [e for e in unknown_heldout if e.type in types]
     if not known_mining or not unknown_mining or len(unknown) < 2:
         raise EntityError(
@@ -114,9 +114,17 @@ def _hook_point(lm: LanguageModel, request: Request) -> str:
 
 
 def halves(
-    labels: Sequence[Entity], analysis: LatentAnalysis | None, label: str, seed: int
+    labels: Sequence[Entity],
+    analysis: LatentAnalysis | None,
+    label: str,
+    seed: int,
+    trained_on: Collection[str] = (),
 ) -> tuple[list[Entity], list[Entity]]:
-    """Return the entities with a label as (for probes, held out): the analysis' halves, or halves of each type."""
+    """Return the entities with a label as (for probes, held out): the analysis' halves, or halves of each type.
+
+    Without an analysis what the removal read is not held out, where at least as many as for a probe are left: targets
+    lie among names that were trained together with them, whatever they are to the model.
+    """
     if analysis is not None:
         return mining_half(labels, analysis, label)
     first: list[Entity] = []
@@ -124,8 +132,11 @@ def halves(
     for kind, members in by_type([e for e in labels if e.label == label]).items():
         generator = rng("roles.halves", seed, *kind.encode())
         shuffled = _shuffled(members, generator)
-        first += shuffled[: len(shuffled) // 2]
-        second += shuffled[len(shuffled) // 2 :]
+        shuffled.sort(key=lambda e: e.key not in trained_on)  # stable: in each part the order stays as drawn
+        n_read = sum(e.key in trained_on for e in shuffled)
+        n_first = n_read if len(shuffled) // 2 < n_read <= len(shuffled) - MIN_ENTITIES else len(shuffled) // 2
+        first += shuffled[:n_first]
+        second += shuffled[n_first:]
     return first, second
 
 

@@ -48,7 +48,7 @@ class RemovalRecord:
 
     def _check(self) -> None:
         """Read everything once: a part of another kind shows here, and not after an audit's work."""
-        _ = self.hook_point, self.method, self.retained, self.removed, self.chain, self.original
+        _ = self.hook_point, self.method, self.retained, self.unknown, self.removed, self.chain, self.original
 
     @property
     def hook_point(self) -> str | None:
@@ -65,6 +65,11 @@ class RemovalRecord:
     def retained(self) -> list[str]:
         """Return the keys of the known entities that any removal of the chain was trained to retain."""
         return list(dict.fromkeys(str(key) for link in self.chain for key in link.get("retain", [])))
+
+    @property
+    def unknown(self) -> list[str]:
+        """Return the keys of the unknown entities that any removal of the chain read, partners among them."""
+        return list(dict.fromkeys(str(key) for link in self.chain for key in link.get("unknown", [])))
 
     @property
     def removed(self) -> dict[str, str]:
@@ -92,6 +97,7 @@ class RemovalRecord:
             "method": self.values.get("config", {}).get("method"),
             "forget": inputs.get("forget", []),
             "retain": inputs.get("retain", []),
+            "unknown": [*inputs.get("partners", []), *inputs.get("unknown", [])],
             **{key: inputs[key] for key in ("original", "original_hash") if key in inputs},
             "model_hash": self.values.get("model_hash"),
         }

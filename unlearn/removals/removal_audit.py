@@ -119,7 +119,7 @@ def as_recorded(request: Request, before: LanguageModel, unlearned: Model) -> Re
     return replace(
         request,
         hook_point=request.hook_point or record.hook_point,
-        trained_on=record.retained,
+        trained_on=(*record.retained, *record.unknown),
         removed=record.removed,
         facts={
             "model": before.name,

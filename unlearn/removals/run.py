@@ -351,6 +351,7 @@ def _inputs(problem: Problem, loaded: Sae, base: Base, original: Base) -> dict[s
         "earlier_partners": [e.key for e in sets.earlier_partner],
         "partners": [e.key for e in sets.partner],
         "retain": [e.key for e in sets.retain],
+        "unknown": [e.key for e in sets.unknown],
         "text_hash": text_hash(str(window) for window in problem.text),
         "n_text_windows": len(problem.text),
         **({} if problem.config.kl_budget is None else {"heldout_hash": text_hash(map(str, problem.heldout))}),

@@ -487,9 +487,17 @@ def test_unknown_entities_are_matched_and_given_facts(world_lm):
     control = with_facts(targets, [long], [Entity("K", "t", {"b": ["5"]})], seed=0)
     assert control[0].facts["a"] == ["9"], "its own"
     assert control[0].facts["b"][0] in ("5", "2"), "drawn"
-    first, second = halves([replace(short, name=str(i), label="unknown") for i in range(10)], None, "unknown", 0)
-    assert len(first) == len(second) == 5
+    unknown = [replace(short, name=str(i), label="unknown") for i in range(20)]
+    first, second = halves(unknown, None, "unknown", 0)
+    assert len(first) == len(second) == 10
     assert not {e.key for e in first} & {e.key for e in second}
+    for n_read, n_first in ((4, 10), (13, 13), (18, 10)):  # 18: too few would be left to compare with
+        read = [e.key for e in unknown[:n_read]]
+        first, second = halves(unknown, None, "unknown", 0, read)
+        assert (len(first), len(second)) == (n_first, 20 - n_first)
+        assert n_read == 18 or set(read) <= {e.key for e in first}, (
+            "what a removal read is not what it is compared with"
+        )
 
 
 # --------------------------------------------------------------------------------------------- bad input

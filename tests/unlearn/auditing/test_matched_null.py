@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from features.entities.entities import Entity
 from features.labels.made_up import recombined_groups
 from unlearn.auditing.evaluations.group_statistics import CENTRE, KNOWN, PARTNER, fold_aurocs
-from unlearn.auditing.evaluations.matched_null import Reading, compared
+from unlearn.auditing.evaluations.matched_null import Reading, compared, how_well
 from unlearn.auditing.evaluations.matching import Matching, length_strata, piece_ranks
 from unlearn.auditing.evaluations.two_sample import relabelled
 
@@ -51,6 +52,18 @@ def test_never_known_groups_have_any_p():
     found = [compared(*made(seed), seed).p for seed in range(30)]
     assert 0.34 < np.mean(found) < 0.66
     assert sum(p < 0.05 for p in found) <= 5
+
+
+def test_a_history_of_few_groups_does_not_fit_because_its_p_cannot_be_small():
+    readings, natural = made(0, shift=0.6)
+    few = replace(natural, history="few", labels=natural.labels[:20])
+    far = {
+        name: replace(r, known={k: v * (50 if i < N_TARGETS else 1) for i, (k, v) in enumerate(r.known.items())})
+        for name, r in readings.items()
+    }
+    p_natural, p_few = (compared(readings, m, 0).p for m in (natural, few))
+    assert p_natural < p_few <= 0.05, "both at the least that their groups allow"
+    assert how_well(compared(far, few, 0)) < how_well(compared(readings, natural, 0))
 
 
 @pytest.mark.slow

@@ -73,9 +73,24 @@ def matched_null(context: AuditContext, readings: Mapping[str, Reading], tried: 
         tried: One matching per history.
     """
     found = [compared(readings, matching, context.config.seed) for matching in tried]
-    best = max(range(len(found)), key=lambda i: found[i].p)
+    best = max(range(len(found)), key=lambda i: how_well(found[i]))
     by_history = {m.history: f.p for m, f in zip(tried, found, strict=True)}
     return replace(found[best], matched=what_is_matched(context, tried[best]), p_by_history=by_history)
+
+
+def how_well(found: MatchedNull) -> tuple[float, float]:
+    """Return what orders comparisons by how well the targets fit: p, and where no group reaches them how far they are.
+
+    The smallest p that there can be says how many groups were drawn, not how well anything fits. How far is the share
+    of the variance over targets and groups that is the targets' own, z^2 / (1 + n_groups): z itself is bounded by it.
+
+    Example:
+        >>> few = MatchedNull(1 / 60, 8, 40, n_groups=59, history="", place="", statistic="", z=7.5, detectable=0.1)
+        >>> how_well(few) < how_well(replace(few, p=1 / 200, n_groups=199, z=-4.0))
+        True
+    """
+    is_least = found.p <= 1 / (found.n_groups + 1) + 1e-12
+    return 0.0 if is_least else found.p, -found.z**2 / (1 + found.n_groups)
 
 
 def read_places(context: AuditContext, tried: Sequence[Matching]) -> dict[str, Reading]:

@@ -132,10 +132,10 @@ def split_sets(
     lost = [e for e in gone if earlier[e.key] not in old]
     aims = {e.key: old[earlier[e.key]] for e in gone if earlier[e.key] in old}
     if lost:
-        aims |= {e.key: p for e, p in zip(lost, _balanced(lm, lost, unknown, templates, seed), strict=True)}
+        aims |= {e.key: p for e, p in zip(lost, balanced(lm, lost, unknown, templates, seed), strict=True)}
     return UnlearnSets(
         forget=forget,
-        partner=_balanced(lm, forget, _not_taken(unknown, list(aims.values())), templates, seed),
+        partner=balanced(lm, forget, _not_taken(unknown, list(aims.values())), templates, seed),
         retain=kept[:n_retain],
         holdout=kept[n_retain:],
         unknown=unknown,
@@ -151,7 +151,7 @@ def _not_taken(unknown: Sequence[Entity], taken: Sequence[Entity]) -> list[Entit
     return [u for u in unknown if u.key not in keys or u.type not in types]
 
 
-def _balanced(
+def balanced(
     lm: LanguageModel, targets: Sequence[Entity], unknown: Sequence[Entity], templates: Templates, seed: int
 ) -> list[Entity]:
     """Pair targets with unknown entities that are together like all of their types, by what they look like inside.

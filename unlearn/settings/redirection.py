@@ -92,12 +92,12 @@ class RedirectSettings(MethodSettings):
         ),
     ] = "name-and-behind"
     aim: Annotated[
-        Literal["matched", "sampled", "mean"],
+        Literal["made-up", "matched", "sampled", "mean"],
         Field(
-            description="Whose activations are aimed at: the target's matched partner's, those of an unknown entity "
-            "sampled for every prompt, or the mean over several."
+            description="Whose activations are aimed at: those of a name made up of pieces of unknown names, of the "
+            "matched partner, of an unknown entity sampled for every prompt, or the mean over several."
         ),
-    ] = "matched"
+    ] = "made-up"
     which_latents: Annotated[
         Literal["selected", "all"],
         Field(description="Latents whose pre-activations are moved: the selected ones or all."),

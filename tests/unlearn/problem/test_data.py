@@ -23,6 +23,7 @@ from unlearn.problem.data import (
     training_prompts,
     without_targets,
 )
+from unlearn.problem.made_up_partners import made_up_partners
 from unlearn.problem.paired_prompts import AVERAGED, aimed_prompts, pair_batch, paired_prompts
 
 
@@ -228,6 +229,20 @@ def test_aims_are_unknown_entities_at_matching_tokens(world_lm, sets, world_temp
     partners = {e.name for e in sets.partner}
     assert (others == partners) == (aim == "matched")
     assert lists == aimed_prompts(world_lm, sets, world_templates, aim=aim, **settings), "drawn by seed"
+
+
+def test_made_up_partners_are_in_no_list(world_lm, sets, world_templates):
+    found = made_up_partners(world_lm, sets, world_templates, seed=3)
+    assert [e.type for e in found] == [t.type for t in sets.forget]
+    listed = {e.name for group in (sets.forget, sets.retain, sets.holdout, sets.unknown, sets.partner) for e in group}
+    assert not {e.name for e in found} & listed
+    pieces = {word for e in (*sets.unknown, *sets.partner) for word in e.name.split()}
+    assert all(word in pieces for e in found for word in e.name.split() if len(e.name.split()) > 1)
+    assert len({e.key for e in found}) == len(found)
+    assert found == made_up_partners(world_lm, sets, world_templates, seed=3) != sets.partner
+    one = replace(sets, unknown=sets.unknown[:1], partner=[sets.unknown[0] for _ in sets.forget])
+    kept = made_up_partners(world_lm, one, world_templates, seed=3)
+    assert kept == one.partner, "nothing can be dealt anew"
 
 
 def test_matching_tokens(world_lm, sets, world_templates):

@@ -90,7 +90,7 @@ def how_well(found: MatchedNull) -> tuple[float, float]:
         True
     """
     is_least = found.p <= 1 / (found.n_groups + 1) + 1e-12
-    return 0.0 if is_least else found.p, -found.z**2 / (1 + found.n_groups)
+    return 0.0 if is_least else found.p, -(found.z**2) / (1 + found.n_groups)
 
 
 def read_places(context: AuditContext, tried: Sequence[Matching]) -> dict[str, Reading]:

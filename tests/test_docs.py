@@ -9,6 +9,7 @@ import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
+from xml.etree import ElementTree
 
 import click
 import pytest
@@ -54,6 +55,30 @@ def check_words(line: str) -> None:
 def test_generated_parts_are_up_to_date(generate):
     outdated = [str(path.relative_to(ROOT)) for path in generate.outdated_pages()]
     assert not outdated, f"run: python docs/generate.py ({', '.join(outdated)})"
+
+
+def test_figures_are_as_they_are_drawn(tmp_path, monkeypatch):
+    figures = load("docs/figures.py")
+    assert figures.outdated_figures() == {}, "run: python docs/figures.py"
+    assert {p.stem for p in figures.IMAGES.glob("*.svg")} == set(figures.FIGURES)
+    monkeypatch.setattr(figures, "IMAGES", tmp_path)
+    (tmp_path / "sae.svg").write_text("<svg/>", encoding="utf-8")
+    assert {p.stem for p in figures.outdated_figures()} == set(figures.FIGURES)
+
+
+def test_a_figure_says_what_it_shows_and_stays_on_its_panel():
+    for name, draw in load("docs/figures.py").FIGURES.items():
+        svg = ElementTree.fromstring(draw())
+        width, height = float(svg.get("width", 0)), float(svg.get("height", 0))
+        assert svg.get("role") == "img" and len(svg.get("aria-label", "")) > 20, name
+        words = " ".join(t.text or "" for t in svg.iter("{http://www.w3.org/2000/svg}text"))
+        assert name == "walk" or "schematic" in words, name
+        for part in svg.iter():
+            x, y = float(part.get("x", 0)), float(part.get("y", 0))
+            assert x + float(part.get("width", 0)) <= width and y + float(part.get("height", 0)) <= height, (name, x, y)
+        for page in PAGES:
+            for alt in re.findall(rf"!\[([^\]]*)\]\([^)]*{name}\.svg\)", (ROOT / page).read_text(encoding="utf-8")):
+                assert alt == svg.get("aria-label"), page
 
 
 def test_an_outdated_part_is_noticed(generate):

@@ -53,6 +53,17 @@ def test_what_comes_from_elsewhere_would_be_seen():
     assert not LOADED.search('<a href="https://arxiv.org/abs/2406.04093">paper</a> <script src="assets/x.js">')
 
 
+def test_notebook_outputs_take_the_dark_colours_of_our_pages():
+    """Every colour that an output may bring is replaced on a dark page, by that of our own pages."""
+    pages = (ROOT / "features/pages/templates/style.html.j2").read_text(encoding="utf-8")
+    dark = dict(re.findall(r"--([\w-]+): (#\w+)", pages.split("prefers-color-scheme: dark", 1)[1].split("} }", 1)[0]))
+    site = dict(re.findall(r"--([\w-]+): (#\w+) !important", (ROOT / "docs/site.css").read_text(encoding="utf-8")))
+    assert site == {name: dark[name] for name in site}
+    for notebook in sorted((ROOT / "docs/start").glob("*.ipynb")):
+        brought = set(re.findall(r"--([a-z0-9-]+):#\w{6}", notebook.read_text(encoding="utf-8")))
+        assert brought <= set(site), notebook.name
+
+
 @pytest.mark.slow
 def test_the_api_pages_hold_what_the_pages_name(site):
     for page in sorted((ROOT / "docs" / "reference" / "api").glob("*.md")):

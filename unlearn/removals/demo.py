@@ -39,6 +39,8 @@ from unlearn.removals.removal_audit import audit
 from unlearn.removals.unlearned import Unlearned
 from unlearn.removals.unlearning import unlearn
 
+LATENTS_PAGE = "latents.html"
+
 
 @config_class
 class DemoConfig:
@@ -132,6 +134,7 @@ def _stations(
         out=out / "latents.h5",
         progress=progress,
     )
+    note(f"the latents can be looked at while the rest runs: {out / LATENTS_PAGE}", is_news=True)
     names, half = choose_targets(labels, config), len(documents) // 2
     words = {"forget": names, "progress": progress}
     tuning = {name: getattr(config, name) for name in ("steps", "lr", "retain_weight", "seed")}
@@ -306,6 +309,6 @@ def summary_of(
         "steer_back_recall": report.attacks["steer-back"].recall_after.value,
         "unlearn_seconds": forgotten.result["seconds"],
         "audit_seconds": report.seconds,
-        "latents_page": str(out / "latents.html"),
+        "latents_page": str(out / LATENTS_PAGE),
         "audit_page": str(out / "audit" / "audit.html"),
     }

@@ -54,6 +54,7 @@ def latents_of(inputs: Inputs, shop: Workshop, labels: Labels, labels_hash: str,
         saes.append(Sae.load(folder / name, device=str(inputs.lm.device)))
     mined = {**rows, "saes": [sae_hash(s) for s in saes], "max_general_rate": config.max_general_rate, "sizes": sizes}
     place = shop.shared("latents", mined, lambda f: _mine(inputs, labels, acts / ACTS, saes, f, progress)) / LATENTS
+    note(f"the latents can be looked at while the rest runs: {place.with_suffix('.html')}", is_news=True)
     analysis = load_analysis(place)
     return _with_sources(analysis, saes, labels)
 

@@ -242,6 +242,9 @@ def test_a_notebook_shows_verdict_figures_checks_and_the_walk(twenty_names):
     assert "Target recall 98.5 % (92.5 % – 100 %) 31 % (25 % – 37 %)" in text
     assert all(c.name in text for c in report.checks)
     assert source.count("<svg") == 1 and "layers.3" in source
+    own = '<table style="background:none;color:inherit">'  # a dark notebook paints tables, not the card around them
+    assert source.count("<table") == source.count(own) == 2
+    assert source.count("<tr") == source.count('<tr style="background:none">') > 7
     assert not re.search(r"https?:|//[a-z]|@import|\ssrc=|<link|<script|url\((?!#)", source), "nothing from elsewhere"
     used = set(re.findall(r"var\(--([a-z0-9-]+)\)", source))
     assert used and all(f"--{name}:#" in source for name in used)

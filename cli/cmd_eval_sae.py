@@ -1,4 +1,4 @@
-"""`wb eval-sae`: SAE quality on held-out documents and, given the model, the loss with the SAE spliced in."""
+"""`wb eval-sae`: SAE quality on held-out documents and, given the model, the loss with it spliced in, and probes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 from cli import options
+from cli.usage import check_evaluation
+from features.config import ProbingConfig
 from sae_train.config import SaeEvalConfig
 
 
@@ -17,12 +19,10 @@ from sae_train.config import SaeEvalConfig
 @options.sae_option()
 @options.activations_option
 @options.other_option
-@options.model_option(required=False, help="Language model, for the loss with the SAE spliced in.")
-@options.text_option(
-    required=False,
-    help="Text for the loss with the SAE spliced in: .txt, .jsonl, .parquet, a hub dataset id, or fact-world.",
-)
+@options.model_option(required=False, help="Model, for the loss with the SAE spliced in (--text) and for --probes.")
+@options.text_option(required=False, help="Text for the loss with the SAE spliced in: as in cache-activations.")
 @options.config_options(SaeEvalConfig, without=("seed",))
+@options.config_options(ProbingConfig, names={"probe_ks": "--probe-k"})
 @options.seed_option()
 @options.device_option
 @options.common_options
@@ -41,17 +41,17 @@ def command(
 
     With the seed and share that the SAE was trained with, the documents are those it never saw. So are those of the
     text, if it is the text of the store; of another text all documents are taken. Every figure comes with its 95 %
-    bootstrap interval over documents.
+    interval. With --model and --probes also what few latents say about the labelled texts of the package sae-probes.
     """
-    from cli.output.render import emit, note
+    from cli.output.quality_table import show_quality
+    from features import probe_sae
     from sae_train import eval_sae, load_lm
-    from sae_train.errors import ConfigError
 
-    if (model is None) != (text is None):
-        raise ConfigError("CE recovered needs both", got=f"--model {model}, --text {text}", expected="both, or neither")
+    probing = ProbingConfig(**{name: given.pop(name) for name in [*given] if name.startswith("probe")})
     config = SaeEvalConfig(**given)  # refuses bad values before the model is loaded
+    check_evaluation(model, text, probing.probes)
     lm = None if model is None else load_lm(model, device=device)
-    found = eval_sae(sae, activations, other=other, lm=lm, text=text, device=device, config=config)
-    if found.text_held_out is False:
-        note(f"{text} is not the text of the store: all its documents are taken, whether the SAE saw them or not")
-    emit(found.summary(), as_json=as_json, title=f"Quality of {sae}")
+    spliced = {"lm": None if text is None else lm, "text": text}
+    found = eval_sae(sae, activations, other=other, device=device, config=config, **spliced)
+    probed = probe_sae(sae, lm, device=device, config=probing) if lm is not None and probing.probes else None
+    show_quality(found, probed, f"Quality of {sae}", text=text, as_json=as_json)

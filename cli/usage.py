@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +90,24 @@ def check_world(base: str | None, text: str | None) -> None:
         )
     if base is not None and text is None:
         raise ConfigError("missing option --text", got="--base without --text", expected="general text beside the base")
+
+
+def check_evaluation(model: str | None, text: str | None, probes: Sequence[str]) -> None:
+    """Refuse a text or probes without a model, a model that nothing is done with, and probes that there are not.
+
+    Raises:
+        ConfigError: So it is.
+    """
+    if (model is None) and (text is not None or probes):
+        given = f"--text {text}" if text is not None else f"--probes {probes[0]}"
+        raise ConfigError("a text and probes need a model", got=f"{given}, no --model", expected="--model beside them")
+    if model is not None and text is None and not probes:
+        got = f"--model {model}, neither --text nor --probes"
+        raise ConfigError("nothing is done with the model", got=got, expected="--text for CE recovered, or --probes")
+    if probes:
+        from features.probing.sae_probes import chosen_datasets
+
+        chosen_datasets(probes)
 
 
 def mixed_in(

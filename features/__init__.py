@@ -10,6 +10,7 @@ Its front door, imported when it is first used, so that `import features` costs 
     collect_names         language model + Labels -> NameData, the activations at names
     find_entity_latents   language model + SAEs + Labels -> LatentAnalysis: which latents tell known from unknown
     plant                 language model + text -> Planted: a made-up world in it, and a twin that never met some of it
+    probe_sae             SAE + language model -> ProbingReport: what few latents say about labelled texts
     browse                SAE + ActivationStore -> LatentBrowser: all latents as tables and as a page
     inspect_file          any of our HDF5 files -> Inspection: what is in it
 """
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from features.labels.labelling import label_entities
     from features.labels.labels import Labels
     from features.mining.latent_search import collect_names, find_entity_latents
+    from features.probing.figures import ProbingReport
+    from features.probing.probing import probe_sae
 
 __all__ = [
     "ImportedEntities",
@@ -44,6 +47,7 @@ __all__ = [
     "LatentBrowser",
     "NameData",
     "Planted",
+    "ProbingReport",
     "browse",
     "collect_names",
     "find_entity_latents",
@@ -53,6 +57,7 @@ __all__ = [
     "load_entities",
     "load_templates",
     "plant",
+    "probe_sae",
 ]
 
 __getattr__, __dir__ = lazy_exports(
@@ -65,6 +70,7 @@ __getattr__, __dir__ = lazy_exports(
         "LatentBrowser": "features.browsing.browser",
         "NameData": "features.entities.name_acts",
         "Planted": "features.factworld.planting.planted",
+        "ProbingReport": "features.probing.figures",
         "browse": "features.browsing.browse",
         "collect_names": "features.mining.latent_search",
         "find_entity_latents": "features.mining.latent_search",
@@ -74,5 +80,6 @@ __getattr__, __dir__ = lazy_exports(
         "load_entities": "features.entities.entities",
         "load_templates": "features.entities.templates",
         "plant": "features.factworld.planting.pair",
+        "probe_sae": "features.probing.probing",
     },
 )

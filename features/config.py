@@ -195,3 +195,37 @@ class BrowseConfig:
         int, Field(ge=0, description="Latents, drawn at random, for which requests for an explanation are written.")
     ] = 0
     seed: Annotated[int, Field(ge=0, description="Seed of the firings, rows and latents drawn.")] = 0
+
+
+@config_class
+class ProbingConfig:
+    """How latents are probed with the datasets of the package sae-probes."""
+
+    probes: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Dataset of the package sae-probes on which few latents are probed against all activations "
+            "(k-sparse probing), such as 5_hist_fig_ismale, or all.",
+        ),
+    ] = ()
+    probe_ks: Annotated[
+        tuple[Annotated[int, Field(ge=1)], ...],
+        Field(min_length=1, description="Latents that a probe reads, growing."),
+    ] = (1, 5, 16)
+    probe_penalty: Annotated[
+        Literal["l1", "l2"], Field(description="Penalty of the probes of latents; that of the activations has l2.")
+    ] = "l1"
+    probe_test_texts: Annotated[
+        int | None,
+        Field(
+            ge=2,
+            description="Most texts of a dataset that probes are tested on; by default all that the package takes.",
+        ),
+    ] = None
+    probe_seed: Annotated[
+        int, Field(ge=0, lt=2**32, description="Seed of the probes' texts and solver; the package's own is 42.")
+    ] = 42
+
+    def __post_init__(self) -> None:
+        growing = tuple(sorted(set(self.probe_ks))) == self.probe_ks
+        require(growing, "probe_ks", self.probe_ks, "growing")

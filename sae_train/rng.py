@@ -43,6 +43,7 @@ SALTS: dict[str, int | None] = {
     "controls.latents": 0xC7A1,  # random sets of latents that the selected ones are compared with
     "intervals.mean": 0xB0,  # bootstrap of a mean over entities
     "intervals.ratio": 0xB1,  # bootstrap of a ratio of two means
+    "absorption.halves": 0xAB50,  # groups by which latents are chosen, the others judge; keys: seed, class
     "probe.auroc": None,  # bootstrap of an AUROC over entities
     "prompts.documents": 0xE0,  # the order of entity sentences that go into a store
     "questions.wordings": 0x6A,  # the questions about one entity; keys: seed, bytes of the entity's key

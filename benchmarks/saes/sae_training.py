@@ -24,7 +24,7 @@ from typing import Any
 from benchmarks.saes.sae_training_page import render
 
 MEASURES = "benchmarks.saes.sae_training_measures"
-NAMES = ("ours", "saelens", "saelens-bf16", "saelens-sparse", "dictionary_learning", "sparsify")
+NAMES = ("ours", "ours-batch-topk", "saelens", "saelens-bf16", "saelens-sparse", "dictionary_learning", "sparsify")
 PARTS = ("speed", "quality", "scaling")
 K, WARMUP_STEPS = 32, 2
 NEVER_DEAD = 10_000_000  # tokens: the peers' own default; in a few steps nobody's latents die
@@ -125,11 +125,11 @@ class Bench:
         found = self.results.setdefault("scaling", [])
         batch = self.sizes.cells[0][1]
         goals = [(expansion * self.args.d_in, K) for expansion in sorted({cell[0] for cell in self.sizes.cells})]
-        for d_sae, k in [*goals, *self.sizes.scaling][len(found) :]:
-            task = self.task(d_sae, batch, 3, k) | {"dead_after_tokens": NEVER_DEAD}
-            found.append(
-                {"d_sae": d_sae, "k": k, "batch": batch, **self.child("scaling", repeats=self.sizes.repeats, **task)}
-            )
+        both = [(d_sae, k, arch) for arch in ("topk", "batch-topk") for d_sae, k in [*goals, *self.sizes.scaling]]
+        for d_sae, k, arch in both[len(found) :]:
+            task = self.task(d_sae, batch, 3, k) | {"dead_after_tokens": NEVER_DEAD, "arch": arch}
+            measured = self.child("scaling", repeats=self.sizes.repeats, **task)
+            found.append({"d_sae": d_sae, "k": k, "batch": batch, **measured})
             self.keep()
 
 

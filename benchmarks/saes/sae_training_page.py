@@ -53,14 +53,18 @@ def render_cell(title: str, cell: dict[str, Any]) -> list[str]:
         )
     head = "| system | tokens/s (range of rounds) | ours is times | bar | peak MB | of it beyond imports and batches |"
     ours = statistics.median(r["peak_mb"] for r in cell["rounds"]["ours"])
-    peers = [statistics.median(r["peak_mb"] for r in runs) for name, runs in cell["rounds"].items() if name != "ours"]
+    peers = [
+        statistics.median(r["peak_mb"] for r in runs)
+        for name, runs in cell["rounds"].items()
+        if not name.startswith("ours")
+    ]
     memory = f"Peak memory no higher than the leanest peer's: {met(ours, min(peers), at_most=True)}." if peers else ""
     return [f"### {title}", *table(head, rows), memory, ""]
 
 
 def render_quality(found: dict[str, Any]) -> list[str]:
     """Render FVU after equal tokens."""
-    best = min((run["fvu"] for name, run in found.items() if name != "ours"), default=float("nan"))
+    best = min((run["fvu"] for name, run in found.items() if not name.startswith("ours")), default=float("nan"))
     rows = [
         (name, f"{run['fvu']:.4f}", f"{run['tokens']:,}", f"{run['seconds']:.0f}")
         for name, run in sorted(found.items(), key=lambda item: item[1]["fvu"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import types
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from sae_train.activations.store import ActivationStore
-from sae_train.config import SaeTrainConfig
+from sae_train.config import Arch, SaeTrainConfig
 from sae_train.rng import seed_torch
 from sae_train.training.jobs import prepare, train_step
 
@@ -39,11 +39,12 @@ class Task:
     peers_path: str | None = None
     dead_after_tokens: int | None = None
     device: str = "cpu"
+    arch: Arch = "topk"  # of ours
 
     def config(self) -> SaeTrainConfig:
         """Return it as the workbench's config."""
         return SaeTrainConfig(
-            hook_point=self.hook_point, k=self.k, d_sae=self.d_sae, batch_size=self.batch, tokens=self.steps * self.batch,
+            hook_point=self.hook_point, arch=self.arch, k=self.k, d_sae=self.d_sae, batch_size=self.batch, tokens=self.steps * self.batch,
             lr_warmup_steps=min(MOST_WARMUP_STEPS, self.steps // 4), frac_lr_decay=FRAC_DECAY, frac_holdout=0.05, buffer_mb=64, dead_after_tokens=self.dead_after_tokens,
         )  # fmt: skip
 
@@ -74,9 +75,8 @@ def ours(task: Task, store: ActivationStore, scale: float, lr: float) -> System:
     def reconstruct(acts: Tensor) -> Tensor:
         return state.sae(acts * plan.scale) / plan.scale
 
-    return System(
-        lambda acts: train_step(state, acts, config, plan), reconstruct, f"search in {state.sae.search_dtype}"
-    )
+    notes = f"search in {state.sae.search_dtype}" if task.arch == "topk" else task.arch
+    return System(lambda acts: train_step(state, acts, config, plan), reconstruct, notes)
 
 
 def saelens(task: Task, store: ActivationStore, scale: float, lr: float, **settings: Any) -> System:
@@ -169,6 +169,7 @@ def sparsify(task: Task, store: ActivationStore, scale: float, lr: float) -> Sys
 
 SYSTEMS: dict[str, Callable[..., System]] = {
     "ours": ours,
+    "ours-batch-topk": lambda task, *a: ours(replace(task, arch="batch-topk"), *a),
     "saelens": saelens,
     "saelens-bf16": lambda *a: saelens(*a, autocast=True),
     "saelens-sparse": lambda *a: saelens(*a, use_sparse_activations=True),

@@ -17,11 +17,11 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from benchmarks.saes.made_store import HOOK_POINT, write_store
@@ -76,8 +76,22 @@ def probabilities(sizes: dict[str, int]) -> np.ndarray:
     return np.minimum(p * sizes["on"] / p.sum(), 0.9)
 
 
-def planted(world: str, seed: int, sizes: dict[str, int]) -> tuple[Float[Tensor, "row d_in"], Float[Tensor, "n d_in"]]:
-    """Return rows, and the directions that are to be found: the dense ones are not among them."""
+class Rows(NamedTuple):
+    """Planted rows and their truth.
+
+    Attributes:
+        rows: What SAEs are trained on.
+        directions: Those that are to be found, of length one: the dense ones are not among them.
+        on: In which rows each of them is on.
+    """
+
+    rows: Float[Tensor, "row d_in"]
+    directions: Float[Tensor, "n d_in"]
+    on: Bool[np.ndarray, "row n"]
+
+
+def planted(world: str, seed: int, sizes: dict[str, int]) -> Rows:
+    """Return the rows of a planted world."""
     draw = rng("benchmark.variants.rows", seed)
     n, n_rows = sizes["features"], sizes["rows"]
     directions = draw.standard_normal((n + N_DENSE, sizes["d_in"])).astype(np.float32)
@@ -95,7 +109,7 @@ def planted(world: str, seed: int, sizes: dict[str, int]) -> tuple[Float[Tensor,
     if world == "dense":
         dense = draw.random((n_rows, N_DENSE), dtype=np.float32) < P_DENSE
         rows += (dense * (1 + draw.random((n_rows, N_DENSE), dtype=np.float32))) @ directions[n:]
-    return torch.from_numpy(rows), torch.from_numpy(directions[:n])
+    return Rows(torch.from_numpy(rows), torch.from_numpy(directions[:n]), on)
 
 
 def measure(
@@ -106,7 +120,7 @@ def measure(
     hook_point = "layers.2"
     if world != "fact-world":
         hook_point = HOOK_POINT
-        rows, directions = planted(world, seed, sizes)
+        rows, directions, _ = planted(world, seed, sizes)
         size = {
             "k": sizes["on"],
             "d_sae": sizes["latents"],

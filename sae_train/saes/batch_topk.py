@@ -135,8 +135,7 @@ class BatchTopKSae(ThresholdSae):
         values = sparse_encode(centered, self.W_enc, self.b_enc, support, values=kept.values, b_dec=b_dec)
         recon = self.reconstruct(self.decoder_rows(acts, centered), values, support, batch)
         auxk = auxk_loss(self, centered, recon.error.detach(), context.dead, batch)
-        counts = torch.zeros(self.d_sae, dtype=torch.int32, device=acts.device)
-        counts.index_add_(0, kept.latents, torch.ones_like(kept.latents, dtype=torch.int32))
+        counts = support.counts(kept.values)
         terms = {**recon.terms, "auxk": auxk.detach(), "l0": recon.loss.new_tensor(len(kept.latents) / batch.n_tokens)}
         often = frequency_penalty(values, counts, context, batch, self.d_out, kept.latents)
         found = LossTerms(recon.loss + context.auxk_alpha * auxk, terms, counts > 0)

@@ -33,7 +33,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError
+from sae_train.fields import default_of
 from sae_train.saes.base import LossTerms, StepContext
 from sae_train.saes.losses.auxk import auxk_loss
 from sae_train.saes.losses.frequency import frequency_penalty
@@ -119,7 +121,7 @@ class JumpReluSae(ThresholdSae):
         *,
         k: int = 1,
         l0_coefficient: float = 0.0,
-        jumprelu_bandwidth: float = 0.05,
+        jumprelu_bandwidth: float = default_of(SaeTrainConfig, "jumprelu_bandwidth"),
         jumprelu_revival: str = "none",
         pre_acts_coefficient: float = 0.0,
     ) -> None:

@@ -79,6 +79,12 @@ class Support:
         starts = torch.searchsorted(ordered, torch.arange(self.d_sae, dtype=torch.int32, device=ordered.device))
         return ByLatent(order, self.rows[order], starts, ordered.long())
 
+    def counts(self, values: Float[Tensor, " n_on"]) -> Int[Tensor, " d_sae"]:
+        """Return in how many rows each latent fires: the entries with a value above zero, int32."""
+        # Not the starts of `by_latent`: those are there only once a gradient is asked for, and count what is not on.
+        counts = torch.zeros(self.d_sae, dtype=torch.int32, device=values.device)
+        return counts.index_add_(0, self.latents, (values.detach() > 0).int())
+
 
 def sparse_encode(
     centered: Float[Tensor, "batch d_in"],

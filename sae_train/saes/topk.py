@@ -76,8 +76,7 @@ class TopKSae(Sae):
         recon = self.reconstruct(self.decoder_rows(acts, centered), latents, support, batch)
         auxk = auxk_loss(self, centered, recon.error.detach(), context.dead, batch)
         # Positive ones only: a row may have fewer than k, and a negative one among its k largest has not fired.
-        counts = torch.zeros(self.d_sae, dtype=torch.int32, device=acts.device)
-        counts.index_add_(0, support.latents, (pre_acts.detach() > 0).int())
+        counts = support.counts(pre_acts)
         terms = {**recon.terms, "auxk": auxk.detach(), "l0": counts.sum(dtype=acts.dtype) / batch.n_tokens}
         often = frequency_penalty(latents, counts, context, batch, self.d_out, support.latents)
         found = LossTerms(recon.loss + context.auxk_alpha * auxk, terms, counts > 0)

@@ -310,3 +310,21 @@ def test_a_run_that_fails_ends_in_exit_code_1_and_leaves_no_model(wb, wb_files, 
     assert outcome.code == 1
     assert "changed nothing" in outcome.err and "Traceback" not in outcome.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--probes", "5_hist_fig_ismale"), "--model beside them"),
+        (("--text", "fact-world"), "--model beside them"),
+        (("--model", "fact-world"), "--text for CE recovered, or --probes"),
+        (("--model", "fact-world", "--probes", "5_hist_fig_ismale"), "pip install 'sae-workbench[probes]'"),
+        (("--model", "fact-world", "--probes", "5_hist_fig_ismale", "--probe-k", 5, "--probe-k", 1), "--probe-k"),
+    ],
+)
+def test_probes_that_cannot_be_made_are_refused_before_anything_is_read(wb, tmp_path, monkeypatch, words, said):
+    monkeypatch.setattr("features.probing.sae_probes.find_spec", lambda name: None)
+    (tmp_path / "sae").mkdir()
+    (tmp_path / "acts.h5").write_bytes(b"")
+    outcome = wb("eval-sae", "--sae", tmp_path / "sae", "--activations", tmp_path / "acts.h5", *words)
+    assert outcome.code == 2 and said in outcome.err and "Traceback" not in outcome.err

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError, ShapeError
 from sae_train.saes import build_sae
 from sae_train.saes.interop import WEIGHTS, load_sae, save_sae
@@ -204,3 +205,7 @@ def test_planted_directions_are_found_and_not_in_shuffled_activations(planted_an
     assert results["control"]["recovered"] < 0.2 and results["untrained"]["recovered"] < 0.2
     assert results["found"]["fvu"] < 0.1 < 0.4 < results["control"]["fvu"]
     assert results["found"]["l0"] == pytest.approx(3, rel=0.1)
+
+
+def test_the_window_has_one_default():
+    assert JumpReluSae(4, 8).bandwidth == SaeTrainConfig("layers.0").jumprelu_bandwidth

@@ -91,6 +91,12 @@ def test_a_support_like_another_is_the_one_sorted_anew():
     assert not torch.equal(alike.by_latent.rows, support.by_latent.rows)
 
 
+def test_firings_are_the_entries_above_zero():
+    support = Support.of_rows(torch.tensor([[4, 0, 1], [4, 1, 2]]), 6)
+    counts = support.counts(torch.tensor([2.0, 0.0, -1.0, 1.0, 3.0, 0.5]))
+    assert counts.tolist() == [0, 1, 1, 0, 2, 0]
+
+
 @pytest.mark.parametrize("columns_together", [True, False])
 @pytest.mark.parametrize("given", [True, False])
 def test_encoding_has_the_gradients_of_the_dense_product(columns_together, given):

@@ -34,7 +34,7 @@ class JoinedStore(ActivationStore):
     def __init__(self, first: ActivationStore, second: ActivationStore, target: str | None = None) -> None:
         self.first, self.second = first, second
         self.target = None if target is None else second.hook_point(target)
-        self.path, self.dtype, self.n_rows, self.doc_id = first.path, first.dtype, first.n_rows, first.doc_id
+        self.path, self.dtype, self.n_rows = first.path, first.dtype, first.n_rows
         self.result = self.output = None
         self.attrs = first.attrs if second is first else {**first.attrs, "other_model": second.attrs["model"]}
         self.hook_points = [name for name in first.hook_points if self._other(name) in second.hook_points]

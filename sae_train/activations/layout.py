@@ -10,7 +10,7 @@ A store that several processes wrote is one file of this layout whose `acts` are
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from sae_train.errors import ConfigError
 from sae_train.run.runs import partial_path
 from sae_train.storage import h5, h5_chunks
 from sae_train.storage.checksums import array_checksum
-from sae_train.text.windows import ROW_FIELDS
+from sae_train.text.token_plan import ROW_FIELDS, ROW_KINDS
 
 SCHEMA, PART_SCHEMA = "activations", "activations-part"
 VERSION = 1
@@ -31,10 +31,10 @@ AXES = ("row", "d_in")
 COMMIT_EVERY_ROWS = 16_384
 
 
-def write_row_fields(file: h5.H5File, field: Callable[[str], np.ndarray]) -> None:
-    """Write what lies beside every row; `field` returns one of ROW_FIELDS, only one is in memory at a time."""
+def write_row_fields(file: h5.H5File, blocks: Callable[[str], Iterable[np.ndarray]], n_rows: int) -> None:
+    """Write what lies beside every row; `blocks` returns one of ROW_FIELDS in parts, one of which is in memory."""
     for name in ROW_FIELDS:
-        h5.write_array(file, name, field(name), unit="index", axes=("row",))
+        h5.write_blocks(file, name, blocks(name), n_rows, ROW_KINDS[name], unit="index", axis="row")
 
 
 def chunk_height(d_in: int, dtype: str) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,6 @@ class ActivationStore:
         attrs: Provenance and counts, as written.
         hook_points: Names of the hook points in it.
         n_rows: Rows, the same ones at every hook point.
-        doc_id: Document of each row, (n_rows,), int32.
         result: What the run that wrote it reports, where `cache_activations` returned this store.
         output: The claim on its file, which goes away with the store where nobody named a file.
     """
@@ -65,7 +65,6 @@ class ActivationStore:
                 self.dtype: str = self.attrs["dtype"]
                 self.n_rows: int = int(self.attrs["n_rows"])
                 self._checksums = self._check_shapes()
-                self.doc_id = self.row_field("doc_id")
         except BaseException:
             self.close()
             raise
@@ -151,6 +150,11 @@ class ActivationStore:
             if shape != (self.n_rows,):
                 raise SchemaError(f"'{self.path}' is inconsistent at {name}", got=shape, expected=(self.n_rows,))
         return checksums
+
+    @cached_property
+    def doc_id(self) -> np.ndarray:
+        """Document of each row, (n_rows,), int32; read when it is first asked for, and kept."""
+        return self.row_field("doc_id")
 
     def row_field(self, name: str) -> np.ndarray:
         """Return `token_id`, `doc_id`, `position` or `from_entity` of every row, (n_rows,)."""

@@ -35,8 +35,9 @@ from sae_train.run.resuming import check_unchanged
 from sae_train.run.runs import now, partial_path
 from sae_train.run.stopping import saving
 from sae_train.storage import h5
+from sae_train.storage.arrays import blocks_of
+from sae_train.text.token_plan import TokenPlan
 from sae_train.text.tokenizer_hash import tokenizer_hash
-from sae_train.text.windows import TokenPlan
 
 _OPTIONS = ("hook_points", "dtype", "batch_size", "ctx_len", "packing", "max_tokens", "frac_entity_rows", "seed")
 SMALLER = "a smaller `max_tokens`, fewer `hook_point`, `dtype`=bfloat16, or another disk"
@@ -82,7 +83,8 @@ def plan_hash(plan: TokenPlan) -> str:
     digest = hashlib.sha256()
     for array in (plan.tokens, plan.starts, plan.doc_id, plan.keep, plan.position, plan.from_entity):
         digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        for part in blocks_of(len(array)):
+            digest.update(np.ascontiguousarray(array[part]).data)
     return digest.hexdigest()
 
 
@@ -265,7 +267,7 @@ def _allocate(
         with h5.open_file(building, "w") as file:
             _describe(file, schema, runner.lm, runner.plan, {**attrs, "n_rows": share.n_rows})
             if schema == layout.SCHEMA:
-                layout.write_row_fields(file, runner.plan.row_field)
+                layout.write_row_fields(file, runner.plan.row_blocks, runner.plan.n_rows)
             layout.allocate_acts(file, config.hook_points, share.n_rows, runner.lm.d_model, config.dtype)
         os.replace(building, partial)
     finally:
@@ -312,6 +314,6 @@ def _join(share: Share, lm: LanguageModel, plan: TokenPlan, config: CacheConfig,
     """Join the part files of all processes into one store."""
     with h5.create(share.out, layout.SCHEMA, layout.VERSION, {}) as file:
         _describe(file, layout.SCHEMA, lm, plan, {**attrs, "n_rows": plan.n_rows})
-        layout.write_row_fields(file, plan.row_field)
+        layout.write_row_fields(file, plan.row_blocks, plan.n_rows)
         layout.join_parts(file, [(path.name, n) for path, n in share.parts()], h5.get_attrs(file), lm.d_model)
         h5.set_attrs(file, {"rows_committed": plan.n_rows, "complete": True})

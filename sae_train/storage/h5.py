@@ -15,7 +15,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,7 +27,7 @@ from torch import Tensor
 from sae_train.errors import BusyError, FileFormatError, MissingFileError, SchemaError, ShapeError
 from sae_train.run.locks import NO_LOCKS, NOT_ALLOWED
 from sae_train.run.runs import jsonable, now, partial_path, require_file
-from sae_train.storage.checksums import array_checksum, attributes_checksum
+from sae_train.storage.checksums import ArrayChecksum, array_checksum, attributes_checksum
 
 T = TypeVar("T")
 CHUNK_BYTES = 2**20
@@ -159,6 +159,22 @@ def write_array(
     describe(dataset, unit=unit, axes=axes)
     set_attrs(dataset, {CHECKSUM: f"{array_checksum(array):016x}"})
     return dataset
+
+
+def write_blocks(
+    group: h5py.Group, name: str, blocks: Iterable[np.ndarray], n: int, dtype: np.dtype, *, unit: str, axis: str
+) -> None:
+    """Write an array of numbers with one axis, of length n, that comes in parts: the dataset of `write_array`."""
+    layout: dict[str, Any] = {"chunks": chunk_shape((n,), 8), "fletcher32": True} if n else {}
+    dataset = group.create_dataset(name, (n,), dtype, **layout)
+    checksum, first = ArrayChecksum(dtype, (n,)), 0
+    for block in blocks:
+        dataset[first : first + len(block)] = block
+        checksum.add(block)
+        first += len(block)
+    assert first == n, (name, first, n)
+    describe(dataset, unit=unit, axes=(axis,))
+    set_attrs(dataset, {CHECKSUM: f"{checksum.value():016x}"})
 
 
 def describe(dataset: h5py.Dataset, *, unit: str, axes: tuple[str, ...]) -> None:

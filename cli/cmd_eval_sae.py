@@ -28,7 +28,7 @@ from sae_train.config import SaeEvalConfig
 @options.common_options
 def command(
     sae: Path,
-    activations: Path,
+    activations: tuple[Path | str, ...],
     other: Path | None,
     model: str | None,
     text: str | None,
@@ -44,6 +44,7 @@ def command(
     bootstrap interval over documents.
     """
     from cli.output.render import emit, note
+    from cli.usage import store_source
     from sae_train import eval_sae, load_lm
     from sae_train.errors import ConfigError
 
@@ -51,7 +52,9 @@ def command(
         raise ConfigError("CE recovered needs both", got=f"--model {model}, --text {text}", expected="both, or neither")
     config = SaeEvalConfig(**given)  # refuses bad values before the model is loaded
     lm = None if model is None else load_lm(model, device=device)
-    found = eval_sae(sae, activations, other=other, lm=lm, text=text, device=device, config=config)
+    source = store_source(activations)
+    assert source is not None  # the option is required
+    found = eval_sae(sae, source, other=other, lm=lm, text=text, device=device, config=config)
     if found.text_held_out is False:
         note(f"{text} is not the text of the store: all its documents are taken, whether the SAE saw them or not")
     emit(found.summary(), as_json=as_json, title=f"Quality of {sae}")

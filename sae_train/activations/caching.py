@@ -12,7 +12,7 @@ import torch
 from sae_train.activations.estimate import estimate_store
 from sae_train.activations.layout import claim_parts, leftovers
 from sae_train.activations.store import ActivationStore
-from sae_train.activations.writer import CacheResult, write_store
+from sae_train.activations.writer import CacheResult, units_of, write_store
 from sae_train.config import CacheConfig
 from sae_train.errors import ConfigError
 from sae_train.fields import config_of
@@ -91,7 +91,7 @@ def cache_activations(
         if processes.is_first:
             if not resume:
                 clear_output(output.path, overwrite=overwrite)
-            claim_parts(output.path, processes.count, resume=resume)
+            claim_parts(output.path, units_of(lm, plan, config, output.path).ending, resume=resume)
         processes.wait()
         result = _write(lm, plan, config, corpus.name, output, resume, processes, progress or shown)
         store = ActivationStore(output.path)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_train.activations.comparison import frac_same_rows
-from sae_train.activations.store import ActivationStore, opened_store
+from sae_train.activations.several import StoreSource, opened_store
+from sae_train.activations.store import ActivationStore
 from sae_train.errors import ConfigError, ShapeError
 
 
@@ -84,6 +84,17 @@ class JoinedStore(ActivationStore):
         parts = (self.first.chunk(hook_point, index), self.second.chunk(self._other(hook_point), index))
         return np.concatenate(parts, axis=1)
 
+    def chunk_edges(self, hook_point: str) -> np.ndarray:
+        """Return the first row of every chunk, and the number of rows behind them."""
+        return self.first.chunk_edges(hook_point)
+
+    def chunks(self, hook_point: str, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        """Read chunks of both places, in the order given."""
+        pairs = zip(
+            self.first.chunks(hook_point, numbers), self.second.chunks(self._other(hook_point), numbers), strict=True
+        )
+        yield from (np.concatenate(pair, axis=1) for pair in pairs)
+
     def rows_where(self, hook_point: str, part: slice, use: Bool[np.ndarray, " row"]) -> Float[Tensor, "used d_in"]:
         """Read the rows of a part where `use` is true, of both places."""
         places = ((self.first, hook_point), (self.second, self._other(hook_point)))
@@ -134,9 +145,7 @@ def both_models(before: ActivationStore, after: ActivationStore) -> JoinedStore:
 
 
 @contextmanager
-def opened_pair(
-    store: ActivationStore | str | Path, other: ActivationStore | str | Path | None
-) -> Iterator[ActivationStore]:
+def opened_pair(store: StoreSource, other: StoreSource | None) -> Iterator[ActivationStore]:
     """Yield a store, or the joined rows of two models, as `opened_store` does.
 
     Raises:

@@ -40,7 +40,7 @@ from sae_train.lm.models import load_lm
 from sae_train.run.claims import claim_output
 from sae_train.run.progress import no_advance
 from sae_train.run.runs import partial_path
-from sae_train.storage import h5, h5_contents
+from sae_train.storage import h5, h5_chunks, h5_contents
 from sae_train.text.tokens import Document
 from sae_train.text.windows import plan_windows
 
@@ -537,7 +537,7 @@ def test_row_fields_in_parts_are_those_in_one_piece(tmp_path):
             if parts is None:
                 h5.write_array(file, "x", values, unit="index", axes=("row",))
             else:
-                h5.write_blocks(file, "x", parts, 1000, values.dtype, unit="index", axis="row")
+                h5_chunks.write_blocks(file, "x", parts, 1000, values.dtype, unit="index", axis="row")
     assert _content(tmp_path / "parts.h5") == _content(tmp_path / "one.h5")
     assert h5.CHECKSUM in _content(tmp_path / "one.h5")["/x"][0]
 

@@ -28,7 +28,7 @@ class JoinedStore(ActivationStore):
 
     Raises:
         HookPointError: The second has no such hook point.
-        ShapeError: Number of rows, number format or width differ.
+        ShapeError: Number of rows, number format, width or chunks differ.
     """
 
     def __init__(self, first: ActivationStore, second: ActivationStore, target: str | None = None) -> None:
@@ -46,6 +46,13 @@ class JoinedStore(ActivationStore):
                     f"{name} in '{first.path}' and {self._other(name)} in '{second.path}' do not go together",
                     got=f"(rows, width, format) {two}",
                     expected=f"{one}",
+                )
+            if not np.array_equal(first.chunk_edges(name), second.chunk_edges(self._other(name))):
+                raise ShapeError(
+                    f"{name} in '{first.path}' and {self._other(name)} in '{second.path}' lie in other files or chunks",
+                    got=f"{second.n_chunks(self._other(name))} chunks with other edges",
+                    expected=f"the {first.n_chunks(name)} chunks of the first",
+                    try_="as many stores of either model, made from the same texts",
                 )
 
     def _other(self, hook_point: str) -> str:

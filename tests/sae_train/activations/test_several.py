@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from sae_train.activations import layout
+from sae_train.activations.joined import JoinedStore
 from sae_train.activations.sampler import ShuffledBatches, sample_rows
 from sae_train.activations.several import SeveralStores, opened_store
 from sae_train.activations.store import ActivationStore
@@ -142,6 +143,18 @@ def test_stores_that_do_not_go_together_are_refused(make_store):
     ):
         with pytest.raises(error, match=said), opened_store(pair):
             pass
+
+
+def test_two_models_in_several_files_go_together_where_the_files_do(paths, make_store):
+    rows = torch.arange(115.0)[:, None].expand(115, 3) + 1000
+    after = [make_store(rows[:70].clone(), name="c.h5"), make_store(rows[70:].clone(), name="d.h5")]
+    whole = make_store(rows.clone(), np.r_[np.arange(70) // 10, 7 + np.arange(45) // 10], name="e.h5")
+    with opened_store(paths) as one, opened_store(after) as two, opened_store(whole) as other:
+        both = JoinedStore(one, two)
+        found = np.concatenate(list(both.chunks(NAME, range(8))))
+        assert np.array_equal(found[:, 3], found[:, 0] + 1000) and len(found) == 115
+        with pytest.raises(ShapeError, match="other files or chunks"):
+            JoinedStore(one, other)
 
 
 @pytest.mark.parametrize(

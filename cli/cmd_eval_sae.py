@@ -28,7 +28,7 @@ from sae_train.config import SaeEvalConfig
 @options.common_options
 def command(
     sae: Path,
-    activations: Path,
+    activations: tuple[Path | str, ...],
     other: Path | None,
     model: str | None,
     text: str | None,
@@ -45,6 +45,7 @@ def command(
     """
     from cli.output.quality_table import show_quality
     from features import probe_sae
+    from cli.usage import store_source
     from sae_train import eval_sae, load_lm
 
     probing = ProbingConfig(**{name: given.pop(name) for name in [*given] if name.startswith("probe")})
@@ -52,6 +53,8 @@ def command(
     check_evaluation(model, text, probing.probes)
     lm = None if model is None else load_lm(model, device=device)
     spliced = {"lm": None if text is None else lm, "text": text}
-    found = eval_sae(sae, activations, other=other, device=device, config=config, **spliced)
+    source = store_source(activations)
+    assert source is not None  # the option is required
+    found = eval_sae(sae, source, other=other, device=device, config=config, **spliced)
     probed = probe_sae(sae, lm, device=device, config=probing) if lm is not None and probing.probes else None
     show_quality(found, probed, f"Quality of {sae}", text=text, as_json=as_json)

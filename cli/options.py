@@ -231,8 +231,19 @@ def file_option(name: str, what: str, *, world: str | None = None, required: boo
 
 
 def activations_option(command: F) -> F:
-    """Add `--activations`."""
-    return file_option("--activations", "activations (HDF5 store)")(command)
+    """Add `--activations`; `usage.store_source` makes one thing of them."""
+    return _activations_option(required=True)(command)
+
+
+def _activations_option(*, required: bool) -> Decorator[Any]:
+    """Return `--activations`, which may name several stores, and remote ones."""
+    return click.option(
+        "--activations",
+        type=ExistingFile("activations (HDF5 store)", may_be_remote=True),
+        multiple=True,
+        required=required,
+        help="Activations (HDF5 store): a file, or an address such as s3://bucket/acts.h5; repeat for several.",
+    )
 
 
 def other_option(command: F) -> F:
@@ -244,7 +255,7 @@ def other_option(command: F) -> F:
 def rows_options(command: F) -> F:
     """Add where the rows that an SAE is trained on come from; `usage.rows_of` makes them."""
     return option_list(
-        file_option("--activations", "activations (HDF5 store)", required=False),
+        _activations_option(required=False),
         other_option,
         model_option(
             required=False, help="Language model whose activations are computed as they are needed, without a store."

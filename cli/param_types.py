@@ -24,20 +24,23 @@ class ExistingFile(click.ParamType):
     Args:
         what: What the file holds, as the error message calls it: "labels".
         world_file: Which file of a world its name stands for, if any: `entities` or `templates`.
+        may_be_remote: An address (`s3://bucket/acts.h5`) is taken as it is; whoever opens it says whether it is there.
     """
 
     name = "file"
 
-    def __init__(self, what: str = "data", *, world_file: str | None = None) -> None:
-        self.what = what
+    def __init__(self, what: str = "data", *, world_file: str | None = None, may_be_remote: bool = False) -> None:
+        self.what, self.may_be_remote = what, may_be_remote
         self.world_file = world_file
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path:
-        """Return the path.
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Path | str:
+        """Return the path, or the address.
 
         Raises:
             MissingFileError: There is no such file.
         """
+        if self.may_be_remote and "://" in str(value):
+            return str(value)
         world = find_world(str(value)) if self.world_file is not None else None
         path = Path(value) if world is None else getattr(world, self.world_file or "")
         if not path.is_file():

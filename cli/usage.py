@@ -13,7 +13,7 @@ from click.core import ParameterSource
 from sae_train.errors import ConfigError
 
 if TYPE_CHECKING:
-    from sae_train.activations.store import ActivationStore
+    from sae_train.activations.several import StoreSource
     from sae_train.text.tokens import Document
 
 OUTPUTS = ("out", "html", "acts_out")
@@ -132,7 +132,12 @@ def mixed_in(
     return entity_documents(*open_entities(entities, templates, format=entities_format), seed=seed)
 
 
-def rows_of(given: dict[str, Any], device: str) -> Path | ActivationStore:
+def store_source(given: tuple[Path | str, ...]) -> Path | str | list[Path | str] | None:
+    """Return what `--activations` named: one store, several, or none."""
+    return (given[0] if len(given) == 1 else list(given)) if given else None
+
+
+def rows_of(given: dict[str, Any], device: str) -> StoreSource:
     """Take the options of `rows_options` but --other out of what was given; return the store, or what computes one.
 
     Raises:
@@ -140,6 +145,7 @@ def rows_of(given: dict[str, Any], device: str) -> Path | ActivationStore:
     """
     named = {f"--{name}": given.pop(name) for name in ("activations", "model", "text")}
     how = {name: given.pop(name) for name in (*COMPUTED_ROWS, "lm_dtype")}
+    named["--activations"] = store_source(named["--activations"])
     store, model, text = named.values()
     if store is not None and model is None and text is None:
         return store

@@ -203,7 +203,7 @@ def make_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         with monkeypatch.context() as patch:
             patch.setattr(h5, "CHUNK_BYTES", chunk_rows * d_in * 4)
             with h5.create(path, layout.SCHEMA, layout.VERSION, {**attrs, "rows_committed": 0}) as file:
-                layout.write_row_fields(file, rows.__getitem__)
+                layout.write_row_fields(file, lambda field: [rows[field]], n_rows)
                 layout.allocate_acts(file, tuple(places), n_rows, d_in, "float32")
                 writer = layout.RowWriter(file, tuple(places), "float32")
                 writer.add(places)

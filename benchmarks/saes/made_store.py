@@ -23,7 +23,7 @@ def write_store(path: Path, blocks: Iterable[Tensor], *, rows: int, d_in: int, d
         number = np.arange(rows, dtype=np.int32)
         fields = {"token_id": number, "doc_id": number // DOCUMENT_ROWS, "position": number % DOCUMENT_ROWS}
         fields["from_entity"] = np.zeros(rows, np.uint8)
-        layout.write_row_fields(file, fields.__getitem__)
+        layout.write_row_fields(file, lambda name: [fields[name]], rows)
         layout.allocate_acts(file, (HOOK_POINT,), rows, d_in, dtype)
         writer = layout.RowWriter(file, (HOOK_POINT,), dtype)
         for block in blocks:

@@ -18,7 +18,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -37,6 +37,8 @@ from sae_train.config import CacheConfig, SaeTrainConfig
 from sae_train.errors import WorkbenchError
 from sae_train.rng import rng, seed_torch
 from sae_train.run.progress import silent
+from sae_train.text.token_plan import PlanWriter, TokenPlan, Window
+from sae_train.text.windows import SORT_WINDOWS
 
 D_IN, VOCAB, CTX_LEN = 576, 32_768, 512  # of the stand-in model whose activations are random rows of its embedding
 BATCH_WINDOWS, BATCH_ROWS, BUFFER_MB, READ_BYTES = 32, 4096, 256, 16 * 2**20
@@ -166,26 +168,36 @@ def scale(path: str, rows: list[int], repeats: int) -> dict[str, Any]:
     return {"runs": interleaved(repeats, {str(n): lambda n=n: write_random(lm, Path(path), n) for n in rows})}
 
 
-def write_random(lm: Any, path: Path, rows: int) -> dict[str, float]:
-    """Write a store of random rows with the workbench's writer; documents of four windows, first tokens left out."""
-    from sae_train.activations.writer import write_store
-    from sae_train.text.windows import TokenPlan
+def random_windows(rows: int, seed: int) -> Iterator[Window]:
+    """Yield windows of random tokens that give so many rows; documents of four windows, first tokens left out."""
+    draw, n_windows = rng("benchmark.store.tokens", seed), -(-rows // (CTX_LEN - 1))
+    for number in range(n_windows):
+        n = min(CTX_LEN, rows + n_windows - number * CTX_LEN)
+        first = number % 4 * CTX_LEN
+        yield Window(
+            tokens=draw.integers(3, VOCAB, n, dtype=np.int32),
+            keep=np.arange(n) > 0,
+            position=np.arange(first, first + n, dtype=np.int32),
+            doc_id=np.full(n, number // 4, np.int32),
+            from_entity=False,
+            n_special=1,
+        )
 
-    n_windows = -(-rows // (CTX_LEN - 1))
-    n_tokens = rows + n_windows
-    starts = np.minimum(np.arange(n_windows + 1) * CTX_LEN, n_tokens)
-    keep = np.ones(n_tokens, dtype=bool)
-    keep[starts[:-1]] = False
-    plan = TokenPlan(
-        tokens=rng("benchmark.store.tokens", rows).integers(3, VOCAB, n_tokens, dtype=np.int32),
-        starts=starts,
-        doc_id=np.arange(n_tokens, dtype=np.int32) // (4 * CTX_LEN),
-        keep=keep,
-        position=np.arange(n_tokens, dtype=np.int32) % (4 * CTX_LEN),
-        from_entity=np.zeros(n_windows, dtype=bool),
-        n_special=n_windows,
-        n_prefix=1,
-    )
+
+def random_plan(rows: int, folder: Path | None) -> TokenPlan:
+    """Return the plan of random windows, on disk where a folder is given."""
+    writer = PlanWriter(folder)
+    windows = random_windows(rows, rows)
+    while block := list(itertools.islice(windows, SORT_WINDOWS)):
+        writer.add(block)
+    return writer.plan(n_special=writer.n_special, n_prefix=1)
+
+
+def write_random(lm: Any, path: Path, rows: int) -> dict[str, float]:
+    """Write a store of random rows with the workbench's writer."""
+    from sae_train.activations.writer import write_store
+
+    plan = random_plan(rows, path.parent)
     config = CacheConfig(hook_points=("embed",), ctx_len=CTX_LEN, max_tokens=rows)
     path.unlink(missing_ok=True)
     took = seconds(lambda: write_store(lm, plan, config, path, provenance={"model": "stand-in", "text": "random"}))

@@ -14,7 +14,8 @@ from features.browsing.passages import find_passages
 from features.browsing.quizzes import drawn_latents, quizzes_of
 from features.browsing.relatives import Lens, lens_of, similar_latents, twins_of
 from features.config import BrowseConfig
-from sae_train.activations.store import ActivationStore, check_tokenizer, opened_store
+from sae_train.activations.several import StoreSource, opened_store
+from sae_train.activations.store import ActivationStore, check_tokenizer
 from sae_train.fields import config_of
 from sae_train.lm.models import LanguageModel, as_lm
 from sae_train.quality.evaluate import check_width
@@ -26,7 +27,7 @@ from sae_train.saes.interop import sae_hash
 
 def browse(
     sae: Sae | str | Path,
-    store: ActivationStore | str | Path,
+    store: StoreSource,
     *,
     lm: LanguageModel | str | Path | None = None,
     other: Sae | str | Path | None = None,

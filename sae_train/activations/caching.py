@@ -12,7 +12,7 @@ import torch
 from sae_train.activations.estimate import estimate_store
 from sae_train.activations.layout import claim_parts, leftovers
 from sae_train.activations.store import ActivationStore
-from sae_train.activations.writer import CacheResult, write_store
+from sae_train.activations.writer import CacheResult, units_of, write_store
 from sae_train.config import CacheConfig
 from sae_train.errors import ConfigError
 from sae_train.fields import config_of
@@ -23,8 +23,9 @@ from sae_train.run.notes import note
 from sae_train.run.outputs import Output
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Progress, shown, silent
+from sae_train.text.token_plan import TokenPlan
 from sae_train.text.tokens import Corpus, Document, Text, corpus_of
-from sae_train.text.windows import TokenPlan, plan_windows
+from sae_train.text.windows import plan_windows
 
 
 def cache_activations(
@@ -86,11 +87,11 @@ def cache_activations(
         corpus = _checked_text(text, contexts, config)
         lm = as_lm(lm, device=processes.device(device), dtype=lm_dtype)
         config = checked_config(config, lm)
-        plan = planned(lm, corpus, contexts, config)
+        plan = planned(lm, corpus, contexts, config, output.path.parent)
         if processes.is_first:
             if not resume:
                 clear_output(output.path, overwrite=overwrite)
-            claim_parts(output.path, processes.count, resume=resume)
+            claim_parts(output.path, units_of(lm, plan, config, output.path).ending, resume=resume)
         processes.wait()
         result = _write(lm, plan, config, corpus.name, output, resume, processes, progress or shown)
         store = ActivationStore(output.path)
@@ -122,8 +123,10 @@ def checked_config(config: CacheConfig, lm: LanguageModel) -> CacheConfig:
     return replace(config, hook_points=names)
 
 
-def planned(lm: LanguageModel, corpus: Corpus, contexts: Sequence[Document], config: CacheConfig) -> TokenPlan:
-    """Plan every row before the first forward pass."""
+def planned(
+    lm: LanguageModel, corpus: Corpus, contexts: Sequence[Document], config: CacheConfig, folder: Path
+) -> TokenPlan:
+    """Plan every row before the first forward pass; the plan lies on the disk that holds `folder`."""
     return plan_windows(
         corpus,
         lm.tokenizer,
@@ -133,6 +136,7 @@ def planned(lm: LanguageModel, corpus: Corpus, contexts: Sequence[Document], con
         entity_documents=contexts,
         frac_entity_rows=config.frac_entity_rows,
         seed=config.seed,
+        folder=folder,
     )
 
 

@@ -4,11 +4,14 @@ Rows and their number format are those of the store that `cache_activations` wou
 A chunk is as many rows as one forward pass gives; asked for, its windows are run, those that reach into its neighbours
 too. Since chunks can be asked for in any order, whoever reads a store shuffled (`sampler.py`) reads this one so: two
 buffers of bounded size, filled in turn with chunks of windows from all over the text, are the only activations in
-memory. What was computed is not kept, so that a second pass over the text is computed again.
+memory; the tokens lie in the folder for temporary files. What was computed is not kept, so that a second pass over the
+text is computed again.
 """
 
 from __future__ import annotations
 
+import tempfile
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from pathlib import Path
 from threading import Lock
@@ -29,8 +32,9 @@ from sae_train.errors import ConfigError
 from sae_train.fields import config_of
 from sae_train.lm.hooks import verify_hook_points
 from sae_train.lm.models import LanguageModel, as_lm
+from sae_train.text.token_plan import TokenPlan
 from sae_train.text.tokens import Text, corpus_of
-from sae_train.text.windows import TokenPlan, shuffled_windows
+from sae_train.text.windows import shuffled_windows
 
 
 class ComputedStore(ActivationStore):
@@ -48,7 +52,6 @@ class ComputedStore(ActivationStore):
         self.lm, self.plan = lm, plan
         self.hook_points, self.dtype, self.n_rows = list(config.hook_points), config.dtype, plan.n_rows
         self.attrs = {**store_identity(lm, plan, config), "model": lm.name, "text": text_name, "n_rows": plan.n_rows}
-        self.doc_id = plan.row_field("doc_id")
         self._runner = BatchRunner(lm, plan, config.hook_points, config.windows_per_batch, config.dtype)
         self._chunk_rows = min(self.n_rows, config.windows_per_batch * (config.ctx_len - plan.n_prefix))
         self._lock = Lock()  # the thread that reads ahead and the one that evaluates share the model's hooks
@@ -114,7 +117,7 @@ class ComputedStore(ActivationStore):
     def _windows(self, first: int, end: int) -> range:
         """Return the windows that hold the rows `first` to `end`."""
         before = self._runner.rows_before
-        return range(int(np.searchsorted(before, first, "right")) - 1, int(np.searchsorted(before, end, "left")))
+        return range(bisect_right(before, first) - 1, bisect_left(before, end))
 
     def _run(self, windows: Sequence[int]) -> Rows:
         """Run windows, as many at a time as one forward pass takes; return the rows of all of them."""
@@ -170,7 +173,8 @@ def computed_activations(
     corpus = corpus_of(text)
     lm = as_lm(lm, device=device, dtype=lm_dtype)
     config = checked_config(config, lm)
-    plan = shuffled_windows(planned(lm, corpus, (), config), config.seed)
+    folder = Path(tempfile.gettempdir())
+    plan = shuffled_windows(planned(lm, corpus, (), config, folder), config.seed, folder)
     first = torch.from_numpy(plan.tokens[plan.window(0)][:32]).long()[None].to(lm.device)
     verify_hook_points(lm, first, config.hook_points)
     return ComputedStore(lm, plan, config, corpus.name)

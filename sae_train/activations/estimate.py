@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import psutil
 import torch
 
@@ -17,7 +18,7 @@ from sae_train.config import CacheConfig
 from sae_train.errors import MemoryShortError
 from sae_train.lm.models import LanguageModel
 from sae_train.run.claims import require_disk
-from sae_train.text.windows import TokenPlan
+from sae_train.text.token_plan import TokenPlan
 
 PROBE_TOKENS = 512
 
@@ -30,7 +31,7 @@ class Estimate:
         n_rows: Rows to be stored.
         disk_bytes: Size of the store.
         free_disk_bytes: Room where it will lie.
-        memory_bytes: Host memory beside the model: plan, rows waiting to be written, one batch's activations.
+        memory_bytes: Host memory beside the model: rows waiting to be written, one batch's activations.
         free_memory_bytes: Host memory not in use.
         tokens_per_s: Speed of the probe, tokens read per second; 0 where nothing was probed.
         seconds: Tokens of the plan divided by that.
@@ -91,11 +92,11 @@ def estimate_store(lm: LanguageModel, plan: TokenPlan, config: CacheConfig, out:
 
 
 def _memory_bytes(lm: LanguageModel, plan: TokenPlan, config: CacheConfig) -> int:
-    """Return the host memory that plan, waiting rows and one batch take."""
-    arrays = (plan.tokens, plan.starts, plan.doc_id, plan.keep, plan.position, plan.from_entity)
-    fields = plan.n_rows * 13
+    """Return the host memory that waiting rows and one batch take, and a plan that lies there."""
+    arrays = (plan.tokens, plan.starts, plan.doc_id, plan.keep, plan.position, plan.from_entity, plan.rows_before)
+    held = sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
     rows = COMMIT_EVERY_ROWS + config.windows_per_batch * config.ctx_len
-    return sum(a.nbytes for a in arrays) + fields + 2 * rows * lm.d_model * 4 * len(config.hook_points)
+    return held + 2 * rows * lm.d_model * 4 * len(config.hook_points)
 
 
 def _probe(lm: LanguageModel, plan: TokenPlan, config: CacheConfig) -> float:

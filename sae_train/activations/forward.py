@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from sae_train.errors import DtypeError, NumericalError
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
-from sae_train.text.windows import TokenPlan
+from sae_train.text.token_plan import TokenPlan
 
 FLOAT16_MAX = 65_504.0
 Rows = dict[str, Float[Tensor, "row d_in"]]
@@ -45,14 +46,17 @@ class BatchRunner:
     ) -> None:
         self.lm, self.plan, self.hook_points, self.dtype = lm, plan, hook_points, dtype
         self.batch_size = self.fitting = batch_size
-        self.rows_before = np.concatenate([[0], np.cumsum(np.add.reduceat(plan.keep, plan.starts[:-1]))])
+        self.rows_before = plan.rows_before
 
     def run(self, first_row: int, end_row: int) -> Iterator[Batch]:
         """Yield the rows `first_row` to `end_row`, in order."""
-        for first in range(0, self.plan.n_windows, self.batch_size):
+        begin_at = bisect_right(self.rows_before, first_row) - 1  # the window that holds the first row
+        for first in range(begin_at // self.batch_size * self.batch_size, self.plan.n_windows, self.batch_size):
             last = min(first + self.batch_size, self.plan.n_windows)
             begin, end = int(self.rows_before[first]), int(self.rows_before[last])
-            if end <= first_row or begin >= end_row:
+            if begin >= end_row:
+                return
+            if end <= first_row:
                 continue
             acts = self.windows(range(first, last))
             part = slice(max(0, first_row - begin), min(end, end_row) - begin)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_train.activations.comparison import frac_same_rows
-from sae_train.activations.store import ActivationStore, opened_store
+from sae_train.activations.several import StoreSource, opened_store
+from sae_train.activations.store import ActivationStore
 from sae_train.errors import ConfigError, ShapeError
 
 
@@ -28,13 +28,13 @@ class JoinedStore(ActivationStore):
 
     Raises:
         HookPointError: The second has no such hook point.
-        ShapeError: Number of rows, number format or width differ.
+        ShapeError: Number of rows, number format, width or chunks differ.
     """
 
     def __init__(self, first: ActivationStore, second: ActivationStore, target: str | None = None) -> None:
         self.first, self.second = first, second
         self.target = None if target is None else second.hook_point(target)
-        self.path, self.dtype, self.n_rows, self.doc_id = first.path, first.dtype, first.n_rows, first.doc_id
+        self.path, self.dtype, self.n_rows = first.path, first.dtype, first.n_rows
         self.result = self.output = None
         self.attrs = first.attrs if second is first else {**first.attrs, "other_model": second.attrs["model"]}
         self.hook_points = [name for name in first.hook_points if self._other(name) in second.hook_points]
@@ -46,6 +46,13 @@ class JoinedStore(ActivationStore):
                     f"{name} in '{first.path}' and {self._other(name)} in '{second.path}' do not go together",
                     got=f"(rows, width, format) {two}",
                     expected=f"{one}",
+                )
+            if not np.array_equal(first.chunk_edges(name), second.chunk_edges(self._other(name))):
+                raise ShapeError(
+                    f"{name} in '{first.path}' and {self._other(name)} in '{second.path}' lie in other files or chunks",
+                    got=f"{second.n_chunks(self._other(name))} chunks with other edges",
+                    expected=f"the {first.n_chunks(name)} chunks of the first",
+                    try_="as many stores of either model, made from the same texts",
                 )
 
     def _other(self, hook_point: str) -> str:
@@ -83,6 +90,17 @@ class JoinedStore(ActivationStore):
         """
         parts = (self.first.chunk(hook_point, index), self.second.chunk(self._other(hook_point), index))
         return np.concatenate(parts, axis=1)
+
+    def chunk_edges(self, hook_point: str) -> np.ndarray:
+        """Return the first row of every chunk, and the number of rows behind them."""
+        return self.first.chunk_edges(hook_point)
+
+    def chunks(self, hook_point: str, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        """Read chunks of both places, in the order given."""
+        pairs = zip(
+            self.first.chunks(hook_point, numbers), self.second.chunks(self._other(hook_point), numbers), strict=True
+        )
+        yield from (np.concatenate(pair, axis=1) for pair in pairs)
 
     def rows_where(self, hook_point: str, part: slice, use: Bool[np.ndarray, " row"]) -> Float[Tensor, "used d_in"]:
         """Read the rows of a part where `use` is true, of both places."""
@@ -134,9 +152,7 @@ def both_models(before: ActivationStore, after: ActivationStore) -> JoinedStore:
 
 
 @contextmanager
-def opened_pair(
-    store: ActivationStore | str | Path, other: ActivationStore | str | Path | None
-) -> Iterator[ActivationStore]:
+def opened_pair(store: StoreSource, other: StoreSource | None) -> Iterator[ActivationStore]:
     """Yield a store, or the joined rows of two models, as `opened_store` does.
 
     Raises:

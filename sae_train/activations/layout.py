@@ -10,7 +10,7 @@ A store that several processes wrote is one file of this layout whose `acts` are
 from __future__ import annotations
 
 import glob
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,19 @@ from sae_train.errors import ConfigError
 from sae_train.run.runs import partial_path
 from sae_train.storage import h5, h5_chunks
 from sae_train.storage.checksums import array_checksum
-from sae_train.text.windows import ROW_FIELDS
+from sae_train.text.token_plan import ROW_FIELDS, ROW_KINDS
 
 SCHEMA, PART_SCHEMA = "activations", "activations-part"
 VERSION = 1
 AXES = ("row", "d_in")
 COMMIT_EVERY_ROWS = 16_384
+PART = ".part-"  # in the name of a part file, behind that of the store
 
 
-def write_row_fields(file: h5.H5File, field: Callable[[str], np.ndarray]) -> None:
-    """Write what lies beside every row; `field` returns one of ROW_FIELDS, only one is in memory at a time."""
+def write_row_fields(file: h5.H5File, blocks: Callable[[str], Iterable[np.ndarray]], n_rows: int) -> None:
+    """Write what lies beside every row; `blocks` returns one of ROW_FIELDS in parts, one of which is in memory."""
     for name in ROW_FIELDS:
-        h5.write_array(file, name, field(name), unit="index", axes=("row",))
+        h5_chunks.write_blocks(file, name, blocks(name), n_rows, ROW_KINDS[name], unit="index", axis="row")
 
 
 def chunk_height(d_in: int, dtype: str) -> int:
@@ -138,27 +139,36 @@ def join_parts(file: h5.H5File, parts: list[tuple[str, int]], attrs: Mapping[str
         h5.write_array(checksums, name, np.concatenate(found), unit="xxh3", axes=("chunk",))
 
 
+def part_files(out: Path) -> list[Path]:
+    """Return the part files of a store, finished or not."""
+    found = sorted(out.parent.glob(f"{glob.escape(out.name)}{PART}*"))
+    return [path for path in found if path.suffix != ".lock"]
+
+
 def leftovers(out: Path) -> list[Path]:
-    """Return what an interrupted run left beside `out`: the store as far as it came, or parts of several processes."""
-    parts = sorted(out.parent.glob(f"{glob.escape(out.name)}.part-*"))
-    return [p for p in (partial_path(out), *parts) if p.exists() and p.suffix != ".lock"]
+    """Return what an interrupted run left beside `out`: the store as far as it came, or parts of it."""
+    return [path for path in (partial_path(out), *part_files(out)) if path.exists()]
 
 
-def claim_parts(out: Path, n_processes: int, *, resume: bool) -> None:
-    """Remove part files that an earlier run left beside `out`, or refuse to continue those of another number.
+def claim_parts(out: Path, ending: str, *, resume: bool) -> None:
+    """Remove part files that an earlier run left beside `out`, or refuse to continue those of another division.
+
+    Args:
+        out: The store.
+        ending: How the names of this run's parts end.
+        resume: Whether what is there is to be continued.
 
     Raises:
-        ConfigError: At resume, the number of processes has changed.
+        ConfigError: At resume, the parts are others than this run's.
     """
-    ending = "" if n_processes == 1 else f"-of-{n_processes:04d}"
-    found = list(out.parent.glob(f"{glob.escape(out.name)}.part-*"))
-    others = [p for p in found if n_processes == 1 or ending not in p.name]
+    found = part_files(out)
+    others = [path for path in found if ending not in path.name]
     if resume and others:
         raise ConfigError(
-            f"cannot continue '{out}': the number of processes has changed",
-            got=f"{n_processes} now",
-            expected=f"that of {others[0].name}",
-            try_="as many processes as before, or `overwrite` to start again",
+            f"cannot continue '{out}': it is divided into other parts",
+            got=others[0].name,
+            expected=f"…{ending}: other options or another text, or an earlier version of the workbench, began it",
+            try_="`overwrite` to start again",
         )
     for path in [] if resume else found:
         path.unlink()

@@ -64,7 +64,8 @@ class ShuffledBatches:
         chunk_bytes = self.d_in * self.kind.itemsize * self.chunk
         self.group_chunks = max(1, buffer_mb * 2**20 // (2 * chunk_bytes))
         self.n_chunks = store.n_chunks(hook_point)
-        self.used_per_chunk = np.add.reduceat(use, np.arange(0, store.n_rows, self.chunk), dtype=np.int64)
+        self.edges = store.chunk_edges(hook_point)
+        self.used_per_chunk = np.add.reduceat(use, self.edges[:-1], dtype=np.int64)
 
     def from_batch(self, index: int) -> Iterator[Float[Tensor, "batch d_in"]]:
         """Yield the batches `index`, `index + 1`, …; groups before the cursor are counted, not read."""
@@ -122,13 +123,12 @@ class ShuffledBatches:
         places = np.empty(n_rows, dtype=np.int64)
         places[order] = np.arange(n_rows)
         first = 0
-        for chunk in np.sort(group.chunks):
-            used = self.use[int(chunk) * self.chunk : (int(chunk) + 1) * self.chunk]
-            if used.any():
-                rows = self.store.chunk(self.hook_point, int(chunk))
-                rows = rows if used.all() else rows[used]
-                buffer[places[first : first + len(rows)]] = rows
-                first += len(rows)
+        wanted = [int(chunk) for chunk in np.sort(group.chunks) if self.used_per_chunk[chunk]]
+        for chunk, rows in zip(wanted, self.store.chunks(self.hook_point, wanted), strict=True):
+            used = self.use[self.edges[chunk] : self.edges[chunk + 1]]
+            rows = rows if used.all() else rows[used]
+            buffer[places[first : first + len(rows)]] = rows
+            first += len(rows)
         return as_tensor(buffer[:n_rows], self.store.dtype)
 
 
@@ -136,10 +136,10 @@ def sample_rows(
     store: ActivationStore, hook_point: str, use: np.ndarray, *, n_rows: int, seed: int
 ) -> Float[Tensor, "row d_in"]:
     """Return about `n_rows` usable rows from random chunks, for statistics a trainer needs before it starts."""
-    step = store.chunk_rows(hook_point)
+    edges = store.chunk_edges(hook_point)
     parts, count = [], 0
     for chunk in rng("sampler.sample_chunks", seed, 2).permutation(store.n_chunks(hook_point)):
-        used = use[int(chunk) * step : (int(chunk) + 1) * step]
+        used = use[edges[chunk] : edges[chunk + 1]]
         if used.any():
             rows = store.chunk(hook_point, int(chunk))[used]
             order = rng("sampler.sample_rows", seed, 0, 1, int(chunk)).permutation(len(rows))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from sae_train.activations.encoding import STORED_KIND, decode_acts
-from sae_train.activations.layout import ROW_FIELDS, SCHEMA, VERSION
+from sae_train.activations.layout import PART_SCHEMA, ROW_FIELDS, SCHEMA, VERSION
 from sae_train.activations.views import ActivationDataset, ActivationRows
 from sae_train.errors import ConfigError, FileFormatError, HookPointError, SchemaError, nearest_first
 from sae_train.lm.hook_names import canonical_hook_point
@@ -23,6 +24,8 @@ from sae_train.rng import rng
 from sae_train.run.notebook import html_table
 from sae_train.storage import h5, h5_chunks
 from sae_train.storage.checksums import array_checksum
+from sae_train.storage.remote import RemoteFile, is_address
+from sae_train.storage.remote_chunks import RemoteChunks
 from sae_train.text.tokenizer_hash import tokenizer_hash
 
 if TYPE_CHECKING:
@@ -40,17 +43,18 @@ class ActivationStore:
     compared with its checksum: a damaged one is an error, never a number.
 
     Attributes:
-        path: The file.
+        path: The file, local or at an address.
         attrs: Provenance and counts, as written.
         hook_points: Names of the hook points in it.
         n_rows: Rows, the same ones at every hook point.
-        doc_id: Document of each row, (n_rows,), int32.
         result: What the run that wrote it reports, where `cache_activations` returned this store.
         output: The claim on its file, which goes away with the store where nobody named a file.
     """
 
+    _remote: RemoteChunks | None = None
+
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = RemoteFile(path) if isinstance(path, str) and is_address(path) else Path(path)
         self.result: CacheResult | None = None
         self.output: Output | None = None
         self._stack = ExitStack()
@@ -65,7 +69,8 @@ class ActivationStore:
                 self.dtype: str = self.attrs["dtype"]
                 self.n_rows: int = int(self.attrs["n_rows"])
                 self._checksums = self._check_shapes()
-                self.doc_id = self.row_field("doc_id")
+            if isinstance(self.path, RemoteFile):
+                self._remote = self._stack.enter_context(RemoteChunks(self.path, PART_SCHEMA, VERSION))
         except BaseException:
             self.close()
             raise
@@ -152,6 +157,11 @@ class ActivationStore:
                 raise SchemaError(f"'{self.path}' is inconsistent at {name}", got=shape, expected=(self.n_rows,))
         return checksums
 
+    @cached_property
+    def doc_id(self) -> np.ndarray:
+        """Document of each row, (n_rows,), int32; read when it is first asked for, and kept."""
+        return self.row_field("doc_id")
+
     def row_field(self, name: str) -> np.ndarray:
         """Return `token_id`, `doc_id`, `position` or `from_entity` of every row, (n_rows,)."""
         self._check_open()
@@ -191,11 +201,34 @@ class ActivationStore:
         Raises:
             FileFormatError: Its content does not fit its checksum.
         """
-        dataset = self._dataset(hook_point)
-        rows = h5_chunks.read_chunk(dataset, index)
+        if self._remote is not None:
+            (rows,) = self.chunks(hook_point, [index])
+            return rows
+        return self._checked(hook_point, index, h5_chunks.read_chunk(self._dataset(hook_point), index))
+
+    def chunk_edges(self, hook_point: str) -> np.ndarray:
+        """Return the first row of every chunk, and the number of rows behind them, (n_chunks + 1,)."""
+        return np.append(np.arange(0, self.n_rows, self.chunk_rows(hook_point)), self.n_rows)
+
+    def chunks(self, hook_point: str, numbers: Sequence[int]) -> Iterator[np.ndarray]:
+        """Read chunks as they are stored, in the order given; of a remote file several at once.
+
+        Raises:
+            FileFormatError: The content of one does not fit its checksum.
+        """
+        if self._remote is None:
+            yield from (self.chunk(hook_point, number) for number in numbers)
+            return
+        for number, rows in self._remote.chunks(self._dataset(hook_point), numbers):
+            yield self._checked(hook_point, number, rows)
+
+    def _checked(self, hook_point: str, index: int, rows: np.ndarray) -> np.ndarray:
+        """Return the rows of a chunk if they fit its checksum."""
         found, recorded = array_checksum(rows), int(self._checksums[hook_point][index])
         if found != recorded:
-            raise h5.damaged(dataset, f"checksum {found:016x} of chunk {index}, {recorded:016x} recorded")
+            raise h5.damaged(
+                self._dataset(hook_point), f"checksum {found:016x} of chunk {index}, {recorded:016x} recorded"
+            )
         return rows
 
     def _dataset(self, hook_point: str) -> h5.H5Dataset:
@@ -211,7 +244,7 @@ class ActivationStore:
         """Read consecutive rows as float32; whole chunks are read and checked."""
         start, stop, _ = part.indices(self.n_rows)
         step = self.chunk_rows(hook_point)
-        chunks = [self.chunk(hook_point, i) for i in range(start // step, -(-max(stop, start + 1) // step))]
+        chunks = list(self.chunks(hook_point, range(start // step, -(-max(stop, start + 1) // step))))
         stored = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
         begin = start // step * step
         return decode_acts(stored[start - begin : max(stop, start) - begin].copy(), self.dtype)
@@ -245,7 +278,9 @@ class ActivationStore:
         Raises:
             ConfigError: The split leaves no document on one side.
         """
-        documents = np.unique(self.doc_id)
+        is_there = np.zeros(int(self.doc_id.max()) + 1, dtype=bool)  # a billion rows are not sorted
+        is_there[self.doc_id] = True
+        documents = np.flatnonzero(is_there)
         generator = rng("store.heldout", seed)
         n_held = round(len(documents) * frac)
         if n_held < 1 or n_held >= len(documents):
@@ -255,22 +290,14 @@ class ActivationStore:
                 field="frac_holdout",
                 expected="at least one document on either side",
             )
-        return np.isin(self.doc_id, generator.permutation(documents)[:n_held])
+        is_held = np.zeros_like(is_there)
+        is_held[generator.permutation(documents)[:n_held]] = True
+        return is_held[self.doc_id]
 
     def identity(self) -> dict[str, Any]:
         """Return what decides the content of this store, to record in what is made from it."""
         keys = ("model", "model_hash", "tokenizer_hash", "plan_hash", "dtype", "n_rows", "text")
         return {k: self.attrs.get(k) for k in keys}
-
-
-@contextmanager
-def opened_store(store: ActivationStore | str | Path) -> Iterator[ActivationStore]:
-    """Yield a store that is open already, and leave it so, or open it for as long as the block lasts."""
-    if isinstance(store, ActivationStore):
-        yield store
-        return
-    with ActivationStore(store) as opened:
-        yield opened
 
 
 def check_tokenizer(store: ActivationStore, tokenizer: Any) -> None:

@@ -161,10 +161,10 @@ def gather(
     if len(wrong):
         raise IndexError(f"row {wrong[0]} of a store of {store.n_rows} rows")
     numbers = numbers % store.n_rows
-    chunk_rows, d_in = store.chunk_rows(hook_point), store.d_in(hook_point)
-    of_chunk = numbers // chunk_rows
-    stored = np.empty((len(numbers), d_in), dtype=STORED_KIND[store.dtype])
+    edges = store.chunk_edges(hook_point)
+    of_chunk = np.searchsorted(edges, numbers, "right") - 1
+    stored = np.empty((len(numbers), store.d_in(hook_point)), dtype=STORED_KIND[store.dtype])
     for number in np.unique(of_chunk).tolist():
         is_here = of_chunk == number
-        stored[is_here] = chunk(number)[numbers[is_here] - number * chunk_rows]
+        stored[is_here] = chunk(number)[numbers[is_here] - edges[number]]
     return decode_acts(stored, store.dtype)

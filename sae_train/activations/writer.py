@@ -4,8 +4,8 @@ The plan fixes every row before the first forward pass, so the file is allocated
 row fields are written first, and a commit is one number: `rows_committed`. A resumed run goes on behind the last whole
 chunk; batches do not depend on where it stopped, so the finished file is the same.
 
-Several processes deal the rows among them in runs of whole chunks; each writes a part file, and the first one joins
-them (`Share`). Rows, order and checksums are those that one process writes.
+Several processes deal the rows among them in units of whole chunks (`activations/units.py`); each unit is a part file,
+and the first process joins them. Rows, order and checksums are those that one process writes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import numpy as np
 
 from sae_train.activations import layout
 from sae_train.activations.forward import BatchRunner
+from sae_train.activations.units import Share, Units
 from sae_train.config import CacheConfig
 from sae_train.errors import StoppedError, WorkbenchError
 from sae_train.lm.models import LanguageModel, weights_hash
@@ -35,8 +36,9 @@ from sae_train.run.resuming import check_unchanged
 from sae_train.run.runs import now, partial_path
 from sae_train.run.stopping import saving
 from sae_train.storage import h5
+from sae_train.storage.arrays import blocks_of
+from sae_train.text.token_plan import TokenPlan
 from sae_train.text.tokenizer_hash import tokenizer_hash
-from sae_train.text.windows import TokenPlan
 
 _OPTIONS = ("hook_points", "dtype", "batch_size", "ctx_len", "packing", "max_tokens", "frac_entity_rows", "seed")
 SMALLER = "a smaller `max_tokens`, fewer `hook_point`, `dtype`=bfloat16, or another disk"
@@ -82,7 +84,8 @@ def plan_hash(plan: TokenPlan) -> str:
     digest = hashlib.sha256()
     for array in (plan.tokens, plan.starts, plan.doc_id, plan.keep, plan.position, plan.from_entity):
         digest.update(f"{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        for part in blocks_of(len(array)):
+            digest.update(np.ascontiguousarray(array[part]).data)
     return digest.hexdigest()
 
 
@@ -126,20 +129,24 @@ def write_store(
     started = time.monotonic()
     processes = processes or Processes()
     identity = store_identity(lm, plan, config)
-    mine = Share(plan.n_rows, layout.chunk_height(lm.d_model, config.dtype), out, processes)
+    units = units_of(lm, plan, config, out)
+    mine = units.of(processes, resume=resume)
     runner = BatchRunner(lm, plan, config.hook_points, config.windows_per_batch, config.dtype)
     n_read = 0
     if resume and not partial_path(out).exists() and out.exists():
         _check_identity(out, identity, layout.SCHEMA, lm.tokenizer)
-    elif mine.n_rows:
-        with only_writer(partial_path(mine.path)):
-            n_read = _write_share(mine, runner, config, {**identity, **provenance}, resume=resume, advance=advance)
+    else:
+        for share in mine:
+            with only_writer(partial_path(share.path)):
+                n_read += _write_share(
+                    share, runner, config, {**identity, **provenance}, resume=resume, advance=advance
+                )
     processes.wait()
-    if processes.count > 1 and processes.is_first and not (resume and out.exists()):
-        _join(mine, lm, plan, config, {**identity, **provenance})
+    if mine and not mine[0].is_whole and processes.is_first and not (resume and out.exists()):
+        _join(units, lm, plan, config, {**identity, **provenance})
     processes.wait()
     seconds = time.monotonic() - started
-    files = [out, *(p for p, _ in mine.parts() if p != out)]
+    files = [out, *(share.path for share in units.all())]
     return CacheResult(
         n_rows=plan.n_rows,
         n_tokens=len(plan.tokens),
@@ -153,51 +160,10 @@ def write_store(
     )
 
 
-@dataclass(frozen=True)
-class Share:
-    """The rows one process writes, and where.
-
-    Attributes:
-        n_total: Rows of the whole store.
-        chunk: Rows of a chunk; a share begins at a multiple of it.
-        out: The store.
-    """
-
-    n_total: int
-    chunk: int
-    out: Path
-    processes: Processes
-
-    def bounds(self, rank: int) -> tuple[int, int]:
-        """Return the first row of a process and the one behind its last."""
-        n_chunks = -(-self.n_total // self.chunk)
-        edges = [n_chunks * r // self.processes.count * self.chunk for r in (rank, rank + 1)]
-        return min(edges[0], self.n_total), min(edges[1], self.n_total)
-
-    @property
-    def rows(self) -> tuple[int, int]:
-        """Return the bounds of this process."""
-        return self.bounds(self.processes.rank)
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows of this process."""
-        return self.rows[1] - self.rows[0]
-
-    @property
-    def path(self) -> Path:
-        """Where this process writes: the store itself, or its part."""
-        return self.part_path(self.processes.rank)
-
-    def part_path(self, rank: int) -> Path:
-        """Return the file of one process."""
-        count = self.processes.count
-        return self.out if count == 1 else self.out.with_name(f"{self.out.name}.part-{rank:04d}-of-{count:04d}")
-
-    def parts(self) -> list[tuple[Path, int]]:
-        """Return every file that holds rows, with their number, in order."""
-        sizes = [(self.part_path(r), self.bounds(r)[1] - self.bounds(r)[0]) for r in range(self.processes.count)]
-        return [(path, n) for path, n in sizes if n]
+def units_of(lm: LanguageModel, plan: TokenPlan, config: CacheConfig, out: Path) -> Units:
+    """Return the units that processes share a store by."""
+    chunk = layout.chunk_height(lm.d_model, config.dtype)
+    return Units(plan.n_rows, chunk, config.windows_per_batch * config.ctx_len, out)
 
 
 def store_identity(lm: LanguageModel, plan: TokenPlan, config: CacheConfig) -> dict[str, Any]:
@@ -232,16 +198,18 @@ def _write_share(
     """Write or continue the file of this process; return how many tokens were read."""
     partial = partial_path(share.path)
     d_in = runner.lm.d_model
-    schema = layout.SCHEMA if share.processes.count == 1 else layout.PART_SCHEMA
+    schema = layout.SCHEMA if share.is_whole else layout.PART_SCHEMA
     identity = {k: v for k, v in attrs.items() if k in (*_NAMES, *_OPTIONS)}
     if resume and not partial.exists() and share.path.exists():
         _check_identity(share.path, identity, schema, runner.lm.tokenizer)
+        advance(0, earlier=share.n_rows)
         return 0
     if resume and partial.exists():
         _check_identity(partial, identity, schema, runner.lm.tokenizer)
     else:
         partial.unlink(missing_ok=True)
-        require_disk(share.out, store_bytes(runner.plan, config, d_in) * share.n_rows // share.n_total, try_=SMALLER)
+        n_bytes = store_bytes(runner.plan, config, d_in) * share.n_rows // runner.plan.n_rows
+        require_disk(share.path, n_bytes, try_=SMALLER)
         with disk_may_fill(partial, try_=RESUME, expected=f"room for {share.n_rows:,} rows"):
             _allocate(partial, schema, share, runner, config, attrs)
     try:
@@ -265,7 +233,7 @@ def _allocate(
         with h5.open_file(building, "w") as file:
             _describe(file, schema, runner.lm, runner.plan, {**attrs, "n_rows": share.n_rows})
             if schema == layout.SCHEMA:
-                layout.write_row_fields(file, runner.plan.row_field)
+                layout.write_row_fields(file, runner.plan.row_blocks, runner.plan.n_rows)
             layout.allocate_acts(file, config.hook_points, share.n_rows, runner.lm.d_model, config.dtype)
         os.replace(building, partial)
     finally:
@@ -291,13 +259,12 @@ def _fill(
 ) -> int:
     """Store every row not yet committed; return how many tokens were read."""
     n_read = 0
-    first, end = share.rows
     with h5.open_checked(partial, schema, layout.VERSION, mode="r+") as file:
         writer = layout.RowWriter(file, config.hook_points, config.dtype)
         advance(0, earlier=writer.n_rows)
         # Every process has rows of its own, so each saves by itself.
         with saving(writer.commit) as stop_if_told:
-            for batch in runner.run(first + writer.n_rows, end):
+            for batch in runner.run(share.first + writer.n_rows, share.end):
                 writer.add(batch.acts)
                 n_read += batch.n_tokens
                 advance(len(next(iter(batch.acts.values()))))
@@ -308,10 +275,11 @@ def _fill(
     return n_read
 
 
-def _join(share: Share, lm: LanguageModel, plan: TokenPlan, config: CacheConfig, attrs: dict[str, Any]) -> None:
-    """Join the part files of all processes into one store."""
-    with h5.create(share.out, layout.SCHEMA, layout.VERSION, {}) as file:
+def _join(units: Units, lm: LanguageModel, plan: TokenPlan, config: CacheConfig, attrs: dict[str, Any]) -> None:
+    """Join the part files of all units into one store."""
+    parts = [(share.path.name, share.n_rows) for share in units.all()]
+    with h5.create(units.out, layout.SCHEMA, layout.VERSION, {}) as file:
         _describe(file, layout.SCHEMA, lm, plan, {**attrs, "n_rows": plan.n_rows})
-        layout.write_row_fields(file, plan.row_field)
-        layout.join_parts(file, [(path.name, n) for path, n in share.parts()], h5.get_attrs(file), lm.d_model)
+        layout.write_row_fields(file, plan.row_blocks, plan.n_rows)
+        layout.join_parts(file, parts, h5.get_attrs(file), lm.d_model)
         h5.set_attrs(file, {"rows_committed": plan.n_rows, "complete": True})

@@ -64,9 +64,8 @@ class QualityAccumulator:
 
 def used_blocks(store: ActivationStore, hook_point: str, use: np.ndarray) -> Iterator[Float[Tensor, "row d_in"]]:
     """Yield the rows where `use` is true, block by block in file order; chunks without any are not read."""
-    step = store.chunk_rows(hook_point)
-    for start in range(0, store.n_rows, step):
-        part = slice(start, min(start + step, store.n_rows))
+    edges = store.chunk_edges(hook_point).tolist()
+    for part in map(slice, edges[:-1], edges[1:]):
         if use[part].any():
             yield store.rows_where(hook_point, part, use[part])
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from sae_train.activations.joined import joined_rows, opened_pair
-from sae_train.activations.store import ActivationStore, opened_store
+from sae_train.activations.several import StoreSource, opened_store
+from sae_train.activations.store import ActivationStore
 from sae_train.config import CompareConfig, SaeEvalConfig
 from sae_train.errors import ConfigError
 from sae_train.fields import config_of, default_of
@@ -61,9 +62,9 @@ class SaeEvaluation:
 
 def eval_sae(
     sae: Sae | str | Path,
-    store: ActivationStore | str | Path,
+    store: StoreSource,
     *,
-    other: ActivationStore | str | Path | None = None,
+    other: StoreSource | None = None,
     lm: LanguageModel | str | Path | None = None,
     text: Text | None = None,
     device: str = "auto",
@@ -150,7 +151,7 @@ def compare_saes(
     a: Sae | str | Path,
     b: Sae | str | Path,
     *,
-    store: ActivationStore | str | Path | None = None,
+    store: StoreSource | None = None,
     device: str = "cpu",
     config: CompareConfig | None = None,
     **settings: Any,
@@ -186,8 +187,8 @@ def compare_saes(
 def compare_sides(
     sae: Sae | str | Path,
     *,
-    before: ActivationStore | str | Path | None = None,
-    after: ActivationStore | str | Path | None = None,
+    before: StoreSource | None = None,
+    after: StoreSource | None = None,
     device: str = "cpu",
     max_rows: int = default_of(CompareConfig, "max_rows"),
 ) -> SideComparison:

@@ -20,8 +20,8 @@ from sae_train.lm.models import LanguageModel
 from sae_train.quality.bootstrap import document_groups, draw_counts, percentile_interval
 from sae_train.quality.metrics import ce_recovered, kl_divergence
 from sae_train.saes.base import Sae
+from sae_train.text.token_plan import TokenPlan
 from sae_train.text.tokens import Document, encode_plain
-from sae_train.text.windows import TokenPlan
 
 MAX_LOGITS = 2**25  # of one forward pass, 128 MB in float32: a vocabulary is wide
 COMPARED_DOCUMENTS = 64  # that must be the same, token by token, for two texts to be the same
@@ -73,9 +73,9 @@ def spliced_loss(
         batch_size: Windows at a time, at most.
     """
     places = (hook_point, target or hook_point)
-    groups = document_groups(plan.doc_id)
+    groups = document_groups(np.asarray(plan.doc_id))
     sums, counts = np.zeros((groups.n, len(_SUMS))), np.zeros(groups.n)
-    longest = int(np.diff(plan.starts).max())
+    longest = int(np.diff(np.asarray(plan.starts)).max())
     step = max(1, min(batch_size, MAX_LOGITS // (longest * len(lm.tokenizer))))
     for first in range(0, plan.n_windows, step):
         parts = [plan.window(w) for w in range(first, min(first + step, plan.n_windows))]

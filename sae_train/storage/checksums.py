@@ -28,10 +28,37 @@ def array_checksum(array: np.ndarray) -> int:
     if array.dtype.kind in "OSU":
         texts = [v.decode("utf-8", "surrogatepass") if isinstance(v, bytes) else str(v) for v in array.ravel().tolist()]
         return xxhash.xxh3_64_intdigest(json.dumps([array.shape, texts]).encode())
-    plain = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
-    digest = xxhash.xxh3_64(f"{plain.dtype.str}{plain.shape}".encode())
-    digest.update(plain.reshape(-1).view(np.uint8).data)
-    return digest.intdigest()
+    checksum = ArrayChecksum(array.dtype, array.shape)
+    checksum.add(array)
+    return checksum.value()
+
+
+class ArrayChecksum:
+    """The checksum of an array of numbers that comes in parts: `array_checksum` of the whole.
+
+    Args:
+        dtype: Type of the whole.
+        shape: Its shape.
+
+    Example:
+        >>> whole = ArrayChecksum(np.dtype("<i4"), (2,))
+        >>> whole.add(np.array([1], dtype="<i4")), whole.add(np.array([2], dtype="<i4"))
+        (None, None)
+        >>> whole.value() == array_checksum(np.array([1, 2], dtype="<i4"))
+        True
+    """
+
+    def __init__(self, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        self._dtype = dtype.newbyteorder("<")
+        self._digest = xxhash.xxh3_64(f"{self._dtype.str}{shape}".encode())
+
+    def add(self, part: np.ndarray) -> None:
+        """Take the next values, in the order in which they lie in the whole."""
+        self._digest.update(np.ascontiguousarray(part, dtype=self._dtype).reshape(-1).view(np.uint8).data)
+
+    def value(self) -> int:
+        """Return the checksum of what was taken."""
+        return self._digest.intdigest()
 
 
 def attributes_checksum(attributes: Mapping[str, Mapping[str, Any]]) -> str:

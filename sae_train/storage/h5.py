@@ -28,6 +28,7 @@ from sae_train.errors import BusyError, FileFormatError, MissingFileError, Schem
 from sae_train.run.locks import NO_LOCKS, NOT_ALLOWED
 from sae_train.run.runs import jsonable, now, partial_path, require_file
 from sae_train.storage.checksums import array_checksum, attributes_checksum
+from sae_train.storage.remote import RemoteFile
 
 T = TypeVar("T")
 CHUNK_BYTES = 2**20
@@ -41,7 +42,7 @@ H5Group = h5py.Group
 H5Dataset = h5py.Dataset
 
 
-def open_file(path: Path, mode: str) -> h5py.File:
+def open_file(path: Path | RemoteFile, mode: str) -> h5py.File:
     """Open a file as HDF5 does, with its own lock where the file system has locks.
 
     HDF5 locks what it has open: many may read, one may write and nobody reads then. `HDF5_USE_FILE_LOCKING=FALSE` turns
@@ -54,7 +55,7 @@ def open_file(path: Path, mode: str) -> h5py.File:
     """
     try:
         try:
-            return h5py.File(path, mode)
+            return h5py.File(path.stream() if isinstance(path, RemoteFile) else path, mode)
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise
@@ -228,7 +229,7 @@ def join_rows(
 
 @contextmanager
 def open_checked(
-    path: Path, schema: str | None, version: int, mode: str = "r", *, may_join: bool = False
+    path: Path | RemoteFile, schema: str | None, version: int, mode: str = "r", *, may_join: bool = False
 ) -> Iterator[h5py.File]:
     """Open one of our files.
 
@@ -245,7 +246,7 @@ def open_checked(
         FileFormatError: It is not HDF5, is damaged, or reaches outside itself.
         SchemaError: It is not ours, of another kind, or newer.
     """
-    require_file(path, "HDF5 data")
+    path.require() if isinstance(path, RemoteFile) else require_file(path, "HDF5 data")
     with open_file(path, mode) as file:
         try:
             _check_schema(file, path, schema, version)
@@ -260,7 +261,7 @@ def open_checked(
 
 
 @contextmanager
-def understood(path: Path) -> Iterator[None]:
+def understood(path: Path | RemoteFile) -> Iterator[None]:
     """Have a file that lacks a part, or has it of another kind, end in a SchemaError about the file."""
     try:
         yield
@@ -272,7 +273,7 @@ def understood(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _check_schema(file: h5py.File, path: Path, schema: str | None, version: int) -> None:
+def _check_schema(file: h5py.File, path: Path | RemoteFile, schema: str | None, version: int) -> None:
     """Refuse other kinds and newer versions by name."""
     got, got_version = get_attr(file, "schema"), get_attr(file, "schema_version")
     if not isinstance(got, str) or not got.startswith(SCHEMA_PREFIX) or got_version is None:
@@ -288,7 +289,7 @@ def _check_schema(file: h5py.File, path: Path, schema: str | None, version: int)
         )
 
 
-def _check_links(group: h5py.Group, path: Path, *, may_join: bool) -> None:
+def _check_links(group: h5py.Group, path: Path | RemoteFile, *, may_join: bool) -> None:
     """Refuse soft and external links, external storage, foreign virtual sources and absurd sizes, at any depth."""
     for name in group:
         link = group.get(name, getlink=True)
@@ -303,7 +304,7 @@ def _check_links(group: h5py.Group, path: Path, *, may_join: bool) -> None:
             _check_storage(child, path, may_join=may_join)
 
 
-def _check_storage(dataset: h5py.Dataset, path: Path, *, may_join: bool) -> None:
+def _check_storage(dataset: h5py.Dataset, path: Path | RemoteFile, *, may_join: bool) -> None:
     """Refuse a dataset that lies elsewhere, or that claims more than the file can hold."""
     name = str(dataset.name)
     if dataset.external or (dataset.is_virtual and not may_join):
@@ -325,7 +326,7 @@ def _check_storage(dataset: h5py.Dataset, path: Path, *, may_join: bool) -> None
         )
 
 
-def _check_seal(file: h5py.File, path: Path) -> None:
+def _check_seal(file: h5py.File, path: Path | RemoteFile) -> None:
     """Refuse attributes that are not what was written; an unfinished file has no seal yet."""
     recorded = get_attr(file, SEAL)
     if recorded is None and not get_attr(file, "complete", True):
@@ -340,7 +341,7 @@ def _check_seal(file: h5py.File, path: Path) -> None:
         )
 
 
-def dataset_of(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
+def dataset_of(group: h5py.Group, name: str, path: Path | RemoteFile) -> h5py.Dataset:
     """Return a dataset by name.
 
     Raises:
@@ -349,7 +350,7 @@ def dataset_of(group: h5py.Group, name: str, path: Path) -> h5py.Dataset:
     return _member(group, name, path, h5py.Dataset)
 
 
-def group_of(parent: h5py.Group, name: str, path: Path) -> h5py.Group:
+def group_of(parent: h5py.Group, name: str, path: Path | RemoteFile) -> h5py.Group:
     """Return a group by name.
 
     Raises:
@@ -358,7 +359,7 @@ def group_of(parent: h5py.Group, name: str, path: Path) -> h5py.Group:
     return _member(parent, name, path, h5py.Group)
 
 
-def _member(parent: h5py.Group, name: str, path: Path, kind: type[T]) -> T:
+def _member(parent: h5py.Group, name: str, path: Path | RemoteFile, kind: type[T]) -> T:
     """Return a member of a group that is a dataset, or a group."""
     found = parent.get(name)
     if not isinstance(found, kind):

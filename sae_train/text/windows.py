@@ -10,82 +10,20 @@ few dimensions), so it is left out too.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from sae_train.errors import ConfigError
 from sae_train.rng import rng
+from sae_train.text.token_plan import PlanWriter, TokenPlan, Window
 from sae_train.text.tokens import Document, bos_prefix, encode_plain, last_token_of_span
 
 SORT_WINDOWS = 2048  # windows are sorted by length inside blocks of this many, to keep padding low
 PACKED_RUN = 64  # windows that packed documents are cut into at a time
 PACKINGS = ("documents", "packed")
-ROW_FIELDS = ("token_id", "doc_id", "position", "from_entity")  # what is stored beside every row
-
-
-@dataclass(frozen=True)
-class TokenPlan:
-    """Windows of tokens in the order in which they are run, flattened.
-
-    Attributes:
-        tokens: Token ids of all windows, (n_tokens,), beginning-of-sequence tokens included.
-        starts: Where each window begins, (n_windows + 1,).
-        doc_id: Document of each token, (n_tokens,); special tokens count to the document behind them.
-        keep: True where the token becomes a row, (n_tokens,).
-        position: Position of each token in its document, (n_tokens,).
-        from_entity: True for windows that carry an entity context, (n_windows,).
-        n_special: Tokens left out because they are special, or stand where a special one would.
-        n_prefix: Tokens at the head of every window that are left out for that reason.
-    """
-
-    tokens: np.ndarray
-    starts: np.ndarray
-    doc_id: np.ndarray
-    keep: np.ndarray
-    position: np.ndarray
-    from_entity: np.ndarray
-    n_special: int
-    n_prefix: int
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows the plan yields."""
-        return int(self.keep.sum())
-
-    @property
-    def n_windows(self) -> int:
-        """Number of windows."""
-        return len(self.from_entity)
-
-    def window(self, index: int) -> slice:
-        """Return where window `index` lies in the flattened arrays."""
-        return slice(int(self.starts[index]), int(self.starts[index + 1]))
-
-    def row_fields(self) -> dict[str, np.ndarray]:
-        """Return what lies beside every row, (n_rows,).
-
-        `token_id`, `doc_id`, `position` (in the document, 0-based) and `from_entity` (1 for a last name token
-        that was mixed in, 0 for running text).
-        """
-        return {name: self.row_field(name) for name in ROW_FIELDS}
-
-    def row_field(self, name: str) -> np.ndarray:
-        """Return one of them."""
-        if name == "from_entity":
-            return self._is_entity_row().astype(np.uint8)
-        values = {"token_id": self.tokens, "doc_id": self.doc_id, "position": self.position}[name]
-        return values[self.keep].astype(np.int32, copy=False)
-
-    @property
-    def n_entity_rows(self) -> int:
-        """Number of rows that are last name tokens, mixed in."""
-        return int(self._is_entity_row().sum())
-
-    def _is_entity_row(self) -> np.ndarray:
-        """Return which rows are, (n_rows,) bool."""
-        return np.repeat(self.from_entity, np.diff(self.starts))[self.keep]
 
 
 def plan_windows(
@@ -98,6 +36,7 @@ def plan_windows(
     entity_documents: Sequence[Document] = (),
     frac_entity_rows: float = 0.0,
     seed: int = 0,
+    folder: Path | None = None,
 ) -> TokenPlan:
     """Cut documents into windows until `max_rows` rows are planned.
 
@@ -115,64 +54,58 @@ def plan_windows(
         entity_documents: Contexts of entities, in the order in which they are to be used.
         frac_entity_rows: Share of the rows that come from them, as far as there are enough.
         seed: Mixes the entity contexts into the text.
+        folder: Where the plan lies on disk, 13 bytes a token, until it is no longer used; None keeps it in memory.
 
     Raises:
         ConfigError: `ctx_len` leaves no room, or the text has no tokens.
     """
     text_rows = None if max_rows is None else max_rows - round(max_rows * frac_entity_rows)
+    n_prefix = max(1, len(bos_prefix(tokenizer)))
     windows = _cut(documents, tokenizer, ctx_len=ctx_len, max_rows=text_rows, is_packed=packing == "packed")
+    writer = PlanWriter(folder)
+    for block in _blocks(windows):
+        writer.add(block if frac_entity_rows > 0 else sorted(block, key=lambda w: -len(w.tokens)))
     if frac_entity_rows > 0:
-        n_text = sum(int(w.keep.sum()) for w in windows)
+        n_text = writer.n_rows
         wanted = round(n_text * frac_entity_rows / (1 - frac_entity_rows))
         if max_rows is not None and n_text == text_rows:
             wanted = max_rows - n_text
-        first_id = 1 + max((int(w.doc_id.max()) for w in windows), default=-1)
-        extra = _cut(entity_documents, tokenizer, ctx_len=ctx_len, max_rows=wanted, first_id=first_id)
-        order = rng("windows.order", seed).permutation(len(windows) + len(extra))
-        both = windows + extra
-        windows = [both[i] for i in order]
-    if not windows:
+        first_id = writer.next_doc_id
+        for block in _blocks(_cut(entity_documents, tokenizer, ctx_len=ctx_len, max_rows=wanted, first_id=first_id)):
+            writer.add(block)
+    if not writer.n_windows:
         raise ConfigError("the text has no tokens", got="0 tokens", field="text", expected="at least one document")
-    for start in range(0, len(windows), SORT_WINDOWS):
-        block = windows[start : start + SORT_WINDOWS]
-        windows[start : start + SORT_WINDOWS] = sorted(block, key=lambda w: -len(w.tokens))
-    return TokenPlan(
-        tokens=np.concatenate([w.tokens for w in windows]),
-        starts=np.concatenate([[0], np.cumsum([len(w.tokens) for w in windows])]),
-        doc_id=np.concatenate([w.doc_id for w in windows]),
-        keep=np.concatenate([w.keep for w in windows]),
-        position=np.concatenate([w.position for w in windows]),
-        from_entity=np.array([w.from_entity for w in windows]),
-        n_special=sum(w.n_special for w in windows),
-        n_prefix=max(1, len(bos_prefix(tokenizer))),
-    )
+    plan = writer.plan(n_special=writer.n_special, n_prefix=n_prefix)
+    if frac_entity_rows > 0:
+        return _in_order(plan, rng("windows.order", seed).permutation(plan.n_windows), folder)
+    return plan
 
 
-def shuffled_windows(plan: TokenPlan, seed: int) -> TokenPlan:
+def shuffled_windows(plan: TokenPlan, seed: int, folder: Path | None = None) -> TokenPlan:
     """Return the same windows in drawn order, in which those run together come from all over the text.
 
     Inside blocks of `SORT_WINDOWS` they are ordered by length again, equal ones stay as drawn.
+
+    Args:
+        plan: The windows.
+        seed: Of the order.
+        folder: As for `plan_windows`.
     """
-    lengths = np.diff(plan.starts)
-    order = rng("windows.shuffled", seed).permutation(plan.n_windows)
+    return _in_order(plan, rng("windows.shuffled", seed).permutation(plan.n_windows), folder)
+
+
+def _in_order(plan: TokenPlan, order: np.ndarray, folder: Path | None) -> TokenPlan:
+    """Return the windows of a plan in another order, by length inside blocks."""
+    writer = PlanWriter(folder)
     for start in range(0, len(order), SORT_WINDOWS):
-        block = order[start : start + SORT_WINDOWS]
-        order[start : start + SORT_WINDOWS] = block[np.argsort(-lengths[block], kind="stable")]
-    starts = np.concatenate([[0], np.cumsum(lengths[order])])
-    at = np.repeat(plan.starts[order] - starts[:-1], lengths[order]) + np.arange(starts[-1])
-    fields = {name: getattr(plan, name)[at] for name in ("tokens", "doc_id", "keep", "position")}
-    return replace(plan, **fields, starts=starts, from_entity=plan.from_entity[order])
+        writer.add_from(plan, order[start : start + SORT_WINDOWS])
+    return writer.plan(n_special=plan.n_special, n_prefix=plan.n_prefix)
 
 
-class _Window(NamedTuple):
-    """One window before it is flattened: see TokenPlan for the fields."""
-
-    tokens: np.ndarray
-    keep: np.ndarray
-    position: np.ndarray
-    doc_id: np.ndarray
-    from_entity: bool
-    n_special: int
+def _blocks(windows: Iterator[Window]) -> Iterator[list[Window]]:
+    """Yield windows, `SORT_WINDOWS` at a time."""
+    while block := list(islice(windows, SORT_WINDOWS)):
+        yield block
 
 
 class _Piece(NamedTuple):
@@ -194,7 +127,7 @@ def _cut(
     max_rows: int | None,
     first_id: int = 0,
     is_packed: bool = False,
-) -> list[_Window]:
+) -> Iterator[Window]:
     """Tokenize documents and cut them into windows until enough rows are planned."""
     prefix = np.array(bos_prefix(tokenizer), dtype=np.int32)
     room = ctx_len - len(prefix)
@@ -205,21 +138,19 @@ def _cut(
     pieces = _pieces(documents, tokenizer, first_id)
     if is_packed:
         pieces = _packed(pieces, tokenizer.eos_token_id, room)
-    windows: list[_Window] = []
     n_rows = 0
     for piece in pieces:
         for start in range(0, len(piece.tokens), room):
             wanted = None if max_rows is None else max_rows - n_rows
             window = _window(piece, slice(start, start + room), prefix, wanted)
             if window is not None:
-                windows.append(window)
                 n_rows += int(window.keep.sum())
+                yield window
         if max_rows is not None and n_rows >= max_rows:
             break
-    return windows
 
 
-def _window(piece: _Piece, part: slice, prefix: np.ndarray, max_rows: int | None) -> _Window | None:
+def _window(piece: _Piece, part: slice, prefix: np.ndarray, max_rows: int | None) -> Window | None:
     """Put a part of a piece behind the prefix; None if it would give no row."""
     kept = piece.keep[part].copy()
     if not len(prefix):
@@ -231,7 +162,7 @@ def _window(piece: _Piece, part: slice, prefix: np.ndarray, max_rows: int | None
     length = int(np.flatnonzero(kept)[-1]) + 1  # tokens after the last kept one are never read
     n_prefix, first = len(prefix), int(piece.position[part][0])
     special = piece.is_special[part][:length]
-    return _Window(
+    return Window(
         tokens=np.concatenate([prefix, piece.tokens[part][:length]]),
         keep=np.concatenate([np.zeros(n_prefix, dtype=bool), kept[:length]]),
         position=np.concatenate(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sae_train.activations.joined import joined_rows, opened_pair
-from sae_train.activations.store import ActivationStore, opened_store
+from sae_train.activations.several import StoreSource, opened_store
 from sae_train.config import SaeTrainConfig
 from sae_train.errors import ConfigError
 from sae_train.fields import config_of, default_of
@@ -26,10 +26,10 @@ _REPEATED = ("hook_point", "k", "expansion", "seed")  # fields that `train_saes`
 
 
 def train_sae(
-    store: ActivationStore | str | Path,
+    store: StoreSource,
     hook_point: str | None = None,
     *,
-    other: ActivationStore | str | Path | None = None,
+    other: StoreSource | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -45,7 +45,7 @@ def train_sae(
     Whole documents are held out; FVU, L0 and dead latents are measured on them.
 
     Args:
-        store: The activations, open or as a path.
+        store: The activations: an open store, a path, an address that fsspec knows, or several of them.
         hook_point: Where; needed where the store has several and `config` does not say.
         other: The same rows of another model, such as one after unlearning: one dictionary is trained for both, a
             crosscoder.
@@ -93,13 +93,13 @@ def train_sae(
 
 
 def train_saes(
-    store: ActivationStore | str | Path,
+    store: StoreSource,
     hook_points: Sequence[str],
     *,
     k: Sequence[int] = (default_of(SaeTrainConfig, "k"),),
     expansion: Sequence[int] = (default_of(SaeTrainConfig, "expansion"),),
     seed: Sequence[int] = (default_of(SaeTrainConfig, "seed"),),
-    other: ActivationStore | str | Path | None = None,
+    other: StoreSource | None = None,
     out: str | Path | None = None,
     device: str = "auto",
     overwrite: bool = False,
@@ -115,7 +115,7 @@ def train_saes(
     Each gets the weights that it would have alone; the store is read once for those that are trained side by side.
 
     Args:
-        store: The activations, open or as a path.
+        store: The activations: an open store, a path, an address that fsspec knows, or several of them.
         hook_points: Where.
         k: Latents kept per token.
         expansion: Latents per input dimension.
@@ -188,9 +188,7 @@ def _refuse_own_start(jobs: Sequence[SaeJob], output: Output) -> None:
             )
 
 
-def _places(
-    store: ActivationStore | str | Path, hook_point: str | None, config: SaeTrainConfig | None
-) -> tuple[str, ...]:
+def _places(store: StoreSource, hook_point: str | None, config: SaeTrainConfig | None) -> tuple[str, ...]:
     """Return where to train: what was said, or the only hook point that the store has.
 
     Raises:

@@ -84,7 +84,7 @@ def test_an_unfinished_store_cannot_be_compared(stores, wb, tmp_path):
     path = tmp_path / "half.h5"
     attrs = {"hook_points": ["layers.0"], "dtype": "float32", "n_rows": 4, "rows_committed": 0, "complete": False}
     with h5.create(path, layout.SCHEMA, layout.VERSION, attrs) as file:
-        layout.write_row_fields(file, lambda _: np.zeros(4, np.int32))
+        layout.write_row_fields(file, lambda _: [np.zeros(4, np.int32)], 4)
         layout.allocate_acts(file, ("layers.0",), 4, 3, "float32")
     assert wb("inspect", path).code == 0
     assert "not finished" in wb("inspect", path, "--against", stores[0]).err

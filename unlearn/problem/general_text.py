@@ -10,9 +10,12 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import NamedTuple
 
+import numpy as np
+
 from sae_train.lm.models import LanguageModel
+from sae_train.text.token_plan import TokenPlan
 from sae_train.text.tokens import Document
-from sae_train.text.windows import TokenPlan, plan_windows
+from sae_train.text.windows import plan_windows
 from unlearn.problem.data import first_documents, text_windows
 
 TEXT_CTX = 64  # tokens in a window of general text
@@ -44,7 +47,7 @@ def read_general_text(lm: LanguageModel, documents: Iterable[Document]) -> Gener
     ctx_len = min(TEXT_CTX, lm.max_positions)
     plan = plan_windows(read, lm.tokenizer, ctx_len=ctx_len, max_rows=TEXT_TOKENS)
     # What the plan did not get to is drawn upon before more is read.
-    behind = chain(read[1 + int(plan.doc_id.max()) :], stream)
+    behind = chain(read[1 + int(np.asarray(plan.doc_id).max()) :], stream)
     heldout = text_windows(lm.tokenizer, behind, ctx_len=ctx_len, max_tokens=HELDOUT_TOKENS)
     if sum(map(len, heldout)) >= HELDOUT_TOKENS // 2:
         return GeneralText([ids for _, ids in _windows(plan)], heldout)

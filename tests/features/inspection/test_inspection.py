@@ -136,7 +136,7 @@ def test_an_unfinished_store_is_described(tmp_path):
     path = tmp_path / "acts.h5"
     attrs = {"hook_points": ["layers.0"], "dtype": "float32", "n_rows": 4, "rows_committed": 0, "complete": False}
     with h5.create(path, layout.SCHEMA, layout.VERSION, attrs) as file:
-        layout.write_row_fields(file, lambda _: np.zeros(4, np.int32))
+        layout.write_row_fields(file, lambda _: [np.zeros(4, np.int32)], 4)
         layout.allocate_acts(file, ("layers.0",), 4, 3, "float32")
     found = inspect_file(path, verify=True)
     assert (found.statistics, found.counts, found.violations) == ({}, {}, [])

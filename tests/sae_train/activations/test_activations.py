@@ -40,7 +40,7 @@ from sae_train.lm.models import load_lm
 from sae_train.run.claims import claim_output
 from sae_train.run.progress import no_advance
 from sae_train.run.runs import partial_path
-from sae_train.storage import h5, h5_contents
+from sae_train.storage import h5, h5_chunks, h5_contents
 from sae_train.text.tokens import Document
 from sae_train.text.windows import plan_windows
 
@@ -527,3 +527,28 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
             ("empty", (0, 3), "one", ("row", "d_in")),
             ("names", (2,), "name", ("entity",)),
         ]
+
+
+def test_row_fields_in_parts_are_those_in_one_piece(tmp_path):
+    values = np.arange(1000, dtype=np.int32)
+    for name, parts in (("one", None), ("parts", np.array_split(values, [0, 1, 333, 998]))):
+        with h5.create(tmp_path / f"{name}.h5", "latents", 1, {"hook_points": []}) as file:
+            file.create_group("acts")
+            if parts is None:
+                h5.write_array(file, "x", values, unit="index", axes=("row",))
+            else:
+                h5_chunks.write_blocks(file, "x", parts, 1000, values.dtype, unit="index", axis="row")
+    assert _content(tmp_path / "parts.h5") == _content(tmp_path / "one.h5")
+    assert h5.CHECKSUM in _content(tmp_path / "one.h5")["/x"][0]
+
+
+def test_a_plan_on_disk_gives_the_store_of_one_in_memory(lm, plan, tmp_path, small_chunks):
+    entities = [Document(f"Yesterday {n} sang", 10 + len(n)) for n in ("Mira Tolvan", "Old Harrow")] * 20
+    mixed = {"entity_documents": entities, "frac_entity_rows": 0.05}
+    on_disk = plan_windows(map(Document, TEXTS), lm.tokenizer, ctx_len=24, max_rows=400, folder=tmp_path, **mixed)
+    assert not isinstance(on_disk.tokens, np.ndarray)
+    _write(lm, plan, tmp_path / "memory.h5")
+    with pytest.raises(_Stop):
+        _write(lm, on_disk, tmp_path / "disk.h5", advance=_stop_after(4))
+    _write(lm, on_disk, tmp_path / "disk.h5", resume=True)
+    assert _content(tmp_path / "disk.h5") == _content(tmp_path / "memory.h5")

@@ -31,7 +31,7 @@ def store(tmp_path, monkeypatch):
     fields["from_entity"] = np.zeros(N, np.uint8)
     attrs = {"model": "synthetic", "hook_points": ["layers.0"], "dtype": "float32", "n_rows": N, "complete": False}
     with h5.create(tmp_path / "a.h5", layout.SCHEMA, layout.VERSION, {**attrs, "rows_committed": 0}) as file:
-        layout.write_row_fields(file, fields.__getitem__)
+        layout.write_row_fields(file, lambda name: [fields[name]], N)
         layout.allocate_acts(file, ("layers.0",), N, 4, "float32")
         writer = layout.RowWriter(file, ("layers.0",), "float32")
         writer.add({"layers.0": torch.arange(N).float()[:, None].expand(N, 4)})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -20,10 +21,11 @@ import pytest
 import torch
 
 from features.inspection.inspection import inspect_file
-from sae_train.activations import forward, layout
+from sae_train.activations import forward, layout, units
 from sae_train.activations.estimate import estimate_store
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
+from sae_train.activations.units import Units
 from sae_train.activations.writer import write_store
 from sae_train.config import CacheConfig
 from sae_train.errors import (
@@ -65,6 +67,7 @@ def small_chunks(monkeypatch):
     """Sixteen float32 rows in a chunk and a commit every 24 rows, so that a tiny store has many of both."""
     monkeypatch.setattr(h5, "CHUNK_BYTES", 16 * 32 * 4)
     monkeypatch.setattr(layout, "COMMIT_EVERY_ROWS", 24)
+    monkeypatch.setattr(units, "UNIT_BATCHES", 0)
 
 
 class OneOf(Processes):
@@ -102,7 +105,7 @@ def test_parts_of_several_processes_hold_the_rows_of_one(lm, plan, tmp_path, sma
     result = _write(lm, plan, out, rank=0, count=count)
     assert _same(_rows(out), _rows(tmp_path / "one.h5"))
     assert result.bytes == sum(p.stat().st_size for p in tmp_path.glob("many.h5*"))
-    assert len(list(tmp_path.glob("many.h5.part-*"))) == min(count, 32)  # 500 rows are 32 chunks
+    assert len(list(tmp_path.glob("many.h5.part-*"))) == 32  # 500 rows are 32 chunks, whoever writes them
     found = inspect_file(out, verify=True)
     assert not found.has_problems
     with ActivationStore(out) as joined, ActivationStore(tmp_path / "one.h5") as one:
@@ -117,7 +120,7 @@ def test_a_part_that_is_missing_damaged_or_outside_is_refused(lm, plan, tmp_path
     out = tmp_path / "many.h5"
     for rank in (1, 0):
         _write(lm, plan, out, rank=rank, count=2)
-    part = tmp_path / "many.h5.part-0001-of-0002"
+    part = tmp_path / "many.h5.part-0001-of-0032"
     whole = part.read_bytes()
     with h5py.File(part) as file:
         where = file["acts/layers.1"].id.get_chunk_info(0).byte_offset
@@ -132,27 +135,71 @@ def test_a_part_that_is_missing_damaged_or_outside_is_refused(lm, plan, tmp_path
         ActivationStore(out)
 
 
-def test_parts_are_continued_and_another_number_of_processes_is_refused(lm, plan, tmp_path, small_chunks):
-    class Stop(BaseException): ...
+class Stop(BaseException): ...
+
+
+def _stop_after(n_rows: int):
+    """Return what stops a run once so many rows are on their way."""
+    seen = []
 
     def stop(rows: int, *, earlier: int = 0) -> None:
-        if rows:
+        seen.append(rows)
+        if sum(seen) >= n_rows:
             raise Stop
 
+    return stop
+
+
+@pytest.mark.parametrize("then", [1, 2, 3, 5])
+def test_a_run_of_two_processes_goes_on_with_another_number(lm, plan, tmp_path, small_chunks, monkeypatch, then):
+    _write(lm, plan, tmp_path / "one.h5")
     out = tmp_path / "many.h5"
+    for rank, n_rows in ((1, 100), (0, 60)):
+        with pytest.raises(Stop):
+            _write(lm, plan, out, rank=rank, count=2, advance=_stop_after(n_rows))
+    finished = {p.name: p.stat().st_mtime_ns for p in layout.part_files(out) if p.suffix != ".partial"}
+    assert len(finished) >= 4 and any(p.suffix == ".partial" for p in layout.part_files(out))
+    layout.claim_parts(out, "-of-0032", resume=True)
+    for rank in reversed(range(then)):
+        if rank:
+            _write(lm, plan, out, rank=rank, count=then, resume=True)
+    _write(lm, plan, out, rank=0, count=then, resume=True)
+    assert _same(_rows(out), _rows(tmp_path / "one.h5"))
+    assert {n: (tmp_path / n).stat().st_mtime_ns for n in finished} == finished  # what was finished stays as it is
+    assert not [p for p in layout.part_files(out) if p.suffix == ".partial"]
+
+
+def test_what_one_process_began_the_first_of_several_finishes(lm, plan, tmp_path, small_chunks):
+    _write(lm, plan, tmp_path / "one.h5")
+    out = tmp_path / "a.h5"
     with pytest.raises(Stop):
-        _write(lm, plan, out, rank=1, count=2, advance=stop)
-    layout.claim_parts(out, 2, resume=True)
-    with pytest.raises(ConfigError, match="number of processes"):
-        layout.claim_parts(out, 3, resume=True)
-    with pytest.raises(ConfigError, match="number of processes"):
-        layout.claim_parts(out, 1, resume=True)
+        _write(lm, plan, out, advance=_stop_after(100))
     for rank in (1, 0):
         _write(lm, plan, out, rank=rank, count=2, resume=True)
-    _write(lm, plan, tmp_path / "one.h5")
-    assert _same(_rows(out), _rows(tmp_path / "one.h5"))
-    layout.claim_parts(out, 1, resume=False)
+    assert _same(_rows(out), _rows(tmp_path / "one.h5")) and not layout.part_files(out)
+
+
+def test_parts_of_another_division_are_refused_or_removed(lm, plan, tmp_path, small_chunks):
+    out = tmp_path / "many.h5"
+    _write(lm, plan, out, rank=1, count=2)
+    with pytest.raises(ConfigError, match="other parts"):
+        layout.claim_parts(out, "-of-0002", resume=True)
+    layout.claim_parts(out, "-of-0002", resume=False)
     assert not list(tmp_path.glob("*.part-*"))
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "chunk", "batch_rows"), [(1, 16, 0), (500, 16, 9), (10**9, 910, 4096), (64, 16, 16)]
+)
+def test_units_cover_every_row_once_in_whole_chunks(n_rows, chunk, batch_rows):
+    whole = Units(n_rows, chunk, batch_rows, Path("a.h5"))
+    shares = whole.all()
+    assert shares[0].first == 0 and shares[-1].end == n_rows
+    assert all(one.end == two.first and two.first % chunk == 0 for one, two in itertools.pairwise(shares))
+    assert all(share.n_rows >= units.UNIT_BATCHES * batch_rows for share in shares[:-1])
+    for count in (2, 3, 7):
+        dealt = [whole.of(OneOf(rank, count), resume=False) for rank in range(count)]
+        assert sorted(itertools.chain(*dealt), key=lambda share: share.first) == shares
 
 
 @pytest.mark.slow

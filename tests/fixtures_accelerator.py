@@ -77,6 +77,9 @@ class OnDevice(torch.Tensor):
     def data_ptr(self) -> int:
         return self.held.data_ptr()
 
+    def record_stream(self, _stream: object) -> None:
+        """Nothing: memory here is not given to others."""
+
     def is_pinned(self, *_args: Any) -> bool:
         return False
 
@@ -191,6 +194,7 @@ class _Function(TorchFunctionMode):
             return func(*args, **kwargs)
         if func is torch.Tensor.pin_memory:
             return args[0]
+        kwargs.pop("pin_memory", None)
         if func is torch.Tensor.cuda:
             return args[0].to(META)
         if func in BUILDING:

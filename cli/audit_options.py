@@ -38,7 +38,7 @@ class PolicyFile(options.ExistingFile):
         Raises:
             MissingFileError: There is no such file, nor one of that name.
         """
-        return super().convert(shipped_policy(Path(value)), param, ctx)
+        return Path(super().convert(shipped_policy(Path(value)), param, ctx))
 
 
 audit_options = options.option_list(

@@ -44,8 +44,8 @@ def command(
     interval. With --model and --probes also what few latents say about the labelled texts of the package sae-probes.
     """
     from cli.output.quality_table import show_quality
-    from features import probe_sae
     from cli.usage import store_source
+    from features import probe_sae
     from sae_train import eval_sae, load_lm
 
     probing = ProbingConfig(**{name: given.pop(name) for name in [*given] if name.startswith("probe")})

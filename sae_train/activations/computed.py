@@ -24,8 +24,9 @@ from torch import Tensor
 
 from sae_train.activations.caching import checked_config, planned
 from sae_train.activations.encoding import STORED_KIND, decode_acts, encode_acts
-from sae_train.activations.forward import BatchRunner, Rows, checked_rows
+from sae_train.activations.forward import BatchRunner
 from sae_train.activations.store import ActivationStore
+from sae_train.activations.travel import Rows, checked_rows
 from sae_train.activations.writer import store_identity
 from sae_train.config import CacheConfig
 from sae_train.errors import ConfigError

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from sae_train.errors import DtypeError, NumericalError
+from sae_train.activations.travel import Rows, Travelling, to_device
 from sae_train.lm.generate import pad_right
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel
 from sae_train.text.token_plan import TokenPlan
 
-FLOAT16_MAX = 65_504.0
-Rows = dict[str, Float[Tensor, "row d_in"]]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -26,12 +25,25 @@ class Batch:
     """What one batch of windows gave.
 
     Attributes:
-        acts: Rows by hook point, float, on the host.
+        parts: Its rows, on their way to the host; several where the batch did not fit into memory.
         n_tokens: Tokens the model read, special ones included, padding left out.
     """
 
-    acts: Rows
+    parts: list[Travelling]
     n_tokens: int
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return sum(part.n_rows for part in self.parts)
+
+    def arrived(self) -> Rows:
+        """Return the rows by hook point, once they are on the host.
+
+        Raises:
+            NumericalError, DtypeError: They cannot be stored (`checked_rows`).
+        """
+        return joined([part.arrived() for part in self.parts])
 
 
 class BatchRunner:
@@ -47,6 +59,7 @@ class BatchRunner:
         self.lm, self.plan, self.hook_points, self.dtype = lm, plan, hook_points, dtype
         self.batch_size = self.fitting = batch_size
         self.rows_before = plan.rows_before
+        self._copies: Any = None  # the stream for copies to the host, once there is one
 
     def run(self, first_row: int, end_row: int) -> Iterator[Batch]:
         """Yield the rows `first_row` to `end_row`, in order."""
@@ -58,30 +71,44 @@ class BatchRunner:
                 return
             if end <= first_row:
                 continue
-            acts = self.windows(range(first, last))
-            part = slice(max(0, first_row - begin), min(end, end_row) - begin)
             n_tokens = int(self.plan.starts[last] - self.plan.starts[first])
-            yield Batch({name: checked_rows(rows[part], name, self.dtype) for name, rows in acts.items()}, n_tokens)
+            yield Batch(self._halved(range(first, last), lambda w, r: self._send(w, r, first_row, end_row)), n_tokens)
 
     def windows(self, windows: Sequence[int]) -> Rows:
-        """Return the kept rows of some windows, in halves where the whole does not fit into memory."""
+        """Return the kept rows of some windows on the host, in halves where the whole does not fit into memory."""
+        return joined(self._halved(windows, lambda _, rows: {name: acts.cpu() for name, acts in rows.items()}))
+
+    def _send(self, windows: Sequence[int], rows: Rows, first_row: int, end_row: int) -> Travelling:
+        """Send those rows of some windows that are wanted on their way to the host."""
+        if self.lm.device.type == "cuda" and self._copies is None:
+            self._copies = torch.cuda.Stream(self.lm.device)
+        begin = int(self.rows_before[windows[0]])
+        part = slice(max(0, first_row - begin), max(0, end_row - begin))
+        return Travelling({name: acts[part] for name, acts in rows.items()}, self.dtype, self._copies)
+
+    def _halved(self, windows: Sequence[int], use: Callable[[Sequence[int], Rows], T]) -> list[T]:
+        """Return `use(windows, their rows)`, of halves one after the other where the whole does not fit into memory."""
         if len(windows) > self.fitting:
-            return self._halves(windows)
+            return self._halves(windows, use)
         try:
-            return _batch_rows(self.lm, self.plan, windows, self.hook_points)
+            return [use(windows, _batch_rows(self.lm, self.plan, windows, self.hook_points))]
         except (torch.OutOfMemoryError, RuntimeError, MemoryError) as error:
             if len(windows) == 1 or not is_out_of_memory(error):
                 raise
         self.fitting = max(1, len(windows) // 2)
         if self.lm.device.type == "cuda":
             torch.cuda.empty_cache()
-        return self._halves(windows)
+        return self._halves(windows, use)
 
-    def _halves(self, windows: Sequence[int]) -> Rows:
+    def _halves(self, windows: Sequence[int], use: Callable[[Sequence[int], Rows], T]) -> list[T]:
         """Run two halves one after the other."""
         middle = len(windows) // 2
-        one, two = self.windows(windows[:middle]), self.windows(windows[middle:])
-        return {name: torch.cat([one[name], two[name]]) for name in self.hook_points}
+        return self._halved(windows[:middle], use) + self._halved(windows[middle:], use)
+
+
+def joined(parts: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the rows of several parts (of several heights) by hook point, one after the other."""
+    return parts[0] if len(parts) == 1 else {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -93,38 +120,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _batch_rows(lm: LanguageModel, plan: TokenPlan, windows: Sequence[int], hook_points: tuple[str, ...]) -> Rows:
-    """Run one batch of windows and return the kept rows of each hook point, in plan order."""
+    """Run one batch of windows and return the kept rows of each hook point, in plan order, where the model is."""
     parts = [plan.window(w) for w in windows]
-    ids, mask = pad_right([plan.tokens[p].tolist() for p in parts], device=lm.device)
-    kept = torch.zeros(mask.shape, dtype=torch.bool)
+    ids, mask = (to_device(t, lm.device) for t in pad_right([plan.tokens[p].tolist() for p in parts]))
+    kept = np.zeros(tuple(mask.shape), dtype=bool)
     for row, part in enumerate(parts):
-        kept[row, : part.stop - part.start] = torch.from_numpy(plan.keep[part])
+        kept[row, : part.stop - part.start] = plan.keep[part]
+    # As numbers: how many places a mask has is known to the device only, and the host would wait for it.
+    where = tuple(to_device(torch.from_numpy(places), lm.device) for places in kept.nonzero())
     acts = capture(lm, ids, mask, hook_points)
-    where = kept.to(lm.device)
-    return {name: acts[name][where].cpu() for name in hook_points}
-
-
-def checked_rows(rows: Float[Tensor, "row d_in"], name: str, dtype: str) -> Float[Tensor, "row d_in"]:
-    """Return the rows if the stored dtype can hold them.
-
-    Raises:
-        NumericalError: NaN or Inf.
-        DtypeError: A value beyond float16's 65,504.
-    """
-    largest = float(rows.abs().max()) if len(rows) else 0.0  # NaN and Inf show in the maximum too
-    if not np.isfinite(largest):
-        n_bad = int((~torch.isfinite(rows)).any(dim=1).sum())
-        raise NumericalError(
-            f"the model's activations at {name} are not finite",
-            got=f"{n_bad} of {len(rows)} rows with NaN or Inf",
-            expected="finite numbers",
-            try_="`lm_dtype`=float32",
-        )
-    if dtype == "float16" and largest > FLOAT16_MAX:
-        raise DtypeError(
-            f"float16 cannot hold the activations at {name}",
-            got=f"a maximum of {largest:,.0f} (`dtype`=float16)",
-            expected=f"at most {FLOAT16_MAX:,.0f}",
-            try_="`dtype`=bfloat16",
-        )
-    return rows
+    return {name: acts[name][where] for name in hook_points}

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from sae_train.activations import layout
-from sae_train.activations.forward import BatchRunner
+from sae_train.activations.forward import Batch, BatchRunner
 from sae_train.activations.units import Share, Units
 from sae_train.config import CacheConfig
 from sae_train.errors import StoppedError, WorkbenchError
@@ -37,6 +37,7 @@ from sae_train.run.runs import now, partial_path
 from sae_train.run.stopping import saving
 from sae_train.storage import h5
 from sae_train.storage.arrays import blocks_of
+from sae_train.storage.behind import Behind
 from sae_train.text.token_plan import TokenPlan
 from sae_train.text.tokenizer_hash import tokenizer_hash
 
@@ -259,16 +260,27 @@ def _fill(
 ) -> int:
     """Store every row not yet committed; return how many tokens were read."""
     n_read = 0
+
+    def stored(batches: list[Batch]) -> None:
+        nonlocal n_read
+        for batch in batches:
+            n_read += batch.n_tokens
+            advance(batch.n_rows)
+
+    def save() -> None:
+        stored(behind.drain())
+        writer.commit()
+
     with h5.open_checked(partial, schema, layout.VERSION, mode="r+") as file:
         writer = layout.RowWriter(file, config.hook_points, config.dtype)
         advance(0, earlier=writer.n_rows)
-        # Every process has rows of its own, so each saves by itself.
-        with saving(writer.commit) as stop_if_told:
+        # One batch is computed while the one before is on its way and the one before that is written. Every process has
+        # rows of its own, so each saves by itself.
+        with Behind[Batch](lambda batch: writer.add(batch.arrived())) as behind, saving(save) as stop_if_told:
             for batch in runner.run(share.first + writer.n_rows, share.end):
-                writer.add(batch.acts)
-                n_read += batch.n_tokens
-                advance(len(next(iter(batch.acts.values()))))
+                stored(behind.put(batch))
                 stop_if_told()
+            stored(behind.drain())
         writer.commit(is_last=True)
         assert writer.n_rows == share.n_rows, (writer.n_rows, share.n_rows)
         layout.finish(file)

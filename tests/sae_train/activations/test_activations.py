@@ -18,9 +18,9 @@ import torch
 
 from features.inspection.inspection import inspect_file
 from sae_train.activations import forward, layout, writer
-from sae_train.activations.forward import checked_rows
 from sae_train.activations.measures.row_statistics import hook_point_stats
 from sae_train.activations.store import ActivationStore
+from sae_train.activations.travel import checked_rows
 from sae_train.activations.writer import store_bytes, write_store
 from sae_train.config import CacheConfig
 from sae_train.errors import (

@@ -1,0 +1,1 @@
+"""What an accelerator does: the measurements of `benchmarks/gpu.py`, and the page that it writes."""

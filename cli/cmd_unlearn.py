@@ -8,9 +8,7 @@ from typing import Any
 import click
 
 from cli import options
-from cli.unlearn_options import NOT_SETTINGS, explicit, unlearn_options
-from unlearn.config import configure
-from unlearn.settings.registry import read_params
+from cli.unlearn_options import NOT_SETTINGS, given_config, of_plan, unlearn_options
 
 
 @click.command(
@@ -35,6 +33,7 @@ def command(
     forget: tuple[str, ...],
     forget_file: Path | None,
     device: str,
+    plan: bool,
     as_json: bool,
     config_path: Path | None,
     param: tuple[str, ...],
@@ -45,15 +44,16 @@ def command(
     Other known entities, unknown entities and general text are retained. Ends in an error, without a model, when
     nothing changed or when the model collapsed. A name shared by two types is written as type:name.
     """
-    from cli.output.render import emit
+    from cli.output.unlearn_tables import show_forgotten, show_plan
     from sae_train.run.processes import joined_processes
-    from unlearn import unlearn
+    from unlearn import plan_unlearning, unlearn
 
     names, files = options.forget_names(forget, forget_file), {name: given.pop(name) for name in NOT_SETTINGS}
-    config = configure(**explicit(given), **read_params(given["method"], param))
+    words = {"forget": names, "sae": saes, "config": given_config(given, param)}
+    if plan:
+        return show_plan(plan_unlearning(model, **words, device=device, **of_plan(files)), as_json=as_json)
     with joined_processes() as processes:
-        files |= {"device": processes.own_device(device), "processes": processes}
-        found = unlearn(model, forget=names, sae=saes, config=config, **files)
+        found = unlearn(model, **words, device=processes.own_device(device), processes=processes, **files)
     if processes.is_first:
-        more = " …" if len(names) > 5 else ""
-        emit(found.result, as_json=as_json, title=f"Forgotten: {', '.join(names[:5])}{more}")
+        show_forgotten(found.result, names, as_json=as_json)
+    return None

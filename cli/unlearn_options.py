@@ -12,12 +12,13 @@ import click
 from click.core import ParameterSource
 
 from cli import options
-from unlearn.config import UnlearnConfig
+from unlearn.config import UnlearnConfig, configure
 from unlearn.settings.redirection import RedirectSettings
-from unlearn.settings.registry import METHOD_SETTINGS, setting_names
+from unlearn.settings.registry import METHOD_SETTINGS, read_params, setting_names
 
 # What the command is given that is no field of a config.
 NOT_SETTINGS = ("latents", "labels", "templates", "text", "original", "out", "overwrite", "resume", "wandb")
+NOT_OF_PLAN = ("out", "overwrite", "resume", "wandb")  # where results go; a plan has none
 # Each changed what was measured: block weight, guard, tokens with activations put back, blocks, positions, the start.
 MEASURED = ("block_weight", "erase_at", "guard_weight", "blocks", "positions", "init")
 
@@ -53,11 +54,17 @@ original_option = click.option(
     metavar="MODEL",
     help="The model before the first removal, as which everything else is kept; by default as unlearning.json says.",
 )
+plan_option = click.option(
+    "--plan",
+    is_flag=True,
+    help="Print steps, seconds and peak memory, estimated from two batches that are tried out; do nothing.",
+)
 unlearn_options = options.option_list(
     original_option,
     options.config_options(UnlearnConfig, without=("settings", "seed")),
     options.config_options(RedirectSettings, only=MEASURED),
     param_option,
+    plan_option,
 )
 
 
@@ -65,3 +72,13 @@ def explicit(given: dict[str, Any]) -> dict[str, Any]:
     """Leave out options that were not given: a method may have other defaults than the ones shown."""
     source = click.get_current_context().get_parameter_source
     return {k: v for k, v in given.items() if k == "method" or source(k) is not ParameterSource.DEFAULT}
+
+
+def given_config(given: dict[str, Any], param: tuple[str, ...]) -> UnlearnConfig:
+    """Build the config from the options that were given and from `--param`."""
+    return configure(**explicit(given), **read_params(given["method"], param))
+
+
+def of_plan(files: dict[str, Any]) -> dict[str, Any]:
+    """Leave out where results go."""
+    return {name: value for name, value in files.items() if name not in NOT_OF_PLAN}

@@ -33,6 +33,7 @@ ADDED = {
     "matryoshka_weights": [],
     "jumprelu_revival": "none",
     "pre_acts_coefficient": 0.01,
+    "checkpoint_activations": False,
 }
 DATASETS = {"shares": "frac_verdicts"}  # datasets of `latents.h5`
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from unlearn.auditing.audit_report import AuditReport
     from unlearn.removals.demo import run_demo
     from unlearn.removals.ledger import Ledger
+    from unlearn.removals.planning import plan_unlearning
     from unlearn.removals.reaudit import audit_ledger
     from unlearn.removals.removal_audit import audit
     from unlearn.removals.unlearned import Unlearned
@@ -36,6 +37,7 @@ __all__ = [
     "Unlearned",
     "audit",
     "audit_ledger",
+    "plan_unlearning",
     "remove",
     "run_demo",
     "tofu_metrics",
@@ -51,6 +53,7 @@ __getattr__, __dir__ = lazy_exports(
         "Unlearned": "unlearn.removals.unlearned",
         "audit": "unlearn.removals.removal_audit",
         "audit_ledger": "unlearn.removals.reaudit",
+        "plan_unlearning": "unlearn.removals.planning",
         "remove": "unlearn.request.removing",
         "run_demo": "unlearn.removals.demo",
         "tofu_metrics": "unlearn.tofu.metrics",

@@ -53,6 +53,13 @@ class UnlearnConfig:
     autocast: Annotated[
         bool, Field(description="Compute in bfloat16 where that is safe; weights and optimizer stay float32.")
     ] = False
+    checkpoint_activations: Annotated[
+        bool,
+        Field(
+            description="Keep every block's input alone and compute its activations again in the backward pass: less "
+            "memory for about one forward pass more. Not for redirect's guard and npo-sam."
+        ),
+    ] = False
     stop_early: Annotated[
         bool, Field(description="Stop when the targets pass on one training wording per attribute that is held apart.")
     ] = False

@@ -140,12 +140,15 @@ def read_base(folder: Path) -> Base:
         raise FileFormatError(f"cannot read '{path}'", got=str(error), expected="the adapter's base model") from error
 
 
-def merge_adapter(adapter: Any) -> None:
+def merge_adapter(adapter: Any, *, in_place: bool = False) -> None:
     """Add the adapter to the weights of the model it is on and take it off.
 
-    The sums are tensors of their own: the weights before may be another model's, too.
+    Args:
+        adapter: What `attach_adapter` returned.
+        in_place: Write the sums where the weights are, which takes no memory; every model that shares them changes,
+            too. By default the sums are tensors of their own.
     """
-    adapter.merge_and_unload(safe_merge=True)
+    adapter.merge_and_unload(safe_merge=not in_place)
 
 
 def put_on(model: nn.Module, folder: Path) -> None:

@@ -133,7 +133,7 @@ def weights_hash(model: nn.Module) -> str:
                 continue
             seen.add(tensor.data_ptr())
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())  # read where it lies
     return digest.hexdigest()
 
 

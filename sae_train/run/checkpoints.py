@@ -50,8 +50,24 @@ def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], *, step: int, i
         step: Steps done.
         identity: What the run must be continued with: JSON, or any other text.
     """
-    own = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-    write_tensors(folder / CHECKPOINT, own, {"step": str(step), **identity})
+    write_tensors(folder / CHECKPOINT, _apart(tensors), {"step": str(step), **identity})
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return tensors on the host of which no two share memory; only those that do are copied.
+
+    A copy of all of them would be as large as the model and the optimizer's state together.
+    """
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        value = tensor.detach().cpu().contiguous()
+        storage = value.untyped_storage()
+        if storage.data_ptr() in seen or storage.nbytes() != value.nbytes:
+            value = value.clone()
+        seen.add(value.untyped_storage().data_ptr())
+        found[name] = value
+    return found
 
 
 def load_checkpoint(folder: Path, identity: Mapping[str, str]) -> tuple[dict[str, Tensor], int] | None:

@@ -58,10 +58,15 @@ class KlMeter:
         self.kept: list[Tensor] = []
 
     @torch.no_grad()
-    def measure(self) -> float:
-        """Return the mean KL of the model as it is, nats a token."""
+    def read_original(self) -> None:
+        """Read what the original says, once; from then on only its final norm and head are used."""
         if len(self.kept) < len(self.batches):
             self.kept = [_last_acts(self.original, batch) for batch in self.batches]
+
+    @torch.no_grad()
+    def measure(self) -> float:
+        """Return the mean KL of the model as it is, nats a token."""
+        self.read_original()
         sums = torch.zeros(2, dtype=torch.float64)
         for batch, before in zip(self.batches, self.kept, strict=True):
             after = _last_acts(self.lm, batch)

@@ -232,6 +232,7 @@ def finetune(
             advance(1, **values)
     for parameter in parameters.values():
         parameter.requires_grad_(False)
+        parameter.grad = None  # as large as the model; the checks that follow need none
     return Tuned(values, state.step)
 
 
@@ -254,7 +255,8 @@ def tune_step(
     for own in range(config.accumulate):
         # Batches are numbered through: n processes see the same ones as one process that accumulates n.
         batch = _first_batch(state.step, config, processes) + own * processes.count + processes.rank
-        gradients_of = partial(_gradients, held=held, config=config, device=device, count=processes.count)
+        words = {"held": held, "config": config, "device": device, "count": processes.count}
+        gradients_of = partial(_gradients, **words, in_place=mapped is map)  # one part at a time
         # Added in the order of the parts, whichever ends first: the order decides the last bit of a sum.
         for loss, terms, gradients in mapped(gradients_of, objective.parts(batch)):
             for parameter, gradient in zip(held, gradients, strict=True):
@@ -340,14 +342,21 @@ def _first_batch(step: int, config: UnlearnConfig, processes: Processes) -> int:
 
 
 def _gradients(
-    part: Part, held: Sequence[nn.Parameter], config: UnlearnConfig, device: torch.device, count: int
+    part: Part, held: Sequence[nn.Parameter], config: UnlearnConfig, device: torch.device, count: int, *, in_place: bool
 ) -> tuple[Tensor, dict[str, Tensor], Sequence[Tensor | None]]:
-    """Return a part's loss, its terms, and its share of the gradient; None for a parameter that it does not touch."""
+    """Return a part's loss, its terms, and its share of the gradient; None for a parameter that it does not touch.
+
+    In place the share is added to `.grad` parameter by parameter, and a second gradient as large as the model is never
+    held; all that is returned then is None.
+    """
     with autocast(device, enabled=config.autocast):
         found = part()
+    loss = found.loss / (config.accumulate * count)
+    if in_place:
+        torch.autograd.backward(loss, inputs=list(held))
+        return found.loss.detach(), found.terms, [None] * len(held)
     # Not `backward`: parts that run at the same time would add to the same `.grad`.
-    gradients = torch.autograd.grad(found.loss / (config.accumulate * count), held, allow_unused=True)
-    return found.loss.detach(), found.terms, gradients
+    return found.loss.detach(), found.terms, torch.autograd.grad(loss, held, allow_unused=True)
 
 
 def _sum_gradients(parameters: Iterable[nn.Parameter], processes: Processes) -> None:

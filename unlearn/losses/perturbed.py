@@ -9,6 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from sae_train.errors import ConfigError
+from sae_train.machine.checkpointing import is_checkpointed
+
 SMALLEST_NORM = 1e-12  # of a gradient; below it there is no direction
 
 
@@ -25,7 +28,19 @@ class _Called(nn.Module):
 
 
 def at_weights(model: nn.Module, weights: Mapping[str, Tensor], function: Callable[[nn.Module], Any]) -> Any:
-    """Return a function of a model whose parameters of these names are others; the model stays as it is."""
+    """Return a function of a model whose parameters of these names are others; the model stays as it is.
+
+    Raises:
+        ConfigError: The model's activations are checkpointed: computed again, they would be those of its own weights.
+    """
+    if is_checkpointed(model):
+        raise ConfigError(
+            "this method computes gradients at weights that are not the model's own",
+            got="activations that are computed again in the backward pass, when those weights are gone",
+            field="checkpoint_activations",
+            expected="off, for redirect with its guard and for npo-sam",
+            try_="`guard_weight`=0, or a smaller `batch_size` with `accumulate`",
+        )
     return functional_call(_Called(model), {f"model.{n}": w for n, w in weights.items()}, (function,))
 
 

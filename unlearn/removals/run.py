@@ -19,7 +19,9 @@ from features.entities.templates import Templates
 from sae_train.errors import ConfigError, RunError
 from sae_train.lm.adapters import Base, attach_adapter, merge_adapter, save_adapter
 from sae_train.lm.models import LanguageModel, round_to_stored, sharing_copy, weights_hash
+from sae_train.machine.checkpointing import checkpoint_blocks, keep_activations
 from sae_train.run.checkpoints import CHECKPOINT
+from sae_train.run.notes import note
 from sae_train.run.processes import ALONE, Processes
 from sae_train.run.progress import Advance, no_advance
 from sae_train.run.runs import Run, jsonable, text_hash
@@ -29,8 +31,9 @@ from sae_train.text.tokens import Document
 from unlearn.auditing.roles import check_pair
 from unlearn.config import UnlearnConfig
 from unlearn.finetuning.budget import Budget, KlMeter
-from unlearn.finetuning.finetune import Objective, Preparing, Tuned, WeightEdit, finetune, trainable_parameters
+from unlearn.finetuning.finetune import SMALL, Objective, Preparing, Tuned, WeightEdit, finetune, trainable_parameters
 from unlearn.finetuning.outcome import Outcome, check_outcome
+from unlearn.finetuning.step_plan import plan_steps
 from unlearn.finetuning.stopping import Stopper
 from unlearn.finetuning.validation import hold_apart
 from unlearn.methods import build_method
@@ -42,6 +45,7 @@ from unlearn.removals.record import RemovalRecord
 from unlearn.removals.unlearned import ADAPTER, Unlearned
 
 ADAMW_BYTES = 3 * 4  # a parameter and its two moments, float32
+WORTH_TRYING = 20  # steps, from which on two batches more are little
 WITHIN_BYTES = 4  # the same parameter in the last state within the KL budget
 
 
@@ -62,6 +66,7 @@ class RemovalTask:
             where it is not at hand: then it is kept as `lm` has it.
         earlier: What was removed from this model before, key by key of its partner: kept forgotten.
         chain: The removals that led to this model, for the record.
+        is_own: Nobody else holds `lm`: an adapter is merged into its weights, not into a copy of them.
     """
 
     lm: LanguageModel
@@ -75,6 +80,7 @@ class RemovalTask:
     original: LanguageModel | None = None
     earlier: Mapping[str, str] = field(default_factory=dict)
     chain: Sequence[dict[str, Any]] = ()
+    is_own: bool = False
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,9 @@ def run_removal(
         method.prepare()
     if config.stop_early:
         stopper = Stopper(problem, prepared.validation, run)
+    announce(problem, method, run, processes)
     tuned = tune(prepared, method, stopper, budget, run, folder, resume=resume, processes=processes, advance=advance)
+    keep_activations(problem.lm.model)
     outcome = _checked(prepared, stopper, tuned, folder)
     result = {
         "model": name,
@@ -158,7 +166,8 @@ def run_removal(
     if run is not None and result["is_adapter"]:
         save_adapter(adapter, problem.lm.tokenizer, folder / ADAPTER, prepared.base)
     if adapter is not None:
-        merge_adapter(adapter)
+        meter.read_original()  # while there still is one
+        merge_adapter(adapter, in_place=task.is_own)
         if not result["is_adapter"]:
             round_to_stored(problem.lm)
     result |= _damage(problem, meter, budget)
@@ -168,6 +177,18 @@ def run_removal(
         # After merging, so that the hash is that of the weights which are saved and audited.
         values |= {"model_hash": weights_hash(problem.lm.model), "run_id": run.record["run_id"]}
     return Unlearned(problem.lm, result, RemovalRecord(values), folder=None, run_folder=folder)
+
+
+def announce(problem: Problem, method: Objective | WeightEdit, run: Run | None, processes: Processes) -> None:
+    """Log and say what the steps will take, where two batches that are tried out cost little beside them."""
+    config = problem.config
+    n_trained = sum(p.numel() for p in trainable_parameters(problem.lm.model, config.train).values())
+    if isinstance(method, WeightEdit) or n_trained <= SMALL or config.steps < WORTH_TRYING:
+        return
+    plan = plan_steps(problem.lm, [problem.reference, problem.original], method, config, processes)
+    if run is not None:
+        run.log(step=0, **{f"planned_{name}": value for name, value in asdict(plan).items()})
+        note(f"{plan.sentence} (`plan` says so without a run)", is_news=True)
 
 
 def _checked(prepared: Prepared, stopper: Stopper | None, tuned: Tuned, folder: Path) -> Outcome:
@@ -191,8 +212,11 @@ def _damage(problem: Problem, meter: KlMeter, budget: Budget | None) -> dict[str
     return {**({"kl": meter.measure()} if problem.heldout else {}), **reached}
 
 
-def prepare(task: RemovalTask) -> Prepared:
-    """Draw sets and partners, read the general text, copy the model."""
+def prepare(task: RemovalTask, *, is_dry: bool = False) -> Prepared:
+    """Draw sets and partners, read the general text, copy the model; for a dry run nothing of it, which then stays.
+
+    A dry run's model may be asked for gradients and not be changed.
+    """
     lm, config = task.lm, task.config
     # Before the model is copied and the text is read, which take time and memory.
     check_trainable(lm, config)
@@ -215,7 +239,10 @@ def prepare(task: RemovalTask) -> Prepared:
     # A copy changes; aims and retention read the model that came in, and the caller still has it. What cannot change is
     # not held twice: with an adapter nothing is until it is merged, and never the embedding.
     what = "full" if config.settings.edits_weights else config.train
-    changing = replace(lm, model=sharing_copy(lm.model, trainable_parameters(lm.model, what)))
+    own = {} if is_dry else trainable_parameters(lm.model, what)
+    changing = replace(lm, model=sharing_copy(lm.model, own))
+    if config.checkpoint_activations:  # in the copy alone, and before methods make copies of it
+        checkpoint_blocks(changing.model)
     # The original where there is one: after twenty removals the text loss was up by 2.9 % where each run kept what it
     # had found, by 0.18 % with the original as the reference (docs/results/log_redirection.md, "twenty removals in
     # sequence").

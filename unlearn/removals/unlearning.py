@@ -30,7 +30,7 @@ from unlearn.problem.hook_choice import choose_hook_point, gate_warning
 from unlearn.removals.original import find_original
 from unlearn.removals.record import RemovalRecord
 from unlearn.removals.run import RemovalTask, check_trainable, removal_bytes, run_removal
-from unlearn.removals.sources import documents_of, names_of, sources_of
+from unlearn.removals.sources import Sources, documents_of, names_of, sources_of
 from unlearn.removals.unlearned import Unlearned
 
 NO_TEXT = "none"  # said in the place of a text by who wants none retained
@@ -92,34 +92,61 @@ def unlearn(
     several = {"is_shared": processes.count > 1, "is_writer": processes.is_first}
     output = Output(out, name="model", overwrite=overwrite, resume=resume, **several)
     chosen = config_of(UnlearnConfig, config, settings, build=configure)
+    known, names, documents = known_of(latents, sae, labels, templates, forget, text)
+    with output.held([run_folder(output.path) / CHECKPOINT]):
+        task = task_of(
+            lm, known, names, chosen, documents, original=original, device=device, is_told=processes.is_first
+        )
+        return _run(task, output, overwrite, progress or shown, resume=resume, processes=processes, wandb=wandb)
+
+
+def known_of(
+    latents: Any, sae: Any, labels: Any, templates: Any, forget: str | Sequence[str], text: Any
+) -> tuple[Sources, tuple[str, ...], Iterable[Document]]:
+    """Return what a removal is made from, the names of its targets, and the text; a wrong name is refused first."""
     known, names = sources_of(latents, sae=sae, labels=labels, templates=templates), names_of(forget)
     if known.analysis is None:
         raise ConfigError("no latents are given", got=latents, expected="mined latents, or their file", field="latents")
     resolve_targets(known.labels, names)  # refuses a wrong name before a model is loaded
-    documents = _general_text(text)
-    with output.held([run_folder(output.path) / CHECKPOINT]):
-        record = lm.record if isinstance(lm, Unlearned) else RemovalRecord.read(_spec(lm))
-        model = lm.lm if isinstance(lm, Unlearned) else lm
-        model = model if isinstance(model, LanguageModel) else load_lm(str(model), device=device)
-        first = find_original(record, original, device=device)
-        saes = known.load_saes(model.device)
-        warning = gate_warning(known.analysis, choose_hook_point(saes, known.analysis, chosen.hook_point)[1])
-        if warning and processes.is_first:
-            note(warning)
-        task = RemovalTask(
-            model,
-            saes,
-            known.analysis,
-            known.labels,
-            known.templates,
-            names,
-            chosen,
-            documents=documents,
-            original=first,
-            earlier=record.removed,
-            chain=record.chain,
-        )
-        return _run(task, output, overwrite, progress or shown, resume=resume, processes=processes, wandb=wandb)
+    return known, names, _general_text(text)
+
+
+def task_of(
+    lm: LanguageModel | Unlearned | str | Path,
+    known: Sources,
+    names: Sequence[str],
+    config: UnlearnConfig,
+    documents: Iterable[Document],
+    *,
+    original: LanguageModel | str | Path | None,
+    device: str,
+    is_told: bool,
+) -> RemovalTask:
+    """Load models and SAEs, and return the task; `is_told` whether this process says what is worth a warning."""
+    assert known.analysis is not None  # `known_of` has refused that
+    record = lm.record if isinstance(lm, Unlearned) else RemovalRecord.read(_spec(lm))
+    model = lm.lm if isinstance(lm, Unlearned) else lm
+    is_own = not isinstance(model, LanguageModel)
+    model = model if isinstance(model, LanguageModel) else load_lm(str(model), device=device)
+    first = find_original(record, original, device=device)
+    saes = known.load_saes(model.device)
+    warning = gate_warning(known.analysis, choose_hook_point(saes, known.analysis, config.hook_point)[1])
+    if warning and is_told:
+        note(warning)
+    return RemovalTask(
+        model,
+        saes,
+        known.analysis,
+        known.labels,
+        known.templates,
+        names,
+        config,
+        documents=documents,
+        original=first,
+        earlier=record.removed,
+        chain=record.chain,
+        is_own=is_own,
+    )
 
 
 def _run(

@@ -118,7 +118,7 @@ class Accelerator:
 
     def waited(self) -> None:
         """Note that the host waits."""
-        own = [f for f in traceback.extract_stack() if f.filename.startswith(str(ROOT)) and f.filename != __file__]
+        own = [f for f in traceback.extract_stack() if _is_ours(Path(f.filename))]
         self.waits.append(f"{Path(own[-1].filename).name}:{own[-1].lineno} {own[-1].line}" if own else "")
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -214,6 +214,11 @@ class _Function(TorchFunctionMode):
             return found.to(META) if where is not None and _is_cuda(where) else found
         args, kwargs = tree_map(_renamed, (args, kwargs))
         return func(*args, **kwargs)
+
+
+def _is_ours(path: Path) -> bool:
+    """Tell whether a file is of this repository, and neither this one nor of an environment inside it."""
+    return path.is_relative_to(ROOT) and "site-packages" not in path.parts and path != Path(__file__)
 
 
 def _is_cuda(where: Any) -> bool:

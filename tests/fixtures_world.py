@@ -75,7 +75,7 @@ def world_documents():
 def world_store(tmp_path_factory: pytest.TempPathFactory, world_lm, world_entities, world_templates, world_documents):
     """Path of an activation store of `layers.2`: 6,000 rows, a tenth of them last name tokens."""
     from features.entities.prompts import entity_documents
-    from sae_train.activations.writer import write_store
+    from sae_train.activations.writing.writer import write_store
     from sae_train.config import CacheConfig
     from sae_train.text.windows import plan_windows
 

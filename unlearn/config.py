@@ -57,7 +57,7 @@ class UnlearnConfig:
         bool,
         Field(
             description="Keep every block's input alone and compute its activations again in the backward pass: less "
-            "memory for about one forward pass more. Not for redirect's guard and npo-sam."
+            "memory for about one forward pass more (not with npo-sam, nor redirect's guard)."
         ),
     ] = False
     stop_early: Annotated[

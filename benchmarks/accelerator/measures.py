@@ -21,8 +21,8 @@ from benchmarks.saes.sae_training_systems import SYSTEMS, Task
 from sae_train import load_lm, train_sae
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
-from sae_train.activations.writer import store_identity
-from sae_train.activations.writer import write_store as cache
+from sae_train.activations.writing.writer import store_identity
+from sae_train.activations.writing.writer import write_store as cache
 from sae_train.config import CacheConfig, SaeTrainConfig
 from sae_train.lm.hooks import capture
 from sae_train.lm.models import LanguageModel

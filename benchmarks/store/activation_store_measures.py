@@ -69,7 +69,7 @@ def language_model(spec: str, dtype: str = "float32") -> tuple[Any, tuple[str, s
 
 def caching(model: str, text: str, out: str, rows: int, repeats: int) -> dict[str, Any]:
     """Time write_store against the forward passes it consists of, at two hook points."""
-    from sae_train.activations.writer import write_store
+    from sae_train.activations.writing.writer import write_store
     from sae_train.lm.hooks import capture
     from sae_train.lm.models import weights_hash
     from sae_train.text.tokens import load_documents
@@ -100,7 +100,7 @@ def saelens(model: str, text: str, out: str, rows: int, repeats: int) -> dict[st
     from datasets import Dataset, disable_progress_bars
     from sae_lens import CacheActivationsRunner, CacheActivationsRunnerConfig
 
-    from sae_train.activations.writer import write_store
+    from sae_train.activations.writing.writer import write_store
     from sae_train.lm.models import save_lm
     from sae_train.text.tokens import load_documents
     from sae_train.text.windows import plan_windows
@@ -195,7 +195,7 @@ def random_plan(rows: int, folder: Path | None) -> TokenPlan:
 
 def write_random(lm: Any, path: Path, rows: int) -> dict[str, float]:
     """Write a store of random rows with the workbench's writer."""
-    from sae_train.activations.writer import write_store
+    from sae_train.activations.writing.writer import write_store
 
     plan = random_plan(rows, path.parent)
     config = CacheConfig(hook_points=("embed",), ctx_len=CTX_LEN, max_tokens=rows)

@@ -23,7 +23,7 @@ import torch
 
 from sae_train import load_lm
 from sae_train.activations import forward, layout
-from sae_train.activations.writer import write_store
+from sae_train.activations.writing.writer import write_store
 from sae_train.config import CacheConfig
 from sae_train.text.tokens import Document
 from sae_train.text.windows import plan_windows

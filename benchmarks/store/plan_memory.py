@@ -34,7 +34,7 @@ def peak_mb() -> float:
 def plan(rows: int, folder: Path) -> dict[str, float]:
     """Plan so many rows on disk, then go through all of the plan: its hash, and the fields of its rows."""
     from benchmarks.store.activation_store_measures import random_plan
-    from sae_train.activations.writer import plan_hash
+    from sae_train.activations.writing.writer import plan_hash
 
     before, started = peak_mb(), time.monotonic()
     made = random_plan(rows, folder)
@@ -52,7 +52,7 @@ def store(rows: int, folder: Path) -> dict[str, float]:
 
     from benchmarks.store.activation_store_measures import CTX_LEN, VOCAB, language_model, random_plan
     from sae_train.activations.store import ActivationStore
-    from sae_train.activations.writer import write_store
+    from sae_train.activations.writing.writer import write_store
 
     config = LlamaConfig(
         hidden_size=D_IN, num_hidden_layers=1, num_attention_heads=1, num_key_value_heads=1, intermediate_size=8,

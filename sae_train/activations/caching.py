@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 
-from sae_train.activations.estimate import estimate_store
 from sae_train.activations.layout import claim_parts, leftovers
 from sae_train.activations.store import ActivationStore
-from sae_train.activations.writer import CacheResult, units_of, write_store
+from sae_train.activations.writing.estimate import estimate_store
+from sae_train.activations.writing.writer import CacheResult, units_of, write_store
 from sae_train.config import CacheConfig
 from sae_train.errors import ConfigError
 from sae_train.fields import config_of

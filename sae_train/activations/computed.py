@@ -27,7 +27,7 @@ from sae_train.activations.encoding import STORED_KIND, decode_acts, encode_acts
 from sae_train.activations.forward import BatchRunner
 from sae_train.activations.store import ActivationStore
 from sae_train.activations.travel import Rows, checked_rows
-from sae_train.activations.writer import store_identity
+from sae_train.activations.writing.writer import store_identity
 from sae_train.config import CacheConfig
 from sae_train.errors import ConfigError
 from sae_train.fields import config_of

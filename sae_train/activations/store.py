@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from sae_train.activations.neighbours import NeighbourDataset
-    from sae_train.activations.writer import CacheResult
+    from sae_train.activations.writing.writer import CacheResult
     from sae_train.run.outputs import Output
 
 

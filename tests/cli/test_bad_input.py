@@ -205,7 +205,7 @@ def test_values_out_of_range(refused, command, option, value):
 
 
 def test_float16_that_cannot_hold_the_values(refused, monkeypatch):
-    monkeypatch.setattr("sae_train.activations.forward.FLOAT16_MAX", 1e-3)
+    monkeypatch.setattr("sae_train.activations.travel.FLOAT16_MAX", 1e-3)
     message = refused("cache-activations", dtype="float16")
     assert "--dtype=float16" in message and "bfloat16" in message
 

@@ -24,7 +24,7 @@ from features import Labels, LatentAnalysis, find_entity_latents, label_entities
 from features.config import GateConfig
 from features.entities.templates import Templates
 from sae_train.activations.store import ActivationStore
-from sae_train.activations.writer import write_store
+from sae_train.activations.writing.writer import write_store
 from sae_train.config import CacheConfig, Decoding, SaeTrainConfig
 from sae_train.errors import InputError
 from sae_train.lm.adapters import is_adapter

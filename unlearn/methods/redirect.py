@@ -46,7 +46,6 @@ from unlearn.losses.relearn_guard import RelearnGuard
 from unlearn.losses.retention import Retention, block_names
 from unlearn.methods.redirect_closed_form import RedirectClosedForm
 from unlearn.problem.data import UnlearnSets
-from unlearn.problem.made_up_partners import made_up_partners
 from unlearn.problem.paired_prompts import Pair, PairBatch, aimed_prompts, pair_batch
 from unlearn.problem.problem import Problem
 from unlearn.settings.redirection import ClosedFormSettings, RedirectSettings
@@ -76,9 +75,6 @@ class Redirect:
         is_solved_first = self.settings.init == "closed-form"
         self.closed_form = RedirectClosedForm(problem, ClosedFormSettings()) if is_solved_first else None
         sets = problem.sets
-        if self.settings.aim == "made-up":
-            partners = made_up_partners(problem.lm, sets, problem.templates, seed=problem.config.seed)
-            sets = replace(sets, partner=partners)
         # Earlier targets are redirected again. Only retained as they were found, they came back while all else was
         # pulled to the original: relearned 0.50 instead of 0.15 (docs/results/log_redirection.md, "twenty removals in
         # sequence").

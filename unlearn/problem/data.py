@@ -16,6 +16,7 @@ from features.entities.entities import Entity, find_entity
 from features.entities.name_tokens import Encoded, encode
 from features.entities.prompts import Prompt, check_types, contexts, mentions, questions
 from features.entities.templates import Templates
+from features.labels.made_up import MADE_UP
 from features.labels.partners import pair
 from sae_train.errors import EntityError
 from sae_train.lm.models import LanguageModel
@@ -128,7 +129,10 @@ def split_sets(
             got=f"{n_retain} known and {len(unknown)} unknown entities",
             expected="at least one of each",
         )
-    old = {u.key: u for u in unknown}
+    labelled = {e.key for e in labels}
+    # A partner that no label names was made up, and is its name.
+    made_up = {key: e for t in gone if (key := earlier[t.key]) not in labelled and (e := _of_type(key, t.type))}
+    old = {u.key: u for u in unknown} | made_up
     lost = [e for e in gone if earlier[e.key] not in old]
     aims = {e.key: old[earlier[e.key]] for e in gone if earlier[e.key] in old}
     if lost:
@@ -142,6 +146,12 @@ def split_sets(
         earlier=gone,
         earlier_partner=[aims[e.key] for e in gone],
     )
+
+
+def _of_type(key: str, kind: str) -> Entity | None:
+    """Return the entity of a key `type:name`, which is seen nowhere; None of another type or without a name."""
+    found, _, name = key.partition(":")
+    return Entity(name, kind, seen=MADE_UP) if found == kind and name else None
 
 
 def _not_taken(unknown: Sequence[Entity], taken: Sequence[Entity]) -> list[Entity]:

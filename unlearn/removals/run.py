@@ -40,6 +40,7 @@ from unlearn.methods import build_method
 from unlearn.problem.data import UnlearnSets, split_sets, without_targets
 from unlearn.problem.general_text import GeneralText, read_general_text
 from unlearn.problem.hook_choice import choose_hook_point
+from unlearn.problem.made_up_partners import made_up_partners
 from unlearn.problem.problem import Problem
 from unlearn.removals.record import RemovalRecord
 from unlearn.removals.unlearned import ADAPTER, Unlearned
@@ -235,6 +236,8 @@ def prepare(task: RemovalTask, *, is_dry: bool = False) -> Prepared:
         seed=config.seed,
         earlier=task.earlier,
     )
+    if config.settings.aims_at_made_up:
+        sets = replace(sets, partner=made_up_partners(lm, sets, wordings, seed=config.seed))
     text, heldout = _text(task, sets)
     # A copy changes; aims and retention read the model that came in, and the caller still has it. What cannot change is
     # not held twice: with an adapter nothing is until it is merged, and never the embedding.

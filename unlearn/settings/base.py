@@ -32,6 +32,11 @@ class MethodSettings:
         return False
 
     @property
+    def aims_at_made_up(self) -> bool:
+        """Tell whether targets are aimed at made-up names, and not at labelled unknown entities."""
+        return False
+
+    @property
     def needs_budget(self) -> bool:
         """Tell whether nothing but a KL budget says how far the method goes."""
         return False

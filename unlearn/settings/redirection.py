@@ -119,6 +119,11 @@ class RedirectSettings(MethodSettings):
     ] = "none"
 
     @property
+    def aims_at_made_up(self) -> bool:
+        """Tell whether it does."""
+        return self.aim == "made-up"
+
+    @property
     def edits_weights(self) -> bool:
         """Tell whether it starts from the closed form."""
         return self.init != "none"

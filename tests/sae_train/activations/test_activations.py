@@ -17,11 +17,12 @@ import pytest
 import torch
 
 from features.inspection.inspection import inspect_file
-from sae_train.activations import forward, layout, writer
+from sae_train.activations import forward, layout
 from sae_train.activations.measures.row_statistics import hook_point_stats
 from sae_train.activations.store import ActivationStore
 from sae_train.activations.travel import checked_rows
-from sae_train.activations.writer import store_bytes, write_store
+from sae_train.activations.writing import writer
+from sae_train.activations.writing.writer import store_bytes, write_store
 from sae_train.config import CacheConfig
 from sae_train.errors import (
     ConfigError,
@@ -361,7 +362,8 @@ from pathlib import Path
 import torch
 torch.set_num_threads(1)
 from sae_train.storage import h5, h5_contents
-from sae_train.activations import layout, writer
+from sae_train.activations import layout
+from sae_train.activations.writing import writer
 from sae_train.config import CacheConfig
 from sae_train.lm.models import load_lm
 from sae_train.text.tokens import Document

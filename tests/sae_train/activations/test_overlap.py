@@ -13,7 +13,7 @@ import torch
 
 from sae_train.activations import forward, layout
 from sae_train.activations.store import ActivationStore
-from sae_train.activations.writer import write_store
+from sae_train.activations.writing.writer import write_store
 from sae_train.config import CacheConfig
 from sae_train.errors import NumericalError, StoppedError
 from sae_train.lm.models import load_lm

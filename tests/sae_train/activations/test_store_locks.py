@@ -10,8 +10,8 @@ import h5py
 import pytest
 
 from features.inspection.inspection import inspect_file
-from sae_train.activations import writer
 from sae_train.activations.store import ActivationStore
+from sae_train.activations.writing import writer
 from sae_train.config import CacheConfig
 from sae_train.errors import BusyError, ConfigError
 from sae_train.lm.models import load_lm

@@ -21,12 +21,13 @@ import pytest
 import torch
 
 from features.inspection.inspection import inspect_file
-from sae_train.activations import forward, layout, units
-from sae_train.activations.estimate import estimate_store
+from sae_train.activations import forward, layout
 from sae_train.activations.sampler import ShuffledBatches
 from sae_train.activations.store import ActivationStore
-from sae_train.activations.units import Units
-from sae_train.activations.writer import write_store
+from sae_train.activations.writing import units
+from sae_train.activations.writing.estimate import estimate_store
+from sae_train.activations.writing.units import Units
+from sae_train.activations.writing.writer import write_store
 from sae_train.config import CacheConfig
 from sae_train.errors import (
     BusyError,
@@ -242,7 +243,8 @@ def test_a_second_writer_is_refused_and_harms_nothing(lm, plan, tmp_path, small_
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from sae_train.activations import layout, writer
+from sae_train.activations import layout
+from sae_train.activations.writing import writer
 from sae_train.config import CacheConfig
 from sae_train.errors import StoppedError
 from sae_train.lm.models import load_lm

@@ -388,7 +388,9 @@ def test_an_earlier_target_keeps_the_partner_it_was_redirected_to(split, world_t
     assert [e.key for e in sets.earlier_partner] == [other.key]
     crowded = split(world_targets[1:2], earlier={world_targets[0]: sets.partner[0].key})
     assert crowded.partner[0].key != sets.partner[0].key, "each its own, where there are enough"
-    gone = split(world_targets[1:2], earlier={world_targets[0]: "person:Nobody"})
+    made_up = f"{alone.forget[0].type}:Nobody"
+    assert split(world_targets[1:2], earlier={world_targets[0]: made_up}).earlier_partner[0].key == made_up
+    gone = split(world_targets[1:2], earlier={world_targets[0]: "none:Nobody"})
     assert gone.earlier_partner[0] == alone.partner[0], "paired anew"
 
 

@@ -40,11 +40,7 @@ SMALL = {"batch_size": 8, "warmup_steps": 2}
 
 def own_as_partner(problem):
     """Return the task in which every target is its own partner: the model is at the target already."""
-    settings = dataclasses.replace(problem.config.settings, aim="matched")
-    config = dataclasses.replace(problem.config, settings=settings)
-    return dataclasses.replace(
-        problem, config=config, sets=dataclasses.replace(problem.sets, partner=problem.sets.forget)
-    )
+    return dataclasses.replace(problem, sets=dataclasses.replace(problem.sets, partner=problem.sets.forget))
 
 
 def attacker(rate: float, n_lessons: int, n_steps: int = 1) -> RedirectSettings:

@@ -4,8 +4,8 @@ The plan fixes every row before the first forward pass, so the file is allocated
 row fields are written first, and a commit is one number: `rows_committed`. A resumed run goes on behind the last whole
 chunk; batches do not depend on where it stopped, so the finished file is the same.
 
-Several processes deal the rows among them in units of whole chunks (`activations/units.py`); each unit is a part file,
-and the first process joins them. Rows, order and checksums are those that one process writes.
+Several processes deal the rows among them in units of whole chunks (`writing/units.py`); each unit is a part file, and
+the first process joins them. Rows, order and checksums are those that one process writes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 
 from sae_train.activations import layout
 from sae_train.activations.forward import Batch, BatchRunner
-from sae_train.activations.units import Share, Units
+from sae_train.activations.writing.units import Share, Units
 from sae_train.config import CacheConfig
 from sae_train.errors import StoppedError, WorkbenchError
 from sae_train.lm.models import LanguageModel, weights_hash

@@ -13,7 +13,7 @@ import torch
 
 from sae_train.activations.forward import BatchRunner
 from sae_train.activations.layout import COMMIT_EVERY_ROWS
-from sae_train.activations.writer import SMALLER, store_bytes
+from sae_train.activations.writing.writer import SMALLER, store_bytes
 from sae_train.config import CacheConfig
 from sae_train.errors import MemoryShortError
 from sae_train.lm.models import LanguageModel

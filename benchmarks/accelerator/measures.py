@@ -292,7 +292,7 @@ def language_model(
     position = np.tile(np.arange(length, dtype=np.int32), n_windows)
     plan = TokenPlan(
         tokens, np.arange(n_windows + 1) * length, np.repeat(np.arange(n_windows, dtype=np.int32), length),
-        position > 0, position, np.zeros(n_windows, dtype=bool), n_windows, 1,
+        position > 0, position, np.zeros(n_windows, dtype=bool), np.arange(n_windows + 1) * (length - 1), n_windows, 1,
     )  # fmt: skip
     lm = replace(small, model=model, name="random Llama", device=device, stored=None)
     return lm, plan, CacheConfig((f"layers.{n_blocks - 1}",), ctx_len=length, batch_size=32)

@@ -8,9 +8,10 @@ from __future__ import annotations
 import tempfile
 import weakref
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Any, overload
+from typing import IO, Any, overload
 
 import numpy as np
 
@@ -22,7 +23,13 @@ class _NamelessFile:
 
     def __init__(self, folder: Path) -> None:
         self.stream = tempfile.TemporaryFile(dir=folder)
-        weakref.finalize(self, self.stream.close)
+        weakref.finalize(self, _closed, self.stream)
+
+
+def _closed(stream: IO[bytes]) -> None:
+    """Close a file without a name; on a full disk what it still has to write has been refused, and said, before."""
+    with suppress(OSError):
+        stream.close()
 
 
 class FileArray:

@@ -440,7 +440,7 @@ def test_lessons_tell_a_guarded_model_less(run, world_problem):
     """After lessons that training never saw, a guarded model is nearer to what lessons do to unknown entities."""
     left = {}
     for name, weight in (("open", 0.0), ("guarded", 1.0)):
-        lm, _ = run(name, steps=60, lr=2e-3, guard_weight=weight)
+        lm, _ = run(name, steps=60, lr=2e-3, guard_weight=weight, aim="matched")  # the partners of the guard below
         problem = dataclasses.replace(world_problem(), lm=lm)
         for parameter in trainable_parameters(lm.model, "full").values():
             parameter.requires_grad_(True)

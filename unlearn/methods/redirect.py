@@ -126,6 +126,7 @@ class Redirect:
             self.problem.lm,
             sets,
             self.problem.templates,
+            # Made-up names are the partners already: they are drawn where the sets are.
             aim="matched" if self.settings.aim == "made-up" else self.settings.aim,
             positions=self.settings.positions,
             with_answers=self.settings.answers,

@@ -32,10 +32,11 @@ def made_up_partners(lm: LanguageModel, sets: UnlearnSets, templates: Templates,
     """
     pool: list[Entity] = []
     taken = {e.name.casefold() for e in (*sets.forget, *sets.retain, *sets.holdout, *sets.earlier)}
-    for kind, members in by_type([*sets.unknown, *sets.partner]).items():
-        n_names = min(MOST_NAMES, max(LEAST_NAMES, PER_TARGET * sum(t.type == kind for t in sets.forget)))
+    unknown = by_type(sets.unknown)
+    for kind, targets in by_type(sets.forget).items():  # of other types nobody is in want of a name
+        n_names = min(MOST_NAMES, max(LEAST_NAMES, PER_TARGET * len(targets)))
         try:
-            found = made_up(list({e.key: e for e in members}.values()), n=n_names, seed=seed)
+            found = made_up(unknown.get(kind, []), n=n_names, seed=seed)
         except EntityError:
             continue
         pool += [e for e in found if e.name.casefold() not in taken]

@@ -47,7 +47,7 @@ audit_options = options.option_list(
         "--policy",
         type=PolicyFile("limits of the verdict (TOML)"),
         metavar="FILE",
-        help="Limits of the verdict: a TOML file, or default-v4, stricter inside; default-v3 by default.",
+        help="Limits of the verdict: a TOML file, or default-v3, coarser inside; default-v4 by default.",
     ),
     click.option("--quick", is_flag=True, help="Fewer draws, one relearning run, fewer targets attacked."),
     options.config_options(

@@ -136,7 +136,8 @@ def main() -> None:
         intro = (__doc__ or "").replace("\n    python", "\n\n    python", 1)
         cells = kept(args.out)
         judged = {f"{p.name} version {p.version} ({p.sha256[:8]})": judged_by(cells, p) for p in policies}
-        args.docs.write_text(page(judged, intro), encoding="utf-8")
+        old = args.docs.read_text(encoding="utf-8") if args.docs.exists() else ""
+        args.docs.write_text(page(judged, intro, old), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -16,16 +16,20 @@ from benchmarks.audit.detector_scores import (
     roc,
     scores_of,
     verdict_errors,
+    without_damage,
 )
 from sae_train.intervals import Interval
 
+WORDS, SCORES = "## What this shows\n\n", "\n\n## Errors"
 
-def page(by_policy: Mapping[str, Sequence[Cell]], intro: str) -> str:
+
+def page(by_policy: Mapping[str, Sequence[Cell]], intro: str, old: str = "") -> str:
     """Render everything that the cells say.
 
     Args:
         by_policy: The finished cells as each policy judges them; the last one's verdicts are shown model by model.
         intro: What was run.
+        old: The page so far, whose words written by hand stay.
     """
     shown, cells = list(by_policy.items())[-1]
     return "\n".join(
@@ -36,7 +40,9 @@ def page(by_policy: Mapping[str, Sequence[Cell]], intro: str) -> str:
             "",
             f"{len(cells)} models, {len({c.seed for c in cells})} worlds. Checks and single verdicts: policy {shown}.",
             "",
-            "## Errors",
+            WORDS + (old.partition(WORDS)[2].partition(SCORES)[0].strip() or "(to be written)"),
+            "",
+            SCORES.strip(),
             "",
             *_errors(cells, by_policy),
             "",
@@ -59,6 +65,7 @@ def page(by_policy: Mapping[str, Sequence[Cell]], intro: str) -> str:
 def _errors(cells: Sequence[Cell], by_policy: Mapping[str, Sequence[Cell]]) -> list[str]:
     """Return the table of errors of the verdicts, which may leave a model open, and of a limit on the depth."""
     rows = {f"verdict, policy {name}": verdict_errors(judged) for name, judged in by_policy.items()}
+    rows["the last one, damage to others left out"] = verdict_errors([without_damage(c) for c in cells])
     rows["depth, by the limit that the other worlds give"] = left_out_errors(cells, depth_score)
     head = ["| decided by | false passes | false fails | cheats that pass |", "|---|---|---|---|"]
     return [*head, *(f"| {name} | {_row(e)} |" for name, e in rows.items())]

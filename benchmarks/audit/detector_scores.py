@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,6 +17,8 @@ from unlearn.auditing.audit_report import Check
 from unlearn.auditing.depth import depth_of
 
 DEPTH = "depth"
+DAMAGE = ("gibberish", "recall lost by", "recall gained by", "rise of general-text loss", "entropy lost")
+"""Beginnings of the checks that ask what else was lost, not what is left of the targets."""
 Score = Callable[[Cell], float]
 """The higher, the more forgotten; NaN where it was not measured."""
 
@@ -115,6 +117,13 @@ def errors(cells: Sequence[Cell], says_forgotten: Callable[[Cell], bool], says_n
 def verdict_errors(cells: Sequence[Cell]) -> Errors:
     """Return the errors of the verdict: `inconclusive` is neither."""
     return errors(cells, lambda c: c.report.verdict == "pass", lambda c: c.report.verdict == "fail")
+
+
+def without_damage(cell: Cell) -> Cell:
+    """Return a cell judged by what is left of the targets alone: a careful cheat loses nothing else."""
+    statuses = {c.status for c in cell.report.checks if not c.name.startswith(DAMAGE)}
+    verdict = "fail" if "fail" in statuses else "inconclusive" if "inconclusive" in statuses else "pass"
+    return replace(cell, report=replace(cell.report, verdict=verdict))
 
 
 def left_out_errors(cells: Sequence[Cell], score: Score) -> Errors:

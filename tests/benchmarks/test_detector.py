@@ -22,6 +22,7 @@ from benchmarks.audit.detector_scores import (
     roc,
     scores_of,
     verdict_errors,
+    without_damage,
 )
 from features.stats.probe import Interval
 from unlearn.auditing.audit_report import Check
@@ -116,6 +117,15 @@ def test_leave_one_seed_out_takes_its_limit_from_the_others(bench):
     assert left_out_errors([*shifted, worse], score).false_fails.value == pytest.approx(1 / 4)
 
 
+def test_damage_alone_tells_nothing_of_what_is_left(cell):
+    spoiled = cell(0, "cheat", 0.1)
+    harm = replace(spoiled.report.checks[0], name="recall lost by neighbours", status="fail")
+    spoiled = replace(spoiled, report=replace(spoiled.report, checks=(*spoiled.report.checks, harm), verdict="fail"))
+    assert without_damage(spoiled).report.verdict == "pass"
+    left = replace(harm, name="attack: relearn")
+    assert without_damage(replace(spoiled, report=replace(spoiled.report, checks=(left,)))).report.verdict == "fail"
+
+
 def test_what_catches_which(bench):
     assert catches(bench) == {"cheat": {}, "spared": {"attack: relearn": 1}}
 
@@ -130,6 +140,7 @@ def test_the_page_says_all_of_it(bench):
     assert "10 models, 4 worlds" in text and "| cheat: spared | apart (1) |" in text
     assert "| spared | attack: relearn (1) |" in text and "What it is." in text
     assert "0.200 (" in text.split("## Each check alone")[0]
+    assert "\nBy hand.\n" in page({"seeing": bench}, "What it is.", text.replace("(to be written)", "By hand."))
 
 
 def test_every_method_has_three_strengths_and_every_kind_is_there(tmp_path):

@@ -16,8 +16,7 @@ from sae_train.text_files import read_toml
 from unlearn.auditing import POLICIES, shipped_policy
 from unlearn.auditing.audit_report import PolicyRecord
 
-# Version 4 is sharper; how often it errs was measured on one world alone (docs/results/audit_calibration.md).
-DEFAULT_POLICY = POLICIES / "default-v3.toml"
+DEFAULT_POLICY = POLICIES / "default-v4.toml"
 VERSIONS = {3: ("reported_places", "max_auroc", "min_p"), 4: ("min_matched_p", "max_detectable")}
 """Keys that only a version has; the others all have. A version stands for what figures are compared with."""
 
@@ -161,7 +160,7 @@ def policy_of(record: PolicyRecord) -> AuditPolicy:
 
 
 def load_policy(path: Path) -> AuditPolicy:
-    """Read a policy: a file, or one that is shipped by its name, such as `default-v4`.
+    """Read a policy: a file, or one that is shipped by its name, such as `default-v3`.
 
     Raises:
         MissingFileError: The file is not there.

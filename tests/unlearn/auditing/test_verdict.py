@@ -44,11 +44,6 @@ OLDER = load_policy(POLICIES / "default-v3.toml")
 NEWEST = POLICIES / "default-v4.toml"
 
 
-def newest_policy() -> AuditPolicy:
-    """Version 4, which is not the default."""
-    return load_policy(Path("default-v4"))
-
-
 def certain(value: float) -> Interval:
     return Interval(value, value, value)
 
@@ -69,7 +64,7 @@ def good() -> Findings:
     where = MatchedPlace(Interval(0.02, -0.08, 0.12), 0.2, {"known direction": known})
     matched = MatchedNull(0.4, 20, 100, 999, "never", "layers.1", "classifier", 1.5, 0.2, places={"layers.1": where})
     return Findings(
-        evaluated=(*newest_policy().required, "indistinguishability"),
+        evaluated=(*default_policy().required, "indistinguishability"),
         matched=matched,
         unknown=GroupResult(recall=Figure(certain(0.0), certain(0.0))),
         writing=Writing(4.0, 0.0, 4.0, 0.0),
@@ -107,7 +102,7 @@ def changed(*changes: tuple[str, Any]) -> Findings:
 
 
 def test_a_clean_removal_passes():
-    verdict, checks = decide(good(), newest_policy())
+    verdict, checks = decide(good(), default_policy())
     assert verdict == "pass"
     assert len(checks) == 3 + (4 + 2) + (2 + 2 + 2) + 2
     assert len({c.name for c in checks}) == len(checks)
@@ -126,22 +121,22 @@ def test_an_audit_of_an_older_policy_keeps_its_verdict():
     again = {c.name: c for c in decide(report, policy).checks}
     for kept in report.checks:
         assert (again[kept.name].threshold, again[kept.name].rule) == (kept.threshold, kept.rule)
-    assert policy_of(newest_policy().record()) == newest_policy()
+    assert policy_of(default_policy().record()) == default_policy()
 
 
 def test_outside_the_null_never_passes_and_fails_where_it_points_to_known():
     apart = changed(("matched/p", 0.01))
-    assert decide(apart, newest_policy()).verdict == "inconclusive"
+    assert decide(apart, default_policy()).verdict == "inconclusive"
     assert decide(apart, OLDER).verdict == "pass", "an older policy does not know it"
     at = "matched/places/layers.1/statistics/known direction"
     towards = put(put(apart, f"{at}/z", 4.0), f"{at}/p", 0.01)
-    assert decide(towards, newest_policy()).verdict == "fail"
-    assert decide(put(towards, f"{at}/z", -4.0), newest_policy()).verdict == "inconclusive", "away from known names"
+    assert decide(towards, default_policy()).verdict == "fail"
+    assert decide(put(towards, f"{at}/z", -4.0), default_policy()).verdict == "inconclusive", "away from known names"
 
 
 def test_too_few_targets_to_find_much_decide_nothing():
     found = changed(("matched/detectable", 0.8), ("matched/n_targets", 1))
-    verdict, checks = decide(found, newest_policy())
+    verdict, checks = decide(found, default_policy())
     assert verdict == "inconclusive"
     assert "still counts" in next(c.text for c in checks if c.name == "detectable with 80 %")
 
@@ -158,7 +153,7 @@ def test_too_few_targets_to_find_much_decide_nothing():
 )
 def test_what_version_three_judges(path, value, verdict):
     assert decide(changed((path, value)), OLDER).verdict == verdict
-    assert decide(changed((path, value)), newest_policy()).verdict == "pass"
+    assert decide(changed((path, value)), default_policy()).verdict == "pass"
 
 
 @pytest.mark.parametrize(
@@ -182,7 +177,7 @@ def test_what_version_three_judges(path, value, verdict):
     ],
 )
 def test_each_figure_alone_can_fail_a_removal(path, value):
-    verdict, checks = decide(changed((path, value)), newest_policy())
+    verdict, checks = decide(changed((path, value)), default_policy())
     assert verdict == "fail"
     assert [c.status for c in checks].count("fail") == 1
 
@@ -206,22 +201,22 @@ def test_each_figure_alone_can_fail_a_removal(path, value):
     ],
 )
 def test_what_was_not_measured_or_is_too_uncertain_is_inconclusive(path, value):
-    assert decide(changed((path, value)), newest_policy())[0] == "inconclusive"
+    assert decide(changed((path, value)), default_policy())[0] == "inconclusive"
 
 
 def test_a_failure_beats_what_is_inconclusive():
     found = changed(("forget/recall/after/value", 0.5), ("forget/ranking/after/value", NAN))
-    assert decide(found, newest_policy()).verdict == "fail"
+    assert decide(found, default_policy()).verdict == "fail"
 
 
 def test_recall_zero_alone_is_never_a_pass():
     found = changed(("neighbours/recall/after/value", 0.0), ("retain/recall/after/value", 0.0))
-    assert decide(found, newest_policy()).verdict == "fail"
+    assert decide(found, default_policy()).verdict == "fail"
 
 
 def test_gains_are_no_losses():
     found = changed(("utility/loss_after", 1.5), ("neighbours/recall/before/value", 0.9))
-    assert decide(found, newest_policy()).verdict == "pass"
+    assert decide(found, default_policy()).verdict == "pass"
 
 
 def test_the_control_range_lifts_the_bound_and_never_lowers_it():
@@ -272,9 +267,9 @@ def test_threshold_edges(value, rule, interval, status):
 
 def test_attacks_are_judged_by_what_never_known_entities_answer():
     back = ("attacks/relearn/worst/target/value", 0.5)
-    assert decide(changed(back), newest_policy()).verdict == "fail"
+    assert decide(changed(back), default_policy()).verdict == "fail"
     found = changed(back, ("attacks/relearn/worst/control/high", 0.45))
-    assert decide(found, newest_policy()).verdict == "pass"
+    assert decide(found, default_policy()).verdict == "pass"
 
 
 @pytest.mark.parametrize(("control", "verdict"), [(0.8, "pass"), (0.9, "fail")])
@@ -284,18 +279,18 @@ def test_probes_are_judged_by_what_they_call_unknown_of_unknown_entities(control
         ("fresh_probe/unknown_after/low", 0.7),
         ("fresh_probe/unknown_control", control),
     )
-    assert decide(found, newest_policy()).verdict == verdict
+    assert decide(found, default_policy()).verdict == verdict
 
 
 def test_a_probe_that_does_not_read_the_new_model_decides_nothing():
     found = changed(("probe/unknown_after/value", 0.5))
-    assert decide(found, newest_policy()).verdict == "fail"
+    assert decide(found, default_policy()).verdict == "fail"
     found = put(found, "probe/unknown_control", 0.89)
-    verdict, checks = decide(found, newest_policy())
+    verdict, checks = decide(found, default_policy())
     assert verdict == "pass", "the old direction does not fit the new model, for anybody"
     assert "called unknown" not in {c.name for c in checks}
     found = put(put(found, "fresh_probe/unknown_after/value", 0.5), "fresh_probe/unknown_control", 0.89)
-    assert decide(found, newest_policy()).verdict == "fail", "a probe of the new model itself is always judged"
+    assert decide(found, default_policy()).verdict == "fail", "a probe of the new model itself is always judged"
 
 
 @pytest.mark.parametrize(
@@ -316,14 +311,14 @@ def test_a_probe_that_does_not_read_the_new_model_decides_nothing():
 )
 def test_what_was_not_evaluated_has_no_check(path, gone):
     """Whether it had to be evaluated is another check: that of what the policy requires."""
-    whole, fewer = (decide(found, newest_policy()).checks for found in (good(), changed((path, gone))))
+    whole, fewer = (decide(found, default_policy()).checks for found in (good(), changed((path, gone))))
     assert {c.name for c in fewer} < {c.name for c in whole}
 
 
-@pytest.mark.parametrize("name", newest_policy().required)
+@pytest.mark.parametrize("name", default_policy().required)
 def test_leaving_out_what_is_required_never_passes(name):
     found = good()
-    verdict, checks = decide(replace(found, evaluated=tuple(n for n in found.evaluated if n != name)), newest_policy())
+    verdict, checks = decide(replace(found, evaluated=tuple(n for n in found.evaluated if n != name)), default_policy())
     assert verdict == "inconclusive"
     assert [c.name for c in checks if c.status != "pass"] == [f"{name} (not run)"]
 
@@ -337,13 +332,13 @@ def test_the_policy_is_frozen_and_its_file_whole():
         assert list(raw) != [] and set(raw) == set(keys_of(raw["version"]))
     assert set().union(*map(keys_of, VERSIONS)) == {f.name for f in fields(AuditPolicy)}
     with pytest.raises(AttributeError):
-        newest_policy().max_recall = 1.0  # type: ignore[misc]
+        default_policy().max_recall = 1.0  # type: ignore[misc]
 
 
 def test_the_shipped_limits_do_not_change_silently():
     """Other limits need another file: then this hash and the file's name change together."""
-    assert DEFAULT_POLICY.name == "default-v3.toml" and default_policy() == OLDER
-    assert newest_policy().sha256[:16] == "a0c42345294a5fc8"
+    assert DEFAULT_POLICY == NEWEST and load_policy(Path("default-v3")) == OLDER
+    assert default_policy().sha256[:16] == "a0c42345294a5fc8"
 
 
 @pytest.mark.parametrize(
@@ -371,8 +366,8 @@ def test_comments_do_not_change_a_policys_hash_and_values_do(tmp_path):
     text = NEWEST.read_text(encoding="utf-8")
     (tmp_path / "a.toml").write_text("# mine\n" + text, encoding="utf-8")
     (tmp_path / "b.toml").write_text(text.replace("max_recall = 0.05", "max_recall = 0.06"), encoding="utf-8")
-    assert load_policy(tmp_path / "a.toml").sha256 == newest_policy().sha256
-    assert load_policy(tmp_path / "b.toml").sha256 != newest_policy().sha256
+    assert load_policy(tmp_path / "a.toml").sha256 == default_policy().sha256
+    assert load_policy(tmp_path / "b.toml").sha256 != default_policy().sha256
     for missing in (tmp_path / "c.toml", tmp_path / "default-v4", Path("default-v9")):
         with pytest.raises(MissingFileError):
             load_policy(missing)
@@ -398,6 +393,6 @@ def test_bad_settings_are_refused(bad):
 
 
 def test_where_nobody_recorded_the_training_there_is_no_check_of_the_untouched():
-    verdict, checks = decide(changed(("untouched/n", 0)), newest_policy())
+    verdict, checks = decide(changed(("untouched/n", 0)), default_policy())
     assert verdict == "pass"
     assert not any("never retained" in c.name for c in checks)

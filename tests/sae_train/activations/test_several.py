@@ -203,9 +203,10 @@ def test_s3_says_what_to_install_where_it_is_not(monkeypatch):
     assert "sae-workbench[remote]" in str(error.value)
 
 
+@pytest.mark.slow
 def test_an_s3_server_gives_the_rows_of_the_file(paths, monkeypatch):
     pytest.importorskip("s3fs", reason="s3fs is not installed: pip install 'sae-workbench[remote]'")
-    server = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
+    server = pytest.importorskip("moto.server", reason="no server: pip install moto flask flask-cors")
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
     served = server.ThreadedMotoServer(ip_address="127.0.0.1", port=0)

@@ -19,7 +19,7 @@ from cli.audit_options import audit_options, model_options
 )
 @options.model_option()
 @model_options
-@options.sae_option(multiple=True, required=False)
+@options.sae_option(multiple=True, required=False, also=", or of a crosscoder of the two models")
 @options.file_option("--latents", "mined latents (HDF5)", required=False)
 @options.labels_option
 @options.templates_option

@@ -38,8 +38,9 @@ def command(
     of a feature. Beside every figure stands what as many random directions give. With --activations, shares
     of twins are also weighted by how often a latent fires.
 
-    A crosscoder stands alone: which of its latents both models have, and which only one, by the lengths of their
-    decoder rows; with --activations and --other without those that never fire.
+    A crosscoder stands alone: which of its latents both models have, which only one, by the lengths of their
+    decoder rows, and which are turned: in both, with another direction. With --activations and --other those that
+    never fire are left out.
     """
     from cli.output.compare_tables import show_saes, show_sides
 

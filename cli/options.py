@@ -200,15 +200,15 @@ def hook_point_option(*, multiple: bool = False, required: bool = True) -> Decor
     )
 
 
-def sae_option(*, multiple: bool = False, required: bool = True) -> Decorator[Any]:
-    """Return `--sae`, received as `sae` or, where repeatable, as the tuple `saes`."""
+def sae_option(*, multiple: bool = False, required: bool = True, also: str = "") -> Decorator[Any]:
+    """Return `--sae`, received as `sae` or, where repeatable, as the tuple `saes`; `also` is what else may be given."""
     return click.option(
         "--sae",
         "saes" if multiple else "sae",
         type=ExistingFolder("an SAE"),
         multiple=multiple,
         required=required,
-        help="Folder of a trained SAE." + (" Repeatable." if multiple else ""),
+        help=f"Folder of a trained SAE{also}." + (" Repeatable." if multiple else ""),
     )
 
 

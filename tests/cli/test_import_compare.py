@@ -238,7 +238,9 @@ def test_a_transcoder_and_a_crosscoder_are_trained_measured_and_compared(wb, mak
     stores = ("--activations", before, "--other", after)
     found = wb("compare-saes", tmp_path / "both", *stores, "--latent", 3, "--json")
     values = json.loads(found.out)
-    kinds = sum(values[f"n_{name}"] for name in ("shared", "only_before", "only_after", "between", "never_fire"))
+    kinds = sum(
+        values[f"n_{name}"] for name in ("shared", "turned", "only_before", "only_after", "between", "never_fire")
+    )
     assert found.code == 0 and kinds == values["d_sae"] == D_IN and values["latents"][0]["latent"] == 3
     table = wb("compare-saes", tmp_path / "both", "--latent", 3)
     assert table.code == 0 and "n_only_after" in table.out and "relative_norm" in table.out

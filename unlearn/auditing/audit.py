@@ -116,7 +116,7 @@ def not_tested(context: AuditContext, found: Findings) -> list[str]:
     lines += [
         f"{n}: {reasons.get(n, 'nothing to measure it on with these targets')}"
         for n in PARTS
-        if n not in found.evaluated and n not in ("sae-fit", "lm-eval") and n not in config.skip
+        if n not in found.evaluated and n not in ("sae-fit", "crosscoder", "lm-eval") and n not in config.skip
     ]
     if not context.saes:
         lines.append("the latents and the error term of an SAE: none was given (saes)")

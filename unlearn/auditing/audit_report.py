@@ -27,7 +27,7 @@ from unlearn.auditing.audit_figures import (
     WeightChange,
     Writing,
 )
-from unlearn.auditing.joint_figures import Depth, MatchedNull
+from unlearn.auditing.joint_figures import CrosscoderFigures, Depth, MatchedNull
 
 
 @dataclass(frozen=True)
@@ -79,6 +79,7 @@ class Findings:
         fresh_probe: Votes of a probe of the unlearned model.
         logit_lens, value_probe: What can be read off, by place.
         sae_fit: Whether the SAEs still fit.
+        crosscoders: What changed, as latents of dictionaries of both models.
         walk: Where names lie, by block.
         quartiles: Recall of the targets by quarter of `probability` (of the original's true answers) and `popularity`.
         detection: How well an outsider tells who was erased, by score.
@@ -108,6 +109,7 @@ class Findings:
     logit_lens: dict[str, ReadOff] = field(default_factory=dict)
     value_probe: dict[str, ReadOff] = field(default_factory=dict)
     sae_fit: tuple[SaeFit, ...] = ()
+    crosscoders: tuple[CrosscoderFigures, ...] = ()
     walk: dict[str, Walk] = field(default_factory=dict)
     quartiles: dict[str, tuple[Quarter, ...]] = field(default_factory=dict)
     detection: dict[str, Telling] = field(default_factory=dict)

@@ -47,6 +47,7 @@ class AuditContext:
         text: Windows of general text.
         text_name: Where they come from.
         saes: SAEs in which the targets are looked for too; may be empty.
+        crosscoders: Dictionaries of both models; may be empty.
         analysis: Mined latents, where given.
         answers: Filled by `answers_of`: one round of questions per model and group.
     """
@@ -68,6 +69,7 @@ class AuditContext:
     text_name: str
     config: AuditConfig
     saes: Sequence[Sae] = ()
+    crosscoders: Sequence[Sae] = ()
     analysis: LatentAnalysis | None = None
     answers: dict[tuple[str, str], dict[str, list[Answer]]] = field(default_factory=dict)
     acts: dict[tuple[str, str], NameRows] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Figures that join many places and attacks into one, as frozen dataclasses: the matched null, and the depth."""
+"""Figures that join much into one, as frozen dataclasses: the matched null, the depth, what a crosscoder tells."""
 
 from __future__ import annotations
 
@@ -114,3 +114,44 @@ class Depth:
     score: Interval
     parts: dict[str, DepthPart] = field(default_factory=dict)
     not_measured: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CrosscoderLatent:
+    """One latent of a crosscoder, and at which names it fires.
+
+    Attributes:
+        latent: Its number.
+        kind: `shared`, `turned`, `only_before`, `only_after` or `between`, by its decoder rows.
+        relative_norm: 0 only before, 1/2 both, 1 only after.
+        cosine: Of its two decoder directions.
+        rate_targets, rate_kept, rate_unknown: Share (0 to 1) of contexts at whose name it fires.
+    """
+
+    latent: int
+    kind: str
+    relative_norm: float
+    cosine: float
+    rate_targets: float
+    rate_kept: float
+    rate_unknown: float
+
+
+@dataclass(frozen=True)
+class CrosscoderFigures:
+    """What a crosscoder of both models says about a removal.
+
+    Attributes:
+        sae, hook_point: Which one.
+        fvu: Variance of both models' activations on general text that it leaves unexplained.
+        latents_by_kind: Latents that fire on general text or at names, by kind.
+        firings_by_kind: Shares (0 to 1) of the kinds in all firings, by where: `targets`, `kept`, `unknown`, `text`.
+        latents: Those that fire more often at the targets than at kept names, the largest difference first.
+    """
+
+    sae: str
+    hook_point: str
+    fvu: float
+    latents_by_kind: dict[str, int] = field(default_factory=dict)
+    firings_by_kind: dict[str, dict[str, float]] = field(default_factory=dict)
+    latents: tuple[CrosscoderLatent, ...] = ()

@@ -26,6 +26,7 @@ class Request:
         analysis: Mined latents: mining and held-out halves of the entities, directions to steer along. Without it the
             halves are drawn.
         saes: SAEs in which the targets are looked for too.
+        crosscoders: Dictionaries of both models, in whose latents what the removal changed is shown.
         trained_on: Keys of the entities that the removal read beside the targets. Known ones that it did not read
             are reported on their own; with unknown ones that it read the targets are not compared.
         removed: Keys of what was removed in all; whatever the labels say, none of it counts as known.
@@ -40,6 +41,7 @@ class Request:
     hook_point: str | None = None
     analysis: LatentAnalysis | None = None
     saes: Sequence[Sae] = ()
+    crosscoders: Sequence[Sae] = ()
     trained_on: Collection[str] = ()
     removed: Collection[str] = ()
     documents: Iterable[Document] = ()

@@ -17,6 +17,7 @@ from sae_train.errors import EntityError, ShapeError
 from sae_train.lm.hooks import check_hook_point
 from sae_train.lm.models import LanguageModel
 from sae_train.rng import rng
+from sae_train.saes.base import Sae
 from unlearn.auditing.context import MIN_ENTITIES, AuditContext, audited_blocks, nearest_known
 from unlearn.auditing.request import Request
 from unlearn.config import AuditConfig
@@ -33,8 +34,10 @@ def make_context(before: LanguageModel, after: LanguageModel, request: Request, 
     check_pair(before, after)
     labels, templates, analysis = request.labels, request.templates, request.analysis
     hook_point = check_hook_point(before.model, _hook_point(before, request), model_name=before.name)
-    for loaded in request.saes:
+    for loaded in (*request.saes, *request.crosscoders):
         check_hook_point(before.model, loaded.hook_point, model_name=before.name)
+    for crosscoder in request.crosscoders:
+        check_sides(before, crosscoder)
     forget = resolve_targets(labels, request.names)
     _require_heldout(forget, templates)
     keys, types = {e.key for e in forget}, {e.type for e in forget}
@@ -79,6 +82,7 @@ def make_context(before: LanguageModel, after: LanguageModel, request: Request, 
         text=text,
         text_name=text_name,
         saes=list(request.saes),
+        crosscoders=list(request.crosscoders),
         analysis=analysis,
         config=config,
     )
@@ -99,6 +103,17 @@ def check_pair(before: LanguageModel, after: LanguageModel, *, field: str = "unl
             got=f"{after.tokenizer_hash[:12]}",
             field=field,
             expected=f"{before.tokenizer_hash[:12]} (`model`)",
+        )
+
+
+def check_sides(lm: LanguageModel, crosscoder: Sae) -> None:
+    """Refuse a crosscoder of models of another width."""
+    if tuple(crosscoder.sides) != (lm.d_model, lm.d_model):
+        raise ShapeError(
+            "a crosscoder reads activations of another width",
+            got=f"{' and '.join(map(str, crosscoder.sides))} in '{crosscoder.name}'",
+            field="sae",
+            expected=f"{lm.d_model} and {lm.d_model} (`model`)",
         )
 
 

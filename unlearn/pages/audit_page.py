@@ -31,6 +31,7 @@ from unlearn.auditing.audit_report import AuditReport, Check
 from unlearn.pages import plots
 from unlearn.pages.attack_view import attack_view
 from unlearn.pages.compare_page import compare_view, has_price, walked
+from unlearn.pages.crosscoder_view import crosscoder_view
 from unlearn.pages.detection_view import detection_view
 from unlearn.pages.inner_view import inner_view
 from unlearn.pages.spread_view import spread_view
@@ -256,9 +257,11 @@ def _gibberish(report: AuditReport) -> dict[str, Number]:
 def _inside(report: AuditReport) -> dict[str, Any]:
     """Return the figures of the inside; none without text loss and behaviour, since a destroyed model looks well."""
     if not has_price(report):
-        return {"walks": [], "indistinguishability": None, "probe": None, "detection": None, "is_unpriced": True}
+        nothing = dict.fromkeys(("indistinguishability", "probe", "detection", "crosscoders"))
+        return {"walks": [], **nothing, "is_unpriced": True}
     found = {"walks": _walks(report), "indistinguishability": _indistinguishability(report), "probe": _probe(report)}
-    return {**found, "detection": detection_view(report), "is_unpriced": False}
+    found |= {"detection": detection_view(report), "crosscoders": crosscoder_view(report)}
+    return {**found, "is_unpriced": False}
 
 
 def _walks(report: AuditReport) -> list[dict[str, Any]]:

@@ -64,7 +64,8 @@ def audit(
         latents: Mined latents, or `latents.h5`. What `find_entity_latents` returned knows its SAEs, labels and
             templates.
         forget: Names that were to be forgotten.
-        sae: SAEs in which the targets are looked for too.
+        sae: SAEs in which the targets are looked for too; a crosscoder of the two models shows what the removal
+            changed.
         labels: Labelled entities.
         templates: Held-out wordings ask; training wordings teach in the relearning attack.
         text: General text for the loss: a path, a hub dataset id, `fact-world`, or texts. Documents that name a
@@ -92,13 +93,15 @@ def audit(
         documents = documents_of(text)
         others = [Other(str(m), partial(load_lm, str(m), device=device), RemovalRecord.read(m).method) for m in compare]
         before, after = loaded(lm, device), loaded(unlearned, device)
+        saes, crosscoders = known.load_dictionaries(before.device)
         request = Request(
             known.labels,
             known.templates,
             names,
             hook_point=hook_point,
             analysis=known.analysis,
-            saes=known.load_saes(before.device),
+            saes=saes,
+            crosscoders=crosscoders,
             documents=documents,
             text_name=text_name or (Path(text).name if isinstance(text, str | Path) else ""),
         )
@@ -123,7 +126,7 @@ def as_recorded(request: Request, before: LanguageModel, unlearned: Model) -> Re
         removed=record.removed,
         facts={
             "model": before.name,
-            "sae": ", ".join(str(s.folder or s.name) for s in request.saes) or None,
+            "sae": ", ".join(str(s.folder or s.name) for s in (*request.saes, *request.crosscoders)) or None,
             "unlearned": _spec(unlearned),
             "method": record.method,
         },

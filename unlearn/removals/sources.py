@@ -38,10 +38,22 @@ class Sources:
         """Return the SAEs, on a device.
 
         Raises:
+            ConfigError: One is a transcoder or a crosscoder.
+        """
+        return [require_autoencoder(sae, "a removal") for sae in self._load(device)]
+
+    def load_dictionaries(self, device: torch.device) -> tuple[list[Sae], list[Sae]]:
+        """Return the SAEs and the crosscoders, on a device.
+
+        Raises:
             ConfigError: One is a transcoder.
         """
-        found = [s.to(device) if isinstance(s, Sae) else Sae.load(s, device=str(device)) for s in self.saes]
-        return [require_autoencoder(sae, "a removal") for sae in found]
+        found = self._load(device)
+        crosscoders = [sae for sae in found if len(sae.sides) > 1]
+        return [require_autoencoder(sae, "an audit") for sae in found if len(sae.sides) == 1], crosscoders
+
+    def _load(self, device: torch.device) -> list[Sae]:
+        return [s.to(device) if isinstance(s, Sae) else Sae.load(s, device=str(device)) for s in self.saes]
 
 
 def sources_of(

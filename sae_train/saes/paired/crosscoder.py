@@ -9,9 +9,10 @@ direction on either side. Which side a latent belongs to is read from its decode
 
     relative norm = ||W_dec_after|| / (||W_dec_before|| + ||W_dec_after||)
 
-0 is only before, 1/2 is both, 1 is only after. Sources: Lindsey et al. 2024, "Sparse Crosscoders for Cross-Layer
-Features and Model Diffing"; the bounds, and TopK in the place of an L1 penalty, which shrinks a side to zero without a
-reason: Minder et al. 2025 (arXiv:2504.02922).
+0 is only before, 1/2 is both, 1 is only after. A latent of both whose two directions are not alike (cosine below 1/2)
+is *turned*: both models have it, and write something else with it. Sources: Lindsey et al. 2024, "Sparse Crosscoders
+for Cross-Layer Features and Model Diffing"; the bounds, and TopK in the place of an L1 penalty, which shrinks a side to
+zero without a reason: Minder et al. 2025 (arXiv:2504.02922).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from sae_train.saes.base import Sae
 
 ONLY = 0.1  # relative norm up to which (or one minus which) a latent belongs to one side alone
 SHARED = (0.4, 0.6)
+TURNED = 0.5  # cosine below which a latent of both models does not write the same in them
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,12 @@ class SideComparison:
     rate: Float[np.ndarray, " d_sae"] | None = None
 
     def kinds(self) -> dict[str, Bool[np.ndarray, " d_sae"]]:
-        """Return which latents are `shared`, `only_before`, `only_after` or in `between`: those that fire."""
+        """Return which latents are `shared`, `turned`, `only_before`, `only_after` or in `between`: those that fire."""
         r, is_on = self.relative_norm, True if self.rate is None else self.rate > 0
-        low, high = SHARED
-        found = {"shared": (r >= low) & (r <= high), "only_before": r <= ONLY, "only_after": r >= 1 - ONLY}
-        found["between"] = ~(found["shared"] | found["only_before"] | found["only_after"])
+        is_both, is_alike = (r >= SHARED[0]) & (r <= SHARED[1]), self.cosine >= TURNED
+        found = {"shared": is_both & is_alike, "turned": is_both & ~is_alike}
+        found |= {"only_before": r <= ONLY, "only_after": r >= 1 - ONLY}
+        found["between"] = ~(is_both | found["only_before"] | found["only_after"])
         return {name: of_kind & is_on for name, of_kind in found.items()}
 
     def latent(self, index: int) -> dict[str, Any]:
@@ -67,14 +70,14 @@ class SideComparison:
         return order[:most].tolist()
 
     def summary(self) -> dict[str, Any]:
-        """Return numbers of latents by kind, and the first of those that only one model has."""
+        """Return numbers of latents by kind, and the first of those that are turned or that only one model has."""
         kinds = self.kinds()
         found: dict[str, Any] = {"d_sae": len(self.relative_norm)}
         found |= {"n_never_fire": int((self.rate == 0).sum())} if self.rate is not None else {}
         found |= {f"n_{name}": int(of_kind.sum()) for name, of_kind in kinds.items()}
         shared = self.cosine[kinds["shared"]]
         found["median_cosine_shared"] = float(np.median(shared)) if len(shared) else float("nan")
-        return found | {name: self.strongest(name) for name in ("only_before", "only_after")}
+        return found | {name: self.strongest(name) for name in ("turned", "only_before", "only_after")}
 
 
 def side_comparison(sae: Sae, rate: Float[np.ndarray, " d_sae"] | None = None) -> SideComparison:

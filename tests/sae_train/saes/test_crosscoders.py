@@ -113,11 +113,34 @@ def test_a_direction_that_only_one_model_has_is_found_and_none_where_they_are_eq
     assert equal["n_shared"] >= 14 and equal["n_shared"] + equal["n_never_fire"] == 24
 
 
-def test_kinds_go_by_the_relative_norm():
-    relative = np.array([0.0, 0.1, 0.3, 0.4, 0.5, 0.6, 0.9, 1.0, 0.5])
-    rate = np.array([0.1] * 8 + [0.0])
+@pytest.mark.slow
+def test_a_direction_that_turns_is_found(make_store, tmp_path):
+    generator = _generator(12)
+    directions = torch.nn.functional.normalize(torch.randn(17, 32, generator=generator), dim=1)
+    on = torch.rand(3000, 16, generator=generator).argsort(1) < 4
+    sizes = 5 * on * (1 + torch.rand(3000, 16, generator=generator))
+    turned = torch.cat([directions[:15], directions[16:]])  # the last one, in the other model
+    before, after = (
+        make_store(sizes @ rows + 2, name=f"{name}.h5", chunk_rows=500)
+        for name, rows in (("before", directions[:16]), ("after", turned))
+    )
+    sae = train_sae(before, other=after, out=tmp_path / "turned", **STATION, **SMALL, arch="topk", tokens=256 * 300)
+    sides = compare_sides(tmp_path / "turned", before=before, after=after)
+    kinds = sides.kinds()
+    [own] = np.flatnonzero(kinds["turned"])
+    rows = [torch.nn.functional.normalize(part[own], dim=0) for part in sae.W_dec.detach().split(32, dim=1)]
+    assert float(rows[0] @ directions[15]) > 0.9 and float(rows[1] @ directions[16]) > 0.9
+    assert kinds["shared"].sum() >= 14 and not kinds["only_before"].any() and not kinds["only_after"].any()
+
+
+def test_kinds_go_by_the_relative_norm_and_the_cosine():
+    relative = np.array([0.0, 0.1, 0.3, 0.4, 0.5, 0.6, 0.9, 1.0, 0.5, 0.5, 0.5])
+    rate = np.array([0.1] * 8 + [0.0, 0.1, 0.1])
     rate[7] = 0.5
-    found = SideComparison(relative, np.ones(9), rate)
+    cosine = np.array([1.0] * 9 + [0.49, 0.5])
+    turned = SideComparison(relative, cosine, rate).summary()
+    assert (turned["n_turned"], turned["n_shared"], turned["turned"]) == (1, 4, [9])
+    found = SideComparison(relative[:9], np.ones(9), rate[:9])
     summary = found.summary()
     assert [summary[f"n_{k}"] for k in ("only_before", "only_after", "between", "shared")] == [2, 2, 1, 3]
     assert summary["n_never_fire"] == 1 and summary["only_after"] == [7, 6] and summary["only_before"] == [0, 1]

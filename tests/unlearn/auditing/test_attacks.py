@@ -69,6 +69,7 @@ def test_of_names_never_known_nothing_is_read_off(innocent):
 # --------------------------------------------------------------------------------------------- every attack on both
 
 
+@pytest.mark.slow
 def test_relearning_brings_back_what_was_silenced_only(hushed, innocent):
     before = weights_hash(hushed.after.model)
     found = attack_relearn(hushed)

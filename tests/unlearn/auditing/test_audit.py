@@ -195,6 +195,7 @@ def test_candidates_hold_the_truth_once_and_first(context):
     assert len(draw_candidates(entity, "job", ["cook", "pilot", "nurse"], few)) == 2
 
 
+@pytest.mark.slow
 def test_neighbours_by_kind_and_free_writing(context, destroyed, world_lm):
     """Random weights know nobody; a model without any weight writes nothing that can be read."""
     kept = [*context.neighbours, *context.retain]

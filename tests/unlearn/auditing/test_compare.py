@@ -72,6 +72,7 @@ def report(world_lm, request_, damaged):
         return run_audit(world_lm, world_lm, replace(request_), config=SMALL, others=others)
 
 
+@pytest.mark.slow
 def test_the_same_model_has_the_same_figures(report):
     """Whatever differs between two models is theirs: groups, questions, draws and places are the same."""
     twin = report.compare["twin"]
@@ -84,6 +85,7 @@ def test_the_same_model_has_the_same_figures(report):
     assert twin.unlearned_hash == report.request.unlearned_hash
 
 
+@pytest.mark.slow
 def test_another_model_has_its_own(report):
     damaged = report.compare["damaged"]
     theirs, ours = damaged.forget.recall, report.forget.recall
@@ -94,6 +96,7 @@ def test_another_model_has_its_own(report):
     assert not hasattr(damaged, "verdict")
 
 
+@pytest.mark.slow
 def test_what_is_written_of_them_is_read_back(report):
     raw = report_to_json(report)
     again = report_from_json(raw)
@@ -106,6 +109,7 @@ def test_what_is_written_of_them_is_read_back(report):
     assert all(set(panel) == {"after"} for panel in beside["walk"].values()), "the rest is the audit's own"
 
 
+@pytest.mark.slow
 def test_the_page_shows_them_with_their_price(report, tmp_path):
     original, own, twin, damaged = compare_view(report)
     assert (original.name, own.name, twin.name, damaged.name) == (ORIGINAL, "ours", "twin", "damaged")

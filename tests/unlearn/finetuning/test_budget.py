@@ -159,6 +159,7 @@ def kl_of(found: Unlearned) -> float:
     return found.result["kl"]
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_cost_and_a_budget_holds_it(run):
     free = run("ga", "free", lr=1e-3)
     assert kl_of(free) > 2 * LIMIT and "budget_reached" not in free.result

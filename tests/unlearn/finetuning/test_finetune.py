@@ -236,6 +236,7 @@ def test_massive_activations_do_not_drown_the_others(world_problem):
     assert longest < MASSIVE, "the fact world has none: there it is the plain distance"
 
 
+@pytest.mark.slow
 def test_parts_side_by_side_give_the_same_weights_to_the_last_bit(run, two_threads):
     together, _ = run("together", method="redirect")
     torch.set_num_threads(1)

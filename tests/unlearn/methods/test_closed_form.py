@@ -120,6 +120,7 @@ def test_the_targets_come_near_their_aims_and_only_the_matrices_change(solved):
     assert weak["distance_after"] > 0.95 * weak["distance_before"]
 
 
+@pytest.mark.slow
 def test_kept_entities_pay_less_when_their_keys_count(solved):
     """Divergence from the original model on retained prompts, with entities' keys in the second moment and without."""
 

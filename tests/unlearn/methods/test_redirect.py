@@ -364,6 +364,7 @@ def target_recall(lm, labels, templates, targets) -> float:
     return recall(ask(lm, [e for e in labels if e.key in targets], templates, heldout=True))
 
 
+@pytest.mark.slow
 def test_a_short_run_lowers_the_terms_and_what_is_answered(
     run, tmp_path, world_problem, world_lm, world_labels, world_templates, world_targets, terms_of
 ):

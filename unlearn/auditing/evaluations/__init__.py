@@ -11,6 +11,7 @@ from unlearn.auditing.audit_report import Findings
 from unlearn.auditing.context import AuditContext
 from unlearn.auditing.evaluations.behaviour import evaluate_behaviour
 from unlearn.auditing.evaluations.benchmarks import evaluate_benchmarks
+from unlearn.auditing.evaluations.crosscoder import evaluate_crosscoder
 from unlearn.auditing.evaluations.detection import evaluate_detection
 from unlearn.auditing.evaluations.indistinguishability import evaluate_indistinguishability
 from unlearn.auditing.evaluations.logit_lens import evaluate_logit_lens
@@ -33,6 +34,7 @@ EVALUATIONS: dict[str, Callable[[AuditContext], Findings | None]] = {
     "matched-null": evaluate_matched_null,
     "logit-lens": evaluate_logit_lens,
     "sae-fit": evaluate_sae_fit,
+    "crosscoder": evaluate_crosscoder,
     "walk": evaluate_walk,
     "quartiles": evaluate_quartiles,
     "detection": evaluate_detection,

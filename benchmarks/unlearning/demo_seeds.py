@@ -48,7 +48,7 @@ DEMO_BARS = (
     ("control_high", "the same between never-known groups, upper end", ""),
     ("auroc_whole_name", "the same classifier over all name tokens, highest block", ""),
     ("control_whole_name", "… between never-known groups, upper end", ""),
-    ("relearned", "untaught facts after relearning the others, worst of 9 settings", ""),
+    ("relearned", "untaught facts after relearning the others, the worst setting", ""),
     ("relearned_control", "… names never known, the same lessons", ""),
     ("partings_10", "untaught facts after 10 steps at 1e-3, mean over 5 partings of the facts", ""),
     ("partings_control_10", "… names never known, the same lessons", ""),

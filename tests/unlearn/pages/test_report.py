@@ -204,6 +204,11 @@ def test_names_can_be_pointed_at(pages: dict[str, str]):
     assert pages["one"].count("<title>Jiros Fotrim Vafuk, before</title>") == len(HOOKS)
 
 
+def test_a_page_without_attacks_says_so(twenty_names, tmp_path: Path):
+    text = visible(page(replace(twenty_names(), attacks={}), tmp_path))
+    assert "No attack was tried on this model." in text and "Answers about the targets" in text
+
+
 def test_the_inside_is_not_shown_without_text_loss_and_gibberish(twenty_names, tmp_path: Path):
     for missing in ("utility", "behaviour"):
         text = visible(page(replace(twenty_names(), **{missing: None}), tmp_path))

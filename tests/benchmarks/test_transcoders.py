@@ -32,9 +32,13 @@ def run(tmp_path, monkeypatch):
 def test_it_learns_the_map_keeps_its_figures_and_says_them(run, tmp_path):
     found = run("--docs", str(tmp_path / "page.md"))
     assert set(found["fvu"]) == {"plain/ours/0", "skip/ours/0"} and set(found["speed"]) == {"plain", "skip"}
+    assert found["factor"].keys() == {"plain/ours", "skip/ours"} and set(found["factor"].values()) <= {1.0, 3.0, 10.0}
     assert all(0.0 < value < 0.9 for value in found["fvu"].values()), "1.0 is the output's mean"
     text = (tmp_path / "page.md").read_text()
-    assert f"| plain | {found['fvu']['plain/ours/0']:.4f} | – |" in text and "192 latents" in text
+    assert (
+        f"| plain | {found['fvu']['plain/ours/0']:.4f} | – | {found['factor']['plain/ours']:g} / nan |" in text
+        and "192 latents" in text
+    )
     written = (tmp_path / "run" / "results.json").stat().st_mtime_ns
     assert run() == found and (tmp_path / "run" / "results.json").stat().st_mtime_ns == written
 
@@ -43,5 +47,14 @@ def test_the_page_compares_with_the_peer_where_there_is_one():
     fvu = {f"plain/{name}/{seed}": value for name, value in (("ours", 0.30), ("sparsify", 0.31)) for seed in (0, 1)}
     about = {"date": "2027-01-01", "cores": 2, "cpu": "some", "flags": [], "versions": {}}
     speed = {"plain": {"step_s": 0.2, "product_s": 0.1}}
-    text = page({"machine": about, "what": "some model", "fvu": fvu, "speed": speed}, "What it is.")
-    assert "| plain | 0.3000 ± 0.0000 | 0.3100 ± 0.0000 | yes |" in text and "| 2.00 | **no** |" in text
+    text = page(
+        {
+            "machine": about,
+            "what": "some model",
+            "factor": {"plain/ours": 3.0, "plain/sparsify": 10.0},
+            "fvu": fvu,
+            "speed": speed,
+        },
+        "What it is.",
+    )
+    assert "| plain | 0.3000 ± 0.0000 | 0.3100 ± 0.0000 | 3 / 10 | yes |" in text and "| 2.00 | **no** |" in text

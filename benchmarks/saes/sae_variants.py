@@ -84,6 +84,7 @@ VARIANTS: list[tuple[str, str, str, dict[str, Any]]] = [
         (world, "relu", f"{name} (L0 near {level:g} k)", {"level": level, **settings})
         for world, level in (("zipf", 1), ("zipf", 2), ("fact-world", 1))
         for name, settings in POWERS.items()
+        if world == "zipf" or "epsilon" not in settings
     ],
 ]  # fmt: skip
 

@@ -128,6 +128,15 @@ class SaeTrainConfig:
         float, Field(ge=0, le=1, description="Share of the run, at its end, in which the step size falls to zero.")
     ] = 0.2
     l1_coefficient: Annotated[float, Field(ge=0, description="Weight of the L1 sparsity term (relu).")] = 5.0
+    relu_p_end: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="Power that the sparsity term ends with (relu): it begins as L1, and small latents pay more as "
+            "the power falls; 1 keeps L1.",
+        ),
+    ] = 1.0
     frac_l1_warmup: Annotated[
         float,
         Field(

@@ -34,6 +34,7 @@ ADDED = {
     "jumprelu_revival": "none",
     "pre_acts_coefficient": 0.01,
     "checkpoint_activations": False,
+    "relu_p_end": 1.0,
 }
 DATASETS = {"shares": "frac_verdicts"}  # datasets of `latents.h5`
 

@@ -11,19 +11,16 @@ not measured again.
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks.saes.made_store import HOOK_POINT, write_store
+from benchmarks.saes.results_file import ResultsFile, options
 from benchmarks.saes.sae_absorption_page import render
 from benchmarks.saes.sae_variants import FACT_WORLD, SIZES, SMALL, planted
 from features import load_entities, load_templates
@@ -114,31 +111,19 @@ def fact_world(out: Path, arch: str, seed: int, sizes: dict[str, int]) -> Judged
 
 def main() -> None:
     """Measure what is not there yet and, if asked, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--docs", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = options(__doc__)
     parser.add_argument("--only", help="Architecture.")
-    parser.add_argument("--small", action="store_true")
     args = parser.parse_args()
     sizes = SMALL if args.small else SIZES
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "results.json"
-    results: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": {}}
-    if results.setdefault("sizes", sizes) != sizes:
-        parser.error(f"{path} was begun with {results['sizes']}: take another --out")
+    results = ResultsFile(parser, args.out, sizes)
     for seed, world, arch in itertools.product(args.seeds, WORLDS, ARCHS):
-        is_there = any(key.startswith(world) and key.endswith(f"/{arch}/{seed}") for key in results["runs"])
+        is_there = any(key.startswith(world) and key.endswith(f"/{arch}/{seed}") for key in results.runs)
         if not is_there and args.only in (None, arch):
             sae, features = (family if world == "family" else fact_world)(args.out, arch, seed, sizes)
-            for name, found in features.items():
-                own = {"fvu": sae.metrics["fvu"], "l0": sae.metrics["l0"], **figures(found)}
-                results["runs"][f"{name}/{arch}/{seed}"] = own
-                sys.stderr.write(f"{name}/{arch}/{seed} {own}\n")
-            results |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "torch": torch.__version__}
-            path.write_text(json.dumps(results, indent=1), encoding="utf-8")
+            own = {"fvu": sae.metrics["fvu"], "l0": sae.metrics["l0"]}
+            results.keep({f"{name}/{arch}/{seed}": own | figures(found) for name, found in features.items()})
     if args.docs is not None:
-        args.docs.write_text(render(results, args.docs), encoding="utf-8")
+        args.docs.write_text(render(results.found, args.docs), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ mean of |cosine|), and `eval_sae_on_synthetic_data` on fresh rows. What is in RU
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import sys
@@ -37,6 +36,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 from torch import Tensor
 
 from benchmarks.saes.made_store import HOOK_POINT, write_store
+from benchmarks.saes.results_file import ResultsFile, options, today
 from benchmarks.saes.sae_recovery_page import render
 from benchmarks.saes.sae_variants_page import HEADING
 from sae_train import train_sae
@@ -197,41 +197,28 @@ def score(world: World, sae: SAE[Any], scale: float) -> dict[str, float]:
 
 def main() -> None:
     """Train what is not there yet and, if asked, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--docs", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = options(__doc__)
     parser.add_argument("--archs", nargs="+", choices=ARCHS, default=list(ARCHS))
     parser.add_argument("--d-in", type=int, default=Sizes.d_in)
     parser.add_argument("--features", type=int, default=Sizes.n_features, help="True directions, and latents.")
-    parser.add_argument("--small", action="store_true")
     args = parser.parse_args()
     warnings.filterwarnings("ignore")
     sizes = SMALL if args.small else Sizes(args.d_in, args.features)
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {"runs": {}}
-    if results.setdefault("sizes", vars(sizes)) != vars(sizes):
-        parser.error(f"{path} was begun with {results['sizes']}: take another --out")
-    results |= {
-        "date": f"{datetime.now(UTC):%Y-%m-%d}",
-        "versions": {n: version(n) for n in ("torch", "sae-lens")},
-    }
+    results = ResultsFile(parser, args.out, vars(sizes))
+    results.found |= {"date": today(), "versions": {n: version(n) for n in ("torch", "sae-lens")}}
     for seed, arch, system in itertools.product(args.seeds, args.archs, SYSTEMS):
         key = f"{arch}/{system}/{seed}"
-        if key not in results["runs"]:
+        if key not in results.runs:
             sys.stderr.write(f"{datetime.now(UTC):%H:%M:%S} {key}\n")
             world = make_world(seed, sizes, args.out)
             found, scale = SYSTEMS[system](world, arch, args.out / f"{arch}-{system}-{seed}")
-            results["runs"][key] = {"k": world.k, **score(world, found, scale)}
-            sys.stderr.write(f"{results['runs'][key]}\n")
-            path.write_text(json.dumps(results, indent=1), encoding="utf-8")
+            results.keep({key: {"k": world.k, **score(world, found, scale)}})
     if args.docs is not None:
         old = args.docs.read_text(encoding="utf-8") if args.docs.exists() else ""
         words = old.partition("## What this shows\n\n")[2].partition("\n\n## ")[0].strip()
         _, heading, variants = old.partition(HEADING)  # another benchmark's part of the page, which stays
         kept = f"\n{heading}{variants}" if heading else ""
-        args.docs.write_text(render(results, words or "(to be written)") + kept, encoding="utf-8")
+        args.docs.write_text(render(results.found, words or "(to be written)") + kept, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -4,33 +4,38 @@
 
 300 unit directions in 64 dimensions, on with Zipfian probabilities (exponent 0.7, 8 on in the mean), of size 1 to 2, 512
 latents, 800 steps of 256 rows. The world `zipf` is that; `dense` has three more directions, on in half of the rows; in
-`family` every direction but the first 60 is on only where its parent, one of these, is. What is in RUN/results.json is
+`family` every direction but the first 60 is on only where its parent, one of these, is. L1 coefficients of `relu` are
+those at which L0 is k, or twice that, in the mean over two seeds that are not reported. What is in RUN/results.json is
 not measured again.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
-import sys
+import math
 import time
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.optimize import brentq
 from torch import Tensor
 
 from benchmarks.saes.made_store import HOOK_POINT, write_store
+from benchmarks.saes.results_file import ResultsFile, options
 from benchmarks.saes.sae_variants_page import with_variants
 from sae_train import cache_activations, train_sae
 from sae_train.activations.store import ActivationStore
 from sae_train.quality.evaluate import firing_rate
 from sae_train.rng import rng
 from sae_train.run.progress import silent
+from sae_train.saes.losses import p_annealing
 
 N_DENSE, P_DENSE, N_PARENTS = 3, 0.5, 60
 COSINE = 0.9  # from which a direction counts as found
@@ -50,6 +55,14 @@ REMEDIES: dict[str, dict[str, Any]] = {
     "AuxK": {"jumprelu_revival": "auxk"},
     "pre-activations": {"jumprelu_revival": "pre-acts"},
 }
+POWERS: dict[str, dict[str, Any]] = {
+    "L1": {},
+    "p to 0.5": {"relu_p_end": 0.5},
+    "p to 0.2": {"relu_p_end": 0.2},
+    "p to 0.2, eps 0": {"relu_p_end": 0.2, "epsilon": 0.0},
+}
+MATCH_SEEDS = (100, 101)  # on which L1 coefficients are chosen; none of them is reported
+MOST_L1 = 16.0
 FACT_WORLD: dict[str, Any] = {"k": 8, "expansion": 4, "batch_size": 512, "tokens": 400_000}
 # World, architecture, what is changed, settings. The first of each group is the present loss.
 VARIANTS: list[tuple[str, str, str, dict[str, Any]]] = [
@@ -67,6 +80,12 @@ VARIANTS: list[tuple[str, str, str, dict[str, Any]]] = [
     ("family", "batch-topk", "no prefixes", {}),
     ("family", "matryoshka", "equal weights", {}),
     ("family", "matryoshka", "weights 1 2 4 8 16", {"matryoshka_weights": (1.0, 2.0, 4.0, 8.0, 16.0)}),
+    *[
+        (world, "relu", f"{name} (L0 near {level:g} k)", {"level": level, **settings})
+        for world, level in (("zipf", 1), ("zipf", 2), ("fact-world", 1))
+        for name, settings in POWERS.items()
+        if world == "zipf" or "epsilon" not in settings
+    ],
 ]  # fmt: skip
 
 
@@ -132,8 +151,9 @@ def measure(
             write_store(path, rows.split(16_384), rows=len(rows), d_in=sizes["d_in"], dtype="float32")
     elif not path.exists():
         cache_activations("fact-world", "fact-world", [hook_point], out=path, max_tokens=40_000, progress=silent)
-    started = time.monotonic()
-    sae = train_sae(path, hook_point, arch=arch, seed=seed, **size, **settings, device="cpu", progress=silent)
+    started, given = time.monotonic(), {k: v for k, v in settings.items() if k != "epsilon"}
+    with epsilon_of(settings):
+        sae = train_sae(path, hook_point, arch=arch, seed=seed, **size, **given, device="cpu", progress=silent)
     seconds = time.monotonic() - started
     with ActivationStore(path) as store:
         rate = firing_rate(sae, store, hook_point, store.holdout_rows(0.05, seed), max_rows=5_000)
@@ -145,30 +165,55 @@ def measure(
     return {**found, "recovered": float((best > COSINE).float().mean()), "cosine": float(best.mean()), **often}
 
 
+@contextmanager
+def epsilon_of(settings: dict[str, Any]) -> Iterator[None]:
+    """Anneal with another epsilon than the product's where the settings name one."""
+    own, p_annealing.EPSILON = p_annealing.EPSILON, settings.get("epsilon", p_annealing.EPSILON)
+    try:
+        yield
+    finally:
+        p_annealing.EPSILON = own
+
+
+def matched_l1(out: Path, world: str, arch: str, settings: dict[str, Any], sizes: dict[str, int]) -> float:
+    """Return the L1 coefficient whose L0, the mean over seeds that are not reported, is `level` k."""
+    rest = {k: v for k, v in settings.items() if k != "level"}
+    wanted = settings["level"] * (FACT_WORLD["k"] if world == "fact-world" else sizes["on"])
+
+    @cache
+    def excess(log_l1: float) -> float:
+        own = rest | {"l1_coefficient": math.exp(log_l1)}
+        l0 = mean(measure(out, world, arch, own, seed, sizes)["l0"] for seed in MATCH_SEEDS)
+        return math.log(max(l0, 0.01) / wanted)
+
+    high = math.log(2.0)
+    while excess(high) > 0:
+        if high > math.log(MOST_L1):
+            return MOST_L1  # the few steps of --small do not come down that far
+        high += math.log(2.0)
+    found: Any = brentq(excess, high - math.log(4.0), high, xtol=0.01)
+    return round(math.exp(found), 3)
+
+
 def main() -> None:
     """Train what is not there yet and, if asked, write the page's part."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--docs", type=Path)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = options(__doc__)
     parser.add_argument("--only", help="Architecture.")
-    parser.add_argument("--small", action="store_true")
     args = parser.parse_args()
     sizes = SMALL if args.small else SIZES
-    args.out.mkdir(parents=True, exist_ok=True)
-    path = args.out / "results.json"
-    results = json.loads(path.read_text()) if path.exists() else {"runs": {}}
-    if results.setdefault("sizes", sizes) != sizes:
-        parser.error(f"{path} was begun with {results['sizes']}: take another --out")
+    results = ResultsFile(parser, args.out, sizes)
     for seed, (world, arch, name, settings) in itertools.product(args.seeds, VARIANTS):
         key = f"{world}/{arch}/{name}/{seed}"
-        if key not in results["runs"] and args.only in (None, arch):
-            results["runs"][key] = measure(args.out, world, arch, settings, seed, sizes)
-            results |= {"date": f"{datetime.now(UTC):%Y-%m-%d}", "torch": torch.__version__}
-            sys.stderr.write(f"{key} {results['runs'][key]}\n")
-            path.write_text(json.dumps(results, indent=1), encoding="utf-8")
+        if key not in results.runs and args.only in (None, arch):
+            given, chosen = settings, results.found.setdefault("l1", {})
+            if "level" in settings:
+                variant = f"{world}/{arch}/{name}"
+                if variant not in chosen:
+                    chosen[variant] = matched_l1(args.out, world, arch, settings, sizes)
+                given = {k: v for k, v in settings.items() if k != "level"} | {"l1_coefficient": chosen[variant]}
+            results.keep({key: measure(args.out, world, arch, given, seed, sizes)})
     if args.docs is not None:
-        args.docs.write_text(with_variants(args.docs.read_text(encoding="utf-8"), results), encoding="utf-8")
+        args.docs.write_text(with_variants(args.docs.read_text(encoding="utf-8"), results.found), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def variants(results: dict[str, Any], words: str) -> str:
         "",
         f"{results['date']}, torch {results['torch']}. {sizes['features']} random unit directions in {sizes['d_in']} dimensions, on with Zipfian probabilities "
         f"(exponent 0.7, {sizes['on']} in the mean), of size 1 to 2; {sizes['latents']} latents, k {sizes['on']}, {sizes['steps']} steps of {sizes['batch']} rows, step size 3e-3, {n_seeds} "
-        "seeds of directions, rows and weights: mean (lowest to highest). World `dense` has three more directions, on in half of the rows; in `family` "
+        "seeds of directions, rows and weights: mean (lowest to highest). L1 coefficients of `relu` are those at which L0 is k, or twice that, in the mean over two other seeds. World `dense` has three more directions, on in half of the rows; in `family` "
         "every direction but the first 60 is on only where its parent, one of these, is. `fact-world` is layers.2 of the embedded model (40,000 rows, 4 times as many latents as dimensions, k 8, 400,000 tokens in batches of 512, else defaults; no directions are known). Found: share of the directions (the dense ones left out) with a decoder row of cosine above "
         "0.9. Often: latents that fire on more than a fifth of the rows. Made again by",
         "",
@@ -50,5 +50,7 @@ def variants(results: dict[str, Any], words: str) -> str:
             spread([run[c] for run in found], 1 if c in ("l0", "often") else 3) if c in found[0] else "–"
             for c in COLUMNS
         ]
-        lines.append(f"| {' | '.join(names)} | {' | '.join(cells)} |")
+        l1 = results.get("l1", {}).get("/".join(names))
+        shown = names if l1 is None else (*names[:2], f"{names[2]}, coefficient {l1:g}")
+        lines.append(f"| {' | '.join(shown)} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

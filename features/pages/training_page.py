@@ -21,7 +21,8 @@ from sae_train.run.runs import require_file, write_text
 from sae_train.text_files import json_of, read_json, read_lines
 
 PAGE = "training.html"
-_NOT_TERMS = ("step", "tokens", "split", "lr", "frac_dead", "l0", "fvu")  # of a line; the rest are terms of the loss
+# Of a line; the rest are terms of the loss. `lp_next` only sets the weight of `lp`.
+_NOT_TERMS = ("step", "tokens", "split", "lr", "frac_dead", "l0", "fvu", "lp_next")
 _FROM_ZERO = ("l0", "lr", "auxk")  # figures whose zero says something
 _MEANINGS = {
     "fvu": "Share of the variance of the batch that the reconstruction leaves unexplained.",
@@ -29,6 +30,7 @@ _MEANINGS = {
     "mse": "Squared error per token and dimension, in the training scale.",
     "auxk": "How much of the rest the dead latents fail to explain; 0 while none is dead.",
     "l1": "Latents weighted by the length of their decoder rows, per token and dimension.",
+    "lp": "The same with the power of the step, before its weight.",
     "fvu_first_prefix": "The same share for the smallest nested dictionary alone.",
     "l0": "Latents that are on, per token.",
     "frac_dead": "Latents that have not fired for long.",
@@ -40,6 +42,7 @@ _TITLES = {
     "mse": "Squared error",
     "auxk": "Dead-latent loss (AuxK)",
     "l1": "Sparsity term",
+    "lp": "Sparsity term",
 }
 _TITLES |= {"l0": "L0", "frac_dead": "Dead latents", "lr": "Step size", "fvu_first_prefix": "FVU, first prefix"}
 _FIGURES = {

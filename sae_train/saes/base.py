@@ -46,6 +46,7 @@ class StepContext:
         batch: What the rows are a part of; None where they are the whole batch.
         frequency_coefficient: Weight of the penalty on latents that fire often (`losses/frequency.py`).
         max_frequency: Share of rows above which a latent fires too often.
+        step_share: Share of the run that one step is.
     """
 
     is_dead: Bool[Tensor, " d_sae"]
@@ -57,6 +58,7 @@ class StepContext:
     batch: WholeBatch | None = None
     frequency_coefficient: float = 0.0
     max_frequency: float = 1.0
+    step_share: float = 0.0
 
     def batch_of(self, target: Float[Tensor, "batch d_out"]) -> WholeBatch:
         """Return what the rows of this target are a part of."""
@@ -66,6 +68,11 @@ class StepContext:
     def dead(self) -> Int[Tensor, " n_dead"]:
         """Return the dead latents' numbers: a host sync where they were not given."""
         return self.is_dead.nonzero().flatten() if self.dead_latents is None else self.dead_latents
+
+    @property
+    def next_progress(self) -> float:
+        """Return the share of the run that is over when the next step begins."""
+        return min(1.0, self.progress + self.step_share)
 
     @property
     def warmup(self) -> float:
@@ -280,6 +287,9 @@ class Sae(nn.Module, ABC):
     @abstractmethod
     def training_loss(self, acts: Float[Tensor, "batch d_row"], context: StepContext) -> LossTerms:
         """Return what some scaled rows add to the loss of their batch (see `context.batch`)."""
+
+    def after_step(self, context: StepContext, terms: dict[str, Tensor]) -> None:  # noqa: B027  most have nothing to do
+        """Change what a loss depends on from step to step, given this process's terms of all micro batches."""
 
     @abstractmethod
     def saelens_config(self) -> dict[str, Any]:

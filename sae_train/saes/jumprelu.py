@@ -15,7 +15,7 @@ in a window of width eps around the threshold (K(u) = 1 for |u| < 1/2, else 0):
 
 The window needs the gradient of latents that are zero, so decoding is dense here: slower than the TopK family.
 
-Thresholds learn inside the window only, so that a narrow one kills latents: 62 % on planted data with 0.05, 39 % with 1
+Thresholds learn inside the window only, so that a narrow one kills latents: 62 % on planted data with 0.05, 40 % with 1
 (docs/results/sae_recovery.md). What revives the rest (`jumprelu_revival`) is a choice, none by default:
 
     auxk        + alpha AuxK, the dead latents' reconstruction of x - x_hat (`losses/auxk.py`)

@@ -46,9 +46,11 @@ def train_step(
         frac_l1_warmup=config.frac_l1_warmup,
         frequency_coefficient=config.frequency_coefficient,
         max_frequency=config.max_frequency,
+        step_share=1 / plan.n_steps,
         batch=WholeBatch.of(state.sae.target_of(acts), n_micro=config.accumulate, processes=processes),
     )
     terms = _backward(state, acts, config, context)
+    state.sae.after_step(context, terms)
     state.hand_over_gradients()
     state.sum_gradients(processes)
     # The part along a decoder row would only change its length, which is reset below, but would stay in Adam's moments.

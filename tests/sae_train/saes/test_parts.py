@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from sae_train.errors import ConfigError
-from sae_train.run.processes import Processes
+from sae_train.run.processes import ALONE, Processes
 from sae_train.saes import ARCHS, build_sae
 from sae_train.saes.batch_topk import keep_largest
 from sae_train.saes.losses.whole_batch import WholeBatch, batch_variance
@@ -163,6 +163,29 @@ def test_micro_batches_are_near_the_batch_where_they_are_not_it(make_sae, make_a
     loss, _ = _micro(sae, acts, context, 4)
     assert loss == pytest.approx(whole.loss.item(), rel=0.02)
     assert loss != pytest.approx(whole.loss.item(), rel=1e-9)
+
+
+# ------------------------------------------------------------------------------ from step to step
+@pytest.mark.parametrize(("count", "n_micro"), [(1, 4), (3, 1), (3, 2)])
+def test_the_weight_of_an_annealed_penalty_is_that_of_the_whole_batch(
+    make_sae, make_acts, make_context, count, n_micro
+):
+    acts, context = make_acts(60), make_context(progress=0.6, step_share=0.1)
+    acts[:20] *= 3  # the ratios of the parts differ
+
+    def stepped(processes=ALONE, n_micro=1):
+        """Take a step; return loss and ratio of the next step's weight to this one's."""
+        sae, rows = make_sae("relu", relu_p_end=0.2), acts[processes.part(len(acts))]
+        own = replace(context, batch=WholeBatch.of(rows, n_micro=n_micro, processes=processes))
+        results = [sae.training_loss(part, own) for part in rows.chunk(n_micro)]
+        sae.after_step(own, {name: sum(r.terms[name] for r in results) for name in results[0].terms})
+        return sum(r.loss.item() for r in results), float(sae.annealing.factor)
+
+    loss, factor = stepped()
+    parts = together(count, lambda processes: stepped(processes, n_micro))
+    assert sum(p[0] for p in parts) == pytest.approx(loss, rel=1e-12)
+    assert [p[1] for p in parts] == pytest.approx([factor] * count, rel=1e-12)
+    assert abs(factor - 1) > 0.1
 
 
 # ------------------------------------------------------------------------------ autocast

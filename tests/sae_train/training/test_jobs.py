@@ -302,6 +302,8 @@ def test_an_sae_of_another_width_is_refused(store):
         {"frac_l1_warmup": -0.1},
         {"l0_coefficient": -1.0},
         {"jumprelu_bandwidth": 0.0},
+        {"relu_p_end": 0.0},
+        {"relu_p_end": 1.1},
         {"b_dec_init": "median"},
         {"auxk_alpha": -0.1},
         {"dead_after_tokens": 0},

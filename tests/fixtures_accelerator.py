@@ -273,8 +273,10 @@ def _parts(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor | str
     elif isinstance(value, list | tuple):
         for index, part in enumerate(value):
             yield from _parts(part, f"{name}[{index}]")
+    elif isinstance(value, np.ndarray) and value.dtype.kind == "O":
+        yield name, repr(value.tolist())
     elif isinstance(value, torch.Tensor | np.ndarray | float):
-        yield name, torch.as_tensor(value).detach().cpu()
+        yield name, torch.as_tensor(value.copy() if isinstance(value, np.ndarray) else value).detach().cpu()
     else:
         yield name, repr(value)
 

@@ -43,9 +43,7 @@ class Draws(ABC):
         """Get ready for a batch; its row i of prompt p is p * (1 + n_samples) + i."""
 
     @abstractmethod
-    def choose(
-        self, logits: Float[Tensor, "row vocab"], rows: Int[Tensor, " row"], step: int
-    ) -> Int[Tensor, " row"]:
+    def choose(self, logits: Float[Tensor, "row vocab"], rows: Int[Tensor, " row"], step: int) -> Int[Tensor, " row"]:
         """Return the next token of those rows that are still in the batch.
 
         Their numbers lie on the device, as all that is needed: the host does not wait for it here.
@@ -81,9 +79,7 @@ class PerQuestion(Draws):
             own[1:] = generator.random((self.n_samples, self.max_new_tokens), dtype=np.float32)
         self._uniform = torch.from_numpy(drawn.reshape(-1, self.max_new_tokens)).to(self.device)
 
-    def choose(
-        self, logits: Float[Tensor, "row vocab"], rows: Int[Tensor, " row"], step: int
-    ) -> Int[Tensor, " row"]:
+    def choose(self, logits: Float[Tensor, "row vocab"], rows: Int[Tensor, " row"], step: int) -> Int[Tensor, " row"]:
         """Return the likeliest tokens and the drawn ones."""
         if not self.n_samples:
             return logits.argmax(dim=-1)
@@ -110,9 +106,7 @@ class PerBatch(Draws):
     def begin(self, prompts: Sequence[Sequence[int]]) -> None:
         """Go on with the stream."""
 
-    def choose(
-        self, logits: Float[Tensor, "row vocab"], rows: Int[Tensor, " row"], step: int
-    ) -> Int[Tensor, " row"]:
+    def choose(self, logits: Float[Tensor, "row vocab"], rows: Int[Tensor, " row"], step: int) -> Int[Tensor, " row"]:
         """Return the likeliest tokens and the drawn ones."""
         tokens, per_prompt = logits.argmax(dim=-1), 1 + self.n_samples
         if not self.n_samples:

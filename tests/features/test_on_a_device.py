@@ -97,5 +97,3 @@ def test_a_station_gives_what_it_gives_on_the_cpu(name, world_lm, request):
     found = station(device.moved(world_lm))
     device.agree(found, expected)
     assert device.waits  # it was there
-    from collections import Counter
-    for k, n in Counter(device.waits).most_common(25): print(n, k)

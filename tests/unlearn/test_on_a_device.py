@@ -41,7 +41,7 @@ AUDITED = AuditConfig(
     attack_lrs=(1e-4,),
     attack_lessons=2,
 )
-GOES_IN = ("torch.tensor(", "torch.stack([ids, positions", "model(", "reference(", "is_name", "from_name_on(batch)")
+GOES_IN = ("torch.tensor(", "torch.stack([ids, positions", "model(", "reference(", "is_name", ".share.to(")
 SAME = 0.05  # of the change that the method makes
 
 
@@ -53,9 +53,7 @@ def removed(world_sae, world_analysis, world_labels, world_templates, world_targ
         config = configure(method, **{**QUICK, **OWN.get(method, {})})
         saes = [_moved(world_sae, lm.device)]
         names, documents = [world_targets[0], world_targets[3]], world_documents[:40]
-        task = RemovalTask(
-            lm, saes, world_analysis, world_labels, world_templates, names, config, documents=documents
-        )
+        task = RemovalTask(lm, saes, world_analysis, world_labels, world_templates, names, config, documents=documents)
         found = run_removal(task, tmp_path / lm.device.type)
         return {name: value.cpu() for name, value in found.lm.model.state_dict().items()}
 
@@ -80,10 +78,8 @@ def test_a_removal_is_that_of_the_cpu(method, removed, world_lm, request):
     change, apart = (
         torch.stack([(of[n] - value).norm() for n, value in expected.items()]).norm() for of in (before, found)
     )
-    # Of the whole change, not of each matrix: where retention begins at its minimum, Adam makes steps of rounding noise.
+    # Of the whole change, not of each matrix: where retention begins at its minimum, Adam steps by rounding noise.
     assert 0 < change and apart <= SAME * change
-    from collections import Counter
-    for k, n in Counter(device.waits).most_common(12): print(n, k)
 
 
 # --------------------------------------------------------------------------------------------- the audit
@@ -123,8 +119,6 @@ def test_an_audit_is_that_of_the_cpu(audited, world_lm, request):
     device = request.getfixturevalue("accelerator")
     found = audited(device.moved(world_lm), device.moved(after))
     device.agree(found, expected, rtol=1e-2, atol=1e-3)
-    from collections import Counter
-    for k, n in Counter(device.waits).most_common(45): print(n, k)
 
 
 # --------------------------------------------------------------------------------------------- waits, planted faults
@@ -157,7 +151,6 @@ def waits(world_problem, request):
 def test_a_step_waits_only_for_what_goes_in(method, own, waits):
     """Token ids and places that go to the device, transformers' look at a mask, and which tokens are of a name."""
     for step in waits(method, **own):
-        print(step)
         assert step and all(any(part in line for part in GOES_IN) for line in step), step
 
 

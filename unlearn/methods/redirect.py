@@ -89,9 +89,9 @@ class Redirect:
         self.hook_point = problem.latents.hook_point
         self.blocks = block_names(problem)
         self.names = self._redirected_names()
-        self.chosen = self._chosen_latents()
-        std = torch.tensor(problem.latents.pre_act_std.max(0))[self.chosen].clamp_min(MIN_STD).float()
-        self.std = std.to(problem.lm.device)
+        chosen, device = self._chosen_latents(), problem.lm.device
+        std = torch.tensor(problem.latents.pre_act_std.max(0))[chosen].clamp_min(MIN_STD).float()
+        self.chosen, self.std = chosen.to(device), std.to(device)
         self.guard = RelearnGuard(problem.beside(), self.settings)
 
     def prepare(self) -> None:

@@ -83,6 +83,15 @@ class OnDevice(torch.Tensor):
     def data_ptr(self) -> int:
         return self.held.data_ptr()
 
+    @property
+    def data(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]  as adapters are merged
+        return self.detach()
+
+    @data.setter
+    def data(self, new: OnDevice) -> None:
+        assert new.shape == self.shape and new.dtype == self.dtype, "this wrapper keeps its shape"
+        self.held = new.held
+
     def record_stream(self, _stream: object) -> None:
         """Nothing: memory here is not given to others."""
 

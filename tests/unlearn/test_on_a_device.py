@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from sae_train.lm.models import LanguageModel
-from unlearn.auditing.audit import run_audit
-from unlearn.auditing.audit_run import PARTS
-from unlearn.auditing.compare import Other
+from sae_train.run.progress import no_advance
+from unlearn.auditing.audit_run import run_parts
 from unlearn.auditing.request import Request
+from unlearn.auditing.roles import make_context
 from unlearn.config import AuditConfig, configure
 from unlearn.finetuning.finetune import TuneState, adamw, trainable_parameters, tune_step
 from unlearn.methods import METHODS, build_method, npo
@@ -36,12 +36,12 @@ AUDITED = AuditConfig(
     max_blocks=1,
     max_attacked=2,
     n_samples=1,
-    leak_draws=2,
     attack_steps=(1,),
     attack_lrs=(1e-4,),
     attack_lessons=2,
 )
 GOES_IN = ("torch.tensor(", "torch.stack([ids, positions", "model(", "reference(", "is_name", ".share.to(")
+PARTS = ("recall", "ranking", "utility", "logit-lens", "relearn", "quantize", "steer-back")
 SAME = 0.05  # of the change that the method makes
 
 
@@ -86,30 +86,28 @@ def test_a_removal_is_that_of_the_cpu(method, removed, world_lm, request):
 
 
 @pytest.fixture
-def audited(world_sae, world_analysis, world_labels, world_templates, world_targets, world_documents):
-    """Return a function that audits a model that lost a little, beside itself, by all parts but lm-eval."""
+def audited(world_analysis, world_labels, world_templates, world_targets, world_documents):
+    """Return a function that measures two targets on a pair of models, by some parts of an audit."""
 
-    def run(lm: LanguageModel, after: LanguageModel):
-        saes = [_moved(world_sae, lm.device)]
+    def run(before: LanguageModel, after: LanguageModel):
         request = Request(
             world_labels,
             world_templates,
             world_targets[::3],
             hook_point="layers.2",
             analysis=world_analysis,
-            saes=saes,
-            documents=world_documents[:60],
+            documents=world_documents[:20],
             text_name="corpus",
         )
-        report = run_audit(lm, after, request, config=AUDITED, others=[Other("runs/twin", lambda: lm)])
-        assert set(report.evaluated) == set(PARTS) - {"lm-eval"}, report.not_tested
-        return replace(report, created="", seconds=0.0, seconds_by_part={})
+        found, _ = run_parts(make_context(before, after, request, AUDITED), PARTS, no_advance)
+        assert found.evaluated == PARTS
+        return found
 
     return run
 
 
 @pytest.mark.slow
-def test_an_audit_is_that_of_the_cpu(audited, world_lm, request):
+def test_parts_of_an_audit_are_those_of_the_cpu(audited, world_lm, request):
     after = replace(world_lm, model=deepcopy(world_lm.model))
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():

@@ -1,11 +1,9 @@
-"""Language models of every architecture on a stand-in of a CUDA device (`fixtures_accelerator.py`): as on the CPU."""
+"""Models of fourteen architectures on a stand-in of a CUDA device (`fixtures_accelerator.py`): as on the CPU."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,8 +18,22 @@ from sae_train.lm.models import LanguageModel
 from sae_train.lm.patching import Patch, losses_behind, patched_answers, prefill_patched
 from sae_train.text.packing import can_pack
 
-LAYOUTS = Path(__file__).resolve().parents[3] / "docs" / "reference" / "architectures.json"
-UNDERSTOOD = [r["tiny"] for r in json.loads(LAYOUTS.read_text(encoding="utf-8")) if "refused" not in r]
+ARCHITECTURES = (
+    "gpt2",
+    "llama",
+    "mistral",
+    "qwen2",
+    "qwen3",
+    "gemma2",
+    "gemma3",
+    "gemma3-multimodal",
+    "gpt-neox",
+    "gptj",
+    "gpt-bigcode",
+    "phi",
+    "phi3",
+    "opt",
+)
 ASKED = ["The city of Velmora lies on", "The city of Karvin", "Where was Mira", "Where was Mira Tolvan born? She was"]
 N_WRITTEN = 5
 
@@ -58,7 +70,8 @@ def walked(lm: LanguageModel) -> tuple[dict[str, torch.Tensor], list]:
     return {name: value.cpu() for name, value in found.items()}, written
 
 
-@pytest.mark.parametrize("name", UNDERSTOOD)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ARCHITECTURES)
 def test_hooks_answers_patches_and_gradients_are_those_of_the_cpu(name, tiny_lm, request):
     lm = tiny_lm(name)
     numbers, answers = walked(lm)

@@ -15,12 +15,17 @@ is opened. Registered by conftest.py.
 
 from __future__ import annotations
 
-import traceback
+import linecache
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from copy import deepcopy
+from dataclasses import fields, is_dataclass, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.overrides import TorchFunctionMode
@@ -38,6 +43,7 @@ WAITING = {
     aten._unique2.default, aten.unique_dim.default,
 }  # fmt: skip
 INDEXING = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+SUBSCRIPTS = {torch.Tensor.__getitem__, torch.Tensor.__setitem__}
 BUILDING = {torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor}
 
 
@@ -77,6 +83,15 @@ class OnDevice(torch.Tensor):
     def data_ptr(self) -> int:
         return self.held.data_ptr()
 
+    @property
+    def data(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]  as adapters are merged
+        return self.detach()
+
+    @data.setter
+    def data(self, new: OnDevice) -> None:
+        assert new.shape == self.shape and new.dtype == self.dtype, "this wrapper keeps its shape"
+        self.held = new.held
+
     def record_stream(self, _stream: object) -> None:
         """Nothing: memory here is not given to others."""
 
@@ -105,6 +120,21 @@ class Accelerator:
         self.waits: list[str] = []
         self.pending: list[Callable[[], object]] = []
 
+    def moved(self, lm: Any) -> Any:
+        """Return a copy of a language model that lives on the device."""
+        return replace(lm, model=deepcopy(lm.model).to(CUDA), device=CUDA)
+
+    def agree(self, found: Any, expected: Any, *, rtol: float = 1e-3, atol: float = 1e-5) -> None:
+        """Check that what a station gave on the device is what it gave on the CPU: numbers nearly, all else exactly."""
+        ours, theirs = dict(_parts(found)), dict(_parts(expected))
+        assert set(ours) == set(theirs)
+        for name, value in theirs.items():
+            if isinstance(value, str):
+                assert ours[name] == value, name
+                continue
+            said = partial("{}: {}".format, name)
+            torch.testing.assert_close(ours[name], value, rtol=rtol, atol=atol, equal_nan=True, msg=said)
+
     def wait(self, _device: object = None) -> None:
         """Have everything arrive that is on its way."""
         self.waited()
@@ -118,8 +148,14 @@ class Accelerator:
 
     def waited(self) -> None:
         """Note that the host waits."""
-        own = [f for f in traceback.extract_stack() if _is_ours(Path(f.filename))]
-        self.waits.append(f"{Path(own[-1].filename).name}:{own[-1].lineno} {own[-1].line}" if own else "")
+        frame = sys._getframe()
+        while frame is not None and not _is_ours(frame.f_code.co_filename):
+            frame = frame.f_back
+        if frame is None:
+            self.waits.append("")
+            return
+        name, number = frame.f_code.co_filename, frame.f_lineno
+        self.waits.append(f"{Path(name).name}:{number} {linecache.getline(name, number).strip()}")
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Compute an operation as the device would."""
@@ -195,6 +231,8 @@ class _Function(TorchFunctionMode):
         if func is torch.Tensor.pin_memory:
             return args[0]
         kwargs.pop("pin_memory", None)
+        if func in SUBSCRIPTS and isinstance(args[0], OnDevice):
+            args = (args[0], _places(args[1]), *args[2:])
         if func is torch.Tensor.cuda:
             return args[0].to(META)
         if func in BUILDING:
@@ -216,8 +254,10 @@ class _Function(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def _is_ours(path: Path) -> bool:
+@cache
+def _is_ours(name: str) -> bool:
     """Tell whether a file is of this repository, and neither this one nor of an environment inside it."""
+    path = Path(name)
     return path.is_relative_to(ROOT) and "site-packages" not in path.parts and path != Path(__file__)
 
 
@@ -230,6 +270,31 @@ def _renamed(value: Any) -> Any:
     if isinstance(value, torch.device) and value.type == "cuda":
         return META
     return META if isinstance(value, str) and value.partition(":")[0] == "cuda" else value
+
+
+def _parts(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor | str]]:
+    """Yield what a result is made of: its numbers as tensors of the host, anything else as text."""
+    if is_dataclass(value):
+        value = {f.name: getattr(value, f.name) for f in fields(value)}
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _parts(part, f"{name}.{key}")
+    elif isinstance(value, list | tuple):
+        for index, part in enumerate(value):
+            yield from _parts(part, f"{name}[{index}]")
+    elif isinstance(value, np.ndarray) and value.dtype.kind == "O":
+        yield name, repr(value.tolist())
+    elif isinstance(value, torch.Tensor | np.ndarray | float):
+        yield name, torch.as_tensor(value.copy() if isinstance(value, np.ndarray) else value).detach().cpu()
+    else:
+        yield name, repr(value)
+
+
+def _places(index: Any) -> Any:
+    """Return an index with tensors of the host in the place of lists, of which torch would make tensors on `meta`."""
+    if isinstance(index, tuple):
+        return tuple(_places(part) for part in index)
+    return torch.tensor(list(index)) if isinstance(index, list | range | np.ndarray) else index
 
 
 def _leaves(value: Any) -> Iterator[Any]:
@@ -254,6 +319,13 @@ def _has_to_wait(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bo
         not_waiting = kwargs.get("non_blocking") or bool(args[2:] and args[2])
         return not isinstance(source, OnDevice) and not not_waiting
     return func in WAITING
+
+
+class _Generator(torch.Generator):
+    """A generator of the stand-in: the CPU's numbers."""
+
+    def __new__(cls, _device: object = "cpu") -> _Generator:
+        return super().__new__(cls, "cpu")
 
 
 class _Stream:
@@ -291,6 +363,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Accelerator]:
         "synchronize": device.wait,
         "mem_get_info": lambda _device=None: (2**40, 2**40),
         "empty_cache": lambda: None,
+        "get_rng_state": lambda _device=None: torch.empty(0),
+        "set_rng_state": lambda *_state: None,
         "current_stream": lambda _device=None: _Stream(),
         "stream": lambda _stream: nullcontext(),
         "Stream": _Stream,
@@ -299,6 +373,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> Iterator[Accelerator]:
     with monkeypatch.context() as patch:
         for name, value in stand_ins.items():
             patch.setattr(torch.cuda, name, value)
+        patch.setattr(torch, "Generator", _Generator)
         swaps = torch.__future__.get_swap_module_params_on_conversion()
         torch.__future__.set_swap_module_params_on_conversion(True)  # so that tied weights stay tied
         function, run_backward = _Function(), torch.autograd._engine_run_backward

@@ -153,8 +153,9 @@ def _write(
     written: list[list[int]] = [[] for _ in range(n_rows)]
     texts, over, ended = [""] * n_rows, [False] * n_rows, [False] * n_rows
     rows = list(range(n_rows))  # which row each place of the batch is
+    on_device = torch.arange(n_rows, device=lm.device)  # the same
     for step in range(draws.max_new_tokens):
-        tokens = draws.choose(logits, rows, step)
+        tokens = draws.choose(logits, on_device, step)
         going = [row for row in rows if not over[row]]
         for row, token in zip(rows, tokens.tolist(), strict=True):  # one transfer a step: which answers are over
             ended[row] |= token in ends
@@ -170,7 +171,7 @@ def _write(
         if may_leave and len(stay) < len(rows):
             keep = torch.tensor(stay, device=lm.device)
             cache.batch_select_indices(keep)
-            tokens, rows = tokens[keep], [rows[place] for place in stay]
+            tokens, on_device, rows = tokens[keep], on_device[keep], [rows[place] for place in stay]
         logits = forward(tokens.unsqueeze(1), cache)[0]
     return texts
 
@@ -195,11 +196,12 @@ def cached_forward(lm: LanguageModel) -> Callable[[Tensor, Any], tuple[Tensor, A
 def logits_of_last(model: nn.Module, n_tokens: int) -> dict[str, Tensor]:
     """Return the keyword that spares the logits of all tokens but the last ones; none where the model has no such.
 
-    Places, not a number: by a number transformers takes a view, which torch multiplies row by row of the batch.
+    Places, not a number: by a number transformers takes a view, which torch multiplies row by row of the batch. They
+    lie on the device: places of the host would have to arrive there at every token.
     """
     if "logits_to_keep" not in inspect.signature(model.forward).parameters:
         return {}
-    return {"logits_to_keep": torch.arange(-n_tokens, 0)}
+    return {"logits_to_keep": torch.arange(-n_tokens, 0, device=next(model.parameters()).device)}
 
 
 def _forward(lm: LanguageModel, last_only: dict[str, Tensor], tokens: Tensor, cache: Any) -> tuple[Tensor, Any]:

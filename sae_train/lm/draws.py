@@ -43,8 +43,11 @@ class Draws(ABC):
         """Get ready for a batch; its row i of prompt p is p * (1 + n_samples) + i."""
 
     @abstractmethod
-    def choose(self, logits: Float[Tensor, "row vocab"], rows: Sequence[int], step: int) -> Int[Tensor, " row"]:
-        """Return the next token of those rows that are still in the batch."""
+    def choose(self, logits: Float[Tensor, "row vocab"], rows: Int[Tensor, " row"], step: int) -> Int[Tensor, " row"]:
+        """Return the next token of those rows that are still in the batch.
+
+        Their numbers lie on the device, as all that is needed: the host does not wait for it here.
+        """
 
     @abstractmethod
     def staying(self, rows: Sequence[int], is_over: Sequence[bool], has_ended: Sequence[bool]) -> list[int]:
@@ -55,10 +58,6 @@ class Draws(ABC):
             is_over: For every row, whether its answer is over.
             has_ended: For every row, whether it wrote an end token.
         """
-
-    def is_greedy(self, rows: Sequence[int]) -> Bool[Tensor, " row"]:
-        """Tell for every row whether it takes the likeliest token."""
-        return torch.tensor([row % (1 + self.n_samples) == 0 for row in rows], device=self.device)
 
 
 class PerQuestion(Draws):
@@ -80,9 +79,12 @@ class PerQuestion(Draws):
             own[1:] = generator.random((self.n_samples, self.max_new_tokens), dtype=np.float32)
         self._uniform = torch.from_numpy(drawn.reshape(-1, self.max_new_tokens)).to(self.device)
 
-    def choose(self, logits: Float[Tensor, "row vocab"], rows: Sequence[int], step: int) -> Int[Tensor, " row"]:
+    def choose(self, logits: Float[Tensor, "row vocab"], rows: Int[Tensor, " row"], step: int) -> Int[Tensor, " row"]:
         """Return the likeliest tokens and the drawn ones."""
-        return choose_by_number(logits, self._uniform[list(rows), step], self.is_greedy(rows), self.temperature)
+        if not self.n_samples:
+            return logits.argmax(dim=-1)
+        is_greedy = rows % (1 + self.n_samples) == 0
+        return choose_by_number(logits, self._uniform[rows, step], is_greedy, self.temperature)
 
     def staying(self, rows: Sequence[int], is_over: Sequence[bool], has_ended: Sequence[bool]) -> list[int]:
         """Return the places of the answers that are not over."""
@@ -104,11 +106,15 @@ class PerBatch(Draws):
     def begin(self, prompts: Sequence[Sequence[int]]) -> None:
         """Go on with the stream."""
 
-    def choose(self, logits: Float[Tensor, "row vocab"], rows: Sequence[int], step: int) -> Int[Tensor, " row"]:
+    def choose(self, logits: Float[Tensor, "row vocab"], rows: Int[Tensor, " row"], step: int) -> Int[Tensor, " row"]:
         """Return the likeliest tokens and the drawn ones."""
-        tokens, is_greedy = logits.argmax(dim=-1), self.is_greedy(rows)
-        probabilities = (logits[~is_greedy].float() / self.temperature).softmax(dim=-1)
-        tokens[~is_greedy] = torch.multinomial(probabilities, 1, generator=self._stream).squeeze(1)
+        tokens, per_prompt = logits.argmax(dim=-1), 1 + self.n_samples
+        if not self.n_samples:
+            return tokens
+        # Every row is there: by slices, since of a mask the host would have to know how many are in it.
+        sampled = logits.unflatten(0, (-1, per_prompt))[:, 1:].flatten(0, 1)
+        drawn = torch.multinomial((sampled.float() / self.temperature).softmax(dim=-1), 1, generator=self._stream)
+        tokens.view(-1, per_prompt)[:, 1:] = drawn.view(-1, self.n_samples)
         return tokens
 
     def staying(self, rows: Sequence[int], is_over: Sequence[bool], has_ended: Sequence[bool]) -> list[int]:
@@ -125,8 +131,6 @@ def choose_by_number(
 ) -> Int[Tensor, " row"]:
     """Return the likeliest token, or the first one whose cumulated probability exceeds the row's random number."""
     likeliest = logits.argmax(dim=-1)
-    if bool(is_greedy.all()):
-        return likeliest
     cumulated = (logits.float() / temperature).softmax(dim=-1).cumsum(dim=-1)
     target = (uniform * cumulated[:, -1]).unsqueeze(1)
     drawn = torch.searchsorted(cumulated, target, right=True).squeeze(1).clamp_max(logits.shape[1] - 1)

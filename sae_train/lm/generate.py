@@ -129,7 +129,7 @@ def answer_losses(
         return _packed_answer_losses(model, pairs, device)
     ids, mask = pad_right([[*question, *answer] for question, answer in pairs], device=device)
     lengths = torch.tensor([len(question) for question, _ in pairs], device=device)
-    start = int(lengths.min()) - 1
+    start = min(len(question) for question, _ in pairs) - 1  # not of `lengths`, which lie on the device
     losses, counted = token_losses(model, ids, mask, start=start)
     columns = torch.arange(start + 1, ids.shape[1], device=device)
     return losses, counted * (columns[None] >= lengths[:, None])

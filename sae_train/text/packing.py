@@ -90,7 +90,7 @@ def lay_out(sequences: Sequence[Sequence[int]], device: torch.device, *, packed:
         span = slice(start, start + len(tokens))
         ids[row, span], sequence[row, span] = torch.tensor(tokens, dtype=torch.long), number
         positions[row, span] = torch.arange(len(tokens))
-    ids, positions, sequence = ids.to(device), positions.to(device), sequence.to(device)
+    ids, positions, sequence = torch.stack([ids, positions, sequence]).to(device).unbind()  # one transfer
     mask = None if packed else (sequence >= 0).long()
     return Batch(ids, mask, positions if packed else None, sequence, tuple(starts), lengths)
 

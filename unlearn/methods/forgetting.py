@@ -94,7 +94,7 @@ class ActivationReader:
         ids, mask = pad_right([e.ids for e in batch], device=self.problem.lm.device)
         with captured(model, [self.hook_point]) as found:
             model(input_ids=ids, attention_mask=mask, use_cache=False)
-        return found[self.hook_point][from_name_on(batch)].float()
+        return found[self.hook_point][from_name_on(batch, ids.device)].float()
 
     @torch.no_grad()
     def reference_acts(self, prompts: Sequence[Encoded], *, at_most: int = STATISTICS_PROMPTS) -> Tensor:
@@ -113,11 +113,11 @@ class ActivationForgetting(ActivationReader, ForgetRetain):
         self.examples = self.prompts_of(problem.sets.forget)
 
 
-def from_name_on(batch: Sequence[Encoded]) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
-    """Return (row, position) of every prompt's last name token and of every token behind it."""
+def from_name_on(batch: Sequence[Encoded], device: torch.device) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
+    """Return (row, position) of every prompt's last name token and of every token behind it, on a device."""
     places = [(row, at) for row, e in enumerate(batch) for at in range(e.name_at, len(e.ids))]
-    rows, positions = zip(*places, strict=True)
-    return torch.tensor(rows), torch.tensor(positions)
+    rows, positions = torch.tensor(places, device=device).unbind(1)
+    return rows, positions
 
 
 def variance(acts: Float[Tensor, "n d_model"]) -> float:

@@ -89,9 +89,9 @@ class Redirect:
         self.hook_point = problem.latents.hook_point
         self.blocks = block_names(problem)
         self.names = self._redirected_names()
-        self.chosen = self._chosen_latents()
-        std = torch.tensor(problem.latents.pre_act_std.max(0))[self.chosen].clamp_min(MIN_STD).float()
-        self.std = std.to(problem.lm.device)
+        chosen, device = self._chosen_latents(), problem.lm.device
+        std = torch.tensor(problem.latents.pre_act_std.max(0))[chosen].clamp_min(MIN_STD).float()
+        self.chosen, self.std = chosen.to(device), std.to(device)
         self.guard = RelearnGuard(problem.beside(), self.settings)
 
     def prepare(self) -> None:
@@ -242,11 +242,12 @@ class Redirect:
     ) -> Float[Tensor, ""]:
         """Return the squared mean offset of a batch from its aims, which a linear classifier finds first."""
         # Name tokens and those behind apart: in one mean, opposite offsets would cancel.
-        parts = [where for where in (is_name, ~is_name) if bool(where.any())]
+        # Their numbers, found once: at a mask the host would wait for the device at every block.
+        parts = [rows for where in (is_name, ~is_name) if len(rows := where.nonzero()[:, 0])]
         gaps = [
-            (acts[n] - aims[n])[where].mean(dim=0).square().sum() / self._variance(n, aims[n])
+            (acts[n] - aims[n])[rows].mean(dim=0).square().sum() / self._variance(n, aims[n])
             for n in acts
-            for where in parts
+            for rows in parts
         ]
         return torch.stack(gaps).mean()
 
@@ -291,10 +292,10 @@ class Redirect:
         gaps = [(acts[n] - aims[n]).square().sum(dim=1).mean() / self._variance(n, aims[n]) for n in acts]
         return torch.stack(gaps).mean()
 
-    def _variance(self, name: str, aim: Float[Tensor, "n d_in"]) -> float:
+    def _variance(self, name: str, aim: Float[Tensor, "n d_in"]) -> float | Tensor:
         """Return the variance of a block's activations; at another hook point that of the aims themselves."""
         known = self.retention.variance.get(name)
-        return float(aim.var(dim=0).sum()) if known is None else known
+        return aim.var(dim=0).sum() if known is None else known
 
     def _latent_term(self, acts: Float[Tensor, "n d_in"], aim: Float[Tensor, "n d_in"]) -> Float[Tensor, ""]:
         """Return the distance of the chosen latents' pre-activations, in their standard deviations."""

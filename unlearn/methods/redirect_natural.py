@@ -160,17 +160,17 @@ class RedirectNatural:
         totals = {path: torch.zeros_like(w) for path, w in self.weights.items()}
         for weight in self.weights.values():
             weight.requires_grad_(True)
-        total = 0.0
+        terms: list[Tensor] = []
         with torch.enable_grad():
             for loss in self._losses(step):
                 gradients = torch.autograd.grad(loss, [*self.weights.values()], allow_unused=True)
                 for path, gradient in zip(totals, gradients, strict=True):
                     if gradient is not None:  # blocks before the put-back have no part in it
                         totals[path] += gradient
-                total += float(loss.detach())
+                terms.append(loss.detach())
         for weight in self.weights.values():
             weight.requires_grad_(False)
-        return totals, total
+        return totals, sum(torch.stack(terms).tolist())  # read once, when all are there
 
     def _losses(self, step: int) -> Iterator[Float[Tensor, ""]]:
         """Yield the terms of one step's loss, one graph at a time."""

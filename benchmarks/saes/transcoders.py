@@ -1,4 +1,4 @@
-"""TopK transcoders of an MLP beside sparsify's: variance left after equal tokens, and a step beside the encoder product.
+r"""TopK transcoders of an MLP beside sparsify's: variance left after equal tokens, and a step beside the encoder product.
 
     pip install --no-deps --target PEERS eai-sparsify natsort schedulefree
     wb cache-activations --model MODEL --text TEXT --hook-point layers.9.mlp:in --hook-point layers.9.mlp --out mlp.h5
@@ -50,6 +50,7 @@ STEP_BAR, FVU_BAR = 1.3, 0.005
 CHOOSING_SEED = 100
 LR_FACTORS = (1.0, 3.0, 10.0)  # times our default step size
 WARMUP_STEPS = 20
+SHOWS = "## What this shows"
 REPEATS, BATCHES_IN_MEMORY = 15, 3
 
 
@@ -165,7 +166,7 @@ def page(found: dict[str, Any], intro: str) -> str:
         used = " / ".join(f"{found['factor'].get(f'{kind}/{name}', math.nan):g}" for name in SYSTEMS)
         rows.append((kind, *cells, used, met(statistics.mean(own["ours"]), best + FVU_BAR, at_most=True)))
     steps = [
-        (k, f"{1e3 * s['step_s']:.0f}", f"{1e3 * s['product_s']:.0f}", f"{(r := s['step_s'] / s['product_s']):.2f}", met(r, STEP_BAR, at_most=True))
+        (k, f"{s['threads']}", f"{1e3 * s['step_s']:.0f}", f"{1e3 * s['product_s']:.0f}", f"{(r := s['step_s'] / s['product_s']):.2f}", met(r, STEP_BAR, at_most=True))
         for k, s in found["speed"].items()
     ]  # fmt: skip
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
@@ -182,7 +183,7 @@ def page(found: dict[str, Any], intro: str) -> str:
             rows,
         ),
         "## A step beside the float32 encoder product",
-        *table(f"| kind | step, ms | product, ms | ratio | <= {STEP_BAR} |", steps),
+        *table(f"| kind | threads | step, ms | product, ms | ratio | <= {STEP_BAR} |", steps),
     ]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -200,21 +201,21 @@ def measure(found: dict[str, Any], args: argparse.Namespace, store: ActivationSt
     rows, d_sae = joined_rows(store, args.target_hook_point), args.expansion * store.d_in(args.hook_point)
     found["what"] = (
         f"{store.attrs['model']}, {args.hook_point} to {args.target_hook_point}, {d_sae:,} latents, k {args.k}, "
-        f"batches of {args.batch_size:,}, {args.tokens:,} tokens, {torch.get_num_threads()} threads"
+        f"batches of {args.batch_size:,}"
     )
     names = list(SYSTEMS) if args.peers_path else ["ours"]
-    for skip, seed in itertools.product((False, True), args.seeds):
-        task = Task(rows, config_of(args, d_sae, skip=skip, seed=seed))
-        kind = "skip" if skip else "plain"
+    for kind, seed in itertools.product(args.kinds, args.seeds):
+        task = Task(rows, config_of(args, d_sae, skip=kind == "skip", seed=seed))
+        run = f"{kind}, {args.tokens:,} tokens"
         for name in names if "fvu" in args.parts else ():
-            if (key := f"{kind}/{name}/{seed}") not in found["fvu"]:
-                if (which := f"{kind}/{name}") not in found["factor"]:
+            if (key := f"{run}/{name}/{seed}") not in found["fvu"]:
+                if (which := f"{run}/{name}") not in found["factor"]:
                     found["factor"][which] = best_factor(task, name)
                 found["fvu"][key] = quality(replace(task, factor=found["factor"][which]), name)
                 note(f"{key} {found['fvu'][key]:.4f} with {found['factor'][which]:g} times the default step size")
                 write_json(args.out / "results.json", found)
         if "speed" in args.parts and kind not in found["speed"]:
-            found["speed"][kind] = speed(task)
+            found["speed"][kind] = speed(task) | {"threads": torch.get_num_threads()}
             note(f"{kind} {found['speed'][kind]}")
             write_json(args.out / "results.json", found)
 
@@ -231,7 +232,8 @@ def main() -> None:
     parser.add_argument("--expansion", type=int, default=8)
     parser.add_argument("--k", type=int, default=32)
     parser.add_argument("--batch-size", type=int, default=2048)
-    parser.add_argument("--tokens", type=int, default=200_000)
+    parser.add_argument("--tokens", type=int, default=200_000, help="Of a run; another number adds rows to the page.")
+    parser.add_argument("--kinds", nargs="+", choices=("plain", "skip"), default=["plain", "skip"])
     parser.add_argument("--parts", nargs="+", choices=("fvu", "speed"), default=["fvu", "speed"])
     parser.add_argument("--docs", type=Path)
     args = parser.parse_args()
@@ -245,7 +247,9 @@ def main() -> None:
         measure(found, args, store)
     if args.docs is not None:
         intro = (__doc__ or "").replace("\n    pip", "\n\n    pip", 1)
-        args.docs.write_text(page(found, intro), encoding="utf-8")
+        old = args.docs.read_text(encoding="utf-8") if args.docs.exists() else ""
+        kept = old[old.index(SHOWS) :] if SHOWS in old else ""  # written by hand
+        args.docs.write_text(f"{page(found, intro)}{kept and chr(10)}{kept}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -31,22 +31,24 @@ def run(tmp_path, monkeypatch):
 
 def test_it_learns_the_map_keeps_its_figures_and_says_them(run, tmp_path):
     found = run("--docs", str(tmp_path / "page.md"))
-    assert set(found["fvu"]) == {"plain/ours/0", "skip/ours/0"} and set(found["speed"]) == {"plain", "skip"}
-    assert found["factor"].keys() == {"plain/ours", "skip/ours"} and set(found["factor"].values()) <= {1.0, 3.0, 10.0}
+    plain, skip = (f"{kind}, 5,120 tokens/ours" for kind in ("plain", "skip"))
+    assert set(found["fvu"]) == {f"{plain}/0", f"{skip}/0"} and set(found["speed"]) == {"plain", "skip"}
+    assert set(found["factor"]) == {plain, skip} and set(found["factor"].values()) <= {1.0, 3.0, 10.0}
     assert all(0.0 < value < 0.9 for value in found["fvu"].values()), "1.0 is the output's mean"
     text = (tmp_path / "page.md").read_text()
-    assert (
-        f"| plain | {found['fvu']['plain/ours/0']:.4f} | – | {found['factor']['plain/ours']:g} / nan |" in text
-        and "192 latents" in text
-    )
+    row = f"| plain, 5,120 tokens | {found['fvu'][f'{plain}/0']:.4f} | – | {found['factor'][plain]:g} / nan |"
+    assert row in text and "192 latents" in text
+    (tmp_path / "page.md").write_text(f"{text}\n## What this shows\n\nMuch.\n")
     written = (tmp_path / "run" / "results.json").stat().st_mtime_ns
-    assert run() == found and (tmp_path / "run" / "results.json").stat().st_mtime_ns == written
+    assert run("--docs", str(tmp_path / "page.md")) == found
+    assert (tmp_path / "run" / "results.json").stat().st_mtime_ns == written, "nothing is measured twice"
+    assert (tmp_path / "page.md").read_text() == f"{text}\n## What this shows\n\nMuch.\n"
 
 
 def test_the_page_compares_with_the_peer_where_there_is_one():
     fvu = {f"plain/{name}/{seed}": value for name, value in (("ours", 0.30), ("sparsify", 0.31)) for seed in (0, 1)}
     about = {"date": "2027-01-01", "cores": 2, "cpu": "some", "flags": [], "versions": {}}
-    speed = {"plain": {"step_s": 0.2, "product_s": 0.1}}
+    speed = {"plain": {"step_s": 0.2, "product_s": 0.1, "threads": 1}}
     text = page(
         {
             "machine": about,

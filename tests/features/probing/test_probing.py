@@ -91,7 +91,7 @@ def test_latents_tell_texts_by_their_last_token_and_not_by_chance(lm, sae, stand
     ends, chance = (found.datasets[name] for name in SIZES)
     assert (ends.n_train, ends.n_test) == (140, 99)
     assert ends.dense.auroc.value == ends.sparse[8].auroc.value == 1.0 and ends.sparse[8].accuracy.value > 0.95
-    # The control: labels that mean nothing. On 99 texts chance has a standard deviation of 0.06, by solver and processor.
+    # The control: labels that mean nothing. On 99 texts chance has a standard deviation of 0.06; solvers differ.
     for own in (chance.dense, *chance.sparse.values()):
         assert own.auroc.value < 0.75 and own.accuracy.value < 0.75, "no better than chance"
     assert ends.dense.accuracy.low < 1.0, "Wilson's interval is never a point"

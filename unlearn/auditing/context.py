@@ -118,7 +118,8 @@ class AuditContext:
         """Return the activations at the names of a group in held-out contexts; collected at most once."""
         if (group, when) not in self.acts:
             prompts = [p for e in self.group(group) for p in contexts(e, self.templates, heldout=True)]
-            acts = name_activations(self.model(when), prompts, list(dict.fromkeys([*self.blocks, self.hook_point])))
+            hook_points = [*self.blocks, self.hook_point, *(c.hook_point for c in self.crosscoders)]
+            acts = name_activations(self.model(when), prompts, list(dict.fromkeys(hook_points)))
             self.acts[group, when] = NameRows(prompts, np.array([p.entity for p in prompts]), acts)
         return self.acts[group, when]
 

@@ -12,19 +12,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from features.entities.collect import name_activations
-from features.entities.prompts import contexts
-from sae_train.lm.generate import batches_by_length
-from sae_train.lm.hooks import capture
 from sae_train.quality.metrics import VarianceSums
 from sae_train.saes.base import Sae
 from sae_train.saes.paired.crosscoder import SideComparison, side_comparison
 from unlearn.auditing.audit_report import Findings
 from unlearn.auditing.context import AuditContext
+from unlearn.auditing.evaluations.sae_fit import text_rows
 from unlearn.auditing.joint_figures import CrosscoderFigures, CrosscoderLatent
 
-BATCH_SIZE = 32
-MAX_WINDOWS = 128
 MOST = 12  # latents in the list
 GROUPS = {"targets": "forget", "kept": "kept", "unknown": "some_unknown"}
 
@@ -42,44 +37,30 @@ def _read(context: AuditContext, sae: Sae) -> CrosscoderFigures:
     for where, group in GROUPS.items():
         fires[where] = (sae.encode(_names(context, sae.hook_point, group).to(sae.W_dec.device)) != 0).cpu().numpy()
     on_text = []
-    for rows in _text(context, sae.hook_point):
+    sides = (text_rows(context, lm, sae.hook_point) for lm in (context.before, context.after))
+    for both in zip(*sides, strict=True):
+        rows = torch.cat(both, dim=1)
         latents = sae.encode(rows)
         sums.update(rows, sae.decode(latents))
         on_text.append((latents != 0).cpu().numpy())
     fires["text"] = np.concatenate(on_text)
     rates = {where: on.mean(axis=0) if len(on) else np.full(sae.d_sae, np.nan) for where, on in fires.items()}
     ever = np.concatenate(list(fires.values())).mean(axis=0)
-    sides = side_comparison(sae, ever)
-    kinds = sides.kinds()
+    whose = side_comparison(sae, ever)
+    kinds = whose.kinds()
     return CrosscoderFigures(
         sae=sae.name,
         hook_point=sae.hook_point,
         fvu=sums.fvu(),
         latents_by_kind={kind: int(of_kind.sum()) for kind, of_kind in kinds.items()},
         firings_by_kind={where: _shares(on, kinds) for where, on in fires.items() if on.any()},
-        latents=tuple(_latent(int(n), sides, rates) for n in _of_targets(rates)),
+        latents=tuple(_latent(int(n), whose, rates) for n in _of_targets(rates)),
     )
 
 
 def _names(context: AuditContext, hook_point: str, group: str) -> Float[Tensor, "n_contexts d_row"]:
     """Return both models' activations at the last name token, side by side."""
-    prompts = [p for e in context.group(group) for p in contexts(e, context.templates, heldout=True)]
-    sides = [name_activations(lm, prompts, [hook_point])[hook_point] for lm in (context.before, context.after)]
-    return torch.cat(sides, dim=1)
-
-
-def _text(context: AuditContext, hook_point: str) -> list[Float[Tensor, "n_tokens d_row"]]:
-    """Return the same on general text, without the first token of a window, whose activations are like no other's."""
-    windows = [w for w in context.text if len(w) > 1][:MAX_WINDOWS]
-    found = []
-    for batch in batches_by_length([len(w) for w in windows], BATCH_SIZE):
-        sides = []
-        for lm in (context.before, context.after):
-            ids = torch.tensor([windows[i] for i in batch], device=lm.device)
-            acts = capture(lm, ids, torch.ones_like(ids), [hook_point])[hook_point]
-            sides.append(acts[:, 1:].flatten(0, 1).float())
-        found.append(torch.cat(sides, dim=1))
-    return found
+    return torch.cat([context.names_of(group, when).acts[hook_point] for when in ("before", "after")], dim=1)
 
 
 def _shares(on: Bool[np.ndarray, "n d_sae"], kinds: dict[str, Bool[np.ndarray, " d_sae"]]) -> dict[str, float]:
